@@ -1,0 +1,248 @@
+"""Configuration of a hooked model: sizes, numerics and the differential blocks.
+
+    lambda_init(i) = 0.8 - 0.6 exp(-0.3 i)          i: 0-based block index (Diff-Mamba, arXiv 2507.06204, Eq. 10)
+
+Everything here is plain data: frozen, keyword-only, without torch, and checked when it is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+LambdaForm = Literal["sigmoid_sum", "exp_dot"]
+Normalisation = Literal["post", "pre", "none"]
+HeadDivision = Literal["d_head", "n_heads"]
+LambdaInitialisation = Literal["small", "published"]
+Placement = Literal["all", "alternate", "quarter"] | tuple[int, ...]
+BlockKind = Literal["plain", "differential"]
+
+NAMED_PLACEMENTS = ("all", "alternate", "quarter")
+
+
+def lambda_init(block: int) -> float:
+    """Depth-dependent constant of block `block` (0-based, counted in the whole model), in [0.2, 0.8)."""
+    return 0.8 - 0.6 * math.exp(-0.3 * block)
+
+
+def differential_blocks(placement: Placement, n_layers: int) -> tuple[int, ...]:
+    """Indices of the differential blocks that `placement` names in a model of `n_layers` blocks.
+
+    `"all"`: every block. `"alternate"`: the even blocks (the published 370M checkpoint). `"quarter"`: the
+    last quarter, rounded down (the published retrieval experiment). A tuple: those indices.
+    """
+    if placement == "all":
+        return tuple(range(n_layers))
+    if placement == "alternate":
+        return tuple(range(0, n_layers, 2))
+    if placement == "quarter":
+        return tuple(range(n_layers - n_layers // 4, n_layers))
+    if isinstance(placement, str):
+        raise ValueError(
+            f"placement {placement!r} is unknown: give one of {', '.join(NAMED_PLACEMENTS)}, "
+            "or a tuple of block indices."
+        )
+    blocks = tuple(sorted({int(block) for block in placement}))
+    outside = [block for block in blocks if not 0 <= block < n_layers]
+    if outside:
+        raise ValueError(f"placement names blocks {outside}, but the model has blocks 0 to {n_layers - 1}.")
+    return blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferentialConfig:
+    """How the differential blocks are built.
+
+    placement: which blocks are differential (see `differential_blocks`).
+    lambda_form: `"sigmoid_sum"` (Eq. 16, published Mamba-2 models) or `"exp_dot"` (Eq. 10).
+    normalisation: RMSNorm after the subtraction (`"post"`, published), on each branch before it (`"pre"`),
+        or `"none"`.
+    head_division: a branch has half the inner width of a plain mixer, either by halving `d_head`
+        (`"d_head"`, published checkpoints) or by halving the number of heads (`"n_heads"`, paper's Table 5).
+    lambda_initialisation: distribution of the lambda parameters of a new model. `"small"` is zero-mean with a
+        small spread; `"published"` is N(0, 1) per entry, which saturates the sigmoid in most blocks.
+    subnorm_eps: added to the mean square in the norm on the difference (1e-5 in the published code, whatever
+        the other norms use).
+    """
+
+    placement: Placement = "all"
+    lambda_form: LambdaForm = "sigmoid_sum"
+    normalisation: Normalisation = "post"
+    head_division: HeadDivision = "d_head"
+    lambda_initialisation: LambdaInitialisation = "small"
+    subnorm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.placement, str):
+            object.__setattr__(self, "placement", tuple(self.placement))
+        else:
+            _require_one_of("placement", self.placement, NAMED_PLACEMENTS)
+        _require_one_of("lambda_form", self.lambda_form, ("sigmoid_sum", "exp_dot"))
+        _require_one_of("normalisation", self.normalisation, ("post", "pre", "none"))
+        _require_one_of("head_division", self.head_division, ("d_head", "n_heads"))
+        _require_one_of("lambda_initialisation", self.lambda_initialisation, ("small", "published"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerSizes:
+    """Sizes of one Mamba-2 mixer, a plain one or one branch: all counts, no units."""
+
+    d_model: int
+    d_inner: int
+    d_head: int
+    d_state: int
+    d_conv: int
+    n_groups: int
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_inner // self.d_head
+
+    @property
+    def d_conv_channels(self) -> int:
+        """Channels of x | B | C, which pass through the convolution."""
+        return self.d_inner + 2 * self.n_groups * self.d_state
+
+    @property
+    def d_in_proj(self) -> int:
+        """Rows of in_proj: z | x | B | C | dt."""
+        return self.d_inner + self.d_conv_channels + self.n_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookedMambaConfig:
+    """Sizes and numerics of a Mamba-2 or Diff-Mamba-2 language model.
+
+    d_vocab counts the rows of the embedding; the last `d_vocab_padding` of them belong to no token.
+    expand: d_inner / d_model of a plain mixer. norm_eps: added to the mean square in every RMSNorm.
+    dt_limit: the interval to which dt is clamped after the softplus.
+    residual_in_fp32: keep the residual stream in float32 whatever the weights' dtype.
+    chunk_size: positions per chunk of the scan; it changes speed and memory, not the result.
+    dt_min, dt_max, dt_floor, initializer_range: used only to initialise a new model (dt in units of steps).
+    differential: `None` for a plain Mamba-2.
+    """
+
+    d_model: int
+    n_layers: int
+    d_vocab: int
+    d_state: int = 128
+    d_conv: int = 4
+    expand: int = 2
+    d_head: int = 64
+    n_groups: int = 1
+    norm_eps: float = 1e-5
+    dt_limit: tuple[float, float] = (0.0, math.inf)
+    proj_bias: bool = False
+    conv_bias: bool = True
+    tie_embeddings: bool = False
+    residual_in_fp32: bool = True
+    chunk_size: int = 256
+    d_vocab_padding: int = 0
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+    dt_floor: float = 1e-4
+    initializer_range: float = 0.02
+    differential: DifferentialConfig | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dt_limit", tuple(float(bound) for bound in self.dt_limit))
+        for name in ("d_model", "n_layers", "d_vocab", "d_state", "d_conv", "expand", "d_head", "n_groups"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be a positive whole number.")
+        if len(self.dt_limit) != 2 or not 0 <= self.dt_limit[0] < self.dt_limit[1]:
+            raise ValueError(f"dt_limit is {self.dt_limit}: it must be (low, high) with 0 <= low < high.")
+        if not 0 <= self.d_vocab_padding < self.d_vocab:
+            raise ValueError(
+                f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab})."
+            )
+        for kind in {self.block_kind(block) for block in range(self.n_layers)}:
+            _require_divisible(self.mixer_sizes(kind), kind, self.differential)
+
+    @property
+    def differential_blocks(self) -> tuple[int, ...]:
+        """Indices of the differential blocks; empty for a plain model."""
+        if self.differential is None:
+            return ()
+        return differential_blocks(self.differential.placement, self.n_layers)
+
+    def block_kind(self, block: int) -> BlockKind:
+        """`"plain"` or `"differential"`."""
+        return "differential" if block in self.differential_blocks else "plain"
+
+    def mixer_sizes(self, kind: BlockKind) -> MixerSizes:
+        """Sizes of a plain block's mixer, or of one branch of a differential block's."""
+        d_inner, d_head = self.expand * self.d_model, self.d_head
+        if kind == "differential":
+            d_inner //= 2
+            if self.differential is not None and self.differential.head_division == "d_head":
+                d_head //= 2
+        return MixerSizes(
+            d_model=self.d_model,
+            d_inner=d_inner,
+            d_head=d_head,
+            d_state=self.d_state,
+            d_conv=self.d_conv,
+            n_groups=self.n_groups,
+        )
+
+    def with_placement(self, placement: Placement | None) -> HookedMambaConfig:
+        """The same model with other differential blocks; `None` makes it plain."""
+        if placement is None:
+            return replace(self, differential=None)
+        return replace(
+            self, differential=replace(self.differential or DifferentialConfig(), placement=placement)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; infinity is written as the string `"inf"`."""
+        values = asdict(self)
+        values["dt_limit"] = [_json_number(bound) for bound in self.dt_limit]
+        if self.differential is not None and not isinstance(self.differential.placement, str):
+            values["differential"]["placement"] = list(self.differential.placement)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HookedMambaConfig:
+        """The inverse of `to_dict`. Raises ValueError on unknown keys."""
+        values = dict(values)
+        _require_known_keys("model config", values, {field.name for field in fields(cls)})
+        if values.get("differential") is not None:
+            inner = dict(values["differential"])
+            _require_known_keys(
+                "differential config", inner, {field.name for field in fields(DifferentialConfig)}
+            )
+            if isinstance(inner.get("placement"), list):
+                inner["placement"] = tuple(inner["placement"])
+            values["differential"] = DifferentialConfig(**inner)
+        if "dt_limit" in values:
+            values["dt_limit"] = tuple(float(bound) for bound in values["dt_limit"])
+        return cls(**values)
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _require_known_keys(what: str, values: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(
+            f"unknown keys in the {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+        )
+
+
+def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(choices)}.")
+
+
+def _require_divisible(sizes: MixerSizes, kind: BlockKind, differential: DifferentialConfig | None) -> None:
+    where = "a plain block" if kind == "plain" else f"a branch (head_division={differential.head_division!r})"  # type: ignore[union-attr]
+    if sizes.d_head < 1 or sizes.d_inner % sizes.d_head:
+        raise ValueError(f"{where} has d_inner {sizes.d_inner}, which d_head {sizes.d_head} does not divide.")
+    if sizes.n_heads % sizes.n_groups:
+        raise ValueError(
+            f"{where} has {sizes.n_heads} heads, which n_groups {sizes.n_groups} does not divide."
+        )

@@ -1,0 +1,66 @@
+"""A block: norm, mixer, residual add. One sublayer, so the stream has only `resid_pre` and `resid_post`.
+
+    resid_post = resid_pre + mixer(norm(resid_pre))
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.models.differential_mixer import BranchStates, DifferentialMixer
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
+from diffmamba_interp.models.rms_norm import RMSNorm
+
+BlockState = MixerState | BranchStates
+
+
+class Block(nn.Module):
+    """Block `index` of the model, plain or differential as the config says."""
+
+    def __init__(self, cfg: HookedMambaConfig, index: int) -> None:
+        super().__init__()
+        self.kind = cfg.block_kind(index)
+        self.hook_resid_pre = HookPoint()
+        self.norm = RMSNorm(cfg.d_model, cfg.norm_eps)
+        self.hook_mixer_in = HookPoint()
+        self.mixer = make_mixer(cfg, index)
+        self.hook_mixer_out = HookPoint()
+        self.hook_resid_post = HookPoint()
+
+    def forward(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        state: BlockState | None = None,
+        valid: Bool[Tensor, "batch pos"] | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], BlockState]:
+        """resid_post, and the mixer's state after the last valid position."""
+        resid = self.hook_resid_pre(resid)
+        u = self.hook_mixer_in(self.norm(resid))
+        mixer_out, state = self.mixer(u, state, valid)
+        return self.hook_resid_post(resid + self.hook_mixer_out(mixer_out)), state
+
+
+def make_mixer(cfg: HookedMambaConfig, index: int) -> Mamba2Mixer | DifferentialMixer:
+    """The mixer of block `index`; other mixers come in here."""
+    kind = cfg.block_kind(index)
+    sizes = cfg.mixer_sizes(kind)
+    if kind == "plain":
+        return Mamba2Mixer(cfg, sizes)
+    differential = cfg.differential
+    assert differential is not None
+    return DifferentialMixer(
+        lambda: Mamba2Mixer(cfg, sizes),
+        differential,
+        block=index,
+        d_model=cfg.d_model,
+        d_lambda=cfg.d_model if differential.lambda_form == "sigmoid_sum" else cfg.d_state,
+    )
+
+
+def residual_dtype(cfg: HookedMambaConfig, dtype: torch.dtype) -> torch.dtype:
+    """dtype of the residual stream of a model whose weights have `dtype`."""
+    return torch.promote_types(dtype, torch.float32) if cfg.residual_in_fp32 else dtype

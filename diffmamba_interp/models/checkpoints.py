@@ -1,0 +1,225 @@
+"""Loading and saving checkpoints in four formats, strictly: every key is used, every key is there.
+
+One two-way table (`KEY_PARTS`) turns our parameter names into the published ones:
+
+    embed.weight                              backbone.embeddings.weight    (or backbone.embedding.weight)
+    blocks.3.norm.weight                      backbone.layers.3.norm.weight
+    blocks.3.mixer.in_proj.weight             backbone.layers.3.mixer.in_proj.weight
+    blocks.3.mixer.inner_norm.weight          backbone.layers.3.mixer.norm.weight
+    blocks.3.mixer.minuend.in_proj.weight     backbone.layers.3.mixer_1.in_proj.weight       (subtrahend: mixer_2)
+    blocks.3.mixer.lambda_q1                  backbone.layers.3.lambda_q1
+    blocks.3.mixer.subnorm.weight             backbone.layers.3.subln.weight
+    ln_final.weight, unembed.weight           backbone.norm_f.weight, lm_head.weight
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.models.checkpoint_configs import FORMATS, Format, detect_format, read_config, write_config
+from diffmamba_interp.models.checkpoint_files import (
+    CONFIG_FILE,
+    PICKLE_FILE,
+    WeightFiles,
+    read_json,
+    remove_stale_weights,
+    replacing_files,
+    resolve_folder,
+    write_weights,
+)
+from diffmamba_interp.models.language_model import HookedMamba
+
+if TYPE_CHECKING:
+    from diffmamba_interp.models.language_model import Impl
+
+__all__ = ["FORMATS", "Checkpoint", "Format", "key_table", "load_model", "open_checkpoint", "save_model"]
+
+KEY_PARTS = (
+    ("embed.", "backbone.embeddings."),
+    (".mixer.minuend.", ".mixer_1."),
+    (".mixer.subtrahend.", ".mixer_2."),
+    (".mixer.lambda_", ".lambda_"),
+    (".mixer.subnorm.", ".subln."),
+    (".inner_norm.", ".norm."),
+    ("blocks.", "backbone.layers."),
+    ("ln_final.", "backbone.norm_f."),
+    ("unembed.", "lm_head."),
+)
+
+FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+"""Kept in float32 at any dtype: they are few, and exp, softplus and sigmoid magnify their rounding."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, looked into but not read: its format, config, tensors, and how they fit together.
+
+    table: our parameter names to those in the files. missing, unexpected: names in the files' convention that
+    the model needs and lacks, and that it has no use for. misshapen: (name, shape in the file, shape needed).
+    """
+
+    folder: Path
+    format: Format
+    cfg: HookedMambaConfig
+    files: WeightFiles
+    table: dict[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    def require_complete(self) -> None:
+        """Raise ValueError, naming the keys, unless the files hold just what the model needs."""
+        problems = []
+        if self.missing:
+            problems.append(f"missing: {_first(self.missing)}")
+        if self.unexpected:
+            problems.append(f"not part of the model: {_first(self.unexpected)}")
+        if self.misshapen:
+            lines = [f"{name} is {list(given)}, needed {list(needed)}" for name, given, needed in self.misshapen]
+            problems.append(f"wrong shape: {_first(lines)}")
+        if problems:
+            raise ValueError(
+                f"the weights in {self.folder} do not fit its config.json (format {self.format}): "
+                f"{'; '.join(problems)}. Nothing was loaded."
+            )
+
+
+def key_table(cfg: HookedMambaConfig, format: Format) -> dict[str, str]:
+    """Our name of every tensor that a checkpoint of this format stores, to its name there; one to one."""
+    names = list(_empty_model(cfg).state_dict())
+    if cfg.tie_embeddings and format != "state_spaces":
+        names.remove("unembed.weight")
+    return {name: _published_name(name, format) for name in names}
+
+
+def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint:
+    """Look into a checkpoint folder or hub id; reads headers, not tensors (a `.bin` is read whole)."""
+    folder = resolve_folder(path, revision)
+    raw = read_json(folder / CONFIG_FILE)
+    files = WeightFiles.in_folder(folder)
+    format = detect_format(raw, files.shapes)
+    try:
+        cfg = read_config(raw, format, files.shapes)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} is incomplete or malformed for format {format}: {error}.") from error
+    table = key_table(cfg, format)
+    if format != "state_spaces" and "backbone.embedding.weight" in files.shapes:
+        table["embed.weight"] = "backbone.embedding.weight"
+    optional = {"lm_head.weight", "unembed.weight"} if cfg.tie_embeddings else set()
+    needed = {name: tuple(tensor.shape) for name, tensor in _empty_model(cfg).state_dict().items()}
+    return Checkpoint(
+        folder=folder,
+        format=format,
+        cfg=cfg,
+        files=files,
+        table=table,
+        missing=tuple(name for name in table.values() if name not in files.shapes and name not in optional),
+        unexpected=tuple(sorted(set(files.shapes) - set(table.values()) - optional)),
+        misshapen=tuple(
+            (theirs, files.shapes[theirs], needed[ours])
+            for ours, theirs in table.items()
+            if theirs in files.shapes and files.shapes[theirs] != needed[ours]
+        ),
+    )
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    impl: Impl = "auto",
+    revision: str | None = None,
+) -> HookedMamba:
+    """Load a checkpoint folder or hub id in evaluation mode; see `HookedMamba.from_pretrained`.
+
+    Raises FileNotFoundError (no such folder, file or hub id) or ValueError (keys, shapes or config that do not
+    fit, files that are not plain tensors); nothing is half-loaded.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}: weights are floating-point (torch.float32, torch.bfloat16, ...).")
+    checkpoint = open_checkpoint(path, revision)
+    checkpoint.require_complete()
+    tensors = _read(checkpoint)
+    model = _empty_model(checkpoint.cfg)
+    state = {ours: tensor.to(device, _parameter_dtype(ours, dtype)) for ours, tensor in tensors.items()}
+    if checkpoint.cfg.tie_embeddings:
+        state["unembed.weight"] = state["embed.weight"]
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_embeddings()
+    model.impl = impl
+    return model.eval()
+
+
+def save_model(
+    model: HookedMamba, path: str | Path, *, format: Format = "diffmamba_interp", max_shard_size: int | str = "5GB"
+) -> None:
+    """Write `config.json` and the weights into the folder `path`; files are replaced only once all are written.
+
+    state_spaces writes `pytorch_model.bin` (plain tensors), the others safetensors, sharded above
+    `max_shard_size`. Raises ValueError for a model that the format cannot express.
+    """
+    config, state = write_config(model.cfg, format), model.state_dict()
+    tensors = {theirs: state[ours].detach().cpu() for ours, theirs in key_table(model.cfg, format).items()}
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to save into.")
+    with replacing_files(folder) as temporary:
+        if format == "state_spaces":
+            torch.save(tensors, temporary / PICKLE_FILE)
+        else:
+            write_weights(tensors, temporary, max_shard_size)
+        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        written = {file.name for file in temporary.iterdir()}
+    remove_stale_weights(folder, written)
+
+
+def _published_name(name: str, format: Format) -> str:
+    if format == "diffmamba_interp":
+        return name
+    for ours, theirs in KEY_PARTS:
+        at_start = not ours.startswith(".")
+        if name.startswith(ours) if at_start else ours in name:
+            name = name.replace(ours, theirs, 1)
+    return name.replace("backbone.embeddings.", "backbone.embedding.") if format == "state_spaces" else name
+
+
+def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """All tensors by our names; a stored copy of a tied unembedding is checked and dropped."""
+    present = {ours: theirs for ours, theirs in checkpoint.table.items() if theirs in checkpoint.files.shapes}
+    by_file_name = checkpoint.files.read(list(present.values()))
+    tensors = {ours: by_file_name[theirs] for ours, theirs in present.items()}
+    if checkpoint.cfg.tie_embeddings:
+        copies = [name for name in ("lm_head.weight", "unembed.weight") if name in checkpoint.files.shapes]
+        for copy in checkpoint.files.read(copies).values():
+            if not torch.equal(copy, tensors["embed.weight"]):
+                raise ValueError(
+                    f"{checkpoint.folder / CONFIG_FILE} says that embedding and unembedding are tied, but the weights "
+                    "hold two different matrices. Correct the config (tie_word_embeddings or tie_embeddings)."
+                )
+        tensors.pop("unembed.weight", None)
+    return tensors
+
+
+def _parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    if name.rpartition(".")[2] in FLOAT32_PARAMETERS:
+        return torch.promote_types(dtype, torch.float32)
+    return dtype
+
+
+def _empty_model(cfg: HookedMambaConfig) -> HookedMamba:
+    """The model without memory or values, to read names and shapes from or to assign tensors to."""
+    with torch.device("meta"):
+        return HookedMamba(cfg)
+
+
+def _first(items: tuple[str, ...] | list[str], n: int = 5) -> str:
+    more = f" and {len(items) - n} more" if len(items) > n else ""
+    return ", ".join(items[:n]) + more

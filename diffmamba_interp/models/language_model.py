@@ -1,0 +1,261 @@
+"""`HookedMamba`: a Mamba-2 or Diff-Mamba-2 language model whose every internal value has a name.
+
+    resid_pre[0] = embed(tokens);  resid_pre[i+1] = resid_post[i];  logits = unembed(ln_final(resid_post[-1]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import ModelHubMixin
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffmamba_interp.activation_cache import ActivationCache
+from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.hook_points import HookFunction, HookPoint, NamesFilter, attached, name_hook_points, select_names
+from diffmamba_interp.models.block import Block, residual_dtype
+from diffmamba_interp.models.checkpoint_configs import Format
+from diffmamba_interp.models.generation import generate
+from diffmamba_interp.models.recurrent_state import RecurrentState
+from diffmamba_interp.models.rms_norm import RMSNorm
+from diffmamba_interp.models.token_checks import check_tokens, lengths_from_mask, valid_positions
+from diffmamba_interp.ops.precision import upcast
+
+Impl = Literal["auto", "fused", "reference"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How far a forward pass came: the residual stream, which positions are real, and the blocks' states."""
+
+    resid: Tensor
+    valid: Tensor | None
+    state: RecurrentState
+
+
+class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tags=["mamba", "interpretability"]):
+    """A Mamba-2 or Diff-Mamba-2 language model with hook points (see `hook_names` for the names).
+
+    Right padding is served exactly: pass `lengths`, and positions at or beyond a sample's length are ignored
+    (what the model returns there has no meaning). Left padding is refused.
+    """
+
+    def __init__(self, cfg: HookedMambaConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.impl: Impl = "auto"
+        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        self.hook_embed = HookPoint()
+        self.blocks = nn.ModuleList([Block(cfg, index) for index in range(cfg.n_layers)])
+        self.ln_final = RMSNorm(cfg.d_model, cfg.norm_eps)
+        self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
+        self.tie_embeddings()
+        self.hook_points: dict[str, HookPoint] = name_hook_points(self)
+        if self.embed.weight.device.type != "meta":
+            nn.init.normal_(self.embed.weight, std=cfg.initializer_range)
+
+    def tie_embeddings(self) -> None:
+        """Make the unembedding the embedding's matrix, if the config says so."""
+        if self.cfg.tie_embeddings:
+            self.unembed.weight = self.embed.weight
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        attention_mask: Tensor | None = None,
+        stop_at_block: int | None = None,
+    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
+        """Logits in float32 or wider: [batch, pos, d_vocab].
+
+        `lengths`: tokens per sample in a right-padded batch. `attention_mask`: the same as a 0/1 mask.
+        `stop_at_block=k` runs blocks 0 to k - 1 only and returns the residual stream that enters block k.
+        """
+        run = self._run(tokens, lengths=lengths, attention_mask=attention_mask, stop_at_block=stop_at_block)
+        return run.resid if stop_at_block is not None else self._logits(run.resid)
+
+    def forward_with_state(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        state: RecurrentState | None = None,
+        *,
+        lengths: Int[Tensor, " batch"] | None = None,
+        last_only: bool = False,
+    ) -> tuple[Float[Tensor, "batch pos d_vocab"], RecurrentState]:
+        """Logits and the recurrent state after the last token of each sample, from which a later call continues.
+
+        `state`: where an earlier call ended. `last_only=True` unembeds only each sample's last position and
+        returns [batch, 1, d_vocab], which spares the vocabulary-sized memory of a long prompt.
+        """
+        run = self._run(tokens, state=state, lengths=lengths)
+        resid = run.resid if not last_only else last_positions(run.resid, run.valid)
+        return self._logits(resid), run.state
+
+    def run_with_cache(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        names_filter: NamesFilter = None,
+        *,
+        stop_at_block: int | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> tuple[Tensor, ActivationCache]:
+        """Logits (or the stopped run's residual stream) and the values of the chosen hook points.
+
+        `names_filter`: a name, a list of names, a glob such as `"blocks.*.hook_resid_post"`, or a predicate;
+        None caches all but `hook_state` and `hook_hidden_attention`, which are large: name them.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def keep(value: Tensor, name: str) -> None:
+            seen[name] = value
+
+        wanted = select_names(self.hook_points, names_filter)
+        self._require_reached(wanted if names_filter is not None else [], stop_at_block)
+        with attached(self.hook_points, [(wanted, keep)] if wanted else []):
+            out = self(tokens, stop_at_block=stop_at_block, lengths=lengths)
+        return out, ActivationCache(seen)
+
+    def run_with_hooks(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]] = (),
+        *,
+        stop_at_block: int | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Tensor:
+        """A forward pass with functions attached: `fn(value, name)` returns a replacement, or None to look only."""
+        for names, _ in fwd_hooks:
+            self._require_reached(select_names(self.hook_points, names), stop_at_block)
+        with self.hooks(fwd_hooks):
+            return self(tokens, stop_at_block=stop_at_block, lengths=lengths)
+
+    def hooks(self, fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]]) -> AbstractContextManager[None]:
+        """Context manager: the functions are attached inside the `with` block, to whatever runs there."""
+        return attached(self.hook_points, fwd_hooks)
+
+    def generate(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        max_new_tokens: int = 20,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        stop_token: int | None = None,
+        lengths: Int[Tensor, " batch"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch all_pos"]:
+        """Prompt and continuation; see `models.generation.generate`."""
+        return generate(
+            self,
+            tokens,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            stop_token=stop_token,
+            lengths=lengths,
+            generator=generator,
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        impl: Impl = "auto",
+        revision: str | None = None,
+    ) -> HookedMamba:
+        """Load a checkpoint folder or a hub id, in any of the formats of `models.checkpoints`.
+
+        A, D, dt_bias and lambda stay in float32 whatever `dtype` says.
+        """
+        from diffmamba_interp.models.checkpoints import load_model
+
+        return load_model(path, device=device, dtype=dtype, impl=impl, revision=revision)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        path: str | Path,
+        *,
+        format: Format = "diffmamba_interp",
+        max_shard_size: int | str = "5GB",
+        config: None = None,
+        model_card_kwargs: dict[str, object] | None = None,
+    ) -> None:
+        """Write `config.json` and the weights into the folder `path`, in `format` (see `models.checkpoints`).
+
+        `config` and `model_card_kwargs` are what the hub mixin's `push_to_hub` passes; they change nothing.
+        """
+        from diffmamba_interp.models.checkpoints import save_model
+
+        save_model(self, path, format=format, max_shard_size=max_shard_size)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        *,
+        state: RecurrentState | None = None,
+        lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        stop_at_block: int | None = None,
+    ) -> _Run:
+        check_tokens(tokens, self.cfg.d_vocab)
+        if attention_mask is not None:
+            lengths = lengths_from_mask(attention_mask)
+        valid = valid_positions(tokens, lengths)
+        n_blocks = self._n_blocks_to_run(stop_at_block)
+        if state is not None and state.batch_size != tokens.shape[0]:
+            raise ValueError(f"state holds {state.batch_size} samples, but tokens holds {tokens.shape[0]}.")
+        resid = self.hook_embed(self.embed(tokens))
+        resid = resid.to(residual_dtype(self.cfg, resid.dtype))
+        states = []
+        for index in range(n_blocks):
+            resid, after = self.blocks[index](resid, None if state is None else state.blocks[index], valid)
+            states.append(after)
+        return _Run(resid=resid, valid=valid, state=RecurrentState(tuple(states)))
+
+    def _logits(self, resid: Tensor) -> Tensor:
+        return upcast(self.unembed(self.ln_final(resid)))
+
+    def _n_blocks_to_run(self, stop_at_block: int | None) -> int:
+        if stop_at_block is None:
+            return self.cfg.n_layers
+        if not 0 <= stop_at_block <= self.cfg.n_layers:
+            raise ValueError(f"stop_at_block is {stop_at_block}: it must lie in 0 to {self.cfg.n_layers}.")
+        return stop_at_block
+
+    def _require_reached(self, names: Sequence[str], stop_at_block: int | None) -> None:
+        """A hook behind the block at which the run stops would be silently dead: refuse it."""
+        if stop_at_block is None:
+            return
+        unreached = [name for name in names if _block_of(name, self.cfg.n_layers) >= stop_at_block]
+        if unreached:
+            raise ValueError(
+                f"stop_at_block={stop_at_block} ends the run before {', '.join(unreached[:3])}"
+                f"{' ...' if len(unreached) > 3 else ''}: stop later, or ask for fewer points."
+            )
+
+
+def last_positions(
+    resid: Float[Tensor, "batch pos d"], valid: Tensor | None
+) -> Float[Tensor, "batch 1 d"]:
+    """Each sample's last real position."""
+    if valid is None:
+        return resid[:, -1:]
+    return resid[torch.arange(resid.shape[0], device=resid.device), valid.sum(dim=-1) - 1][:, None]
+
+
+def _block_of(name: str, n_layers: int) -> int:
+    """The block a hook point belongs to; -1 for the embedding's, n_layers for those after the last block."""
+    parts = name.split(".")
+    if parts[0] == "blocks":
+        return int(parts[1])
+    return n_layers if parts[0] == "ln_final" else -1

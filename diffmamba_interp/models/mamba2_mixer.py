@@ -1,0 +1,174 @@
+"""The Mamba-2 mixer (SSD, arXiv 2405.21060) with every intermediate value as a hook point.
+
+    [z | x | B | C | dt] = in_proj(u)                   u: block input after its norm
+    c = conv1d(x|B|C) + bias                            depthwise, causal, width d_conv
+    x|B|C = SiLU(c);  dt = clamp(softplus(dt + dt_bias));  A = -exp(A_log) per head
+    state[t] = exp(dt[t] A) state[t-1] + dt[t] x[t] B[t]^T
+    y[t] = state[t] C[t] + D x[t]
+    o = inner_norm(y * SiLU(z));  out = out_proj(o)
+
+Head h reads group h // (n_heads / n_groups), and the norm is taken per group, as in the GPU kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffmamba_interp.config import HookedMambaConfig, MixerSizes
+from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.models.rms_norm import GatedRMSNorm
+from diffmamba_interp.ops import reference
+from diffmamba_interp.ops.precision import upcast
+
+REFERENCE_CHUNK_SIZE = 64
+"""Positions per chunk of the reference scan: the fastest on a CPU; the model's own chunk_size is for GPUs."""
+
+
+@dataclass(frozen=True)
+class MixerState:
+    """What a mixer carries from one call to the next.
+
+    conv: the last d_conv - 1 inputs of the convolution, [batch, channel, d_conv - 1].
+    ssm: the scan's state after the last position, [batch, head, d_head, d_state], float32 or wider.
+    """
+
+    conv: Tensor
+    ssm: Tensor
+
+
+@dataclass(frozen=True)
+class ScanInputs:
+    """The five inputs of the scan; shapes as in `ops.reference`."""
+
+    x: Tensor
+    dt: Tensor
+    log_decay: Tensor
+    B: Tensor
+    C: Tensor
+
+
+class Mamba2Mixer(nn.Module):
+    """One Mamba-2 mixer: a plain block's, or one branch of a differential block."""
+
+    def __init__(self, cfg: HookedMambaConfig, sizes: MixerSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.dt_limit = cfg.dt_limit
+        self.in_proj = nn.Linear(sizes.d_model, sizes.d_in_proj, bias=cfg.proj_bias)
+        self.conv1d = nn.Conv1d(
+            sizes.d_conv_channels, sizes.d_conv_channels, sizes.d_conv, groups=sizes.d_conv_channels, bias=cfg.conv_bias
+        )
+        self.dt_bias = nn.Parameter(torch.empty(sizes.n_heads))
+        self.A_log = nn.Parameter(torch.empty(sizes.n_heads))
+        self.D = nn.Parameter(torch.empty(sizes.n_heads))
+        self.inner_norm = GatedRMSNorm(sizes.d_inner, sizes.n_groups, cfg.norm_eps)
+        self.out_proj = nn.Linear(sizes.d_inner, sizes.d_model, bias=cfg.proj_bias)
+        for name in ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay", "state", "hidden_attention", "ssm_y"):
+            self.add_module(f"hook_{name}", HookPoint())
+        if self.A_log.device.type != "meta":
+            self.initialise(cfg)
+
+    @torch.no_grad()
+    def initialise(self, cfg: HookedMambaConfig) -> None:
+        """Mamba-2's initialisation: A = 1..n_heads, dt log-uniform in [dt_min, dt_max], D = 1."""
+        heads = torch.arange(1, self.sizes.n_heads + 1, dtype=torch.float32)
+        self.A_log.copy_(heads.log())
+        self.D.fill_(1.0)
+        low, high = math.log(cfg.dt_min), math.log(cfg.dt_max)
+        dt = torch.exp(torch.rand(self.sizes.n_heads) * (high - low) + low).clamp(min=cfg.dt_floor)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(
+        self,
+        u: Float[Tensor, "batch pos d_model"],
+        state: MixerState | None = None,
+        valid: Bool[Tensor, "batch pos"] | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], MixerState]:
+        """The mixer's output, and its state after the last valid position.
+
+        `state`: where an earlier call ended; None starts from zeros. `valid`: False on right padding, whose
+        positions then leave the state as it is.
+        """
+        projected = self.hook_in_proj(self.in_proj(u))
+        z, conv_in, dt = self._split_projection(projected)
+        z = self.hook_z(self._by_head(z))
+        conv = self.hook_conv(self._convolve(conv_in, state))
+        inputs = self._scan_inputs(conv, dt, valid)
+        y, ssm = self._scan(inputs, None if state is None else state.ssm)
+        y = self.hook_ssm_y(y)
+        gated = self.inner_norm(rearrange(y, "b t h p -> b t (h p)"), rearrange(z, "b t h p -> b t (h p)"))
+        return self.out_proj(gated), MixerState(conv=self._next_conv_state(conv_in, state, valid), ssm=ssm)
+
+    @property
+    def A(self) -> Float[Tensor, " head"]:
+        """-exp(A_log), per head, in float32 or wider."""
+        return -torch.exp(upcast(self.A_log))
+
+    def _split_projection(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = self.sizes
+        return torch.split(projected, [sizes.d_inner, sizes.d_conv_channels, sizes.n_heads], dim=-1)  # type: ignore[return-value]
+
+    def _by_head(self, value: Tensor) -> Tensor:
+        return rearrange(value, "b t (h p) -> b t h p", p=self.sizes.d_head)
+
+    def _convolve(self, conv_in: Tensor, state: MixerState | None) -> Tensor:
+        weight = rearrange(self.conv1d.weight, "channel 1 width -> channel width")
+        return reference.causal_conv1d(conv_in, weight, self.conv1d.bias, None if state is None else state.conv)
+
+    def _scan_inputs(self, conv: Tensor, dt: Tensor, valid: Tensor | None) -> ScanInputs:
+        sizes = self.sizes
+        d_bc = sizes.n_groups * sizes.d_state
+        x, B, C = torch.split(F.silu(conv), [sizes.d_inner, d_bc, d_bc], dim=-1)
+        dt = F.softplus(upcast(dt) + upcast(self.dt_bias)).clamp(*self.dt_limit)
+        if valid is not None:
+            dt = dt * valid[..., None]
+        dt = self.hook_dt(dt)
+        return ScanInputs(
+            x=self.hook_x(self._by_head(x)),
+            dt=dt,
+            log_decay=self.hook_log_decay(dt * self.A),
+            B=self.hook_B(rearrange(B, "b t (g n) -> b t g n", n=sizes.d_state)),
+            C=self.hook_C(rearrange(C, "b t (g n) -> b t g n", n=sizes.d_state)),
+        )
+
+    def _scan(self, inputs: ScanInputs, initial: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The scan in the form that the hooks in force ask for; every form computes the same function."""
+        x, dt, log_decay, B, C = inputs.x, inputs.dt, inputs.log_decay, inputs.B, inputs.C
+        if not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked):
+            return reference.ssd_chunked(x, dt, log_decay, B, C, self.D, initial, REFERENCE_CHUNK_SIZE)
+        result, H_replaced = None, False
+        if self.hook_hidden_attention.is_hooked:
+            clean = reference.hidden_attention_matrix(dt, log_decay, B, C)
+            H = self.hook_hidden_attention(clean)
+            result, H_replaced = reference.apply_hidden_attention(H, x, dt, log_decay, B, C, self.D, initial), H is not clean
+        if self.hook_state.is_hooked:
+            clean = reference.ssd_states(x, dt, log_decay, B, initial)
+            states = self.hook_state(clean)
+            if states is not clean and H_replaced:
+                raise ValueError(
+                    f"both {self.hook_state.name!r} and {self.hook_hidden_attention.name!r} were replaced: each "
+                    "determines the scan's output alone. Replace one of them."
+                )
+            if result is None or states is not clean:
+                result = reference.ScanOutput(reference.read_states(states, C, x, self.D), states[:, -1])
+        assert result is not None
+        return result
+
+    def _next_conv_state(self, conv_in: Tensor, state: MixerState | None, valid: Tensor | None) -> Tensor:
+        """The last d_conv - 1 valid inputs of the convolution, older calls' included, zeros where there are none."""
+        before = self.sizes.d_conv - 1
+        inputs = rearrange(conv_in, "batch pos channel -> batch channel pos")
+        earlier = inputs.new_zeros(*inputs.shape[:2], before) if state is None else state.conv.to(inputs.dtype)
+        inputs = torch.cat([earlier, inputs], dim=-1)
+        if valid is None:
+            return inputs[..., inputs.shape[-1] - before :].clone()
+        last = valid.sum(dim=-1)
+        window = last[:, None] + torch.arange(before, device=last.device)
+        return torch.gather(inputs, -1, window[:, None].expand(-1, inputs.shape[1], -1))

@@ -1,0 +1,58 @@
+"""The recurrent state of a whole model: what it remembers of a prompt, of constant size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from diffmamba_interp.models.block import BlockState
+from diffmamba_interp.models.mamba2_mixer import MixerState
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """One entry per block: a `MixerState`, or a pair (minuend, subtrahend) of them in a differential block.
+
+    It can be edited between two calls (`state.map(...)`, or by building new `MixerState`s): a change then
+    travels through the recurrence, unlike one made by a hook on `hook_state`.
+    """
+
+    blocks: tuple[BlockState, ...]
+
+    @property
+    def batch_size(self) -> int:
+        first = self.blocks[0]
+        return (first if isinstance(first, MixerState) else first[0]).ssm.shape[0]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the state's tensors in bytes; it does not grow with the number of tokens read."""
+        sizes: list[int] = []
+        self.map(lambda tensor: (sizes.append(tensor.numel() * tensor.element_size()), tensor)[1])
+        return sum(sizes)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> RecurrentState:
+        """The state with `function` applied to every tensor, conv and ssm alike."""
+
+        def one(state: MixerState) -> MixerState:
+            return MixerState(conv=function(state.conv), ssm=function(state.ssm))
+
+        return RecurrentState(
+            tuple(one(s) if isinstance(s, MixerState) else (one(s[0]), one(s[1])) for s in self.blocks)
+        )
+
+    def select(self, samples: Int[Tensor, " n"]) -> RecurrentState:
+        """The state of the given samples, in that order; a sample may be named more than once."""
+        return self.map(lambda tensor: tensor[samples.to(tensor.device)])
+
+    def repeat(self, n: int) -> RecurrentState:
+        """Each sample n times in a row: to continue one prompt in n ways."""
+        return self.select(torch.arange(self.batch_size).repeat_interleave(n))
+
+    def detach(self) -> RecurrentState:
+        """The state, cut from the autograd graph."""
+        return self.map(Tensor.detach)

@@ -1,0 +1,64 @@
+"""Root-mean-square normalisation, plain and gated, with its scale and its result as hook points.
+
+    scale = sqrt(mean(x^2) + eps)        normalized = x / scale        out = weight * normalized
+    gated: x = y * SiLU(z), and the mean is taken inside each group of channels (Mamba-2's norm after the gate)
+
+Means are taken in float32; the result has the dtype of the weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.ops.precision import upcast
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last axis. Hook points: `hook_scale` [..., 1], `hook_normalized` (before the gain)."""
+
+    def __init__(self, d: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d))
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        x = upcast(x)
+        scale = self.hook_scale(root_mean_square(x, self.eps))
+        normalized = self.hook_normalized(x / scale)
+        return self.weight * normalized.to(self.weight.dtype)
+
+
+class GatedRMSNorm(nn.Module):
+    """Gate, then RMSNorm per group. Hook points: `hook_scale` [batch, pos, group], `hook_gated` (the output)."""
+
+    def __init__(self, d_inner: int, n_groups: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.n_groups = n_groups
+        self.weight = nn.Parameter(torch.ones(d_inner))
+        self.hook_scale = HookPoint()
+        self.hook_gated = HookPoint()
+
+    @property
+    def is_hooked(self) -> bool:
+        return self.hook_scale.is_hooked or self.hook_gated.is_hooked
+
+    def forward(
+        self, y: Float[Tensor, "batch pos d_inner"], z: Float[Tensor, "batch pos d_inner"]
+    ) -> Float[Tensor, "batch pos d_inner"]:
+        gated = rearrange(upcast(y) * F.silu(upcast(z)), "b t (g c) -> b t g c", g=self.n_groups)
+        scale = self.hook_scale(root_mean_square(gated, self.eps)[..., 0])
+        normalized = rearrange(gated / scale[..., None], "b t g c -> b t (g c)")
+        return self.hook_gated(self.weight * normalized.to(self.weight.dtype))
+
+
+def root_mean_square(x: Float[Tensor, "*batch d"], eps: float) -> Float[Tensor, "*batch 1"]:
+    """sqrt(mean(x^2) + eps) over the last axis, which is kept."""
+    return torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps)

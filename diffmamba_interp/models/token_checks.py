@@ -1,0 +1,60 @@
+"""Checks of what is given to a model, with errors that say what to do."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def check_tokens(tokens: Tensor, d_vocab: int) -> None:
+    """Raise unless `tokens` is a non-empty integer [batch, pos] tensor of ids in [0, d_vocab)."""
+    if not isinstance(tokens, Tensor):
+        raise TypeError(
+            f"tokens is a {type(tokens).__name__}: give a torch tensor [batch, pos], "
+            'for example tokenizer(text, return_tensors="pt").input_ids.'
+        )
+    if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
+        raise TypeError(f"tokens has dtype {tokens.dtype}: token ids are integers (torch.int64).")
+    if tokens.ndim != 2:
+        hint = " Add the batch axis: tokens[None]." if tokens.ndim == 1 else ""
+        raise ValueError(f"tokens has shape {tuple(tokens.shape)}: it must be [batch, pos].{hint}")
+    if tokens.numel() == 0:
+        raise ValueError(f"tokens is empty (shape {tuple(tokens.shape)}): give at least one token per sample.")
+    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    low, high = (int(bound) for bound in torch.aminmax(tokens))
+    if low < 0 or high >= d_vocab:
+        raise ValueError(
+            f"tokens holds ids from {low} to {high}, but the model's vocabulary is 0 to {d_vocab - 1}. "
+            "Was the text tokenised with another model's tokenizer?"
+        )
+
+
+def lengths_from_mask(mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """The lengths of a right-padded batch; left padding is refused."""
+    kept = mask.bool()
+    lengths = kept.sum(dim=-1)
+    expected = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
+    if not bool((kept == expected).all()):
+        raise ValueError(
+            "attention_mask has padding before or between tokens. A left-padded prompt is another prompt to a "
+            "recurrent model: pad on the right (tokenizer.padding_side = 'right') and pass lengths= instead."
+        )
+    return lengths
+
+
+def valid_positions(tokens: Tensor, lengths: Tensor | None) -> Bool[Tensor, "batch pos"] | None:
+    """True where a position lies before its sample's length; None without lengths."""
+    if lengths is None:
+        return None
+    lengths = torch.as_tensor(lengths, device=tokens.device)
+    n_batch, n_pos = tokens.shape
+    if lengths.shape != (n_batch,) or lengths.dtype.is_floating_point:
+        raise ValueError(
+            f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}: give one whole number per "
+            f"sample, [{n_batch}]."
+        )
+    if int(lengths.min()) < 1 or int(lengths.max()) > n_pos:
+        raise ValueError(f"lengths is {lengths.tolist()}: each must lie in 1 to {n_pos}, the padded length.")
+    return torch.arange(n_pos, device=tokens.device) < lengths[:, None]

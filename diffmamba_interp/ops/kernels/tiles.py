@@ -1,0 +1,92 @@
+"""What the hidden-attention kernels share: the shape of their work and the device functions of one tile.
+
+A tile is BLOCK_T destination rows times BLOCK_S source positions of one L x L picture. A row is an index into
+the rows that were asked for, t is its position; both are the same when all rows are.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args, no_type_check
+
+from diffmamba_interp.ops.kernels.triton_import import tl, triton
+
+InputPrecision = Literal["ieee", "tf32", "tf32x3"]
+
+# Products of float32 tiles. Against float64: ieee and tf32x3 about 1e-6, tf32 about 5e-4 (but fastest).
+DEFAULT_INPUT_PRECISION: InputPrecision = "ieee"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Shape of the work of one program; it changes the speed and not the result.
+
+    Attributes:
+        block_t: destination rows in a tile, a power of 2, at least 16 on a GPU.
+        block_s: source positions in a tile, likewise.
+        block_n: elements of d_state or d_head that one product takes at a time, likewise.
+        head_splits: programs that share the heads of a group, each with its own product C B^T (full form only).
+        num_warps: warps in a program.
+        num_stages: depth of the load pipeline.
+    """
+
+    block_t: int = 64
+    block_s: int = 64
+    block_n: int = 32
+    head_splits: int = 1
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a precision that `tl.dot` does not know."""
+    if precision not in get_args(InputPrecision):
+        raise ValueError(f"input_precision must be one of {get_args(InputPrecision)}, but is {precision!r}.")
+
+
+@triton.jit
+@no_type_check
+def destination_rows(rows, first, n_rows, ALL_ROWS: tl.constexpr, BLOCK_T: tl.constexpr):
+    """Index, position and validity of the rows of a tile, and the last position among them."""
+    row = first + tl.arange(0, BLOCK_T)
+    row_ok = row < n_rows
+    if ALL_ROWS:
+        t = row
+    else:
+        t = tl.load(rows + row, mask=row_ok, other=0).to(tl.int32)
+    return row, t, row_ok, tl.max(tl.where(row_ok, t, 0), 0)
+
+
+@triton.jit
+@no_type_check
+def product_tile(
+    left, left_stride, i, i_ok, right, right_stride, j, j_ok,
+    SIZE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """left[i] . right[j] over SIZE contiguous elements, [BLOCK_I, BLOCK_J] in float32."""
+    left_rows = left + i.to(tl.int64)[:, None] * left_stride
+    right_rows = right + j.to(tl.int64)[:, None] * right_stride
+    total = tl.zeros((BLOCK_I, BLOCK_J), tl.float32)
+    for start in range(0, SIZE, BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        n_ok = (n < SIZE)[None, :]
+        a = tl.load(left_rows + n[None, :], mask=i_ok[:, None] & n_ok, other=0.0)
+        b = tl.load(right_rows + n[None, :], mask=j_ok[:, None] & n_ok, other=0.0)
+        total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+@no_type_check
+def decay_tile(running, length, t, row_ok, s, s_ok):
+    """exp(cum[t] - cum[s]) for s <= t, else 0, and dt[s]; `running` is one head of `running_decay`.
+
+    The difference of the high parts is exact or rounded once, whatever the sums; the low parts add what the
+    high parts dropped. The mask comes before the exponential, which would overflow above the diagonal.
+    """
+    high_t = tl.load(running + t, mask=row_ok, other=0.0)
+    low_t = tl.load(running + length + t, mask=row_ok, other=0.0)
+    high_s = tl.load(running + s, mask=s_ok, other=0.0)
+    low_s = tl.load(running + length + s, mask=s_ok, other=0.0)
+    dt_s = tl.load(running + 2 * length + s, mask=s_ok, other=0.0)
+    gap = (high_t[:, None] - high_s[None, :]) + (low_t[:, None] - low_s[None, :])
+    return tl.exp2(tl.where(s[None, :] <= t[:, None], gap, float("-inf"))), dt_s

@@ -1,0 +1,11 @@
+"""The one rule of numeric precision: sums, norms and exponentials in at least float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def upcast(value: Tensor) -> Tensor:
+    """The value in float32, or unchanged if it is wider."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))

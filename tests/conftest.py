@@ -1,0 +1,49 @@
+"""What every test shares: fixed seeds, one thread, no network, and where the fixtures are.
+
+The package is imported nowhere here: jaxtyping's import hook instruments only what is imported after it.
+"""
+
+import os
+import random
+from pathlib import Path
+
+# Read once, when huggingface_hub is imported: a test that would download fails at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Fast tokenizers warn when a process that has used them forks.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The folder that holds pyproject.toml."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """`tests/fixtures`: small checkpoints, with what their published implementation computes for them."""
+    return Path(__file__).resolve().parent / "fixtures"

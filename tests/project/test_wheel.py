@@ -1,0 +1,96 @@
+"""What an installed copy holds."""
+
+import email
+import shutil
+import zipfile
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+DATA_FILES = ["weights.safetensors", "config.json", "recipe.toml", "CARD.md"]
+NEIGHBOURS = [
+    "app/main.py",
+    "tests/test_stray.py",
+    "analyses/stray/run.py",
+    "lenses/stray/recipe.toml",
+    "runs/x.json",
+]
+
+
+@pytest.fixture(scope="module")
+def wheel(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel of the project as it is, with data files added to the package and strays added beside it."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ["pyproject.toml", "README.md", "LICENSE", ".gitignore"]:
+        shutil.copy(project_root / name, copy / name)
+    shutil.copytree(
+        project_root / "diffmamba_interp",
+        copy / "diffmamba_interp",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    for stray in [*(f"diffmamba_interp/data/{name}" for name in DATA_FILES), *NEIGHBOURS]:
+        (copy / stray).parent.mkdir(parents=True, exist_ok=True)
+        (copy / stray).write_bytes(b"stray")
+    (built,) = WheelBuilder(str(copy)).build(directory=str(copy / "dist"), versions=["standard"])
+    return zipfile.ZipFile(built)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
+    return email.message_from_bytes(wheel.read(name))
+
+
+def test_the_wheel_installs_the_package_and_nothing_beside_it(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"diffmamba_interp"}
+
+
+def test_the_wheel_holds_every_source_file_and_py_typed(wheel: zipfile.ZipFile, project_root: Path) -> None:
+    sources = {str(p.relative_to(project_root)) for p in (project_root / "diffmamba_interp").rglob("*.py")}
+    assert sources | {"diffmamba_interp/py.typed"} <= set(wheel.namelist())
+
+
+@pytest.mark.parametrize("name", DATA_FILES)
+def test_data_files_inside_the_package_are_installed(wheel: zipfile.ZipFile, name: str) -> None:
+    assert f"diffmamba_interp/data/{name}" in wheel.namelist()
+
+
+def test_kernels_and_streamlit_are_asked_for_only_by_their_extras(metadata: Message) -> None:
+    requirements = metadata.get_all("Requires-Dist", [])
+    for package, extra in [
+        ("mamba-ssm", "gpu"),
+        ("causal-conv1d", "gpu"),
+        ("triton", "gpu"),
+        ("streamlit", "app"),
+    ]:
+        (line,) = [r for r in requirements if r.startswith(package)]
+        assert f"extra == '{extra}'" in line
+
+
+def test_the_package_needs_no_particular_torch(metadata: Message) -> None:
+    (torch_line,) = [r for r in metadata.get_all("Requires-Dist", []) if r.startswith("torch>")]
+    assert "==" not in torch_line
+    assert "<" not in torch_line
+
+
+def test_the_constraints_hold_for_the_stated_requirements(
+    project_root: Path, pyproject: dict[str, Any]
+) -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = (project_root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    project = pyproject["project"]
+    stated = [*project["dependencies"], *project["optional-dependencies"]["app"]]
+    stated += project["optional-dependencies"]["dev"]
+    checked = 0
+    for requirement in map(Requirement, stated):
+        if pin := pins.get(canonicalize_name(requirement.name)):
+            assert requirement.specifier.contains(pin), f"constraints.txt pins {pin}, stated: {requirement}"
+            checked += 1
+    assert checked > 10
