@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(PY) -m diffmamba_interp.train_lens --model $(FIXTURE) --steps 5 --out runs/demo/lens
 
 test: $(STAMP)
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m pytest -n 2 --dist worksteal --durations=15
 
 # An analysis takes part when it has a recipe of its own.
@@ -45,7 +45,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 clean:
 	rm -rf $(VENV) dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

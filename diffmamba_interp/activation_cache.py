@@ -41,9 +41,7 @@ class ActivationCache(Mapping[str, Tensor]):
     @property
     def n_bytes(self) -> int:
         """Bytes of memory that the cached tensors keep alive; memory shared by several counts once."""
-        storages = {
-            value.untyped_storage().data_ptr(): value.untyped_storage() for value in self._values.values()
-        }
+        storages = {value.untyped_storage().data_ptr(): value.untyped_storage() for value in self._values.values()}
         return sum(storage.nbytes() for storage in storages.values())
 
     def to(self, device: torch.device | str) -> ActivationCache:

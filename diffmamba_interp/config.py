@@ -39,7 +39,7 @@ def differential_blocks(placement: Placement, n_layers: int) -> tuple[int, ...]:
         return tuple(range(0, n_layers, 2))
     if placement == "quarter":
         return tuple(range(n_layers - n_layers // 4, n_layers))
-    if isinstance(placement, str):
+    if not isinstance(placement, tuple):
         raise ValueError(
             f"placement {placement!r} is unknown: give one of {', '.join(NAMED_PLACEMENTS)}, "
             "or a tuple of block indices."
@@ -154,9 +154,7 @@ class HookedMambaConfig:
         if len(self.dt_limit) != 2 or not 0 <= self.dt_limit[0] < self.dt_limit[1]:
             raise ValueError(f"dt_limit is {self.dt_limit}: it must be (low, high) with 0 <= low < high.")
         if not 0 <= self.d_vocab_padding < self.d_vocab:
-            raise ValueError(
-                f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab})."
-            )
+            raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
         for kind in {self.block_kind(block) for block in range(self.n_layers)}:
             _require_divisible(self.mixer_sizes(kind), kind, self.differential)
 
@@ -191,9 +189,7 @@ class HookedMambaConfig:
         """The same model with other differential blocks; `None` makes it plain."""
         if placement is None:
             return replace(self, differential=None)
-        return replace(
-            self, differential=replace(self.differential or DifferentialConfig(), placement=placement)
-        )
+        return replace(self, differential=replace(self.differential or DifferentialConfig(), placement=placement))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; infinity is written as the string `"inf"`."""
@@ -210,9 +206,7 @@ class HookedMambaConfig:
         _require_known_keys("model config", values, {field.name for field in fields(cls)})
         if values.get("differential") is not None:
             inner = dict(values["differential"])
-            _require_known_keys(
-                "differential config", inner, {field.name for field in fields(DifferentialConfig)}
-            )
+            _require_known_keys("differential config", inner, {field.name for field in fields(DifferentialConfig)})
             if isinstance(inner.get("placement"), list):
                 inner["placement"] = tuple(inner["placement"])
             values["differential"] = DifferentialConfig(**inner)
@@ -228,9 +222,7 @@ def _json_number(value: float) -> float | str:
 def _require_known_keys(what: str, values: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(
-            f"unknown keys in the {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
-        )
+        raise ValueError(f"unknown keys in the {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
 
 
 def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -243,6 +235,4 @@ def _require_divisible(sizes: MixerSizes, kind: BlockKind, differential: Differe
     if sizes.d_head < 1 or sizes.d_inner % sizes.d_head:
         raise ValueError(f"{where} has d_inner {sizes.d_inner}, which d_head {sizes.d_head} does not divide.")
     if sizes.n_heads % sizes.n_groups:
-        raise ValueError(
-            f"{where} has {sizes.n_heads} heads, which n_groups {sizes.n_groups} does not divide."
-        )
+        raise ValueError(f"{where} has {sizes.n_heads} heads, which n_groups {sizes.n_groups} does not divide.")

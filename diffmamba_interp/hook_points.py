@@ -100,9 +100,7 @@ def select_names(points: Iterable[str], names: NamesFilter) -> list[str]:
 
 
 @contextmanager
-def attached(
-    points: Mapping[str, HookPoint], fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]]
-) -> Iterator[None]:
+def attached(points: Mapping[str, HookPoint], fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]]) -> Iterator[None]:
     """Attach functions for the duration of a `with` block; they are removed whatever happens inside it.
 
     `fwd_hooks`: pairs of (what `select_names` takes, function). All names are checked before any is attached.
@@ -134,4 +132,3 @@ def _no_such_name(pattern: str, existing: list[str]) -> str:
     close = get_close_matches(pattern, existing, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"no hook point matches {pattern!r}.{hint} {where}: {', '.join(listed)}"
-

@@ -1,6 +1,6 @@
 """A block: norm, mixer, residual add. One sublayer, so the stream has only `resid_pre` and `resid_post`.
 
-    resid_post = resid_pre + mixer(norm(resid_pre))
+resid_post = resid_pre + mixer(norm(resid_pre))
 """
 
 from __future__ import annotations

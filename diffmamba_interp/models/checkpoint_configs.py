@@ -145,9 +145,7 @@ def _said_placement(setting: object, n_layers: int) -> tuple[int, ...]:
     return differential_blocks(str(setting), n_layers)  # type: ignore[arg-type]
 
 
-def _differential_from_shapes(
-    found: tuple[int, ...], shapes: Shapes, plain: HookedMambaConfig
-) -> DifferentialConfig:
+def _differential_from_shapes(found: tuple[int, ...], shapes: Shapes, plain: HookedMambaConfig) -> DifferentialConfig:
     prefix = f"backbone.layers.{found[0]}"
     n_heads = shapes[f"{prefix}.mixer_1.A_log"][0]
     return DifferentialConfig(

@@ -6,7 +6,6 @@ Nothing is unpickled: safetensors, or `pytorch_model.bin` of plain tensors with 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import tempfile
@@ -106,7 +105,7 @@ def replacing_files(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         yield Path(temporary)
         for file in sorted(Path(temporary).iterdir(), key=lambda entry: entry.name == CONFIG_FILE):
-            os.replace(file, folder / file.name)
+            file.replace(folder / file.name)
 
 
 def write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> None:
@@ -121,7 +120,12 @@ def write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_size: int 
 
 def remove_stale_weights(folder: Path, written: set[str]) -> None:
     """Delete weight files of an earlier save that the new one did not replace: they would be loaded instead."""
-    for pattern in ("model*.safetensors", f"model*{INDEX_SUFFIX}", "pytorch_model*.bin", f"pytorch_model*{INDEX_SUFFIX}"):
+    for pattern in (
+        "model*.safetensors",
+        f"model*{INDEX_SUFFIX}",
+        "pytorch_model*.bin",
+        f"pytorch_model*{INDEX_SUFFIX}",
+    ):
         for file in folder.glob(pattern):
             if file.name not in written:
                 file.unlink()
@@ -148,7 +152,9 @@ def _shards(index: Path) -> list[Path]:
         raise ValueError(f"{index} names files outside its folder: {unsafe}. Refused.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{index.name} lists shards that are not there: {', '.join(missing)}. Fetch them again.")
+        raise FileNotFoundError(
+            f"{index.name} lists shards that are not there: {', '.join(missing)}. Fetch them again."
+        )
     return [index.parent / name for name in names]
 
 
@@ -158,7 +164,7 @@ def _contents(file: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
             yield name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         return
     with _opened(file) as opened:
-        for name in opened.keys():
+        for name in opened.keys():  # noqa: SIM118 - the reader is no mapping
             part = opened.get_slice(name)
             yield name, tuple(part.get_shape()), part.get_dtype()
 

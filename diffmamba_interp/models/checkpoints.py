@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -35,9 +34,7 @@ from diffmamba_interp.models.checkpoint_files import (
     write_weights,
 )
 from diffmamba_interp.models.language_model import HookedMamba
-
-if TYPE_CHECKING:
-    from diffmamba_interp.models.language_model import Impl
+from diffmamba_interp.ops.select import Impl
 
 __all__ = ["FORMATS", "Checkpoint", "Format", "key_table", "load_model", "open_checkpoint", "save_model"]
 
@@ -149,7 +146,8 @@ def load_model(
     checkpoint.require_complete()
     tensors = _read(checkpoint)
     model = _empty_model(checkpoint.cfg)
-    state = {ours: tensor.to(device, _parameter_dtype(ours, dtype)) for ours, tensor in tensors.items()}
+    # A copy: what safetensors returns is a view of the file, which may be written to while the model lives.
+    state = {ours: tensor.to(device, _parameter_dtype(ours, dtype), copy=True) for ours, tensor in tensors.items()}
     if checkpoint.cfg.tie_embeddings:
         state["unembed.weight"] = state["embed.weight"]
     model.load_state_dict(state, strict=True, assign=True)

@@ -1,12 +1,12 @@
 """The differential mixer: one mixer minus lambda times another, over any kind of mixer.
 
-    m = M1(u) - lambda M2(u)                                 Diff-Mamba, arXiv 2507.06204, Eqs. 18-20
-    mixer_out = (1 - lambda_init) N(m)                       normalisation "post" (published checkpoints)
-    mixer_out = (1 - lambda_init) (N1(M1(u)) - lambda N2(M2(u)))               "pre" (the paper's text)
-    mixer_out = m                                                              "none"
+m = M1(u) - lambda M2(u)                                 Diff-Mamba, arXiv 2507.06204, Eqs. 18-20
+mixer_out = (1 - lambda_init) N(m)                       normalisation "post" (published checkpoints)
+mixer_out = (1 - lambda_init) (N1(M1(u)) - lambda N2(M2(u)))               "pre" (the paper's text)
+mixer_out = m                                                              "none"
 
-    lambda = sigmoid(sum(lambda_q1)) + lambda_init           "sigmoid_sum", Eq. 16; lambda_q1 has d_model entries
-    lambda = exp(q1.k1) - exp(q2.k2) + lambda_init           "exp_dot", Eq. 10; d_state entries each
+lambda = sigmoid(sum(lambda_q1)) + lambda_init           "sigmoid_sum", Eq. 16; lambda_q1 has d_model entries
+lambda = exp(q1.k1) - exp(q2.k2) + lambda_init           "exp_dot", Eq. 10; d_state entries each
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffmamba_interp.config import DifferentialConfig, lambda_init
-from diffmamba_interp.hook_names import BRANCHES
+from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.mamba2_mixer import MixerState
 from diffmamba_interp.models.rms_norm import RMSNorm
@@ -52,12 +52,15 @@ class DifferentialMixer(nn.Module):
         self.hook_lambda = HookPoint(broadcast=True)
         self.minuend = make_branch()
         self.subtrahend = make_branch()
-        for branch in (self.minuend, self.subtrahend):
-            branch.add_module("hook_out", HookPoint())
+        self.minuend.add_module("hook_out", HookPoint())
+        self.subtrahend.add_module("hook_out", HookPoint())
         self.hook_difference = HookPoint()
         for name in LAMBDA_PARAMETERS[cfg.lambda_form]:
             self.register_parameter(name, nn.Parameter(torch.empty(d_lambda)))
-        self.subnorm = _make_subnorm(cfg, d_model)
+        if cfg.normalisation == "post":
+            self.subnorm: nn.Module = RMSNorm(d_model, cfg.subnorm_eps)
+        elif cfg.normalisation == "pre":
+            self.subnorm = nn.ModuleDict({branch: RMSNorm(d_model, cfg.subnorm_eps) for branch in BRANCHES})
         if self.lambda_q1.device.type != "meta":
             self.initialise_lambda()
 
@@ -86,12 +89,16 @@ class DifferentialMixer(nn.Module):
         weight = self.hook_lambda(self.lambda_())
         minuend, first = self.minuend(u, first, valid)
         subtrahend, second = self.subtrahend(u, second, valid)
-        minuend, subtrahend = self.minuend.hook_out(minuend), self.subtrahend.hook_out(subtrahend)
+        minuend, subtrahend = self._branch_out("minuend", minuend), self._branch_out("subtrahend", subtrahend)
         return self._combine(minuend, subtrahend, weight), (first, second)
+
+    def _branch_out(self, branch: Branch, value: Tensor) -> Tensor:
+        return self.get_submodule(f"{branch}.hook_out")(value)
 
     def _combine(self, minuend: Tensor, subtrahend: Tensor, weight: Tensor) -> Tensor:
         if self.cfg.normalisation == "pre":
-            minuend, subtrahend = self.subnorm["minuend"](minuend), self.subnorm["subtrahend"](subtrahend)
+            minuend = self.subnorm.get_submodule("minuend")(minuend)
+            subtrahend = self.subnorm.get_submodule("subtrahend")(subtrahend)
         difference = upcast(minuend) - weight * upcast(subtrahend)
         difference = self.hook_difference(difference.to(minuend.dtype))
         if self.cfg.normalisation == "none":
@@ -109,11 +116,3 @@ def lambda_from_parameters(parameters: dict[str, Tensor], init: float) -> Float[
     first = torch.exp(values["lambda_q1"] @ values["lambda_k1"])
     second = torch.exp(values["lambda_q2"] @ values["lambda_k2"])
     return first - second + init
-
-
-def _make_subnorm(cfg: DifferentialConfig, d_model: int) -> nn.Module | None:
-    if cfg.normalisation == "none":
-        return None
-    if cfg.normalisation == "post":
-        return RMSNorm(d_model, cfg.subnorm_eps)
-    return nn.ModuleDict({branch: RMSNorm(d_model, cfg.subnorm_eps) for branch in BRANCHES})

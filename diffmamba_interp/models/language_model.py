@@ -1,6 +1,6 @@
 """`HookedMamba`: a Mamba-2 or Diff-Mamba-2 language model whose every internal value has a name.
 
-    resid_pre[0] = embed(tokens);  resid_pre[i+1] = resid_post[i];  logits = unembed(ln_final(resid_post[-1]))
+resid_pre[0] = embed(tokens);  resid_pre[i+1] = resid_post[i];  logits = unembed(ln_final(resid_post[-1]))
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -26,8 +25,7 @@ from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.models.token_checks import check_tokens, lengths_from_mask, valid_positions
 from diffmamba_interp.ops.precision import upcast
-
-Impl = Literal["auto", "fused", "reference"]
+from diffmamba_interp.ops.select import Impl
 
 
 @dataclass(frozen=True)
@@ -244,9 +242,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
             )
 
 
-def last_positions(
-    resid: Float[Tensor, "batch pos d"], valid: Tensor | None
-) -> Float[Tensor, "batch 1 d"]:
+def last_positions(resid: Float[Tensor, "batch pos d"], valid: Tensor | None) -> Float[Tensor, "batch 1 d"]:
     """Each sample's last real position."""
     if valid is None:
         return resid[:, -1:]

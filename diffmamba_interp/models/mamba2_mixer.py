@@ -68,10 +68,19 @@ class Mamba2Mixer(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(sizes.n_heads))
         self.A_log = nn.Parameter(torch.empty(sizes.n_heads))
         self.D = nn.Parameter(torch.empty(sizes.n_heads))
+        self.hook_in_proj = HookPoint()
+        self.hook_z = HookPoint()
+        self.hook_conv = HookPoint()
+        self.hook_dt = HookPoint()
+        self.hook_x = HookPoint()
+        self.hook_log_decay = HookPoint()
+        self.hook_B = HookPoint()
+        self.hook_C = HookPoint()
+        self.hook_hidden_attention = HookPoint()
+        self.hook_state = HookPoint()
+        self.hook_ssm_y = HookPoint()
         self.inner_norm = GatedRMSNorm(sizes.d_inner, sizes.n_groups, cfg.norm_eps)
         self.out_proj = nn.Linear(sizes.d_inner, sizes.d_model, bias=cfg.proj_bias)
-        for name in ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay", "state", "hidden_attention", "ssm_y"):
-            self.add_module(f"hook_{name}", HookPoint())
         if self.A_log.device.type != "meta":
             self.initialise(cfg)
 
@@ -147,7 +156,10 @@ class Mamba2Mixer(nn.Module):
         if self.hook_hidden_attention.is_hooked:
             clean = reference.hidden_attention_matrix(dt, log_decay, B, C)
             H = self.hook_hidden_attention(clean)
-            result, H_replaced = reference.apply_hidden_attention(H, x, dt, log_decay, B, C, self.D, initial), H is not clean
+            result, H_replaced = (
+                reference.apply_hidden_attention(H, x, dt, log_decay, B, C, self.D, initial),
+                H is not clean,
+            )
         if self.hook_state.is_hooked:
             clean = reference.ssd_states(x, dt, log_decay, B, initial)
             states = self.hook_state(clean)

@@ -31,9 +31,12 @@ class RecurrentState:
     @property
     def n_bytes(self) -> int:
         """Memory of the state's tensors in bytes; it does not grow with the number of tokens read."""
-        sizes: list[int] = []
-        self.map(lambda tensor: (sizes.append(tensor.numel() * tensor.element_size()), tensor)[1])
-        return sum(sizes)
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the state, conv then ssm, block by block, minuend before subtrahend."""
+        mixers = [one for block in self.blocks for one in ((block,) if isinstance(block, MixerState) else block)]
+        return [tensor for mixer in mixers for tensor in (mixer.conv, mixer.ssm)]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> RecurrentState:
         """The state with `function` applied to every tensor, conv and ssm alike."""

@@ -49,9 +49,7 @@ def causal_conv1d(
         padded = F.pad(inputs, (width - 1, 0))
     else:
         padded = torch.cat([initial.to(inputs.dtype), inputs], dim=-1)
-    out = F.conv1d(
-        padded, weight[:, None].to(x.dtype), None if bias is None else bias.to(x.dtype), groups=x.shape[-1]
-    )
+    out = F.conv1d(padded, weight[:, None].to(x.dtype), None if bias is None else bias.to(x.dtype), groups=x.shape[-1])
     return rearrange(out, "batch channel pos -> batch pos channel")
 
 
@@ -144,9 +142,7 @@ def apply_hidden_attention(
     final = torch.einsum("bsh,bshp,bshn->bhpn", weight, values, expand_groups(upcast(B), n_heads))
     if initial_state is not None:
         start = initial_state.to(values.dtype)
-        y = y + torch.exp(cum)[..., None] * torch.einsum(
-            "bthn,bhpn->bthp", expand_groups(upcast(C), n_heads), start
-        )
+        y = y + torch.exp(cum)[..., None] * torch.einsum("bthn,bhpn->bthp", expand_groups(upcast(C), n_heads), start)
         final = final + torch.exp(cum[:, -1])[..., None, None] * start
     return ScanOutput(y.to(x.dtype), final)
 
@@ -175,9 +171,7 @@ def ssd_chunked(
     outputs = []
     for start in range(0, n_pos, chunk_size):
         at = slice(start, start + chunk_size)
-        y, state = _scan_chunk(
-            values[..., at, :], dt[..., at], log_decay[..., at], B[..., at, :], C[..., at, :], state
-        )
+        y, state = _scan_chunk(values[..., at, :], dt[..., at], log_decay[..., at], B[..., at, :], C[..., at, :], state)
         outputs.append(y)
     y = rearrange(torch.cat(outputs, dim=3), "b g r t p -> b t (g r) p") + D[:, None].to(x.dtype) * x
     return ScanOutput(y.to(dtype), rearrange(state, "b g r p n -> b (g r) p n"))
@@ -188,9 +182,7 @@ def expand_groups(value: Tensor, n_heads: int) -> Tensor:
     return repeat(value, "batch pos group n -> batch pos (group r) n", r=n_heads // value.shape[2])
 
 
-def _scan_chunk(
-    x: Tensor, dt: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _scan_chunk(x: Tensor, dt: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One chunk, with heads as [group, head in group]: its y without D x, and the state after it."""
     cum = torch.cumsum(log_decay, dim=-1)
     dx = dt[..., None] * x

@@ -43,11 +43,11 @@ TRESPASSES = {
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--no-logo"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def imported(project_root: Path) -> dict:
     """A fresh interpreter's view of `import diffmamba_interp`, with warnings as errors."""
     run = subprocess.run(

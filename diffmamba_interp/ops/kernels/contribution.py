@@ -124,8 +124,9 @@ class _Contribution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         plan, precision, _ = ctx.setting
+        running, v, x, B, C, D, rows = ctx.saved_tensors
         d_v, d_x, d_dt, d_log_decay, d_B, d_C, d_D = contribution_gradients(
-            d_out, *ctx.saved_tensors, plan, ctx.n_heads, precision, BACKWARD_TILES
+            d_out, running, v, x, B, C, D, rows, plan, ctx.n_heads, precision, BACKWARD_TILES
         )
         d_dt, d_log_decay = d_dt.to(ctx.dtypes[0]), d_log_decay.to(ctx.dtypes[1])
         return d_v, d_x, d_dt, d_log_decay, d_B, d_C, d_D, None, None, None, None
@@ -162,9 +163,8 @@ def _contribution_kernel(
                     x + batch * stride_xb + head * stride_xh, stride_xt, s, s_ok,
                     P, PRECISION, BLOCK_T, BLOCK_S, BLOCK_N,
                 )  # fmt: skip
-                decay, dt_s = decay_tile(
-                    running + (batch * n_selected + i) * 3 * length, length, t, row_ok, s, s_ok
-                )
+                trace = running + (batch * n_selected + i) * 3 * length
+                decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
                 weight = scores * (decay * dt_s[None, :])
                 if HAS_D:
                     weight += tl.where(diagonal, tl.load(skip + head).to(tl.float32), 0.0)

@@ -22,7 +22,7 @@ from diffmamba_interp.ops.kernels.triton_import import tl, triton
 def contribution_gradients(
     d_out: Tensor, running: Tensor, v: Tensor, x: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     rows: Tensor | None, plan: HeadPlan, n_heads: int, precision: str, tiles: Tiles,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Gradients of v, x, dt, log_decay, B, C and D (None without D); dt's and log_decay's in float32."""
     d_out = d_out.contiguous()
     parts = score_gradients(d_out, running, B, C, rows, None, v, x, plan, "contribution", precision, tiles)
@@ -60,15 +60,9 @@ def _vector_gradients(
 
 
 def _add_skip(
-    d_out: Tensor,
-    v: Tensor,
-    x: Tensor,
-    D: Tensor,
-    rows: Tensor | None,
-    plan: HeadPlan,
-    d_v: Tensor,
-    d_x: Tensor,
-) -> Tensor:
+    d_out: Tensor, v: Tensor, x: Tensor, D: Tensor, rows: Tensor | None, plan: HeadPlan,
+    d_v: Tensor, d_x: Tensor,
+) -> Tensor:  # fmt: skip
     """Add what the skip connection passes to d_v and d_x, in place, and return dD."""
     rows = torch.arange(x.shape[1], device=x.device) if rows is None else rows
     selected = torch.zeros_like(D, dtype=torch.float32)
@@ -129,7 +123,7 @@ def _column_kernel(
     P: tl.constexpr, BLOCK_P: tl.constexpr, ALL_ROWS: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """dx of BLOCK_S sources of one head: a pass over the rows, from the diagonal on when rows are in order."""
+    """dx of BLOCK_S sources of one head: a pass over the rows, from the diagonal on."""
     i = tl.program_id(1)
     batch = tl.program_id(2).to(tl.int64)
     head = tl.load(heads + i)
@@ -140,7 +134,7 @@ def _column_kernel(
     running += (batch * n_selected + i) * 3 * length
     p = tl.arange(0, BLOCK_P)
     total = tl.zeros((BLOCK_S, BLOCK_P), tl.float32)
-    begin = 0
+    begin = 0  # rows that were picked may be in any order
     if ALL_ROWS:
         begin = tl.program_id(0) * BLOCK_S // BLOCK_T * BLOCK_T
     for start in range(begin, n_rows, BLOCK_T):

@@ -42,14 +42,17 @@ class ConvTiles:
     num_warps: int = 4
 
 
+CONV_TILES = ConvTiles()
+
+
 def fused_conv_silu(
     x: Float[Tensor, "batch pos channels"],
     weight: Float[Tensor, "channels d_conv"],
-    bias: Float[Tensor, "channels"] | None = None,
+    bias: Float[Tensor, " channels"] | None = None,
     initial_state: Float[Tensor, "batch channels d_conv-1"] | None = None,
     *,
     activation: Activation = "silu",
-    tiles: ConvTiles = ConvTiles(),
+    tiles: ConvTiles = CONV_TILES,
 ) -> Float[Tensor, "batch pos channels"]:
     """Depthwise causal convolution of width `d_conv`, bias and activation in one pass over memory.
 
@@ -80,14 +83,17 @@ def fused_conv_silu(
 
 class _ConvSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, initial_state, silu, tiles):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, *setting: Any
+    ) -> Tensor:
+        silu, tiles = setting
         x = x if x.stride(-1) == 1 else x.contiguous()
         weight = weight.contiguous()
         initial_state = None if initial_state is None else initial_state.contiguous()
         batch, length, channels = x.shape
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         ctx.save_for_backward(x, weight, bias, initial_state)
-        ctx.silu, ctx.tiles = silu, tiles
+        ctx.setting = setting
         if y.numel() == 0:
             return y
         grid = (triton.cdiv(length, tiles.block_t), triton.cdiv(channels, tiles.block_c), batch)
@@ -101,9 +107,9 @@ class _ConvSilu(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, initial_state = ctx.saved_tensors
-        tiles = ctx.tiles
+        silu, tiles = ctx.setting
         batch, length, channels = x.shape
         d_conv = weight.shape[1]
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
@@ -119,7 +125,7 @@ class _ConvSilu(torch.autograd.Function):
                     dx, dstate, parts, dy, x, weight, bias, initial_state,
                     length, channels, x.stride(0), x.stride(1), dy.stride(0), dy.stride(1), n_chunks,
                     K=d_conv, K_PADDED=triton.next_power_of_2(d_conv + 1), HAS_BIAS=bias is not None,
-                    HAS_STATE=initial_state is not None, SILU=ctx.silu, REPEATS=tiles.repeats,
+                    HAS_STATE=initial_state is not None, SILU=silu, REPEATS=tiles.repeats,
                     BLOCK_T=tiles.block_t, BLOCK_C=tiles.block_c, num_warps=tiles.num_warps,
                 )  # fmt: skip
         totals = parts.sum(dim=(0, 1))
@@ -148,7 +154,8 @@ def _input_tile(
 @no_type_check
 def _convolved_tile(
     x, state, weight, bias, p, channel, channel_ok, length, channels, stride_t,
-    K: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """c[p, channel] in float32."""
     c = tl.zeros((BLOCK_T, BLOCK_C), tl.float32)
@@ -191,8 +198,8 @@ def _forward_kernel(
 def _backward_kernel(
     dx, dstate, parts, dy, x, weight, bias, state,
     length, channels, stride_b, stride_t, stride_dy_b, stride_dy_t, n_chunks,
-    K: tl.constexpr, K_PADDED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr, SILU: tl.constexpr,
-    REPEATS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+    K: tl.constexpr, K_PADDED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_STATE: tl.constexpr,
+    SILU: tl.constexpr, REPEATS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """REPEATS tiles of dx, and what their positions add to dweight (parts 0..K-1) and dbias (part K)."""
     chunk = tl.program_id(0)

@@ -127,8 +127,9 @@ class _HiddenAttention(torch.autograd.Function):
         grid = [triton.cdiv(length, tiles.block_s), triton.cdiv(n_rows, tiles.block_t), batch]
         sizes = (n_rows, length, plan.n_heads, plan.n_groups, *B.stride()[:3], *C.stride()[:3])
         shared = dict(
-            N=B.shape[3], ALL_ROWS=rows is None, PRECISION=precision, BLOCK_T=tiles.block_t, BLOCK_S=tiles.block_s,
-            BLOCK_N=tiles.block_n, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+            N=B.shape[3], ALL_ROWS=rows is None, PRECISION=precision,
+            BLOCK_T=tiles.block_t, BLOCK_S=tiles.block_s, BLOCK_N=tiles.block_n,
+            num_warps=tiles.num_warps, num_stages=tiles.num_stages,
         )  # fmt: skip
         with torch.cuda.device_of(dt):
             if form == "full":
@@ -226,9 +227,8 @@ def _reduced_kernel(
             )  # fmt: skip
             weight = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
             for i in range(tl.load(offsets + used), tl.load(offsets + used + 1)):
-                decay, dt_s = decay_tile(
-                    running + (batch * n_selected + i) * 3 * length, length, t, row_ok, s, s_ok
-                )
+                trace = running + (batch * n_selected + i) * 3 * length
+                decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
                 if FORM == "mean":
                     weight += decay * dt_s[None, :]
                 elif FORM == "abs_mean":

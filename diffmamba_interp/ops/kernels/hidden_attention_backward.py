@@ -55,12 +55,11 @@ def score_gradients(
     d_out = d_out.contiguous()
     batch, length, n_rows = B.shape[0], B.shape[1], d_out.shape[-2]
     grid = (triton.cdiv(length, tiles.block_s), triton.cdiv(n_rows, tiles.block_t), batch * plan.n_groups)
-    floats = dict(dtype=torch.float32, device=d_out.device)
-    d_scores = torch.empty(batch, plan.n_groups, n_rows, length, **floats)
+    d_scores = torch.empty(batch, plan.n_groups, n_rows, length, dtype=torch.float32, device=d_out.device)
     scores = torch.empty_like(d_scores) if form == "contribution" else None
     # Zeros, because tiles above the diagonal leave theirs untouched.
-    over_t = torch.zeros(batch, plan.n_heads, grid[1], length, **floats)
-    over_s = torch.zeros(batch, plan.n_heads, grid[0], n_rows, **floats)
+    over_t = d_scores.new_zeros(batch, plan.n_heads, grid[1], length)
+    over_s = d_scores.new_zeros(batch, plan.n_heads, grid[0], n_rows)
     if d_out.numel() > 0:
         with torch.cuda.device_of(d_out):
             _gradient_kernel[grid](
@@ -68,7 +67,8 @@ def score_gradients(
                 plan.head, plan.slot, plan.group, plan.offset,
                 1.0 / plan.n_heads if form in ("mean", "abs_mean") else 1.0,
                 n_rows, length, plan.n_heads, plan.n_groups, *B.stride()[:3], *C.stride()[:3],
-                *(v.stride()[:3] if v is not None else (0, 0, 0)), *(x.stride()[:3] if x is not None else (0, 0, 0)),
+                *(v.stride()[:3] if v is not None else (0, 0, 0)),
+                *(x.stride()[:3] if x is not None else (0, 0, 0)),
                 FORM=form, P=0 if x is None else x.shape[3], N=B.shape[3], ALL_ROWS=rows is None,
                 PRECISION=precision, BLOCK_T=tiles.block_t, BLOCK_S=tiles.block_s, BLOCK_N=tiles.block_n,
                 num_warps=tiles.num_warps, num_stages=tiles.num_stages,

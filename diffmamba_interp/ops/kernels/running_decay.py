@@ -1,7 +1,7 @@
 """Running sums of the log decay, exact enough to be subtracted anywhere in a long sequence.
 
     cum[t] = sum_{k <= t} log_decay[k],   log_decay = dt A
-    high = float32(cum / ln 2),   low = float32(cum / ln 2 - high)         summed in float64, kept as two float32
+    high = float32(cum / ln 2),   low = float32(cum / ln 2 - high)     summed in float64, kept as two float32
 
 so that exp(cum[t] - cum[s]) = exp2((high[t] - high[s]) + (low[t] - low[s])), with a relative error of about
 1e-7 |cum[t] - cum[s]| at any length. Backward: dlog_decay[k] = sum_{t >= k} dcum[t], in float64.
@@ -55,9 +55,7 @@ def plan_heads(heads: Sequence[int] | None, n_heads: int, n_groups: int, device:
         ValueError: n_heads is not a multiple of n_groups, or `heads` is empty, repeats or exceeds the heads.
     """
     if n_groups == 0 or n_heads % n_groups:
-        raise ValueError(
-            f"n_heads must be a multiple of n_groups, but got {n_heads} heads, {n_groups} groups."
-        )
+        raise ValueError(f"n_heads must be a multiple of n_groups, but got {n_heads} and {n_groups}.")
     chosen = tuple(range(n_heads)) if heads is None else tuple(heads)
     if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= head < n_heads for head in chosen):
         raise ValueError(

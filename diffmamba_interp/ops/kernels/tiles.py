@@ -23,7 +23,7 @@ class Tiles:
         block_t: destination rows in a tile, a power of 2, at least 16 on a GPU.
         block_s: source positions in a tile, likewise.
         block_n: elements of d_state or d_head that one product takes at a time, likewise.
-        head_splits: programs that share the heads of a group, each with its own product C B^T (full form only).
+        head_splits: programs that share the heads of a group, each with its own C B^T (full form only).
         num_warps: warps in a program.
         num_stages: depth of the load pipeline.
     """
@@ -45,14 +45,17 @@ def check_precision(precision: str) -> None:
 @triton.jit
 @no_type_check
 def destination_rows(rows, first, n_rows, ALL_ROWS: tl.constexpr, BLOCK_T: tl.constexpr):
-    """Index, position and validity of the rows of a tile, and the last position among them."""
+    """Index, position and validity of the rows of a tile, and the last position among them.
+
+    A row past the end is given position -1, before every source: all masks s <= t are false there.
+    """
     row = first + tl.arange(0, BLOCK_T)
     row_ok = row < n_rows
     if ALL_ROWS:
-        t = row
+        t = tl.where(row_ok, row, -1)
     else:
-        t = tl.load(rows + row, mask=row_ok, other=0).to(tl.int32)
-    return row, t, row_ok, tl.max(tl.where(row_ok, t, 0), 0)
+        t = tl.load(rows + row, mask=row_ok, other=-1).to(tl.int32)
+    return row, t, row_ok, tl.max(t, 0)
 
 
 @triton.jit

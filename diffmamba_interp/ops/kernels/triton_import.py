@@ -31,7 +31,7 @@ if TRITON_INSTALLED:
 
     INTERPRETED = bool(triton.knobs.runtime.interpret)
 else:
-    triton = tl = _MissingTriton()  # type: ignore[assignment]
+    triton = tl = _MissingTriton()
     INTERPRETED = False
 
 

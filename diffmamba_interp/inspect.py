@@ -1,0 +1,67 @@
+"""`python -m diffmamba_interp.inspect PATH`: what a checkpoint holds and whether it loads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """path: checkpoint folder or hub id. json: print one JSON object instead of a table."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    json: bool = False
+
+
+def main(args: list[str] | None = None) -> int:
+    """Print the report; 0 if the checkpoint loads, 1 if keys do not fit, 2 if it cannot be understood."""
+    options = tyro.cli(InspectOptions, args=args, description=__doc__, prog="python -m diffmamba_interp.inspect")
+    try:
+        report = inspect_checkpoint(options.path)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(report.to_dict(), indent=1) if options.json else format_report(report))
+    return 0 if report.loads else 1
+
+
+def format_report(report: CheckpointReport) -> str:
+    """The report as text for a terminal."""
+    lines = [
+        f"{report.path}",
+        f"  format {report.format}, {report.n_parameters:,} parameters, stored as {', '.join(report.dtypes)}",
+        *(f"  {line}" for line in report.conventions),
+        f"  scan: {report.scan}",
+        "",
+        "  block  kind           parameters   lambda  lambda_init  sigmoid",
+        *(_block_line(block) for block in report.blocks),
+        "",
+    ]
+    for title, keys in (
+        ("missing keys", report.missing_keys),
+        ("unexpected keys", report.unexpected_keys),
+        ("keys of a wrong shape", report.misshapen_keys),
+    ):
+        lines += [f"  {title}: {', '.join(keys)}"] if keys else []
+    lines.append("  loads: yes" if report.loads else "  loads: no")
+    return "\n".join(lines)
+
+
+def _block_line(block: BlockReport) -> str:
+    line = f"  {block.index:5d}  {block.kind:12s} {block.n_parameters:12,d}"
+    if block.lambda_init is None:
+        return line
+    lambda_ = "?" if block.lambda_ is None else f"{block.lambda_:.4f}"
+    state = {True: "saturated", False: "open", None: ""}[block.saturated]
+    return f"{line} {lambda_:>8s} {block.lambda_init:12.4f}  {state}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

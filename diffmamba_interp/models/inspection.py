@@ -1,0 +1,153 @@
+"""What a checkpoint holds, told without building the model: blocks, lambdas, conventions, keys that do not fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffmamba_interp.config import BlockKind, DifferentialConfig, lambda_init
+from diffmamba_interp.models.checkpoints import Checkpoint, open_checkpoint
+from diffmamba_interp.models.differential_mixer import LAMBDA_PARAMETERS, lambda_from_parameters
+from diffmamba_interp.ops.select import Choice, choose_impl
+
+SATURATED_SIGMOID = 0.01
+"""A sigmoid within this distance of 0 or 1 counts as saturated: its slope is below 1 % of its range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReport:
+    """One block. lambda_ and lambda_init are None in a plain block (and lambda_ where its tensors do not fit).
+
+    saturated: whether the sigmoid in lambda is within 0.01 of its ends; None for lambda without a sigmoid.
+    """
+
+    index: int
+    kind: BlockKind
+    n_parameters: int
+    lambda_: float | None = None
+    lambda_init: float | None = None
+    saturated: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointReport:
+    """A checkpoint as `inspect_checkpoint` found it.
+
+    n_parameters counts a tied matrix once. dtypes: of the stored tensors. conventions: one sentence each.
+    missing_keys, unexpected_keys, misshapen_keys: empty if the checkpoint loads. scan: the implementation that
+    will run here, and why.
+    """
+
+    path: str
+    format: str
+    n_parameters: int
+    dtypes: tuple[str, ...]
+    blocks: tuple[BlockReport, ...]
+    conventions: tuple[str, ...]
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    misshapen_keys: tuple[str, ...]
+    scan: str
+
+    @property
+    def loads(self) -> bool:
+        """Whether `HookedMamba.from_pretrained` accepts the weights."""
+        return not (self.missing_keys or self.unexpected_keys or self.misshapen_keys)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"loads": self.loads}
+
+
+def inspect_checkpoint(path: str | Path, *, device: str | None = None, revision: str | None = None) -> CheckpointReport:
+    """Look into a checkpoint folder or hub id; only lambda's parameters are read.
+
+    `device`: where the model would run, for the line on the scan; None means a GPU if there is one.
+    Raises as `HookedMamba.from_pretrained` for what cannot be understood at all; keys that do not fit are
+    reported, not raised.
+    """
+    checkpoint = open_checkpoint(path, revision)
+    cfg, files = checkpoint.cfg, checkpoint.files
+    return CheckpointReport(
+        path=str(path),
+        format=checkpoint.format,
+        n_parameters=_n_parameters(checkpoint, ""),
+        dtypes=tuple(sorted(set(files.dtypes.values()))),
+        blocks=tuple(_block_report(checkpoint, index) for index in range(cfg.n_layers)),
+        conventions=_conventions(checkpoint),
+        missing_keys=checkpoint.missing,
+        unexpected_keys=checkpoint.unexpected,
+        misshapen_keys=tuple(name for name, _, _ in checkpoint.misshapen),
+        scan=_scan(choose_impl("auto", device)),
+    )
+
+
+def _block_report(checkpoint: Checkpoint, index: int) -> BlockReport:
+    kind = checkpoint.cfg.block_kind(index)
+    count = _n_parameters(checkpoint, f"blocks.{index}.")
+    if kind == "plain":
+        return BlockReport(index=index, kind=kind, n_parameters=count)
+    differential = checkpoint.cfg.differential or DifferentialConfig()
+    names = {
+        name: checkpoint.table[f"blocks.{index}.mixer.{name}"] for name in LAMBDA_PARAMETERS[differential.lambda_form]
+    }
+    unfit = {*checkpoint.missing, *(name for name, _, _ in checkpoint.misshapen)}
+    lambda_, saturated = None, None
+    if not unfit & set(names.values()):
+        tensors = checkpoint.files.read(list(names.values()))
+        lambda_ = float(lambda_from_parameters({ours: tensors[names[ours]] for ours in names}, lambda_init(index)))
+        if differential.lambda_form == "sigmoid_sum":
+            saturated = is_saturated(lambda_ - lambda_init(index))
+    return BlockReport(
+        index=index,
+        kind=kind,
+        n_parameters=count,
+        lambda_=lambda_,
+        lambda_init=lambda_init(index),
+        saturated=saturated,
+    )
+
+
+def is_saturated(sigmoid: float) -> bool:
+    """Whether a sigmoid's value is so near to 0 or 1 that training hardly moves it."""
+    return not SATURATED_SIGMOID < sigmoid < 1 - SATURATED_SIGMOID
+
+
+def _n_parameters(checkpoint: Checkpoint, prefix: str) -> int:
+    """Stored entries below our name `prefix`; the stored copy of a tied unembedding is not counted."""
+    skipped = {"unembed.weight"} if checkpoint.cfg.tie_embeddings else set()
+    shapes = checkpoint.files.shapes
+    return sum(
+        math.prod(shapes[theirs])
+        for ours, theirs in checkpoint.table.items()
+        if ours.startswith(prefix) and ours not in skipped and theirs in shapes
+    )
+
+
+def _conventions(checkpoint: Checkpoint) -> tuple[str, ...]:
+    cfg = checkpoint.cfg
+    lines = [
+        f"d_model {cfg.d_model}, d_state {cfg.d_state}, d_conv {cfg.d_conv}, expand {cfg.expand}, "
+        f"{cfg.mixer_sizes('plain').n_heads} heads of {cfg.d_head}",
+        f"{cfg.n_groups} group{'s' if cfg.n_groups > 1 else ''} of B and C"
+        + ("; gated norm per group, as in the GPU kernels" if cfg.n_groups > 1 else ""),
+        f"vocabulary {cfg.d_vocab}"
+        + (f", the last {cfg.d_vocab_padding} rows padding" if cfg.d_vocab_padding else "")
+        + (", unembedding tied to the embedding" if cfg.tie_embeddings else ""),
+        f"residual stream in {'float32' if cfg.residual_in_fp32 else 'the dtype of the weights'}",
+        f"norm_eps {cfg.norm_eps}, dt clamped to {cfg.dt_limit}",
+    ]
+    if cfg.differential_blocks and cfg.differential is not None:
+        d = cfg.differential
+        sizes = cfg.mixer_sizes("differential")
+        lines.append(
+            f"differential blocks: {d.placement}; lambda form {d.lambda_form}; normalisation {d.normalisation}; "
+            f"each branch {sizes.n_heads} heads of {sizes.d_head} (half the {d.head_division})"
+        )
+    return tuple(lines)
+
+
+def _scan(choice: Choice) -> str:
+    return f"{choice.impl} ({choice.reason})"

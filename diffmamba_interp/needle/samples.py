@@ -1,0 +1,152 @@
+"""`make_needle_samples`: retrieval prompts by the list, from generated or real stories."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence, Set
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.generated_text import generated_documents
+from diffmamba_interp.needle.babi import (
+    babi_stories_of_split,
+    babi_training_hashes,
+    heldout_babi_stories,
+    read_babi,
+    read_babilong_indices,
+)
+from diffmamba_interp.needle.filler import Filler
+from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
+from diffmamba_interp.needle.records import Depth, NeedleSample
+from diffmamba_interp.needle.stories import Story, without_training_stories
+from diffmamba_interp.needle.tasks import iterate_stories
+from diffmamba_interp.needle.vocabulary import VocabularyName
+from diffmamba_interp.splits import Split, require_split
+from diffmamba_interp.stable_random import StableRandom
+
+logger = logging.getLogger(__name__)
+
+# Without filler of the caller's: generated text of about this many characters per token of length.
+_FILLER_CHARS_PER_TOKEN = 12
+_MIN_FILLER_CHARS = 100_000
+# Stories in a row that do not fit the length, after which none is expected to.
+_PATIENCE = 2_000
+
+
+def make_needle_samples(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: str = "qa1",
+    n: int | None = 100,
+    length: int = 1024,
+    depth: Depth = None,
+    filler: Filler | str | Sequence[str] | None = None,
+    stories: Literal["generated", "babi"] | Iterable[Story] = "generated",
+    babi_path: str | Path | None = None,
+    babilong_index: str | Path | None = None,
+    split: Split = "eval",
+    seed: int = 0,
+    vocabulary: VocabularyName = "babi",
+    n_facts: tuple[int, int] | None = None,
+    exclude: Set[str] = frozenset(),
+) -> list[NeedleSample]:
+    """`n` prompts of one task, each with another story, at most `length` tokens long.
+
+    task: "qa1" to "qa5".
+    n: how many; `None` for all there are (real or given stories).
+    length: target in tokens, 0 for no filler. Stories that are longer by themselves are passed over, so at
+        small lengths those with many facts are missing; the log says how many.
+    depth: see `Haystack.hide`.
+    filler: running text to hide the facts in, or a `Filler` made of it (worth keeping for several calls);
+        `None` takes generated text that mentions no label.
+    stories: "generated"; "babi" for real files (`babi_path`); or stories of your own, taken in order.
+    babi_path: the bAbI archive or folder. With generated stories it keeps training clear of real test
+        stories: those that no training file holds are never generated for a training split.
+    babilong_index: take BABILong's choice of real test stories, less those in training.
+    split: "eval" never gives a story of the training splits.
+    seed: decides stories, filler and positions. The same seed gives the same stories at every length that
+        they fit.
+    vocabulary, n_facts, exclude: see `iterate_stories`.
+    Raises ValueError if there are fewer than `n` stories, or none that fits `length`.
+    """
+    require_split(split)
+    if stories == "generated":
+        if n is None:
+            raise ValueError("generated stories never end: give n, the number of samples.")
+        if babi_path is not None and split != "eval":
+            exclude = exclude | {story.hash for story in heldout_babi_stories(babi_path, task)}
+        source: Iterable[Story] = iterate_stories(
+            task,
+            seed=seed,
+            split=split,
+            vocabulary=vocabulary,
+            n_facts=n_facts,
+            exclude=exclude,
+            distinct=True,
+        )
+    elif stories == "babi":
+        real = _real_stories(task, babi_path, babilong_index, split, seed)
+        source = without_training_stories(real, exclude)
+    elif isinstance(stories, str):
+        raise ValueError(f"stories is {stories!r}: it must be 'generated', 'babi' or stories themselves.")
+    else:
+        source = without_training_stories(stories, exclude)
+    haystack = Haystack(tokenizer, _prepare_filler(tokenizer, filler, length))
+    samples = list(itertools.islice(_hide_all(haystack, source, length, depth, seed), n))
+    if not samples or (n is not None and len(samples) < n):
+        raise ValueError(
+            f"only {len(samples)} stories of {task} (split {split!r}) fit a length of {length} tokens, but "
+            f"n is {n}: ask for fewer (n=None for all real ones), or for a greater length."
+        )
+    return samples
+
+
+def _hide_all(
+    haystack: Haystack, stories: Iterable[Story], length: int, depth: Depth, seed: int
+) -> Iterator[NeedleSample]:
+    too_long = in_a_row = 0
+    for story in stories:
+        try:
+            sample = haystack.hide(story, length=length, depth=depth, seed=seed)
+        except StoryTooLongError:
+            too_long, in_a_row = too_long + 1, in_a_row + 1
+            if in_a_row > _PATIENCE:
+                return
+            continue
+        in_a_row = 0
+        yield sample
+    logger.info("%d stories do not fit a length of %d tokens", too_long, length)
+
+
+def _real_stories(
+    task: str, path: str | Path | None, index: str | Path | None, split: Split, seed: int
+) -> list[Story]:
+    if path is None:
+        raise ValueError("stories='babi' needs babi_path: the bAbI archive (.tar.gz) or its folder.")
+    if index is None:
+        return StableRandom("babi", task, seed).shuffled(babi_stories_of_split(path, task, split))
+    if split != "eval":
+        raise ValueError(f"babilong_index names test stories: split must be 'eval', not {split!r}.")
+    chosen = read_babilong_indices(index).get(task)
+    if chosen is None:
+        raise ValueError(f"{index} names no samples of {task}.")
+    test = read_babi(path, task, part="test", edition="en-10k")
+    if max(chosen, default=0) >= len(test):
+        raise ValueError(f"{index} names story {max(chosen)} of {task}, but its test file has {len(test)}.")
+    return without_training_stories((test[i] for i in chosen), babi_training_hashes(path, [task]))
+
+
+def _prepare_filler(
+    tokenizer: PreTrainedTokenizerBase, filler: Filler | str | Sequence[str] | None, length: int
+) -> Filler | None:
+    if isinstance(filler, Filler):
+        return filler
+    if filler is not None:
+        return Filler.from_texts(tokenizer, filler)
+    if length == 0:
+        return None
+    n_chars = max(_MIN_FILLER_CHARS, _FILLER_CHARS_PER_TOKEN * length)
+    return Filler.from_texts(tokenizer, generated_documents(n_chars=n_chars))
