@@ -33,7 +33,7 @@ _TOPIC = (
     *("the missing horse", "the weather", "the war", "the inheritance", "the voyage"),
 )
 _SAID = (
-    *("spoke of", "worried about", "wrote about", "dreamt of", "made jokes about", "had heard of"),
+    *("spoke of", "worried about", "wrote about", "dreamt of", "made jokes about", "often thought of"),
     *("never forgot", "argued about", "asked about", "refused to discuss", "grew tired of"),
 )
 _MADE = (

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.models.branch_stack import BranchStack
 from diffmamba_interp.models.differential_mixer import BranchStates, DifferentialMixer
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
 from diffmamba_interp.models.rms_norm import RMSNorm
@@ -36,11 +37,13 @@ class Block(nn.Module):
         resid: Float[Tensor, "batch pos d_model"],
         state: BlockState | None = None,
         valid: Bool[Tensor, "batch pos"] | None = None,
+        *,
+        fused: bool = False,
     ) -> tuple[Float[Tensor, "batch pos d_model"], BlockState]:
-        """resid_post, and the mixer's state after the last valid position."""
+        """resid_post, and the mixer's state after the last valid position; arguments as in `Mamba2Mixer`."""
         resid = self.hook_resid_pre(resid)
-        u = self.hook_mixer_in(self.norm(resid))
-        mixer_out, state = self.mixer(u, state, valid)
+        u = self.hook_mixer_in(self.norm(resid, fused=fused))
+        mixer_out, state = self.mixer(u, state, valid, fused=fused)
         return self.hook_resid_post(resid + self.hook_mixer_out(mixer_out)), state
 
 
@@ -58,6 +61,7 @@ def make_mixer(cfg: HookedMambaConfig, index: int) -> Mamba2Mixer | Differential
         block=index,
         d_model=cfg.d_model,
         d_lambda=cfg.d_model if differential.lambda_form == "sigmoid_sum" else cfg.d_state,
+        stack=BranchStack(cfg, sizes),
     )
 
 

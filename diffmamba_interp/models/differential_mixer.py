@@ -11,7 +11,8 @@ lambda = exp(q1.k1) - exp(q2.k2) + lambda_init           "exp_dot", Eq. 10; d_st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from diffmamba_interp.config import DifferentialConfig, lambda_init
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.hook_points import HookPoint
-from diffmamba_interp.models.mamba2_mixer import MixerState
+from diffmamba_interp.models.branch_stack import BranchStack, parameter_versions
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.ops.precision import upcast
 
@@ -41,13 +43,22 @@ class DifferentialMixer(nn.Module):
     make_branch: builds one mixer, which maps (u, state, valid) to (output, state) as `Mamba2Mixer` does.
     block: 0-based index in the whole model, which fixes `lambda_init`.
     d_lambda: entries of each lambda parameter.
+    stack: runs both branches in one pass of the GPU kernels; None for branches that cannot be stacked.
     """
 
     def __init__(
-        self, make_branch: Callable[[], nn.Module], cfg: DifferentialConfig, *, block: int, d_model: int, d_lambda: int
+        self,
+        make_branch: Callable[[], nn.Module],
+        cfg: DifferentialConfig,
+        *,
+        block: int,
+        d_model: int,
+        d_lambda: int,
+        stack: BranchStack | None = None,
     ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.stack = stack if cfg.normalisation != "pre" else None
         self.lambda_init = lambda_init(block)
         self.hook_lambda = HookPoint(broadcast=True)
         self.minuend = make_branch()
@@ -74,41 +85,61 @@ class DifferentialMixer(nn.Module):
 
     def lambda_(self) -> Float[Tensor, ""]:
         """lambda from its parameters, without hooks, in float32 or wider."""
-        return lambda_from_parameters(
-            {name: getattr(self, name) for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]}, self.lambda_init
-        )
+        return lambda_from_parameters(self._lambda_parameters(), self.lambda_init)
 
     def forward(
         self,
         u: Float[Tensor, "batch pos d_model"],
         state: BranchStates | None = None,
         valid: Bool[Tensor, "batch pos"] | None = None,
+        *,
+        fused: bool = False,
     ) -> tuple[Float[Tensor, "batch pos d_model"], BranchStates]:
-        """mixer_out and both branches' states after the last valid position; arguments as in `Mamba2Mixer`."""
-        first, second = (None, None) if state is None else state
+        """mixer_out and both branches' states after the last valid position; arguments as in `Mamba2Mixer`.
+
+        `fused` runs both branches in one pass; they run apart while a hook looks into one of them, or gives
+        each sample a lambda of its own.
+        """
         weight = self.hook_lambda(self.lambda_())
-        minuend, first = self.minuend(u, first, valid)
-        subtrahend, second = self.subtrahend(u, second, valid)
+        if fused and self.stack is not None and weight.numel() == 1 and not self._branches_are_hooked():
+            key = None if self.hook_lambda.is_hooked else parameter_versions(list(self._lambda_parameters().values()))
+            branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
+            m, states = self.stack.run(*branches, weight.reshape(()), u, state, valid, lambda_key=key)
+            return self._normalise(m, fused), states
+        first, second = (None, None) if state is None else state
+        minuend, first = self.minuend(u, first, valid, fused=fused)
+        subtrahend, second = self.subtrahend(u, second, valid, fused=fused)
         minuend, subtrahend = self._branch_out("minuend", minuend), self._branch_out("subtrahend", subtrahend)
-        return self._combine(minuend, subtrahend, weight), (first, second)
+        return self._combine(minuend, subtrahend, weight, fused), (first, second)
+
+    def _lambda_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: getattr(self, name) for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]}
+
+    def _branches_are_hooked(self) -> bool:
+        modules = (*self.minuend.modules(), *self.subtrahend.modules())
+        return any(module.is_hooked for module in modules if isinstance(module, HookPoint))
 
     def _branch_out(self, branch: Branch, value: Tensor) -> Tensor:
         return self.get_submodule(f"{branch}.hook_out")(value)
 
-    def _combine(self, minuend: Tensor, subtrahend: Tensor, weight: Tensor) -> Tensor:
+    def _combine(self, minuend: Tensor, subtrahend: Tensor, weight: Tensor, fused: bool) -> Tensor:
         if self.cfg.normalisation == "pre":
-            minuend = self.subnorm.get_submodule("minuend")(minuend)
-            subtrahend = self.subnorm.get_submodule("subtrahend")(subtrahend)
-        difference = upcast(minuend) - weight * upcast(subtrahend)
-        difference = self.hook_difference(difference.to(minuend.dtype))
+            minuend = self.subnorm.get_submodule("minuend")(minuend, fused=fused)
+            subtrahend = self.subnorm.get_submodule("subtrahend")(subtrahend, fused=fused)
+        m = upcast(minuend) - weight * upcast(subtrahend)
+        return self._normalise(m.to(minuend.dtype), fused)
+
+    def _normalise(self, m: Tensor, fused: bool) -> Tensor:
+        """mixer_out from the difference."""
+        m = self.hook_difference(m)
         if self.cfg.normalisation == "none":
-            return difference
+            return m
         if self.cfg.normalisation == "post":
-            difference = self.subnorm(difference)
-        return (1 - self.lambda_init) * difference
+            m = self.subnorm(m, fused=fused)
+        return (1 - self.lambda_init) * m
 
 
-def lambda_from_parameters(parameters: dict[str, Tensor], init: float) -> Float[Tensor, ""]:
+def lambda_from_parameters(parameters: Mapping[str, Tensor], init: float) -> Float[Tensor, ""]:
     """lambda from the tensors of either form, by their names (see the head of this file)."""
     values = {name: upcast(value) for name, value in parameters.items()}
     if set(values) == set(LAMBDA_PARAMETERS["sigmoid_sum"]):

@@ -25,7 +25,7 @@ from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.models.token_checks import check_tokens, lengths_from_mask, valid_positions
 from diffmamba_interp.ops.precision import upcast
-from diffmamba_interp.ops.select import Impl
+from diffmamba_interp.ops.select import Impl, choose_impl
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,11 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
             raise ValueError(f"state holds {state.batch_size} samples, but tokens holds {tokens.shape[0]}.")
         resid = self.hook_embed(self.embed(tokens))
         resid = resid.to(residual_dtype(self.cfg, resid.dtype))
+        fused = choose_impl(self.impl, resid.device, self.embed.weight.dtype).impl == "fused"
         states = []
         for index in range(n_blocks):
-            resid, after = self.blocks[index](resid, None if state is None else state.blocks[index], valid)
+            before = None if state is None else state.blocks[index]
+            resid, after = self.blocks[index](resid, before, valid, fused=fused)
             states.append(after)
         return _Run(resid=resid, valid=valid, state=RecurrentState(tuple(states)))
 

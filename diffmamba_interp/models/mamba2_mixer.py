@@ -12,8 +12,10 @@ Head h reads group h // (n_heads / n_groups), and the norm is taken per group, a
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from einops import rearrange
@@ -26,6 +28,8 @@ from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.rms_norm import GatedRMSNorm
 from diffmamba_interp.ops import reference
 from diffmamba_interp.ops.precision import upcast
+
+UNLIMITED = (0.0, math.inf)
 
 REFERENCE_CHUNK_SIZE = 64
 """Positions per chunk of the reference scan: the fastest on a CPU; the model's own chunk_size is for GPUs."""
@@ -45,11 +49,11 @@ class MixerState:
 
 @dataclass(frozen=True)
 class ScanInputs:
-    """The five inputs of the scan; shapes as in `ops.reference`."""
+    """The inputs of the scan; shapes as in `ops.reference`. log_decay is None where the kernels make dt A of it."""
 
     x: Tensor
     dt: Tensor
-    log_decay: Tensor
+    log_decay: Tensor | None
     B: Tensor
     C: Tensor
 
@@ -99,20 +103,23 @@ class Mamba2Mixer(nn.Module):
         u: Float[Tensor, "batch pos d_model"],
         state: MixerState | None = None,
         valid: Bool[Tensor, "batch pos"] | None = None,
+        *,
+        fused: bool = False,
     ) -> tuple[Float[Tensor, "batch pos d_model"], MixerState]:
         """The mixer's output, and its state after the last valid position.
 
         `state`: where an earlier call ended; None starts from zeros. `valid`: False on right padding, whose
-        positions then leave the state as it is.
+        positions then leave the state as it is. `fused`: run the GPU kernels, unless a hook needs a value that
+        they never make (`hook_state`, `hook_hidden_attention`), which takes the reference path for this call.
         """
+        fused = fused and not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked)
         projected = self.hook_in_proj(self.in_proj(u))
         z, conv_in, dt = self._split_projection(projected)
         z = self.hook_z(self._by_head(z))
-        conv = self.hook_conv(self._convolve(conv_in, state))
-        inputs = self._scan_inputs(conv, dt, valid)
+        inputs = self._scan_inputs(self._convolve(conv_in, state, fused), dt, valid, fused)
         y, ssm = self._scan(inputs, None if state is None else state.ssm)
         y = self.hook_ssm_y(y)
-        gated = self.inner_norm(rearrange(y, "b t h p -> b t (h p)"), rearrange(z, "b t h p -> b t (h p)"))
+        gated = self.inner_norm(rearrange(y, "b t h p -> b t (h p)"), rearrange(z, "b t h p -> b t (h p)"), fused=fused)
         return self.out_proj(gated), MixerState(conv=self._next_conv_state(conv_in, state, valid), ssm=ssm)
 
     @property
@@ -127,29 +134,49 @@ class Mamba2Mixer(nn.Module):
     def _by_head(self, value: Tensor) -> Tensor:
         return rearrange(value, "b t (h p) -> b t h p", p=self.sizes.d_head)
 
-    def _convolve(self, conv_in: Tensor, state: MixerState | None) -> Tensor:
+    def _convolve(self, conv_in: Tensor, state: MixerState | None, fused: bool) -> Tensor:
+        """x | B | C after convolution and SiLU; the kernel does both at once unless a hook looks between."""
         weight = rearrange(self.conv1d.weight, "channel 1 width -> channel width")
-        return reference.causal_conv1d(conv_in, weight, self.conv1d.bias, None if state is None else state.conv)
+        initial = None if state is None else state.conv
+        if not fused:
+            return F.silu(self.hook_conv(reference.causal_conv1d(conv_in, weight, self.conv1d.bias, initial)))
+        kernels = _fused_ops()
+        if self.hook_conv.is_hooked:
+            conv = kernels.causal_conv1d(conv_in, weight, self.conv1d.bias, initial, silu=False)
+            return F.silu(self.hook_conv(conv))
+        return kernels.causal_conv1d(conv_in, weight, self.conv1d.bias, initial, silu=True)
 
-    def _scan_inputs(self, conv: Tensor, dt: Tensor, valid: Tensor | None) -> ScanInputs:
+    def _scan_inputs(self, xBC: Tensor, dt: Tensor, valid: Tensor | None, fused: bool) -> ScanInputs:
         sizes = self.sizes
         d_bc = sizes.n_groups * sizes.d_state
-        x, B, C = torch.split(F.silu(conv), [sizes.d_inner, d_bc, d_bc], dim=-1)
-        dt = F.softplus(upcast(dt) + upcast(self.dt_bias)).clamp(*self.dt_limit)
+        x, B, C = torch.split(xBC, [sizes.d_inner, d_bc, d_bc], dim=-1)
+        dt = F.softplus(upcast(dt) + upcast(self.dt_bias))
+        if self.dt_limit != UNLIMITED:
+            dt = dt.clamp(*self.dt_limit)
         if valid is not None:
             dt = dt * valid[..., None]
         dt = self.hook_dt(dt)
         return ScanInputs(
             x=self.hook_x(self._by_head(x)),
             dt=dt,
-            log_decay=self.hook_log_decay(dt * self.A),
+            log_decay=self._log_decay(dt, fused),
             B=self.hook_B(rearrange(B, "b t (g n) -> b t g n", n=sizes.d_state)),
             C=self.hook_C(rearrange(C, "b t (g n) -> b t g n", n=sizes.d_state)),
         )
 
+    def _log_decay(self, dt: Tensor, fused: bool) -> Tensor | None:
+        """dt A where a hook or the reference needs it; None leaves it to the kernels, which know only dt and A."""
+        if fused and not self.hook_log_decay.is_hooked:
+            return None
+        clean = dt * self.A
+        log_decay = self.hook_log_decay(clean)
+        return None if fused and log_decay is clean else log_decay
+
     def _scan(self, inputs: ScanInputs, initial: Tensor | None) -> tuple[Tensor, Tensor]:
         """The scan in the form that the hooks in force ask for; every form computes the same function."""
         x, dt, log_decay, B, C = inputs.x, inputs.dt, inputs.log_decay, inputs.B, inputs.C
+        if log_decay is None:
+            return _fused_ops().ssd_scan(x, dt, self.A, B, C, self.D, initial)
         if not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked):
             return reference.ssd_chunked(x, dt, log_decay, B, C, self.D, initial, REFERENCE_CHUNK_SIZE)
         result, H_replaced = None, False
@@ -176,6 +203,8 @@ class Mamba2Mixer(nn.Module):
     def _next_conv_state(self, conv_in: Tensor, state: MixerState | None, valid: Tensor | None) -> Tensor:
         """The last d_conv - 1 valid inputs of the convolution, older calls' included, zeros where there are none."""
         before = self.sizes.d_conv - 1
+        if state is None and valid is None and conv_in.shape[1] >= before:
+            return rearrange(conv_in[:, conv_in.shape[1] - before :], "batch pos channel -> batch channel pos").clone()
         inputs = rearrange(conv_in, "batch pos channel -> batch channel pos")
         earlier = inputs.new_zeros(*inputs.shape[:2], before) if state is None else state.conv.to(inputs.dtype)
         inputs = torch.cat([earlier, inputs], dim=-1)
@@ -184,3 +213,8 @@ class Mamba2Mixer(nn.Module):
         last = valid.sum(dim=-1)
         window = last[:, None] + torch.arange(before, device=last.device)
         return torch.gather(inputs, -1, window[:, None].expand(-1, inputs.shape[1], -1))
+
+
+def _fused_ops() -> ModuleType:
+    """The GPU kernels' module, imported where they run: it needs packages that a CPU machine lacks."""
+    return importlib.import_module("diffmamba_interp.ops.fused")

@@ -28,7 +28,16 @@ class RMSNorm(nn.Module):
         self.hook_scale = HookPoint()
         self.hook_normalized = HookPoint()
 
-    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    @property
+    def is_hooked(self) -> bool:
+        return self.hook_scale.is_hooked or self.hook_normalized.is_hooked
+
+    def forward(self, x: Float[Tensor, "*batch d"], *, fused: bool = False) -> Float[Tensor, "*batch d"]:
+        """The normalised value in the weight's dtype; `fused` uses the GPU kernel where no hook looks inside."""
+        if fused and not self.is_hooked:
+            from diffmamba_interp.ops import fused as kernels
+
+            return kernels.rms_norm(x, self.weight, self.eps)
         x = upcast(x)
         scale = self.hook_scale(root_mean_square(x, self.eps))
         normalized = self.hook_normalized(x / scale)
@@ -51,8 +60,17 @@ class GatedRMSNorm(nn.Module):
         return self.hook_scale.is_hooked or self.hook_gated.is_hooked
 
     def forward(
-        self, y: Float[Tensor, "batch pos d_inner"], z: Float[Tensor, "batch pos d_inner"]
+        self,
+        y: Float[Tensor, "batch pos d_inner"],
+        z: Float[Tensor, "batch pos d_inner"],
+        *,
+        fused: bool = False,
     ) -> Float[Tensor, "batch pos d_inner"]:
+        """The gated and normalised value; `fused` uses the GPU kernel where no hook looks inside."""
+        if fused and not self.is_hooked:
+            from diffmamba_interp.ops import fused as kernels
+
+            return kernels.gated_rms_norm(y, z, self.weight, self.eps, self.n_groups)
         gated = rearrange(upcast(y) * F.silu(upcast(z)), "b t (g c) -> b t g c", g=self.n_groups)
         scale = self.hook_scale(root_mean_square(gated, self.eps)[..., 0])
         normalized = rearrange(gated / scale[..., None], "b t g c -> b t (g c)")

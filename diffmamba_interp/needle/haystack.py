@@ -34,7 +34,7 @@ class StoryTooLongError(ValueError):
 
 
 class Haystack:
-    """Makes prompts with one tokenizer and one filler; what it tokenises it keeps.
+    """Makes prompts with one tokenizer and one filler; facts that it has tokenised it keeps.
 
     filler: `None` serves only prompts of length 0.
     splices: are prompts put together from tokens made before? If not, each is tokenised as a whole, which
@@ -129,8 +129,8 @@ class Haystack:
         prompt = format_prompt("".join(texts)[1:], story.question)
         if len(pieces) == 1 or not self.splices:
             return tokenise(self.tokenizer, [prompt])[0]
-        head = self._keep(f"{CONTEXT_OPEN}{texts[0][1:]}")
-        tail = self._keep(f"{texts[-1]}{prompt_tail(story.question)}")
+        edges = (f"{CONTEXT_OPEN}{texts[0][1:]}", f"{texts[-1]}{prompt_tail(story.question)}")
+        head, tail = tokenise(self.tokenizer, edges)
         parts = [head, *(piece.text for piece in pieces[1:-1]), tail]
         offsets = np.cumsum([0, *(len(part.text) for part in parts[:-1])])
         return TokenisedText(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -13,6 +15,8 @@ Impl = Literal["auto", "fused", "reference"]
 Resolved = Literal["fused", "reference"]
 
 INSTALL_HINT = "Install the kernels on a machine with an NVIDIA GPU: pip install 'diffmamba-interp[gpu]'."
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +29,8 @@ class Choice:
     reason: str
 
 
-def choose_impl(impl: Impl, device: torch.device | str | None) -> Choice:
-    """Resolve `impl` for tensors on `device` (None: a GPU if there is one).
+def choose_impl(impl: Impl, device: torch.device | str | None, dtype: torch.dtype = torch.float32) -> Choice:
+    """Resolve `impl` for weights of `dtype` on `device` (None: a GPU if there is one).
 
     `"auto"` takes the kernels where they can run and says once, in the log, what it took. `"fused"` raises
     RuntimeError, saying what is missing, where they cannot.
@@ -38,10 +42,10 @@ def choose_impl(impl: Impl, device: torch.device | str | None) -> Choice:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     obstacle = _obstacle(torch.device(device).type)
+    if obstacle is None and dtype not in KERNEL_DTYPES:
+        obstacle = f"the weights are {dtype}, and the kernels serve float32, bfloat16 and float16"
     if obstacle is None:
-        return _said(
-            "fused", "mamba_ssm's scan is installed and the model is on a GPU" if impl == "auto" else "asked for"
-        )
+        return _said("fused", f"mamba_ssm's scan, convolution by {_fused().conv_in_use()}")
     if impl == "fused":
         raise RuntimeError(f"impl='fused' cannot run: {obstacle}. {INSTALL_HINT} Or use impl='auto'.")
     return _said("reference", obstacle)
@@ -52,9 +56,12 @@ def _obstacle(device_type: str) -> str | None:
     """Why the kernels cannot run on such a device, or None."""
     if device_type != "cuda":
         return f"the tensors are on device {device_type!r}, and the kernels need an NVIDIA GPU"
-    from diffmamba_interp.ops import fused
+    return _fused().import_obstacle()
 
-    return fused.import_obstacle()
+
+def _fused() -> ModuleType:
+    """Imported where it is needed: it stands beside this module and brings the kernels' packages."""
+    return importlib.import_module("diffmamba_interp.ops.fused")
 
 
 @functools.cache

@@ -36,7 +36,7 @@ TRESPASSES = {
     "models/trespass.py": ("import diffmamba_interp.lens.trespass", "Imports go one way"),
     "lens/trespass.py": ("import diffmamba_interp.needle.trespass", "Imports go one way"),
     "needle/trespass.py": ("import streamlit", "nothing that a wheel does not install"),
-    "config.py": ("import torch", "config and hook_names import no torch"),
+    "config.py": ("import torch", "Level 0 imports no torch"),
     "figures/trespass.py": ("import torch", "figures import neither"),
     "ops/trespass.py": ("import mamba_ssm", "Only ops.fused"),
 }

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diffmamba_interp.ops.kernels.contribution_backward import contribution_gradients
-from diffmamba_interp.ops.kernels.hidden_attention import decay_or_product, prepare_maps
+from diffmamba_interp.ops.kernels.hidden_attention import checked_rows, decay_or_product
 from diffmamba_interp.ops.kernels.running_decay import plan_heads, running_decay
 from diffmamba_interp.ops.kernels.tiles import (
     DEFAULT_INPUT_PRECISION,
@@ -29,6 +29,7 @@ from diffmamba_interp.ops.kernels.tiles import (
     check_precision,
     decay_tile,
     destination_rows,
+    in_one_dtype,
     product_tile,
 )
 from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, triton
@@ -85,13 +86,11 @@ def fused_contribution(
     if v.shape[1] != n_rows:
         raise ValueError(f"v needs one row per destination: {n_rows} are asked for, but v has {v.shape[1]}.")
     log_decay = decay_or_product(dt, A, log_decay)
-    B, C, rows = prepare_maps(B, C, rows)
-    dtype = torch.promote_types(v.dtype, x.dtype)
-    v, x = (value.to(dtype) if value.stride(-1) == 1 else value.to(dtype).contiguous() for value in (v, x))
+    B, C = in_one_dtype(B, C)
+    v, x = in_one_dtype(v, x)
+    rows = checked_rows(rows, dt.shape[1])
     plan = plan_heads(heads, dt.shape[2], B.shape[2], dt.device)
-    return _Contribution.apply(
-        v, x, dt, log_decay, B, C, D, rows, plan, input_precision, tiles or CONTRIBUTION_TILES
-    )
+    return _Contribution.apply(v, x, dt, log_decay, B, C, D, rows, plan, input_precision, tiles or CONTRIBUTION_TILES)
 
 
 class _Contribution(torch.autograd.Function):

@@ -136,9 +136,7 @@ class _ConvSilu(torch.autograd.Function):
 
 @triton.jit
 @no_type_check
-def _input_tile(
-    x, state, p, channel, channel_ok, length, channels, stride_t, K: tl.constexpr, HAS_STATE: tl.constexpr
-):
+def _input_tile(x, state, p, channel, channel_ok, length, channels, stride_t, K: tl.constexpr, HAS_STATE: tl.constexpr):
     """x[p, channel] in float32, from the initial state where -K < p < 0, else 0 outside [0, length)."""
     inside = ((p >= 0) & (p < length))[:, None] & channel_ok[None, :]
     tile = tl.load(x + p.to(tl.int64)[:, None] * stride_t + channel[None, :], mask=inside, other=0.0)

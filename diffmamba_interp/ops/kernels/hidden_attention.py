@@ -27,13 +27,15 @@ from diffmamba_interp.ops.kernels.tiles import (
     check_precision,
     decay_tile,
     destination_rows,
+    in_one_dtype,
     product_tile,
+    restaged,
 )
 from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, triton
 
 Reduction = Literal["mean", "abs_mean", "max_abs"]
 
-FULL_TILES = Tiles(block_t=64, block_s=128)
+FULL_TILES = Tiles(block_t=32, block_s=128, num_warps=8)
 REDUCED_TILES = Tiles()
 BACKWARD_TILES = Tiles()
 
@@ -80,7 +82,8 @@ def fused_hidden_attention(
     if reduce not in (None, "mean", "abs_mean", "max_abs"):
         raise ValueError(f'reduce must be None, "mean", "abs_mean" or "max_abs", but is {reduce!r}.')
     log_decay = decay_or_product(dt, A, log_decay)
-    B, C, rows = prepare_maps(B, C, rows)
+    B, C = in_one_dtype(B, C)
+    rows = checked_rows(rows, dt.shape[1])
     plan = plan_heads(heads, dt.shape[2], B.shape[2], dt.device)
     tiles = tiles or (REDUCED_TILES if reduce else FULL_TILES)
     return _HiddenAttention.apply(dt, log_decay, B, C, rows, plan, reduce or "full", input_precision, tiles)
@@ -93,18 +96,15 @@ def decay_or_product(dt: Tensor, A: Tensor | None, log_decay: Tensor | None) -> 
     return dt.float() * A.float() if A is not None else log_decay  # type: ignore[return-value]
 
 
-def prepare_maps(B: Tensor, C: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """B and C in one dtype with contiguous last axis, and rows as checked int64."""
-    dtype = torch.promote_types(B.dtype, C.dtype)
-    if dtype == torch.float64:
-        raise ValueError("The kernel computes in float32: pass float32 B and C, or use the reference.")
-    B, C = (value.to(dtype) for value in (B, C))
-    B, C = (value if value.stride(-1) == 1 else value.contiguous() for value in (B, C))
-    if rows is not None and rows.numel() > 0 and not 0 <= int(rows.min()) <= int(rows.max()) < B.shape[1]:
-        raise ValueError(
-            f"rows must be positions in [0, {B.shape[1]}), but run from {rows.min()} to {rows.max()}."
-        )
-    return B, C, None if rows is None else rows.long().contiguous()
+def checked_rows(rows: Tensor | None, length: int) -> Tensor | None:
+    """Rows as contiguous int64; ValueError where one is no position of the sequence."""
+    if rows is None:
+        return None
+    if rows.numel() > 0:
+        first, last = int(rows.min()), int(rows.max())
+        if first < 0 or last >= length:
+            raise ValueError(f"rows must be positions in [0, {length}), but run from {first} to {last}.")
+    return rows.long().contiguous()
 
 
 class _HiddenAttention(torch.autograd.Function):
@@ -180,18 +180,19 @@ def _full_kernel(
     s_ok = s < length
     ok = row_ok[:, None] & s_ok[None, :]
     target = out + row.to(tl.int64)[:, None] * length + s[None, :]
-    if tl.program_id(0) * BLOCK_S <= last:
+    if (tl.program_id(0) * BLOCK_S <= last) & (begin < end):
         group = tl.load(groups + used)
         scores = product_tile(
             c_maps + batch * stride_cb + group * stride_cg, stride_ct, t, row_ok,
             b_maps + batch * stride_bb + group * stride_bg, stride_bt, s, s_ok,
             N, PRECISION, BLOCK_T, BLOCK_S, BLOCK_N,
         )  # fmt: skip
+        plane = (batch * n_selected + tl.load(slots + begin)) * n_rows * length
+        scores = restaged(scores, target + plane, ok)
         causal = s[None, :] <= t[:, None]
         for i in range(begin, end):
-            decay, dt_s = decay_tile(
-                running + (batch * n_selected + i) * 3 * length, length, t, row_ok, s, s_ok
-            )
+            trace = running + (batch * n_selected + i) * 3 * length
+            decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
             tile = tl.where(causal, scores * (decay * dt_s[None, :]), 0.0)
             plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
             tl.store(target + plane, tile, mask=ok)
@@ -214,7 +215,8 @@ def _reduced_kernel(
     row, t, row_ok, last = destination_rows(rows, tl.program_id(1) * BLOCK_T, n_rows, ALL_ROWS, BLOCK_T)
     s = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
     s_ok = s < length
-    causal = s[None, :] <= t[:, None]
+    ok = row_ok[:, None] & s_ok[None, :]
+    place = (batch * n_rows + row)[:, None] * length + s[None, :]
     total = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
     best = tl.zeros((BLOCK_T, BLOCK_S), tl.int32)
     if tl.program_id(0) * BLOCK_S <= last:
@@ -225,25 +227,20 @@ def _reduced_kernel(
                 b_maps + batch * stride_bb + group * stride_bg, stride_bt, s, s_ok,
                 N, PRECISION, BLOCK_T, BLOCK_S, BLOCK_N,
             )  # fmt: skip
-            weight = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
+            scores = restaged(scores, out + place, ok)
             for i in range(tl.load(offsets + used), tl.load(offsets + used + 1)):
                 trace = running + (batch * n_selected + i) * 3 * length
                 decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
+                hidden = scores * (decay * dt_s[None, :])
                 if FORM == "mean":
-                    weight += decay * dt_s[None, :]
+                    total += hidden
                 elif FORM == "abs_mean":
-                    weight += decay * tl.abs(dt_s)[None, :]
+                    total += tl.abs(hidden)
                 else:
-                    size = tl.abs(scores) * (decay * tl.abs(dt_s)[None, :])
                     if STORE_WINNER:
-                        best = tl.where(size > total, i, best)
-                    total = tl.maximum(total, size)
-            if FORM == "mean":
-                total += scores * weight
-            elif FORM == "abs_mean":
-                total += tl.abs(scores) * weight
-    ok = row_ok[:, None] & s_ok[None, :]
-    place = (batch * n_rows + row)[:, None] * length + s[None, :]
+                        best = tl.where(tl.abs(hidden) > total, i, best)
+                    total = tl.maximum(total, tl.abs(hidden))
+    causal = s[None, :] <= t[:, None]
     tl.store(out + place, tl.where(causal, total * scale, 0.0), mask=ok)
     if STORE_WINNER:
         tl.store(winner + place, best.to(tl.int16), mask=ok)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffmamba_interp.ops.kernels.running_decay import HeadPlan, decay_gradients
-from diffmamba_interp.ops.kernels.tiles import Tiles, decay_tile, destination_rows, product_tile
+from diffmamba_interp.ops.kernels.tiles import Tiles, decay_tile, destination_rows, product_tile, restaged
 from diffmamba_interp.ops.kernels.triton_import import tl, triton
 
 
@@ -80,9 +80,7 @@ def score_gradients(
     return ScoreGradients(d_scores, scores, d_dt, d_cum)
 
 
-def map_gradients(
-    d_scores: Tensor, B: Tensor, C: Tensor, rows: Tensor | None, plan: HeadPlan
-) -> tuple[Tensor, Tensor]:
+def map_gradients(d_scores: Tensor, B: Tensor, C: Tensor, rows: Tensor | None, plan: HeadPlan) -> tuple[Tensor, Tensor]:
     """dB = dG^T C and dC = dG B, in the dtype of B and C; zero for groups that no selected head reads."""
     used = plan.group.long()
     b, c = (value.float()[:, :, used].transpose(1, 2) for value in (B, C))
@@ -117,6 +115,7 @@ def _gradient_kernel(
     ok = row_ok[:, None] & s_ok[None, :]
     causal = ok & (s[None, :] <= t[:, None])
     place = row.to(tl.int64)[:, None] * length + s[None, :]
+    target = (batch * n_used + used) * n_rows * length + place
     scores = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
     total = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
     if tl.program_id(0) * BLOCK_S <= last:
@@ -126,6 +125,8 @@ def _gradient_kernel(
             b_maps + batch * stride_bb + group * stride_bg, stride_bt, s, s_ok,
             N, PRECISION, BLOCK_T, BLOCK_S, BLOCK_N,
         )  # fmt: skip
+        if FORM != "contribution":
+            scores = restaged(scores, d_scores + target, causal)
         for i in range(tl.load(offsets + used), tl.load(offsets + used + 1)):
             selected = batch * n_selected + i
             decay, dt_s = decay_tile(running + selected * 3 * length, length, t, row_ok, s, s_ok)
@@ -149,12 +150,9 @@ def _gradient_kernel(
                 )  # fmt: skip
             total += d_hidden * share
             pull = d_hidden * scores * decay
-            tl.store(
-                over_t + (selected * n_t_tiles + tl.program_id(1)) * length + s, tl.sum(pull, 0), mask=s_ok
-            )
+            tl.store(over_t + (selected * n_t_tiles + tl.program_id(1)) * length + s, tl.sum(pull, 0), mask=s_ok)
             row_sum = tl.sum(pull * dt_s[None, :], 1)
             tl.store(over_s + (selected * n_s_tiles + tl.program_id(0)) * n_rows + row, row_sum, mask=row_ok)
-    place += (batch * n_used + used) * n_rows * length
-    tl.store(d_scores + place, total, mask=ok)
+    tl.store(d_scores + target, total, mask=ok)
     if FORM == "contribution":
-        tl.store(scores_out + place, scores, mask=ok)
+        tl.store(scores_out + target, scores, mask=ok)

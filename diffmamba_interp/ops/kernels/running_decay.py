@@ -58,9 +58,7 @@ def plan_heads(heads: Sequence[int] | None, n_heads: int, n_groups: int, device:
         raise ValueError(f"n_heads must be a multiple of n_groups, but got {n_heads} and {n_groups}.")
     chosen = tuple(range(n_heads)) if heads is None else tuple(heads)
     if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= head < n_heads for head in chosen):
-        raise ValueError(
-            f"heads must be different indices in [0, {n_heads}) and at least one, but are {list(chosen)}."
-        )
+        raise ValueError(f"heads must be different indices in [0, {n_heads}) and at least one, but are {list(chosen)}.")
     return _cached_plan(chosen, n_heads // n_groups, device)
 
 

@@ -7,7 +7,10 @@ the rows that were asked for, t is its position; both are the same when all rows
 from dataclasses import dataclass
 from typing import Literal, get_args, no_type_check
 
-from diffmamba_interp.ops.kernels.triton_import import tl, triton
+import torch
+from torch import Tensor
+
+from diffmamba_interp.ops.kernels.triton_import import INTERPRETED, tl, triton
 
 InputPrecision = Literal["ieee", "tf32", "tf32x3"]
 
@@ -40,6 +43,22 @@ def check_precision(precision: str) -> None:
     """Raise ValueError for a precision that `tl.dot` does not know."""
     if precision not in get_args(InputPrecision):
         raise ValueError(f"input_precision must be one of {get_args(InputPrecision)}, but is {precision!r}.")
+
+
+def in_one_dtype(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The two in the wider of their dtypes and with a contiguous last axis, as `product_tile` reads them.
+
+    Raises:
+        ValueError: one of them is float64, which the kernels would silently round.
+    """
+    dtype = torch.promote_types(left.dtype, right.dtype)
+    if dtype == torch.float64:
+        raise ValueError("The kernels compute in float32: pass float32 tensors, or use the reference.")
+    if INTERPRETED and dtype == torch.bfloat16:
+        dtype = torch.float32  # Triton's interpreter multiplies bfloat16 tiles as integers
+    left, right = (value.to(dtype) for value in (left, right))
+    left, right = (value if value.stride(-1) == 1 else value.contiguous() for value in (left, right))
+    return left, right
 
 
 @triton.jit
@@ -76,6 +95,21 @@ def product_tile(
         b = tl.load(right_rows + n[None, :], mask=j_ok[:, None] & n_ok, other=0.0)
         total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
     return total
+
+
+@triton.jit
+@no_type_check
+def restaged(tile, place, ok):
+    """The same tile in the layout of a coalesced load.
+
+    A product leaves its tile spread over the threads as the tensor cores do; a loop over heads in that layout
+    would load and store piecemeal. `place` is a part of the result that this program overwrites later.
+    """
+    tl.store(place, tile, mask=ok)
+    tl.debug_barrier()
+    tile = tl.load(place, mask=ok, other=0.0)
+    tl.debug_barrier()
+    return tile
 
 
 @triton.jit

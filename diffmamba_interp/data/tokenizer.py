@@ -1,0 +1,138 @@
+"""A byte-level BPE tokenizer of our own: small, lossless, the same after every training on the same text.
+
+Text is first cut into words: letters, a single digit, punctuation (each with one space before it at most) or
+white space. The space before a word belongs to the word's token, so the answer to a prompt that ends in
+"Answer:" is " bathroom" and its tokens do not depend on the prompt. Digits stand alone, as numbers have no
+words. All 256 bytes are tokens, so decode(encode(text)) == text for every text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from diffmamba_interp.data.documents import DataError
+from diffmamba_interp.stable_random import StableRandom
+
+END_OF_TEXT = "<|endoftext|>"
+PAD = "<|pad|>"
+SPECIAL_TOKENS = (END_OF_TEXT, PAD)
+MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+
+_WORD = r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int = 4096,
+    seed: int = 0,
+    *,
+    max_bytes: int | None = None,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer with `vocab_size` tokens: end-of-text (id 0), pad (id 1), 256 bytes and merges.
+
+    texts: documents; their order does not matter when all are read.
+    max_bytes: stop after about so many bytes of UTF-8, documents taken in an order drawn by `seed` (which
+        changes nothing otherwise); `None` reads all.
+    Raises ValueError if `vocab_size` leaves no room for merges; DataError if the text holds too few
+    different words to reach it.
+    """
+    if vocab_size <= MIN_VOCAB_SIZE:
+        raise ValueError(
+            f"vocab_size is {vocab_size}: it must be greater than {MIN_VOCAB_SIZE} (256 bytes and "
+            f"{len(SPECIAL_TOKENS)} special tokens)."
+        )
+    if max_bytes is not None:
+        texts = _sample(list(texts), max_bytes, seed)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer=trainer)
+    if backend.get_vocab_size() < vocab_size:
+        raise DataError(
+            f"the text gave only {backend.get_vocab_size()} tokens of the {vocab_size} asked for: give more "
+            "text or a smaller vocab_size."
+        )
+    return wrap_tokenizer(backend)
+
+
+def wrap_tokenizer(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer of the `tokenizers` library with our special tokens, as a transformers one."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=END_OF_TEXT,
+        bos_token=END_OF_TEXT,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json` into `folder`; an existing pair is replaced."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for name in tokenizer.save_pretrained(temporary):
+            os.replace(name, folder / Path(name).name)
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder, a `tokenizer.json` file, or a hub id.
+
+    Raises DataError if it is no fast tokenizer or has no end-of-text token.
+    """
+    path = Path(source)
+    if path.suffix == ".json" and path.is_file():
+        backend = Tokenizer.from_file(str(path))
+        if backend.token_to_id(END_OF_TEXT) is None:
+            raise DataError(f"{path} has no token {END_OF_TEXT}, which separates documents.")
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+            tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+        )
+    else:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise DataError(f"the tokenizer of {source} must be a fast one with an end-of-text token.")
+    return tokenizer
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Sha256 of everything that decides how text becomes tokens: 64 hexadecimal digits.
+
+    Padding and truncation, which callers switch on and off, are left out.
+    """
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    description.pop("padding", None)
+    description.pop("truncation", None)
+    canonical = json.dumps(description, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _sample(texts: list[str], max_bytes: int, seed: int) -> Iterator[str]:
+    total = 0
+    for text in StableRandom("tokenizer", seed).shuffled(texts):
+        if total >= max_bytes:
+            return
+        total += len(text.encode("utf-8", "replace"))
+        yield text

@@ -1,0 +1,237 @@
+"""What implicit attention needs of one block: the activations that really ran, and the weights behind them.
+
+Everything is frozen at its value in that run: gates, norm scales, B, C, dt and lambda. With that,
+
+    branch_out[t] = W_out (gate[t] * y[t]) + b_out            gate[t] = SiLU(z[t]) w_norm / rms(y[t] SiLU(z[t]))
+    mixer_out[t]  = sum_branches sign * out_gain[t] * branch_out[t]          sign: 1, and -lambda
+
+    out_gain[t] = (1 - lambda_init) w_sub / rms(m[t])              normalisation "post": the same for both
+                = (1 - lambda_init) w_sub_b / rms(M_b(u)[t])       "pre": each branch its own
+                = 1                                                "none", and plain blocks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffmamba_interp.activation_cache import ActivationCache
+from diffmamba_interp.config import BlockKind, Normalisation
+from diffmamba_interp.hook_names import (
+    BRANCHES,
+    Branch,
+    block_point,
+    branch_out,
+    differential_point,
+    inner_norm,
+    mixer_point,
+    subnorm,
+)
+from diffmamba_interp.hook_points import attached
+from diffmamba_interp.models.differential_mixer import DifferentialMixer
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
+from diffmamba_interp.models.token_checks import valid_positions
+from diffmamba_interp.ops.precision import upcast
+
+MIXER_POINTS = ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchActivations:
+    """One mixer of a block, plain or a branch, with everything in float32 or wider.
+
+    x_in: the x part of in_proj's output, before the convolution. conv: its convolution, before SiLU.
+    x: the scan's input. z: the gate before SiLU. dt, log_decay: of the scan; B, C: its maps.
+    norm_scale: root mean square in the gated norm, per group of channels.
+    D, norm_weight, conv_weight (index d_conv - 1 is lag 0), conv_bias, out_weight, out_bias: parameters.
+    out_gain: factor from the branch's output to mixer_out, without lambda; None for 1.
+    out: the branch's output, without lambda; None in a plain block, where it is mixer_out.
+    """
+
+    x_in: Float[Tensor, "batch pos head d_head"]
+    conv: Float[Tensor, "batch pos head d_head"]
+    x: Float[Tensor, "batch pos head d_head"]
+    z: Float[Tensor, "batch pos head d_head"]
+    dt: Float[Tensor, "batch pos head"]
+    log_decay: Float[Tensor, "batch pos head"]
+    B: Float[Tensor, "batch pos group d_state"]
+    C: Float[Tensor, "batch pos group d_state"]
+    norm_scale: Float[Tensor, "batch pos group"]
+    D: Float[Tensor, " head"]
+    norm_weight: Float[Tensor, " d_inner"]
+    conv_weight: Float[Tensor, "d_inner d_conv"]
+    conv_bias: Float[Tensor, " d_inner"] | None
+    out_weight: Float[Tensor, "d_model d_inner"]
+    out_bias: Float[Tensor, " d_model"] | None
+    out_gain: Float[Tensor, "batch pos d_model"] | None
+    out: Float[Tensor, "batch pos d_model"] | None
+
+    @property
+    def n_heads(self) -> int:
+        return self.dt.shape[2]
+
+    @property
+    def gate(self) -> Float[Tensor, "batch pos head d_head"]:
+        """Frozen factor from the scan's output to out_proj's input: SiLU(z) w_norm / rms."""
+        per_group = self.norm_weight.shape[0] // self.norm_scale.shape[2]
+        scale = repeat(self.norm_scale, "b t g -> b t (g c)", c=per_group)
+        return F.silu(self.z) * rearrange(self.norm_weight / scale, "b t (h p) -> b t h p", h=self.n_heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockActivations:
+    """One block of one run.
+
+    block: its index. kind: plain or differential. normalisation: of a differential block.
+    branches: one mixer, or (minuend, subtrahend). lambda_: the weight of the subtrahend in this run, a scalar
+    or, where a hook made it so, [batch or 1, pos or 1, 1]. mixer_out: the block's mixer output.
+    lengths: tokens per sample; positions behind have no meaning.
+    """
+
+    block: int
+    kind: BlockKind
+    normalisation: Normalisation | None
+    branches: tuple[BranchActivations, ...]
+    lambda_: Tensor | None
+    mixer_out: Float[Tensor, "batch pos d_model"]
+    lengths: Int[Tensor, " batch"]
+
+    @property
+    def n_pos(self) -> int:
+        return self.mixer_out.shape[1]
+
+    def lambda_at(self, rows: Int[Tensor, "batch row"] | None) -> Tensor | None:
+        """lambda for each destination: a scalar, or [batch, row] where a hook gave several."""
+        if self.lambda_ is None or self.lambda_.ndim == 0:
+            return self.lambda_
+        n_batch = self.lengths.shape[0]
+        everywhere = self.lambda_.reshape(-1, *self.lambda_.shape[-2:])[..., 0].expand(n_batch, self.n_pos)
+        return everywhere if rows is None else torch.gather(everywhere, 1, rows)
+
+
+def capture_block(
+    model: HookedMamba,
+    tokens: Int[Tensor, "batch pos"],
+    block: int,
+    *,
+    lengths: Int[Tensor, " batch"] | None = None,
+) -> BlockActivations:
+    """Run the model up to and with `block`, and keep what the block did, hooks in force included."""
+    resid = model(tokens, lengths=lengths, stop_at_block=block)
+    return run_block(model, resid, block, valid_positions(tokens, lengths))[1]
+
+
+def run_block(
+    model: HookedMamba, resid: Float[Tensor, "batch pos d_model"], block: int, valid: Tensor | None
+) -> tuple[Float[Tensor, "batch pos d_model"], BlockActivations]:
+    """The residual stream after `block`, and what the block did.
+
+    Raises ValueError where a hook sits on `hook_state` or `hook_hidden_attention`: the scan may then not have
+    been the one that dt, B and C describe.
+    """
+    kind = model.cfg.block_kind(block)
+    which: tuple[Branch | None, ...] = BRANCHES if kind == "differential" else (None,)
+    _refuse_replaced_scans(model, block, which)
+    names = _names(block, kind, _normalisation(model, kind), which)
+    seen: dict[str, Tensor] = {}
+    # Attached last, so that it sees what the other hooks have left.
+    with attached(model.hook_points, [(names, lambda value, name: seen.update({name: value}))]):
+        resid, _ = model.blocks[block](resid, None, valid)
+    cache = ActivationCache(seen)
+    n_batch, n_pos = resid.shape[:2]
+    lengths = torch.full((n_batch,), n_pos, device=resid.device) if valid is None else valid.sum(dim=-1)
+    return resid, BlockActivations(
+        block=block,
+        kind=kind,
+        normalisation=_normalisation(model, kind),
+        branches=tuple(_branch(model, cache, block, branch) for branch in which),
+        lambda_=cache[differential_point(block, "lambda")] if kind == "differential" else None,
+        mixer_out=upcast(cache[block_point(block, "mixer_out")]),
+        lengths=lengths,
+    )
+
+
+def _normalisation(model: HookedMamba, kind: BlockKind) -> Normalisation | None:
+    return model.cfg.differential.normalisation if kind == "differential" and model.cfg.differential else None
+
+
+def _names(
+    block: int, kind: BlockKind, normalisation: Normalisation | None, which: tuple[Branch | None, ...]
+) -> list[str]:
+    """The hook points that a block's activations are read from."""
+    names = [block_point(block, "mixer_out")]
+    for branch in which:
+        names += [mixer_point(block, point, branch) for point in MIXER_POINTS]  # type: ignore[arg-type]
+        names.append(inner_norm(block, "scale", branch))
+    if kind == "differential":
+        names += [differential_point(block, "lambda"), *(branch_out(block, branch) for branch in BRANCHES)]
+    if normalisation == "post":
+        names.append(subnorm(block, "scale"))
+    elif normalisation == "pre":
+        names += [subnorm(block, "scale", branch) for branch in BRANCHES]
+    return names
+
+
+def _branch(model: HookedMamba, cache: ActivationCache, block: int, branch: Branch | None) -> BranchActivations:
+    mixer: Any = model.blocks[block].mixer
+    owner: Any = mixer if branch is None else mixer.get_submodule(branch)
+    if not isinstance(owner, Mamba2Mixer):
+        raise TypeError(
+            f"block {block} holds a {type(owner).__name__}: implicit attention reads Mamba-2 mixers."
+        )
+    d_inner, d_head = owner.sizes.d_inner, owner.sizes.d_head
+
+    def captured(point: Any) -> Tensor:
+        return upcast(cache[mixer_point(block, point, branch)])
+
+    def by_head(value: Tensor) -> Tensor:
+        return rearrange(value, "b t (h p) -> b t h p", p=d_head)
+
+    conv_bias, out_bias = owner.conv1d.bias, owner.out_proj.bias
+    return BranchActivations(
+        x_in=by_head(captured("in_proj")[..., d_inner : 2 * d_inner]),
+        conv=by_head(captured("conv")[..., :d_inner]),
+        x=captured("x"),
+        z=captured("z"),
+        dt=captured("dt"),
+        log_decay=captured("log_decay"),
+        B=captured("B"),
+        C=captured("C"),
+        norm_scale=upcast(cache[inner_norm(block, "scale", branch)]),
+        D=upcast(owner.D),
+        norm_weight=upcast(owner.inner_norm.weight),
+        conv_weight=upcast(owner.conv1d.weight[:d_inner, 0]),
+        conv_bias=None if conv_bias is None else upcast(conv_bias[:d_inner]),
+        out_weight=upcast(owner.out_proj.weight),
+        out_bias=None if out_bias is None else upcast(out_bias),
+        out_gain=None if branch is None else _out_gain(mixer, cache, block, branch),
+        out=None if branch is None else upcast(cache[branch_out(block, branch)]),
+    )
+
+
+def _out_gain(mixer: DifferentialMixer, cache: ActivationCache, block: int, branch: Branch) -> Tensor | None:
+    """(1 - lambda_init) times the frozen norm after the branch, or None without a norm."""
+    normalisation = mixer.cfg.normalisation
+    if normalisation == "none":
+        return None
+    norm: Any = mixer.subnorm if normalisation == "post" else mixer.subnorm.get_submodule(branch)
+    scale = cache[subnorm(block, "scale", None if normalisation == "post" else branch)]
+    return (1 - mixer.lambda_init) * upcast(norm.weight) / upcast(scale)
+
+
+def _refuse_replaced_scans(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> None:
+    names = [mixer_point(block, p, branch) for branch in which for p in ("state", "hidden_attention")]  # type: ignore[arg-type]
+    hooked = [name for name in names if model.hook_points[name].is_hooked]
+    if hooked:
+        raise ValueError(
+            f"a hook is attached to {', '.join(hooked)}: the scan that ran may not be the one that dt, B and C "
+            "describe, so its implicit attention would be wrong. Remove the hook, or patch dt, log_decay, B, C "
+            "or x instead."
+        )

@@ -1,0 +1,91 @@
+"""Which rows and heads are asked for, and which implementation serves them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffmamba_interp.ops.kernels.triton_import import TRITON_INSTALLED
+
+Impl = Literal["auto", "fused", "reference"]
+Rows = Tensor | Sequence[int] | None
+Heads = Sequence[int] | None
+
+log = logging.getLogger(__name__)
+
+
+def select_heads(heads: Heads, n_heads: int) -> tuple[int, ...]:
+    """The chosen heads as a tuple, all of them for None.
+
+    Raises ValueError for an empty choice, a repeated head, or one that does not exist.
+    """
+    chosen = tuple(range(n_heads)) if heads is None else tuple(int(head) for head in heads)
+    if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= head < n_heads for head in chosen):
+        raise ValueError(f"heads is {list(chosen)}: give different indices in 0 to {n_heads - 1}, at least one.")
+    return chosen
+
+
+def select_rows(rows: Rows, lengths: Tensor, n_pos: int) -> Tensor | None:
+    """The chosen destination positions as int64 [batch, row], or None for all.
+
+    `rows`: positions for every sample, [row], or for each sample, [batch, row]. Negative ones count from the
+    end of each sample: -1 is its last position, at `lengths - 1`.
+
+    Raises ValueError for a row outside its sample.
+    """
+    if rows is None:
+        return None
+    chosen = torch.as_tensor(rows, device=lengths.device)
+    if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
+        raise ValueError(
+            f"rows has dtype {chosen.dtype} and shape {tuple(chosen.shape)}: give whole numbers, [row] for "
+            "every sample or [batch, row]."
+        )
+    if chosen.numel() == 0:
+        raise ValueError("rows is empty: give at least one position, or None for all.")
+    chosen = chosen.long()
+    if chosen.ndim == 1:
+        chosen = chosen.expand(lengths.shape[0], -1)
+    elif chosen.shape[0] != lengths.shape[0]:
+        raise ValueError(f"rows is for {chosen.shape[0]} samples, but there are {lengths.shape[0]}.")
+    resolved = torch.where(chosen < 0, chosen + lengths[:, None], chosen)
+    if bool(((resolved < 0) | (resolved >= lengths[:, None])).any()):
+        raise ValueError(
+            f"rows is {chosen.unique().tolist()}: each must lie in its sample, from -length to length - 1, and "
+            f"the lengths are {lengths.unique().tolist()} (padded to {n_pos})."
+        )
+    return resolved
+
+
+def use_fused(impl: Impl, *tensors: Tensor) -> bool:
+    """Whether the Triton kernels serve these tensors; `"auto"` says once, in the log, what it took.
+
+    `"fused"` where they cannot run raises from the kernel itself, which says why.
+    """
+    if impl not in ("auto", "fused", "reference"):
+        raise ValueError(f"impl is {impl!r}: it must be 'auto', 'fused' or 'reference'.")
+    if impl != "auto":
+        return impl == "fused"
+    if not all(tensor.is_cuda for tensor in tensors):
+        return _said(False, "the tensors are not on a CUDA device")
+    if not TRITON_INSTALLED:
+        return _said(False, "Triton is not installed")
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return _said(False, "the tensors are in float64, and the kernels compute in float32")
+    return _said(True, "Triton is installed and the tensors are on a CUDA device")
+
+
+def shared_rows(rows: Tensor | None) -> bool:
+    """Whether every sample has the same rows, which is what one kernel launch serves."""
+    return rows is None or rows.shape[0] == 1 or bool((rows == rows[:1]).all())
+
+
+@functools.cache
+def _said(fused: bool, reason: str) -> bool:
+    log.info("implicit attention: %s (%s)", "fused" if fused else "reference", reason)
+    return fused

@@ -1,0 +1,76 @@
+"""The read-out of a model, final norm and unembedding, as the tuned-lens library's `Unembed`.
+
+    logits = unembed(ln_final(h))
+
+It shares the model's weights but none of its hook points: hooks attached to the model never fire while a lens
+decodes, and decoding with a lens never changes what a hook sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tuned_lens.nn.unembed import Unembed
+
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.rms_norm import RMSNorm
+
+
+class ModelUnembed(Unembed):
+    """`ln_final` and `unembed` of a `HookedMamba`, frozen, without hooks.
+
+    `final_norm` and `unembedding` are new modules over the model's own memory. No gradient reaches the weights
+    through them; whether the model itself is trainable does not change.
+    """
+
+    final_norm: RMSNorm
+    unembedding: nn.Linear
+
+    def __init__(self, model: HookedMamba) -> None:
+        # The library's own constructor looks for a transformers model; only its interface is wanted here.
+        super(Unembed, self).__init__()
+        d_vocab, d_model = model.unembed.weight.shape
+        with torch.device("meta"):
+            self.final_norm = RMSNorm(d_model, model.ln_final.eps)
+            self.unembedding = nn.Linear(d_model, d_vocab, bias=False)
+        self.final_norm.weight = _frozen(model.ln_final.weight)
+        self.unembedding.weight = _frozen(model.unembed.weight)
+
+    @property
+    def eps(self) -> float:
+        """Added to the mean square in the final norm."""
+        return self.final_norm.eps
+
+    @property
+    def gain(self) -> Float[Tensor, " d_model"]:
+        """Weight of the final norm."""
+        return self.final_norm.weight
+
+    @property
+    def weight(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The unembedding matrix."""
+        return self.unembedding.weight
+
+    def forward(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        return self.unembedding(self.final_norm(h))
+
+    def sha256(self) -> str:
+        """Sha256 of unembedding and final norm in bfloat16: the same for a model loaded in float32 or bfloat16.
+
+        The library's `unembedding_hash` looks at 36 rounded entries only, which are all zero in many small
+        models; this one looks at every entry.
+        """
+        digest = hashlib.sha256()
+        for tensor in (self.weight, self.gain):
+            bits = tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16)
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(bits.numpy().astype("<i2").tobytes())
+        return digest.hexdigest()
+
+
+def _frozen(weight: Tensor) -> nn.Parameter:
+    """A parameter over the same memory that asks for no gradient."""
+    return nn.Parameter(weight.detach(), requires_grad=False)

@@ -1,0 +1,121 @@
+"""Both branches of a differential Mamba-2 mixer as one mixer: one pass, at the price of one plain mixer.
+
+    in_proj  = [z1 z2 | x1 x2 | B1 B2 | C1 C2 | dt1 dt2]     rows of the two projections, component by component
+    conv, A, D, norm: side by side;  heads and groups: twice as many, branch 1's first
+    out_proj = [W1 | -lambda W2]                              so that the product is m = M1(u) - lambda M2(u)
+
+Head h reads group h // (heads per group), so branch 1's heads read branch 1's groups, and the gated norm is per
+group: the stacked mixer is an ordinary `Mamba2Mixer`, and its kernels need not know of branches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from diffmamba_interp.config import HookedMambaConfig, MixerSizes
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
+from diffmamba_interp.ops.precision import upcast
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """Stacked tensors and what they were made from: addresses and versions of the branches' parameters."""
+
+    key: tuple[object, ...]
+    tensors: dict[str, Tensor]
+
+
+class BranchStack:
+    """Runs two branches of the given sizes in one pass of the GPU kernels. Holds no parameters of its own."""
+
+    def __init__(self, cfg: HookedMambaConfig, sizes: MixerSizes) -> None:
+        self.sizes = sizes
+        wide = replace(sizes, d_inner=2 * sizes.d_inner, n_groups=2 * sizes.n_groups)
+        with torch.device("meta"):
+            self.mixer = Mamba2Mixer(cfg, wide)
+        self._cached: _Cached | None = None
+
+    def run(
+        self,
+        minuend: Mamba2Mixer,
+        subtrahend: Mamba2Mixer,
+        lambda_: Float[Tensor, ""],
+        u: Float[Tensor, "batch pos d_model"],
+        state: tuple[MixerState, MixerState] | None,
+        valid: Bool[Tensor, "batch pos"] | None,
+        *,
+        lambda_key: tuple[object, ...] | None,
+        fused: bool = True,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[MixerState, MixerState]]:
+        """m = M1(u) - lambda M2(u), and each branch's state after the last valid position.
+
+        `lambda_key` changes whenever lambda does; None for a lambda that a hook may have made.
+        """
+        tensors = self._tensors(minuend, subtrahend, lambda_, lambda_key)
+        joined = None if state is None else self._join_states(*state)
+        m, after = functional_call(self.mixer, tensors, (u, joined, valid), {"fused": fused})
+        return m, self._split_state(after)
+
+    def _tensors(
+        self, minuend: Mamba2Mixer, subtrahend: Mamba2Mixer, lambda_: Tensor, lambda_key: tuple[object, ...] | None
+    ) -> dict[str, Tensor]:
+        """The stacked parameters; made once and kept while no gradient is wanted and no parameter changes."""
+        parameters = [*minuend.parameters(), *subtrahend.parameters()]
+        versions = parameter_versions(parameters)
+        if torch.is_grad_enabled() or lambda_key is None or versions is None:
+            return self._stack(minuend, subtrahend, lambda_)
+        key = (torch.is_inference_mode_enabled(), *lambda_key, *versions)
+        if self._cached is None or self._cached.key != key:
+            self._cached = _Cached(key, self._stack(minuend, subtrahend, lambda_))
+        return self._cached.tensors
+
+    def _stack(self, minuend: Mamba2Mixer, subtrahend: Mamba2Mixer, lambda_: Tensor) -> dict[str, Tensor]:
+        first, second = dict(minuend.named_parameters()), dict(subtrahend.named_parameters())
+        stacked = {}
+        for name in first:
+            if name.startswith("out_proj"):
+                scaled = (upcast(second[name]) * -lambda_).to(second[name].dtype)
+                is_matrix = name == "out_proj.weight"
+                stacked[name] = torch.cat([first[name], scaled], dim=1) if is_matrix else first[name] + scaled
+            else:
+                stacked[name] = _interleave(first[name], second[name], self._row_sizes(name))
+        return stacked
+
+    def _row_sizes(self, name: str) -> list[int]:
+        """How the rows of a parameter divide into components."""
+        sizes = self.sizes
+        d_bc = sizes.n_groups * sizes.d_state
+        if name.startswith("in_proj"):
+            return [sizes.d_inner, sizes.d_inner, d_bc, d_bc, sizes.n_heads]
+        if name.startswith("conv1d"):
+            return [sizes.d_inner, d_bc, d_bc]
+        return [sizes.d_inner if name == "inner_norm.weight" else sizes.n_heads]
+
+    def _join_states(self, first: MixerState, second: MixerState) -> MixerState:
+        conv = _interleave(first.conv.transpose(0, 1), second.conv.transpose(0, 1), self._row_sizes("conv1d"))
+        return MixerState(conv=conv.transpose(0, 1), ssm=torch.cat([first.ssm, second.ssm], dim=1))
+
+    def _split_state(self, state: MixerState) -> tuple[MixerState, MixerState]:
+        doubled = [size for size in self._row_sizes("conv1d") for _ in range(2)]
+        parts = state.conv.split(doubled, dim=1)
+        convs = (torch.cat(parts[0::2], dim=1), torch.cat(parts[1::2], dim=1))
+        ssms = state.ssm.split(self.sizes.n_heads, dim=1)
+        return MixerState(conv=convs[0], ssm=ssms[0]), MixerState(conv=convs[1], ssm=ssms[1])
+
+
+def parameter_versions(parameters: list[nn.Parameter]) -> tuple[object, ...] | None:
+    """Changes whenever one of the parameters is replaced or written to; None where that cannot be seen."""
+    if any(parameter.is_inference() for parameter in parameters):
+        return None
+    return tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
+
+
+def _interleave(first: Tensor, second: Tensor, sizes: list[int]) -> Tensor:
+    """Component by component along the first axis: the first branch's rows, then the second's."""
+    pairs = zip(first.split(sizes), second.split(sizes), strict=True)
+    return torch.cat([part for pair in pairs for part in pair])

@@ -1,0 +1,168 @@
+"""The GPU kernels of mamba_ssm and causal_conv1d behind the reference's signatures; their only importer.
+
+Each function here computes what its namesake in `ops.reference` does, forward and backward, for tensors on an
+NVIDIA GPU in float32, bfloat16 or float16. Precision: mamba_ssm's scan multiplies float32 as TF32 unless the
+environment says `TRITON_F32_DEFAULT=ieee`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffmamba_interp.ops.kernels import fused_conv_silu
+from diffmamba_interp.ops.reference import ScanOutput
+
+MAX_SCAN_POSITIONS = 32_768
+"""Longest piece given to the scan at once; a longer sequence is scanned in pieces through its state. Kernels
+have been reported to go silently wrong beyond about 61,000 positions (state-spaces/mamba issue 1015)."""
+
+CONV_STRIDE_MULTIPLE = 8
+CONV_WIDTHS = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The functions found at import; `causal_conv1d` is None in the common half-install."""
+
+    chunk_scan: Callable[..., tuple[Tensor, Tensor]]
+    state_update: Callable[..., Tensor]
+    gated_norm: Callable[..., Tensor]
+    causal_conv1d: Callable[..., Tensor] | None
+
+
+def import_obstacle() -> str | None:
+    """Why the scan's kernels cannot be imported, or None if they can."""
+    if not torch.cuda.is_available():
+        return "PyTorch sees no NVIDIA GPU"
+    try:
+        _kernels()
+    except ImportError as error:
+        return f"mamba_ssm cannot be imported ({error})"
+    return None
+
+
+def conv_in_use() -> str:
+    """Which convolution kernel serves the fused path: `"causal_conv1d"` or `"our Triton kernel"`."""
+    return "our Triton kernel" if _kernels().causal_conv1d is None else "causal_conv1d"
+
+
+def causal_conv1d(
+    x: Float[Tensor, "batch pos channel"],
+    weight: Float[Tensor, "channel width"],
+    bias: Float[Tensor, " channel"] | None = None,
+    initial: Float[Tensor, "batch channel before"] | None = None,
+    *,
+    silu: bool,
+) -> Float[Tensor, "batch pos channel"]:
+    """Depthwise causal convolution, with SiLU if asked for; causal_conv1d where it serves, else our kernel."""
+    activation: Literal["silu"] | None = "silu" if silu else None
+    kernel = _kernels().causal_conv1d
+    if kernel is None or not _serves_causal_conv1d(x, weight):
+        return fused_conv_silu(x, weight, bias, initial, activation=activation)
+    if initial is not None:
+        initial = rearrange(initial.to(x.dtype), "batch channel before -> batch before channel").contiguous().mT
+    out = kernel(x.mT, weight, bias, initial_states=initial, activation=activation)
+    return out.mT
+
+
+def ssd_scan(
+    x: Float[Tensor, "batch pos head d_head"],
+    dt: Float[Tensor, "batch pos head"],
+    A: Float[Tensor, " head"],
+    B: Float[Tensor, "batch pos group d_state"],
+    C: Float[Tensor, "batch pos group d_state"],
+    D: Float[Tensor, " head"],
+    initial_state: Float[Tensor, "batch head d_head d_state"] | None = None,
+) -> ScanOutput:
+    """The scan and its final state (float32), chunked by a size that suits the shape (`scan_chunk_size`)."""
+    if x.shape[1] == 1 and initial_state is not None and not torch.is_grad_enabled():
+        return _single_step(x, dt, A, B, C, D, initial_state)
+    chunk_size, outputs, state = scan_chunk_size(x.shape[-1]), [], initial_state
+    for start in range(0, x.shape[1], MAX_SCAN_POSITIONS):
+        piece = slice(start, start + MAX_SCAN_POSITIONS)
+        y, state = _kernels().chunk_scan(
+            x[:, piece],
+            dt[:, piece],
+            A,
+            B[:, piece],
+            C[:, piece],
+            chunk_size,
+            D=D,
+            initial_states=state,
+            return_final_states=True,
+        )
+        outputs.append(y)
+    assert state is not None
+    return ScanOutput(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state)
+
+
+def scan_chunk_size(d_head: int) -> int:
+    """Positions per chunk: the scan's cost follows heads and chunk, so narrow heads want short chunks.
+
+    Measured on an H100 at d_model 1024, length 2,048 (benchmarks/README.md). It does not change the result.
+    """
+    return 128 if d_head >= 64 else 64
+
+
+def gated_rms_norm(
+    y: Float[Tensor, "batch pos d_inner"],
+    z: Float[Tensor, "batch pos d_inner"],
+    weight: Float[Tensor, " d_inner"],
+    eps: float,
+    n_groups: int,
+) -> Float[Tensor, "batch pos d_inner"]:
+    """weight * g / rms(g) with g = y * SiLU(z), the mean taken per group; result in the dtype of y."""
+    group_size = y.shape[-1] // n_groups
+    return _kernels().gated_norm(y, weight, None, z=z, eps=eps, group_size=group_size, norm_before_gate=False)
+
+
+def rms_norm(x: Float[Tensor, "*batch d"], weight: Float[Tensor, " d"], eps: float) -> Float[Tensor, "*batch d"]:
+    """weight * x / rms(x) by PyTorch's kernel, in float32 inside, in the dtype of the weight outside."""
+    return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(weight.dtype)
+
+
+@functools.cache
+def _kernels() -> _Kernels:
+    combined = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+    update = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
+    norm = importlib.import_module("mamba_ssm.ops.triton.layernorm_gated")
+    try:
+        conv = importlib.import_module("causal_conv1d").causal_conv1d_fn
+    except ImportError:
+        conv = None
+    return _Kernels(combined.mamba_chunk_scan_combined, update.selective_state_update, norm.rmsnorm_fn, conv)
+
+
+def _serves_causal_conv1d(x: Tensor, weight: Tensor) -> bool:
+    """Its channels-last kernel wants widths 2 to 4 and strides over batch and position that are multiples of 8."""
+    aligned = all(stride % CONV_STRIDE_MULTIPLE == 0 for stride in x.stride()[:2]) and x.stride(2) == 1
+    return aligned and x.shape[2] % CONV_STRIDE_MULTIPLE == 0 and weight.shape[1] in CONV_WIDTHS
+
+
+def _single_step(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial_state: Tensor
+) -> ScanOutput:
+    """One position from a given state, which is left as it is: the step of generation."""
+    d_head, d_state = initial_state.shape[2:]
+    state = initial_state.clone()
+    y = _kernels().state_update(
+        state,
+        x[:, 0],
+        dt[:, 0, :, None].expand(-1, -1, d_head),
+        A[:, None, None].expand(-1, d_head, d_state),
+        B[:, 0],
+        C[:, 0],
+        D=D[:, None].expand(-1, d_head),
+        dt_bias=torch.zeros_like(A)[:, None].expand(-1, d_head),
+    )
+    return ScanOutput(y[:, None], state)
