@@ -20,6 +20,17 @@ Placement = Literal["all", "alternate", "quarter"] | tuple[int, ...]
 BlockKind = Literal["plain", "differential"]
 
 NAMED_PLACEMENTS = ("all", "alternate", "quarter")
+POSITIVE_INTEGERS = (
+    "d_model",
+    "n_layers",
+    "d_vocab",
+    "d_state",
+    "d_conv",
+    "expand",
+    "d_head",
+    "n_groups",
+    "chunk_size",
+)
 
 
 def lambda_init(block: int) -> float:
@@ -44,7 +55,10 @@ def differential_blocks(placement: Placement, n_layers: int) -> tuple[int, ...]:
             f"placement {placement!r} is unknown: give one of {', '.join(NAMED_PLACEMENTS)}, "
             "or a tuple of block indices."
         )
-    blocks = tuple(sorted({int(block) for block in placement}))
+    unfit = [block for block in placement if not isinstance(block, int) or isinstance(block, bool)]
+    if unfit:
+        raise ValueError(f"placement holds {unfit}: block indices are whole numbers.")
+    blocks = tuple(sorted(set(placement)))
     outside = [block for block in blocks if not 0 <= block < n_layers]
     if outside:
         raise ValueError(f"placement names blocks {outside}, but the model has blocks 0 to {n_layers - 1}.")
@@ -83,6 +97,7 @@ class DifferentialConfig:
         _require_one_of("normalisation", self.normalisation, ("post", "pre", "none"))
         _require_one_of("head_division", self.head_division, ("d_head", "n_heads"))
         _require_one_of("lambda_initialisation", self.lambda_initialisation, ("small", "published"))
+        _require_number("subnorm_eps", self.subnorm_eps, at_least=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,15 +163,22 @@ class HookedMambaConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dt_limit", tuple(float(bound) for bound in self.dt_limit))
-        for name in ("d_model", "n_layers", "d_vocab", "d_state", "d_conv", "expand", "d_head", "n_groups"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be a positive whole number.")
+        for name in POSITIVE_INTEGERS:
+            _require_integer(name, getattr(self, name), at_least=1)
+        for name in ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range"):
+            _require_number(name, getattr(self, name), at_least=0.0)
+        for name in ("proj_bias", "conv_bias", "tie_embeddings", "residual_in_fp32"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false.")
+        _require_integer("d_vocab_padding", self.d_vocab_padding, at_least=0)
         if len(self.dt_limit) != 2 or not 0 <= self.dt_limit[0] < self.dt_limit[1]:
             raise ValueError(f"dt_limit is {self.dt_limit}: it must be (low, high) with 0 <= low < high.")
-        if not 0 <= self.d_vocab_padding < self.d_vocab:
+        if self.d_vocab_padding >= self.d_vocab:
             raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
         for kind in {self.block_kind(block) for block in range(self.n_layers)}:
             _require_divisible(self.mixer_sizes(kind), kind, self.differential)
+        if self.differential_blocks:
+            self._require_halves()
 
     @property
     def differential_blocks(self) -> tuple[int, ...]:
@@ -184,6 +206,16 @@ class HookedMambaConfig:
             d_conv=self.d_conv,
             n_groups=self.n_groups,
         )
+
+    def _require_halves(self) -> None:
+        """The branches must share a plain mixer's inner width, and what `head_division` halves, without rest."""
+        plain, branch = self.mixer_sizes("plain"), self.mixer_sizes("differential")
+        if 2 * branch.n_heads * branch.d_head != plain.d_inner or plain.n_heads % branch.n_heads:
+            assert self.differential is not None
+            raise ValueError(
+                f"differential blocks halve {self.differential.head_division} (head_division), but a plain mixer of "
+                f"this model has d_inner {plain.d_inner} as {plain.d_inner / self.d_head:g} heads of {self.d_head}."
+            )
 
     def with_placement(self, placement: Placement | None) -> HookedMambaConfig:
         """The same model with other differential blocks; `None` makes it plain."""
@@ -223,6 +255,17 @@ def _require_known_keys(what: str, values: Mapping[str, Any], known: set[str]) -
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown keys in the {what}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+
+
+def _require_integer(name: str, value: object, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {at_least}.")
+
+
+def _require_number(name: str, value: object, *, at_least: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not at_least <= value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}: it must be a finite number of at least {at_least:g}.")
 
 
 def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

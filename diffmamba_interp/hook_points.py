@@ -3,15 +3,20 @@
 A `HookPoint` is the identity until functions are attached to it. Each function is called as
 `fn(value, name)`; what it returns replaces the value for the rest of the forward pass, `None` keeps it.
 Convention: TransformerLens (names and the reading of values); departures: the name is passed by position,
-an in-place edit is an error, and a replacement of another shape is an error.
+an in-place edit is an error, a replacement of another shape is an error, and functions act only on the forward
+passes of the thread that attached them, so that two threads may share a model.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffmamba_interp.hook_names import COSTLY_LEAVES, matches_glob
@@ -19,12 +24,25 @@ from diffmamba_interp.hook_names import COSTLY_LEAVES, matches_glob
 HookFunction = Callable[[Tensor, str], Tensor | None]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
+TORCH_REFUSES_IN_PLACE = ("Inplace update to inference tensor", "is a view and is being modified inplace")
+"""Parts of torch's own messages, which do not say which hook it was nor what to do in one."""
+
+_attaching = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Attachment:
+    """One function at one point; compared by identity, so that the same function may be attached twice."""
+
+    function: HookFunction
+    thread: int
+
 
 class HookPoint(nn.Module):
     """Identity that shows its value to the attached functions, in the order in which they were attached.
 
     `broadcast=True` (used by lambda) also accepts a replacement that broadcasts against the value's use, such
-    as one lambda per sample, `[batch, 1, 1]`.
+    as one lambda per sample, `[batch, 1, 1]`. A copy of a hook point (deepcopy, pickle) has no functions.
     """
 
     name: str
@@ -33,26 +51,62 @@ class HookPoint(nn.Module):
         super().__init__()
         self.name = ""
         self.broadcast = broadcast
-        self.functions: list[HookFunction] = []
+        self._attachments: tuple[Attachment, ...] = ()
+
+    @property
+    def functions(self) -> tuple[HookFunction, ...]:
+        """The functions that a forward pass of this thread calls, in order."""
+        if not self._attachments:
+            return ()
+        thread = threading.get_ident()
+        return tuple(attachment.function for attachment in self._attachments if attachment.thread == thread)
 
     @property
     def is_hooked(self) -> bool:
         return bool(self.functions)
+
+    def attach(self, function: HookFunction) -> Attachment:
+        """Call `function` from now on, in this thread; `detach` takes what is returned."""
+        attachment = Attachment(function, threading.get_ident())
+        with _attaching:
+            self._attachments = (*self._attachments, attachment)
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """Undo one `attach`."""
+        with _attaching:
+            self._attachments = tuple(other for other in self._attachments if other is not attachment)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """`forward`, without the cost of a module call where nothing is attached: it is on every model's path."""
+        return value if not self._attachments else super().__call__(value)
 
     def forward(self, value: Tensor) -> Tensor:
         for function in self.functions:
             value = self._call(function, value)
         return value
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_attachments": ()}
+
     def _call(self, function: HookFunction, value: Tensor) -> Tensor:
         version = None if value.is_inference() else value._version
-        returned = function(value, self.name)
+        try:
+            with _in_place_edits_refused(value):
+                returned = function(value, self.name)
+        except RuntimeError as error:
+            if any(reason in str(error) for reason in TORCH_REFUSES_IN_PLACE):
+                raise self._edited_in_place() from error
+            raise
         if version is not None and value._version != version:
-            raise RuntimeError(
-                f"the hook on {self.name!r} changed its value in place, which would also change cached tensors "
-                "that share its memory. Return a new tensor instead: `edited = value.clone(); ...; return edited`."
-            )
+            raise self._edited_in_place()
         return value if returned is None else self._checked(returned, value)
+
+    def _edited_in_place(self) -> RuntimeError:
+        return RuntimeError(
+            f"the hook on {self.name!r} changed its value in place, which would also change cached tensors "
+            "that share its memory. Return a new tensor instead: `edited = value.clone(); ...; return edited`."
+        )
 
     def _checked(self, returned: object, value: Tensor) -> Tensor:
         if not isinstance(returned, Tensor):
@@ -60,10 +114,13 @@ class HookPoint(nn.Module):
                 f"the hook on {self.name!r} returned {type(returned).__name__}: return a tensor to replace the "
                 "value, or None to keep it."
             )
+        if self.broadcast and returned.numel() == 1:
+            returned = returned.reshape(value.shape)
         if returned.shape != value.shape and not (self.broadcast and _is_per_sample(returned, value)):
+            per_sample = ", or one value per sample, [batch, 1, 1], or per position, [batch, pos, 1]"
             raise ValueError(
                 f"the hook on {self.name!r} returned shape {tuple(returned.shape)}; the value it replaces has "
-                f"shape {tuple(value.shape)}."
+                f"shape {tuple(value.shape)}: return that{per_sample if self.broadcast else ''}."
             )
         return returned.to(device=value.device, dtype=value.dtype)
 
@@ -104,20 +161,40 @@ def attached(points: Mapping[str, HookPoint], fwd_hooks: Sequence[tuple[NamesFil
     """Attach functions for the duration of a `with` block; they are removed whatever happens inside it.
 
     `fwd_hooks`: pairs of (what `select_names` takes, function). All names are checked before any is attached.
+    Raises KeyError for a function that would be attached to nothing.
     """
-    resolved = [(points[name], fn) for names, fn in fwd_hooks for name in select_names(points, names)]
-    for point, function in resolved:
-        point.functions.append(function)
+    resolved = [(points[name], fn) for names, fn in fwd_hooks for name in _at_least_one(points, names)]
+    attachments = [(point, point.attach(function)) for point, function in resolved]
     try:
         yield
     finally:
-        for point, function in resolved:
-            point.functions.remove(function)
+        for point, attachment in attachments:
+            point.detach(attachment)
+
+
+def _at_least_one(points: Mapping[str, HookPoint], names: NamesFilter) -> list[str]:
+    selected = select_names(points, names)
+    if not selected:
+        raise KeyError(f"{names!r} selects no hook point, so its function would never be called.")
+    return selected
+
+
+def _in_place_edits_refused(value: Tensor) -> AbstractContextManager[object]:
+    """Inside `torch.inference_mode` tensors count no edits: outside of it, torch itself refuses to edit them."""
+    if not value.is_inference():
+        return nullcontext()
+    return _outside_inference_mode()
+
+
+@contextmanager
+def _outside_inference_mode() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _is_per_sample(returned: Tensor, value: Tensor) -> bool:
     """Whether `returned` is a scalar's replacement by one value per sample or per position: [batch, 1|pos, 1]."""
-    return value.ndim == 0 and (returned.numel() == 1 or (returned.ndim == 3 and returned.shape[-1] == 1))
+    return value.ndim == 0 and returned.ndim == 3 and returned.shape[-1] == 1
 
 
 def _no_such_name(pattern: str, existing: list[str]) -> str:

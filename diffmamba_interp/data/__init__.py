@@ -1,0 +1,39 @@
+"""Text for training and measuring: sources, splits, a tokenizer, token streams and batches."""
+
+from diffmamba_interp.data.batches import TokenBatches, pack_tokens
+from diffmamba_interp.data.documents import (
+    DataError,
+    Document,
+    documents_of_split,
+    documents_sha256,
+    shuffle_documents,
+)
+from diffmamba_interp.data.files import read_file
+from diffmamba_interp.data.sources import TextSource
+from diffmamba_interp.data.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
+from diffmamba_interp.data.tokenizer import (
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_hash,
+    train_tokenizer,
+)
+
+__all__ = [
+    "DataError",
+    "Document",
+    "TextSource",
+    "TokenBatches",
+    "TokenStream",
+    "cached_tokens",
+    "documents_of_split",
+    "documents_sha256",
+    "encode_texts",
+    "load_tokenizer",
+    "pack_tokens",
+    "read_file",
+    "save_tokenizer",
+    "shuffle_documents",
+    "tokenizer_hash",
+    "train_tokenizer",
+    "write_tokens",
+]

@@ -14,7 +14,8 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from types import TracebackType
+from typing import Protocol, cast, runtime_checkable
 
 from diffmamba_interp.data.documents import DataError, Document
 
@@ -90,14 +91,12 @@ def _read_text(path: Path) -> Iterator[Document]:
         yield Document(content.decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: not UTF-8 ({error.reason}): convert the file to UTF-8."
-        ) from error
+        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}): convert the file to UTF-8.") from error
 
 
 def _read_table(path: Path, text_field: str) -> Iterator[Document]:
     import datasets
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     kind = path.suffix.lower().removeprefix(".")
     try:
@@ -127,18 +126,31 @@ def without_lone_surrogates(text: str) -> str:
     return text
 
 
-def _open(path: Path) -> IO[bytes]:
+@runtime_checkable
+class _ByteStream(Protocol):
+    """What plain and compressed files have in common."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def __enter__(self) -> _ByteStream: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> object: ...
+
+
+def _open(path: Path) -> _ByteStream:
     name = path.name.lower()
     if name.endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
+        return cast(_ByteStream, gzip.open(path, "rb"))
     if name.endswith(".zst"):
         import pyarrow
 
-        return cast(IO[bytes], pyarrow.input_stream(str(path), compression="zstd"))
+        return cast(_ByteStream, pyarrow.input_stream(str(path), compression="zstd"))
     return path.open("rb")
 
 
-def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+def _lines(file: _ByteStream, path: Path) -> Iterator[bytes]:
     """Lines with their line ends, from any compressed or plain stream."""
     rest = b""
     try:

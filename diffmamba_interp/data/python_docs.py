@@ -7,6 +7,7 @@ comparable across machines may be measured on it; record `TextSource.sha256`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from types import ModuleType
@@ -26,7 +27,7 @@ MODULES = (
     *("pydoc", "queue", "random", "reprlib", "sched", "secrets", "selectors", "shelve", "shlex"),
     *("shutil", "smtplib", "socket", "socketserver", "statistics", "string", "struct", "subprocess"),
     *("sysconfig", "tarfile", "tempfile", "textwrap", "threading", "timeit", "token", "tokenize"),
-    *("trace", "traceback", "types", "typing", "unittest", "unittest.case", "unittest.mock"),
+    *("trace", "traceback", "types", "unittest", "unittest.case", "unittest.mock"),
     *("urllib.parse", "urllib.request", "urllib.robotparser", "uuid", "warnings", "wave", "weakref"),
     *("xml.dom.minidom", "xml.etree.ElementTree", "xml.sax.handler", "xmlrpc.client", "zipfile"),
 )
@@ -34,12 +35,21 @@ _MIN_CHARS = 80
 
 
 def python_documents() -> Iterator[Document]:
-    """The language topics, then the docstrings of the standard library, one document a topic or module."""
+    """The language topics, then the docstrings of the standard library, one document a topic or module.
+
+    A topic with two names comes once; a module that this Python lacks is left out.
+    """
     from pydoc_data.topics import topics
 
+    told: set[str] = set()
     for name in sorted(topics):
-        yield Document(topics[name].strip(), f"pydoc topic {name}")
+        text = topics[name].strip()
+        if text not in told:
+            told.add(text)
+            yield Document(text, f"pydoc topic {name}")
     for name in MODULES:
+        if importlib.util.find_spec(name) is None:
+            continue
         text = "\n\n".join(_docstrings(importlib.import_module(name)))
         if text:
             yield Document(text, f"docstrings of {name}")
@@ -54,7 +64,9 @@ def _docstrings(module: ModuleType) -> Iterator[str]:
         if inspect.isclass(member):
             parts += [value for _, value in _own_members(member, module.__name__)]
         for part in parts:
-            text = inspect.cleandoc(getattr(part, "__doc__", None) or "")
+            raw = getattr(part, "__doc__", None)
+            # A class with a slot called __doc__ has a descriptor there.
+            text = inspect.cleandoc(raw) if isinstance(raw, str) else ""
             if len(text) >= _MIN_CHARS and text not in seen:
                 seen.add(text)
                 yield text

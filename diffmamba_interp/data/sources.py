@@ -1,9 +1,9 @@
 """Where text comes from: files, the hub, or nothing but this package and Python.
 
-    "texts/pile/*.jsonl.gz"    files (see `files`): a path, a folder or a pattern
-    "owner/name"               a dataset on the hub, streamed through the `datasets` library
-    "generated"                text from a grammar and a seed: the same everywhere
-    "builtin"                  "generated" and the documentation inside the Python installation
+"texts/pile/*.jsonl.gz"    files (see `files`): a path, a folder or a pattern
+"owner/name"               a dataset on the hub, streamed through the `datasets` library
+"generated"                text from a grammar and a seed: the same everywhere
+"builtin"                  "generated" and the documentation inside the Python installation
 """
 
 from __future__ import annotations

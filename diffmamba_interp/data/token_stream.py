@@ -135,9 +135,7 @@ def cached_tokens(
     folder: the cache. The file's name is a hash of the text's sha256, the tokenizer, split, seed and
         `max_tokens`, so a change of any of them makes another file.
     """
-    key = "\n".join(
-        map(str, (source.sha256(), tokenizer_hash(tokenizer), require_split(split), seed, max_tokens))
-    )
+    key = "\n".join(map(str, (source.sha256(), tokenizer_hash(tokenizer), require_split(split), seed, max_tokens)))
     path = Path(folder) / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if path.is_file():
         logger.info("tokens of %s (%s) from the cache: %s", source.location, split, path)
@@ -181,6 +179,6 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with unfinished.open("wb") as file:
             yield file
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

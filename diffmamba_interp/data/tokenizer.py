@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -92,7 +91,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for name in tokenizer.save_pretrained(temporary):
-            os.replace(name, folder / Path(name).name)
+            Path(name).replace(folder / Path(name).name)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diffmamba_interp.activation_cache import ActivationCache
@@ -34,11 +34,13 @@ from diffmamba_interp.hook_names import (
     subnorm,
 )
 from diffmamba_interp.hook_points import attached
+from diffmamba_interp.implicit_attention.selection import take_rows
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
 from diffmamba_interp.models.token_checks import valid_positions
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.select import choose_impl
 
 MIXER_POINTS = ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay")
 
@@ -77,12 +79,13 @@ class BranchActivations:
     def n_heads(self) -> int:
         return self.dt.shape[2]
 
-    @property
-    def gate(self) -> Float[Tensor, "batch pos head d_head"]:
+    def gate_at(self, rows: Int[Tensor, "batch row"] | None) -> Float[Tensor, "batch row head d_head"]:
         """Frozen factor from the scan's output to out_proj's input: SiLU(z) w_norm / rms."""
         per_group = self.norm_weight.shape[0] // self.norm_scale.shape[2]
-        scale = repeat(self.norm_scale, "b t g -> b t (g c)", c=per_group)
-        return F.silu(self.z) * rearrange(self.norm_weight / scale, "b t (h p) -> b t h p", h=self.n_heads)
+        scale = repeat(take_rows(self.norm_scale, rows), "b t g -> b t (g c)", c=per_group)
+        return F.silu(take_rows(self.z, rows)) * rearrange(
+            self.norm_weight / scale, "b t (h p) -> b t h p", h=self.n_heads
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +112,12 @@ class BlockActivations:
 
     def lambda_at(self, rows: Int[Tensor, "batch row"] | None) -> Tensor | None:
         """lambda for each destination: a scalar, or [batch, row] where a hook gave several."""
-        if self.lambda_ is None or self.lambda_.ndim == 0:
-            return self.lambda_
+        if self.lambda_ is None:
+            return None
+        if self.lambda_.numel() == 1:
+            return self.lambda_.reshape(())
         n_batch = self.lengths.shape[0]
-        everywhere = self.lambda_.reshape(-1, *self.lambda_.shape[-2:])[..., 0].expand(n_batch, self.n_pos)
+        everywhere = self.lambda_[..., 0].expand(n_batch, self.n_pos)
         return everywhere if rows is None else torch.gather(everywhere, 1, rows)
 
 
@@ -141,9 +146,10 @@ def run_block(
     _refuse_replaced_scans(model, block, which)
     names = _names(block, kind, _normalisation(model, kind), which)
     seen: dict[str, Tensor] = {}
+    fused = choose_impl(model.impl, resid.device, model.embed.weight.dtype).impl == "fused"
     # Attached last, so that it sees what the other hooks have left.
     with attached(model.hook_points, [(names, lambda value, name: seen.update({name: value}))]):
-        resid, _ = model.blocks[block](resid, None, valid)
+        resid, _ = model.blocks[block](resid, None, valid, fused=fused)
     cache = ActivationCache(seen)
     n_batch, n_pos = resid.shape[:2]
     lengths = torch.full((n_batch,), n_pos, device=resid.device) if valid is None else valid.sum(dim=-1)
@@ -183,9 +189,7 @@ def _branch(model: HookedMamba, cache: ActivationCache, block: int, branch: Bran
     mixer: Any = model.blocks[block].mixer
     owner: Any = mixer if branch is None else mixer.get_submodule(branch)
     if not isinstance(owner, Mamba2Mixer):
-        raise TypeError(
-            f"block {block} holds a {type(owner).__name__}: implicit attention reads Mamba-2 mixers."
-        )
+        raise TypeError(f"block {block} holds a {type(owner).__name__}: implicit attention reads Mamba-2 mixers.")
     d_inner, d_head = owner.sizes.d_inner, owner.sizes.d_head
 
     def captured(point: Any) -> Tensor:
@@ -227,7 +231,7 @@ def _out_gain(mixer: DifferentialMixer, cache: ActivationCache, block: int, bran
 
 
 def _refuse_replaced_scans(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> None:
-    names = [mixer_point(block, p, branch) for branch in which for p in ("state", "hidden_attention")]  # type: ignore[arg-type]
+    names = [mixer_point(block, p, branch) for branch in which for p in ("state", "hidden_attention")]
     hooked = [name for name in names if model.hook_points[name].is_hooked]
     if hooked:
         raise ValueError(

@@ -102,7 +102,9 @@ def hidden_attention_bytes(
     """Bytes that `hidden_attention` takes: the result, and the pairs at work at one time."""
     result = n_batch * n_rows * n_pos * element_bytes * (n_heads if reduce is None else 1)
     if n_rows == n_pos:
-        at_work = n_batch * min(TILE, n_pos) * n_pos * element_bytes * (2 * n_heads if reduce in (None, "max_abs") else 4)
+        at_work = (
+            n_batch * min(TILE, n_pos) * n_pos * element_bytes * (2 * n_heads if reduce in (None, "max_abs") else 4)
+        )
     else:
         at_work = min(max(CHUNK_BYTES // 8, n_batch * n_heads * n_pos), n_batch * n_heads * n_rows * n_pos) * PAIR_BYTES
     return result + at_work

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -97,6 +97,7 @@ class Past:
     sources: slice
 
 
+@runtime_checkable
 class Form(Protocol):
     """What is made of pairs: [batch, row, src], or [batch, head, row, src]."""
 
@@ -204,14 +205,10 @@ class HeadMean:
 
     def past(self, pairs: Past) -> Tensor:
         early = self._size(pairs.early)
-        return self._mean(
-            pairs.scores, lambda members: pairs.late[:, members].transpose(1, 2) @ early[:, members]
-        )
+        return self._mean(pairs.scores, lambda members: pairs.late[:, members].transpose(1, 2) @ early[:, members])
 
     def _mean(self, scores: Tensor, sum_of_weights: Callable[[list[int]], Tensor]) -> Tensor:
-        sums = (
-            self._size(scores[:, group]) * sum_of_weights(members) for group, members in members_of(self.groups)
-        )
+        sums = (self._size(scores[:, group]) * sum_of_weights(members) for group, members in members_of(self.groups))
         return sum(sums) / len(self.groups)  # type: ignore[return-value]
 
     def _size(self, value: Tensor) -> Tensor:
@@ -264,9 +261,7 @@ class Along:
             return _per_head(pairs.scores, self.groups) * (v @ x.mT)
         sums = (
             pairs.scores[:, group]
-            * (
-                rearrange(v[:, members], "b h t p -> b t (h p)") @ rearrange(x[:, members], "b h s p -> b (h p) s")
-            )
+            * (rearrange(v[:, members], "b h t p -> b t (h p)") @ rearrange(x[:, members], "b h s p -> b (h p) s"))
             for group, members in members_of(self.groups)
         )
         return sum(sums)  # type: ignore[return-value]

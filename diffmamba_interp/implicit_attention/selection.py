@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.ops.kernels.triton_import import TRITON_INSTALLED
@@ -78,6 +79,13 @@ def use_fused(impl: Impl, *tensors: Tensor) -> bool:
     if any(tensor.dtype == torch.float64 for tensor in tensors):
         return _said(False, "the tensors are in float64, and the kernels compute in float32")
     return _said(True, "Triton is installed and the tensors are on a CUDA device")
+
+
+def take_rows(value: Float[Tensor, "batch pos *rest"], rows: Tensor | None) -> Float[Tensor, "batch row *rest"]:
+    """The chosen positions [batch, row] of each sample, or all of them."""
+    if rows is None:
+        return value
+    return value[torch.arange(value.shape[0], device=value.device)[:, None], rows]
 
 
 def shared_rows(rows: Tensor | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     The folder is made if it is missing. The bytes are on the disk when this returns. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.writing")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result is to be as readable as any other file.
-        Path(temporary).chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -37,12 +34,7 @@ def write_text(path: Path, content: str) -> None:
 
 def write_tensors(path: Path, content: Any) -> None:
     """`torch.save` of tensors and plain values; the bytes depend on the content alone, not on the file's name."""
+    # Given a path, torch.save writes the file's stem into the archive; given a buffer, always "archive".
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tuned_lens.nn import lenses
+from tuned_lens.nn.lenses import TunedLensConfig
 
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.language_model import HookedMamba
-
-TunedLensConfig = lenses.TunedLensConfig
 
 
 class LogitLens(lenses.LogitLens):
@@ -28,7 +27,7 @@ class LogitLens(lenses.LogitLens):
     unembed: ModelUnembed
 
     @classmethod
-    def from_model(cls, model: HookedMamba) -> LogitLens:  # type: ignore[override]
+    def from_model(cls, model: HookedMamba) -> LogitLens:
         """The logit lens of `model`; shares its weights."""
         return cls(ModelUnembed(model))
 
@@ -56,9 +55,7 @@ class TunedLens(lenses.TunedLens):
         self.layer_translators.requires_grad_(False)
 
     @classmethod
-    def from_model(  # type: ignore[override]
-        cls, model: HookedMamba, model_revision: str | None = None, *, name: str = ""
-    ) -> TunedLens:
+    def from_model(cls, model: HookedMamba, model_revision: str | None = None, *, name: str = "") -> TunedLens:
         """An untrained lens for `model`, equal to its logit lens.
 
         `name`: folder or hub id of the model, stored in the lens' config for whoever reads it.
@@ -71,9 +68,7 @@ class TunedLens(lenses.TunedLens):
         )
         return cls(ModelUnembed(model), config)
 
-    def transform_hidden(
-        self, h: Float[Tensor, "*batch d_model"], idx: int
-    ) -> Float[Tensor, "*batch d_model"]:
+    def transform_hidden(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_model"]:
         """h + W_idx h + b_idx, in float32 or wider."""
         if not 0 <= idx < len(self):
             raise IndexError(f"idx is {idx}: this lens reads resid_pre of the blocks 0 to {len(self) - 1}.")
@@ -96,9 +91,7 @@ class TunedLens(lenses.TunedLens):
             translator.weight.copy_(weight[index])
             translator.bias.copy_(bias[index])
 
-    def save(  # type: ignore[override]
-        self, path: str | Path, ckpt: str = "params.pt", config: str = "config.json"
-    ) -> None:
+    def save(self, path: str | Path, ckpt: str = "params.pt", config: str = "config.json") -> None:
         """Write the lens into the folder `path`; see `lens.folders.save_lens`."""
         from diffmamba_interp.lens.folders import save_lens
 

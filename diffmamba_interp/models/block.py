@@ -39,11 +39,12 @@ class Block(nn.Module):
         valid: Bool[Tensor, "batch pos"] | None = None,
         *,
         fused: bool = False,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], BlockState]:
+        keep_state: bool = True,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], BlockState | None]:
         """resid_post, and the mixer's state after the last valid position; arguments as in `Mamba2Mixer`."""
         resid = self.hook_resid_pre(resid)
         u = self.hook_mixer_in(self.norm(resid, fused=fused))
-        mixer_out, state = self.mixer(u, state, valid, fused=fused)
+        mixer_out, state = self.mixer(u, state, valid, fused=fused, keep_state=keep_state)
         return self.hook_resid_post(resid + self.hook_mixer_out(mixer_out)), state
 
 

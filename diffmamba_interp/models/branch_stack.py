@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn import functional as F
 
 from diffmamba_interp.config import HookedMambaConfig, MixerSizes
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState, fused_ops, run_whole
 from diffmamba_interp.ops.precision import upcast
 
 
@@ -40,28 +40,31 @@ class BranchStack:
             self.mixer = Mamba2Mixer(cfg, wide)
         self._cached: _Cached | None = None
 
+    def serves(self, n_pos: int) -> bool:
+        """Whether the one kernel call behind `run` can take this many positions at these sizes."""
+        sizes = self.mixer.sizes
+        return fused_ops().serves_whole_mixer(n_pos, sizes.d_in_proj, sizes.d_conv)
+
     def run(
         self,
         minuend: Mamba2Mixer,
         subtrahend: Mamba2Mixer,
         lambda_: Float[Tensor, ""],
         u: Float[Tensor, "batch pos d_model"],
-        state: tuple[MixerState, MixerState] | None,
-        valid: Bool[Tensor, "batch pos"] | None,
         *,
         lambda_key: tuple[object, ...] | None,
-        fused: bool = True,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[MixerState, MixerState]]:
-        """m = M1(u) - lambda M2(u), and each branch's state after the last valid position.
+        keep_state: bool,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[MixerState, MixerState] | None]:
+        """m = M1(u) - lambda M2(u) from zero states, and each branch's state after the last position.
 
         `lambda_key` changes whenever lambda does; None for a lambda that a hook may have made.
         """
-        tensors = self._tensors(minuend, subtrahend, lambda_, lambda_key)
-        joined = None if state is None else self._join_states(*state)
-        m, after = functional_call(self.mixer, tensors, (u, joined, valid), {"fused": fused})
-        return m, self._split_state(after)
+        tensors = self.tensors(minuend, subtrahend, lambda_, lambda_key)
+        projected = F.linear(u, tensors["in_proj.weight"], tensors.get("in_proj.bias"))
+        m, state = run_whole(projected, tensors, self.mixer, keep_state)
+        return m, None if state is None else self.split_state(state)
 
-    def _tensors(
+    def tensors(
         self, minuend: Mamba2Mixer, subtrahend: Mamba2Mixer, lambda_: Tensor, lambda_key: tuple[object, ...] | None
     ) -> dict[str, Tensor]:
         """The stacked parameters; made once and kept while no gradient is wanted and no parameter changes."""
@@ -96,11 +99,8 @@ class BranchStack:
             return [sizes.d_inner, d_bc, d_bc]
         return [sizes.d_inner if name == "inner_norm.weight" else sizes.n_heads]
 
-    def _join_states(self, first: MixerState, second: MixerState) -> MixerState:
-        conv = _interleave(first.conv.transpose(0, 1), second.conv.transpose(0, 1), self._row_sizes("conv1d"))
-        return MixerState(conv=conv.transpose(0, 1), ssm=torch.cat([first.ssm, second.ssm], dim=1))
-
-    def _split_state(self, state: MixerState) -> tuple[MixerState, MixerState]:
+    def split_state(self, state: MixerState) -> tuple[MixerState, MixerState]:
+        """The stacked mixer's state as the two branches' own."""
         doubled = [size for size in self._row_sizes("conv1d") for _ in range(2)]
         parts = state.conv.split(doubled, dim=1)
         convs = (torch.cat(parts[0::2], dim=1), torch.cat(parts[1::2], dim=1))

@@ -121,6 +121,11 @@ def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
 def _check_said_placement(raw: Mapping[str, Any], found: tuple[int, ...], n_layers: int) -> None:
     """Compare the differential blocks in the weights with those that the config names, if it names any."""
     if not raw.get("diffmamba"):
+        if found and raw.get("diffmamba") is not None:
+            raise ValueError(
+                f"config.json contradicts the weights: diffmamba is {raw['diffmamba']!r}, but the weights of blocks "
+                f"{list(found)} are differential. Correct the config, or remove the field."
+            )
         if found:
             log.warning(
                 "config.json does not say that the model is differential, but the weights of blocks %s are: "

@@ -25,6 +25,11 @@ CONFIG_FILE = "config.json"
 SAFETENSORS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+WEIGHT_FILE = re.compile(
+    r"^(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin"
+    r"|model\.safetensors\.index\.json|pytorch_model\.bin\.index\.json)$"
+)
+"""What this module itself would load from a folder; other files there are the user's own."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -84,6 +89,8 @@ class WeightFiles:
         dtypes: dict[str, str] = {}
         for file in _weight_files(folder):
             for name, shape, dtype in _contents(file):
+                if name in file_of:
+                    raise ValueError(f"{name} is stored twice, in {file_of[name].name} and in {file.name}.")
                 file_of[name], shapes[name], dtypes[name] = file, shape, dtype
         return cls(file_of=file_of, shapes=shapes, dtypes=dtypes)
 
@@ -120,15 +127,9 @@ def write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_size: int 
 
 def remove_stale_weights(folder: Path, written: set[str]) -> None:
     """Delete weight files of an earlier save that the new one did not replace: they would be loaded instead."""
-    for pattern in (
-        "model*.safetensors",
-        f"model*{INDEX_SUFFIX}",
-        "pytorch_model*.bin",
-        f"pytorch_model*{INDEX_SUFFIX}",
-    ):
-        for file in folder.glob(pattern):
-            if file.name not in written:
-                file.unlink()
+    for file in folder.iterdir():
+        if WEIGHT_FILE.match(file.name) and file.name not in written:
+            file.unlink()
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -146,8 +147,10 @@ def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map: it is not the index of a sharded checkpoint.")
+    if not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{index} has a weight_map whose values are not all file names.")
     names = sorted(set(weight_map.values()))
-    unsafe = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    unsafe = [name for name in names if Path(name).name != name]
     if unsafe:
         raise ValueError(f"{index} names files outside its folder: {unsafe}. Refused.")
     missing = [name for name in names if not (index.parent / name).is_file()]
@@ -198,6 +201,7 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} is not a file of plain tensors ({reason}). It was not unpickled, since that can run any code. "
             "Ask its author for safetensors."
         ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    items = loaded.items() if isinstance(loaded, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
         raise ValueError(f"{file} does not hold a dictionary of tensors, which a checkpoint is.")
     return loaded

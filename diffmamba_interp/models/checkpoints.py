@@ -53,6 +53,9 @@ KEY_PARTS = (
 FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 """Kept in float32 at any dtype: they are few, and exp, softplus and sigmoid magnify their rounding."""
 
+FLOATING_POINT = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
+"""As safetensors and torch name them."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -104,8 +107,9 @@ def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
     format = detect_format(raw, files.shapes)
     try:
         cfg = read_config(raw, format, files.shapes)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} is incomplete or malformed for format {format}: {error}.") from error
+    _require_floating_point(folder, files)
     table = key_table(cfg, format)
     if format != "state_spaces" and "backbone.embedding.weight" in files.shapes:
         table["embed.weight"] = "backbone.embedding.weight"
@@ -147,7 +151,7 @@ def load_model(
     tensors = _read(checkpoint)
     model = _empty_model(checkpoint.cfg)
     # A copy: what safetensors returns is a view of the file, which may be written to while the model lives.
-    state = {ours: tensor.to(device, _parameter_dtype(ours, dtype), copy=True) for ours, tensor in tensors.items()}
+    state = {ours: tensor.to(device, parameter_dtype(ours, dtype), copy=True) for ours, tensor in tensors.items()}
     if checkpoint.cfg.tie_embeddings:
         state["unembed.weight"] = state["embed.weight"]
     model.load_state_dict(state, strict=True, assign=True)
@@ -179,6 +183,13 @@ def save_model(
     remove_stale_weights(folder, written)
 
 
+def parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the parameter `name` in a model of `dtype`: some stay in float32 (`FLOAT32_PARAMETERS`)."""
+    if name.rpartition(".")[2] in FLOAT32_PARAMETERS:
+        return torch.promote_types(dtype, torch.float32)
+    return dtype
+
+
 def _published_name(name: str, format: Format) -> str:
     if format == "diffmamba_interp":
         return name
@@ -187,6 +198,16 @@ def _published_name(name: str, format: Format) -> str:
         if name.startswith(ours) if at_start else ours in name:
             name = name.replace(ours, theirs, 1)
     return name.replace("backbone.embeddings.", "backbone.embedding.") if format == "state_spaces" else name
+
+
+def _require_floating_point(folder: Path, files: WeightFiles) -> None:
+    """Quantised weights would become other numbers without their scales."""
+    others = [f"{name} ({dtype})" for name, dtype in files.dtypes.items() if dtype not in FLOATING_POINT]
+    if others:
+        raise ValueError(
+            f"the weights in {folder} are not all plain floating-point numbers: {_first(others)}. Quantised "
+            "checkpoints are not supported: load the original weights, with dtype=torch.bfloat16 to save memory."
+        )
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -204,12 +225,6 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
                 )
         tensors.pop("unembed.weight", None)
     return tensors
-
-
-def _parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    if name.rpartition(".")[2] in FLOAT32_PARAMETERS:
-        return torch.promote_types(dtype, torch.float32)
-    return dtype
 
 
 def _empty_model(cfg: HookedMambaConfig) -> HookedMamba:

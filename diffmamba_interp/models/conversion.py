@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, MixerSizes, Placement
 from diffmamba_interp.hook_names import BRANCHES
+from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.language_model import HookedMamba
 
 Alignment = Literal["published", "by_component"]
@@ -61,8 +62,8 @@ def convert_to_differential(
             half = _branch_tensors(mixer, branch == "minuend", alignment, cfg)
             state |= {f"{prefix}{branch}.{name}": tensor for name, tensor in half.items()}
     new = {name: tensor for name, tensor in converted.state_dict().items() if name not in state}
-    reference = next(iter(state.values()))
-    state |= {name: tensor.to(reference.device) for name, tensor in new.items()}
+    reference = state["embed.weight"]
+    state |= {name: tensor.to(reference.device, parameter_dtype(name, reference.dtype)) for name, tensor in new.items()}
     converted.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True, assign=True)
     converted.tie_embeddings()
     converted.impl = model.impl

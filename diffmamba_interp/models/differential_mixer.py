@@ -65,6 +65,8 @@ class DifferentialMixer(nn.Module):
         self.subtrahend = make_branch()
         self.minuend.add_module("hook_out", HookPoint())
         self.subtrahend.add_module("hook_out", HookPoint())
+        modules = (*self.minuend.modules(), *self.subtrahend.modules())
+        self._branch_points = tuple(module for module in modules if isinstance(module, HookPoint))
         self.hook_difference = HookPoint()
         for name in LAMBDA_PARAMETERS[cfg.lambda_form]:
             self.register_parameter(name, nn.Parameter(torch.empty(d_lambda)))
@@ -94,30 +96,38 @@ class DifferentialMixer(nn.Module):
         valid: Bool[Tensor, "batch pos"] | None = None,
         *,
         fused: bool = False,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], BranchStates]:
+        keep_state: bool = True,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], BranchStates | None]:
         """mixer_out and both branches' states after the last valid position; arguments as in `Mamba2Mixer`.
 
-        `fused` runs both branches in one pass; they run apart while a hook looks into one of them, or gives
-        each sample a lambda of its own.
+        `fused` runs both branches in one pass where it can. They run apart while a hook looks into one of them
+        or gives each sample a lambda of its own, from a given state, and on padding whose state is wanted.
         """
         weight = self.hook_lambda(self.lambda_())
-        if fused and self.stack is not None and weight.numel() == 1 and not self._branches_are_hooked():
-            key = None if self.hook_lambda.is_hooked else parameter_versions(list(self._lambda_parameters().values()))
-            branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
-            m, states = self.stack.run(*branches, weight.reshape(()), u, state, valid, lambda_key=key)
+        _require_fits(weight, u)
+        from_zero = state is None and (valid is None or not keep_state)
+        if fused and from_zero and weight.numel() == 1 and self._can_stack(u.shape[1]):
+            m, states = self._run_stacked(u, weight.reshape(()), keep_state)
             return self._normalise(m, fused), states
         first, second = (None, None) if state is None else state
-        minuend, first = self.minuend(u, first, valid, fused=fused)
-        subtrahend, second = self.subtrahend(u, second, valid, fused=fused)
+        minuend, first = self.minuend(u, first, valid, fused=fused, keep_state=keep_state)
+        subtrahend, second = self.subtrahend(u, second, valid, fused=fused, keep_state=keep_state)
         minuend, subtrahend = self._branch_out("minuend", minuend), self._branch_out("subtrahend", subtrahend)
-        return self._combine(minuend, subtrahend, weight, fused), (first, second)
+        return self._combine(minuend, subtrahend, weight, fused), (first, second) if keep_state else None
+
+    def _can_stack(self, n_pos: int) -> bool:
+        if self.stack is None or not self.stack.serves(n_pos):
+            return False
+        return not any(point.is_hooked for point in self._branch_points)
+
+    def _run_stacked(self, u: Tensor, weight: Tensor, keep_state: bool) -> tuple[Tensor, BranchStates | None]:
+        assert self.stack is not None
+        branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
+        key = None if self.hook_lambda.is_hooked else parameter_versions(list(self._lambda_parameters().values()))
+        return self.stack.run(*branches, weight, u, lambda_key=key, keep_state=keep_state)
 
     def _lambda_parameters(self) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name) for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]}
-
-    def _branches_are_hooked(self) -> bool:
-        modules = (*self.minuend.modules(), *self.subtrahend.modules())
-        return any(module.is_hooked for module in modules if isinstance(module, HookPoint))
 
     def _branch_out(self, branch: Branch, value: Tensor) -> Tensor:
         return self.get_submodule(f"{branch}.hook_out")(value)
@@ -137,6 +147,15 @@ class DifferentialMixer(nn.Module):
         if self.cfg.normalisation == "post":
             m = self.subnorm(m, fused=fused)
         return (1 - self.lambda_init) * m
+
+
+def _require_fits(weight: Tensor, u: Tensor) -> None:
+    """Broadcasting a lambda for more samples than there are would silently make as many outputs."""
+    if weight.ndim and any(given not in (1, needed) for given, needed in zip(weight.shape, u.shape[:2], strict=False)):
+        raise ValueError(
+            f"lambda was replaced by shape {tuple(weight.shape)}, for {u.shape[0]} samples of {u.shape[1]} positions: "
+            "give a scalar, [batch, 1, 1] or [batch, pos, 1]."
+        )
 
 
 def lambda_from_parameters(parameters: Mapping[str, Tensor], init: float) -> Float[Tensor, ""]:

@@ -71,7 +71,7 @@ def _append(tokens: Tensor, new: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return torch.cat([tokens, new], dim=1)
     out = new[:, -1:].expand(-1, tokens.shape[1] + new.shape[1]).clone()
-    for row, length in enumerate(lengths.tolist()):
+    for row, length in enumerate(torch.as_tensor(lengths).tolist()):
         out[row, :length] = tokens[row, :length]
         out[row, length : length + new.shape[1]] = new[row]
     return out

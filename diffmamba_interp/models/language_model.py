@@ -25,7 +25,7 @@ from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.models.token_checks import check_tokens, lengths_from_mask, valid_positions
 from diffmamba_interp.ops.precision import upcast
-from diffmamba_interp.ops.select import Impl, choose_impl
+from diffmamba_interp.ops.select import Impl, Resolved, choose_impl
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Run:
 
     resid: Tensor
     valid: Tensor | None
-    state: RecurrentState
+    state: RecurrentState | None
 
 
 class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tags=["mamba", "interpretability"]):
@@ -86,13 +86,14 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         *,
         lengths: Int[Tensor, " batch"] | None = None,
         last_only: bool = False,
-    ) -> tuple[Float[Tensor, "batch pos d_vocab"], RecurrentState]:
+    ) -> tuple[Float[Tensor, "batch read_pos d_vocab"], RecurrentState]:
         """Logits and the recurrent state after the last token of each sample, from which a later call continues.
 
         `state`: where an earlier call ended. `last_only=True` unembeds only each sample's last position and
         returns [batch, 1, d_vocab], which spares the vocabulary-sized memory of a long prompt.
         """
-        run = self._run(tokens, state=state, lengths=lengths)
+        run = self._run(tokens, state=state, lengths=lengths, keep_state=True)
+        assert run.state is not None
         resid = run.resid if not last_only else last_positions(run.resid, run.valid)
         return self._logits(resid), run.state
 
@@ -129,6 +130,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Tensor:
         """A forward pass with functions attached: `fn(value, name)` returns a replacement, or None to look only."""
+        fwd_hooks = list(fwd_hooks)
         for names, _ in fwd_hooks:
             self._require_reached(select_names(self.hook_points, names), stop_at_block)
         with self.hooks(fwd_hooks):
@@ -204,26 +206,33 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         lengths: Tensor | None = None,
         attention_mask: Tensor | None = None,
         stop_at_block: int | None = None,
+        keep_state: bool = False,
     ) -> _Run:
         check_tokens(tokens, self.cfg.d_vocab)
         if attention_mask is not None:
-            lengths = lengths_from_mask(attention_mask)
+            if lengths is not None:
+                raise ValueError("give lengths or attention_mask, not both.")
+            lengths = lengths_from_mask(attention_mask, tokens)
         valid = valid_positions(tokens, lengths)
         n_blocks = self._n_blocks_to_run(stop_at_block)
-        if state is not None and state.batch_size != tokens.shape[0]:
-            raise ValueError(f"state holds {state.batch_size} samples, but tokens holds {tokens.shape[0]}.")
+        if state is not None:
+            state.require_fit([self.cfg.block_kind(index) for index in range(n_blocks)], tokens.shape[0])
         resid = self.hook_embed(self.embed(tokens))
         resid = resid.to(residual_dtype(self.cfg, resid.dtype))
-        fused = choose_impl(self.impl, resid.device, self.embed.weight.dtype).impl == "fused"
+        fused = self._chosen_impl(resid) == "fused"
         states = []
         for index in range(n_blocks):
             before = None if state is None else state.blocks[index]
-            resid, after = self.blocks[index](resid, before, valid, fused=fused)
+            resid, after = self.blocks[index](resid, before, valid, fused=fused, keep_state=keep_state)
             states.append(after)
-        return _Run(resid=resid, valid=valid, state=RecurrentState(tuple(states)))
+        return _Run(resid=resid, valid=valid, state=RecurrentState(tuple(states)) if keep_state else None)
 
     def _logits(self, resid: Tensor) -> Tensor:
-        return upcast(self.unembed(self.ln_final(resid)))
+        fused = self._chosen_impl(resid) == "fused"
+        return upcast(self.unembed(self.ln_final(resid, fused=fused)))
+
+    def _chosen_impl(self, resid: Tensor) -> Resolved:
+        return choose_impl(self.impl, resid.device, self.embed.weight.dtype).impl
 
     def _n_blocks_to_run(self, stop_at_block: int | None) -> int:
         if stop_at_block is None:

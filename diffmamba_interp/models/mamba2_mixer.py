@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -85,6 +86,8 @@ class Mamba2Mixer(nn.Module):
         self.hook_ssm_y = HookPoint()
         self.inner_norm = GatedRMSNorm(sizes.d_inner, sizes.n_groups, cfg.norm_eps)
         self.out_proj = nn.Linear(sizes.d_inner, sizes.d_model, bias=cfg.proj_bias)
+        points = [module for module in self.modules() if isinstance(module, HookPoint)]
+        self._inner_points = tuple(point for point in points if point is not self.hook_in_proj)
         if self.A_log.device.type != "meta":
             self.initialise(cfg)
 
@@ -105,8 +108,9 @@ class Mamba2Mixer(nn.Module):
         valid: Bool[Tensor, "batch pos"] | None = None,
         *,
         fused: bool = False,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], MixerState]:
-        """The mixer's output, and its state after the last valid position.
+        keep_state: bool = True,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], MixerState | None]:
+        """The mixer's output, and its state after the last valid position (None unless `keep_state`).
 
         `state`: where an earlier call ended; None starts from zeros. `valid`: False on right padding, whose
         positions then leave the state as it is. `fused`: run the GPU kernels, unless a hook needs a value that
@@ -114,33 +118,44 @@ class Mamba2Mixer(nn.Module):
         """
         fused = fused and not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked)
         projected = self.hook_in_proj(self.in_proj(u))
-        z, conv_in, dt = self._split_projection(projected)
-        z = self.hook_z(self._by_head(z))
+        if fused and self._runs_whole(projected, state, valid, keep_state):
+            return run_whole(projected, self._parameters_by_name(), self, keep_state)
+        z, conv_in, dt = self.split_projection(projected)
+        z = self.hook_z(z.unflatten(-1, (-1, self.sizes.d_head)))
         inputs = self._scan_inputs(self._convolve(conv_in, state, fused), dt, valid, fused)
         y, ssm = self._scan(inputs, None if state is None else state.ssm)
         y = self.hook_ssm_y(y)
-        gated = self.inner_norm(rearrange(y, "b t h p -> b t (h p)"), rearrange(z, "b t h p -> b t (h p)"), fused=fused)
-        return self.out_proj(gated), MixerState(conv=self._next_conv_state(conv_in, state, valid), ssm=ssm)
+        out = self.out_proj(self.inner_norm(y.flatten(-2), z.flatten(-2), fused=fused))
+        if not keep_state:
+            return out, None
+        return out, MixerState(conv=self.next_conv_state(conv_in, state, valid), ssm=ssm)
+
+    def _runs_whole(self, projected: Tensor, state: MixerState | None, valid: Tensor | None, keep_state: bool) -> bool:
+        """Whether one kernel call serves all after in_proj: nothing to look at inside, nothing to start from."""
+        if state is not None or (valid is not None and keep_state) or any(p.is_hooked for p in self._inner_points):
+            return False
+        return fused_ops().serves_whole_mixer(projected.shape[1], self.sizes.d_in_proj, self.sizes.d_conv)
+
+    def _parameters_by_name(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters())
 
     @property
     def A(self) -> Float[Tensor, " head"]:
         """-exp(A_log), per head, in float32 or wider."""
         return -torch.exp(upcast(self.A_log))
 
-    def _split_projection(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split_projection(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z | x, B, C before the convolution | dt before its bias."""
         sizes = self.sizes
         return torch.split(projected, [sizes.d_inner, sizes.d_conv_channels, sizes.n_heads], dim=-1)  # type: ignore[return-value]
 
-    def _by_head(self, value: Tensor) -> Tensor:
-        return rearrange(value, "b t (h p) -> b t h p", p=self.sizes.d_head)
-
     def _convolve(self, conv_in: Tensor, state: MixerState | None, fused: bool) -> Tensor:
         """x | B | C after convolution and SiLU; the kernel does both at once unless a hook looks between."""
-        weight = rearrange(self.conv1d.weight, "channel 1 width -> channel width")
+        weight = self.conv1d.weight[:, 0]
         initial = None if state is None else state.conv
         if not fused:
             return F.silu(self.hook_conv(reference.causal_conv1d(conv_in, weight, self.conv1d.bias, initial)))
-        kernels = _fused_ops()
+        kernels = fused_ops()
         if self.hook_conv.is_hooked:
             conv = kernels.causal_conv1d(conv_in, weight, self.conv1d.bias, initial, silu=False)
             return F.silu(self.hook_conv(conv))
@@ -157,11 +172,11 @@ class Mamba2Mixer(nn.Module):
             dt = dt * valid[..., None]
         dt = self.hook_dt(dt)
         return ScanInputs(
-            x=self.hook_x(self._by_head(x)),
+            x=self.hook_x(x.unflatten(-1, (-1, sizes.d_head))),
             dt=dt,
             log_decay=self._log_decay(dt, fused),
-            B=self.hook_B(rearrange(B, "b t (g n) -> b t g n", n=sizes.d_state)),
-            C=self.hook_C(rearrange(C, "b t (g n) -> b t g n", n=sizes.d_state)),
+            B=self.hook_B(B.unflatten(-1, (-1, sizes.d_state))),
+            C=self.hook_C(C.unflatten(-1, (-1, sizes.d_state))),
         )
 
     def _log_decay(self, dt: Tensor, fused: bool) -> Tensor | None:
@@ -176,7 +191,7 @@ class Mamba2Mixer(nn.Module):
         """The scan in the form that the hooks in force ask for; every form computes the same function."""
         x, dt, log_decay, B, C = inputs.x, inputs.dt, inputs.log_decay, inputs.B, inputs.C
         if log_decay is None:
-            return _fused_ops().ssd_scan(x, dt, self.A, B, C, self.D, initial)
+            return fused_ops().ssd_scan(x, dt, self.A, B, C, self.D, initial)
         if not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked):
             return reference.ssd_chunked(x, dt, log_decay, B, C, self.D, initial, REFERENCE_CHUNK_SIZE)
         result, H_replaced = None, False
@@ -200,11 +215,9 @@ class Mamba2Mixer(nn.Module):
         assert result is not None
         return result
 
-    def _next_conv_state(self, conv_in: Tensor, state: MixerState | None, valid: Tensor | None) -> Tensor:
+    def next_conv_state(self, conv_in: Tensor, state: MixerState | None, valid: Tensor | None) -> Tensor:
         """The last d_conv - 1 valid inputs of the convolution, older calls' included, zeros where there are none."""
         before = self.sizes.d_conv - 1
-        if state is None and valid is None and conv_in.shape[1] >= before:
-            return rearrange(conv_in[:, conv_in.shape[1] - before :], "batch pos channel -> batch channel pos").clone()
         inputs = rearrange(conv_in, "batch pos channel -> batch channel pos")
         earlier = inputs.new_zeros(*inputs.shape[:2], before) if state is None else state.conv.to(inputs.dtype)
         inputs = torch.cat([earlier, inputs], dim=-1)
@@ -215,6 +228,29 @@ class Mamba2Mixer(nn.Module):
         return torch.gather(inputs, -1, window[:, None].expand(-1, inputs.shape[1], -1))
 
 
-def _fused_ops() -> ModuleType:
+def run_whole(
+    projected: Float[Tensor, "batch pos d_in_proj"],
+    parameters: Mapping[str, Tensor],
+    mixer: Mamba2Mixer,
+    keep_state: bool,
+) -> tuple[Float[Tensor, "batch pos d_model"], MixerState | None]:
+    """All of a mixer after in_proj in one kernel call, with parameters given by the names they have in `mixer`."""
+    sizes = mixer.sizes
+    out, ssm = fused_ops().whole_mixer(
+        projected,
+        parameters,
+        d_head=sizes.d_head,
+        n_groups=sizes.n_groups,
+        dt_limit=mixer.dt_limit,
+        eps=mixer.inner_norm.eps,
+        keep_state=keep_state,
+    )
+    if not keep_state:
+        return out, None
+    _, conv_in, _ = mixer.split_projection(projected)
+    return out, MixerState(conv=mixer.next_conv_state(conv_in, None, None), ssm=ssm)
+
+
+def fused_ops() -> ModuleType:
     """The GPU kernels' module, imported where they run: it needs packages that a CPU machine lacks."""
     return importlib.import_module("diffmamba_interp.ops.fused")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from diffmamba_interp.config import BlockKind
 from diffmamba_interp.models.block import BlockState
 from diffmamba_interp.models.mamba2_mixer import MixerState
 
@@ -32,6 +33,17 @@ class RecurrentState:
     def n_bytes(self) -> int:
         """Memory of the state's tensors in bytes; it does not grow with the number of tokens read."""
         return sum(tensor.nbytes for tensor in self.tensors())
+
+    def require_fit(self, kinds: Sequence[BlockKind], n_samples: int) -> None:
+        """Raise ValueError unless a model with blocks of these kinds can continue `n_samples` samples from here."""
+        given: list[BlockKind] = ["plain" if isinstance(block, MixerState) else "differential" for block in self.blocks]
+        if given != list(kinds):
+            raise ValueError(
+                f"state is another model's: it holds {len(given)} blocks ({given.count('differential')} differential), "
+                f"the model {len(kinds)} ({list(kinds).count('differential')} differential)."
+            )
+        if self.batch_size != n_samples:
+            raise ValueError(f"state holds {self.batch_size} samples, but tokens holds {n_samples}.")
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the state, conv then ssm, block by block, minuend before subtrahend."""

@@ -71,7 +71,9 @@ class GatedRMSNorm(nn.Module):
             from diffmamba_interp.ops import fused as kernels
 
             return kernels.gated_rms_norm(y, z, self.weight, self.eps, self.n_groups)
-        gated = rearrange(upcast(y) * F.silu(upcast(z)), "b t (g c) -> b t g c", g=self.n_groups)
+        # SiLU rounds by memory layout: contiguous, so that z patched with its own copy changes no bit.
+        gate = F.silu(upcast(z).contiguous())
+        gated = rearrange(upcast(y) * gate, "b t (g c) -> b t g c", g=self.n_groups)
         scale = self.hook_scale(root_mean_square(gated, self.eps)[..., 0])
         normalized = rearrange(gated / scale[..., None], "b t g c -> b t (g c)")
         return self.hook_gated(self.weight * normalized.to(self.weight.dtype))

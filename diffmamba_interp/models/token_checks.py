@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 def check_tokens(tokens: Tensor, d_vocab: int) -> None:
     """Raise unless `tokens` is a non-empty integer [batch, pos] tensor of ids in [0, d_vocab)."""
@@ -14,8 +16,8 @@ def check_tokens(tokens: Tensor, d_vocab: int) -> None:
             f"tokens is a {type(tokens).__name__}: give a torch tensor [batch, pos], "
             'for example tokenizer(text, return_tensors="pt").input_ids.'
         )
-    if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
-        raise TypeError(f"tokens has dtype {tokens.dtype}: token ids are integers (torch.int64).")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"tokens has dtype {tokens.dtype}: token ids are torch.int64 or torch.int32 (tokens.long()).")
     if tokens.ndim != 2:
         hint = " Add the batch axis: tokens[None]." if tokens.ndim == 1 else ""
         raise ValueError(f"tokens has shape {tuple(tokens.shape)}: it must be [batch, pos].{hint}")
@@ -31,9 +33,14 @@ def check_tokens(tokens: Tensor, d_vocab: int) -> None:
         )
 
 
-def lengths_from_mask(mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-    """The lengths of a right-padded batch; left padding is refused."""
+def lengths_from_mask(mask: Tensor, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """The lengths of a right-padded batch from its mask, 1 (true) on tokens; left padding is refused."""
     kept = mask.bool()
+    if mask.shape != tokens.shape or not bool((mask == kept).all()):
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, or values other than 1 on tokens and 0 on padding: give "
+            f"such a mask, of the shape of the tokens, {tuple(tokens.shape)}."
+        )
     lengths = kept.sum(dim=-1)
     expected = torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
     if not bool((kept == expected).all()):
@@ -50,7 +57,7 @@ def valid_positions(tokens: Tensor, lengths: Tensor | None) -> Bool[Tensor, "bat
         return None
     lengths = torch.as_tensor(lengths, device=tokens.device)
     n_batch, n_pos = tokens.shape
-    if lengths.shape != (n_batch,) or lengths.dtype.is_floating_point:
+    if lengths.shape != (n_batch,) or lengths.dtype not in INTEGERS:
         raise ValueError(
             f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}: give one whole number per "
             f"sample, [{n_batch}]."

@@ -108,7 +108,7 @@ def read_babilong_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
         for indices in content.values()
     )
     if not right:
-        raise ValueError(f"{path} is no BABILong index: expected an object such as {{\"qa1\": [1, 4, 10]}}.")
+        raise ValueError(f'{path} is no BABILong index: expected an object such as {{"qa1": [1, 4, 10]}}.')
     return {task: tuple(indices) for task, indices in content.items()}
 
 
@@ -116,9 +116,7 @@ Key = tuple[str, str, str]
 
 
 def _training_keys(tasks: set[str]) -> set[Key]:
-    return {
-        (edition, task, part) for edition in get_args(Edition) for task in tasks for part in ("train", "valid")
-    }
+    return {(edition, task, part) for edition in get_args(Edition) for task in tasks for part in ("train", "valid")}
 
 
 def _files(path: Path, only: set[Key]) -> Iterator[tuple[Key, str]]:

@@ -57,9 +57,7 @@ class Filler:
         Raises ValueError if they hold no sentence, or if the tokenizer reports no character offsets.
         """
         sentences = [
-            sentence
-            for text in ([texts] if isinstance(texts, str) else texts)
-            for sentence in split_sentences(text)
+            sentence for text in ([texts] if isinstance(texts, str) else texts) for sentence in split_sentences(text)
         ]
         if not sentences:
             raise ValueError("the filler holds no sentence: give at least one text that is not blank.")
@@ -150,13 +148,14 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[T
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         bounds = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
         tokens = np.asarray(ids, dtype=np.int32)
+        # Some tokenizers leave the space out of every token's characters except the first one's.
+        if text.startswith(" "):
+            bounds[:1] = bounds[:1].clip(min=1)
         result.append(TokenisedText(text=text, tokens=tokens, starts=bounds[:, 0], ends=bounds[:, 1]))
     return result
 
 
-def splices_at_spaces(
-    tokenizer: PreTrainedTokenizerBase, firsts: frozenset[str], lasts: frozenset[str]
-) -> bool:
+def splices_at_spaces(tokenizer: PreTrainedTokenizerBase, firsts: frozenset[str], lasts: frozenset[str]) -> bool:
     """Does every token stop before a single space that stands between `lasts` and `firsts`?
 
     Asked of the tokenizer's own splitter into words, for every pair of the two characters. A tokenizer

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
@@ -140,21 +141,10 @@ class Haystack:
             ends=np.concatenate([part.ends + at for part, at in zip(parts, offsets, strict=True)]),
         )
 
-    def _sample(
-        self, story: Story, pieces: list[_Piece], length: int, depth: Depth, seed: int
-    ) -> NeedleSample:
+    def _sample(self, story: Story, pieces: list[_Piece], length: int, depth: Depth, seed: int) -> NeedleSample:
         prompt = self._assemble(story, pieces)
-        # The first piece loses its space to the edge of the prompt.
-        bounds = len(CONTEXT_OPEN) - 1 + np.cumsum([0, *(len(piece.text.text) for piece in pieces)])
-        context = (len(CONTEXT_OPEN), int(bounds[-1]))
-        facts, filler = [], []
-        for piece, start, end in zip(pieces, bounds[:-1], bounds[1:], strict=True):
-            if piece.fact is not None:
-                facts.append((start + 1, end))
-            elif filler and filler[-1][1] == start:
-                filler[-1] = (filler[-1][0], end)
-            else:
-                filler.append((start + 1, end))
+        facts, filler = _intervals(pieces)
+        context = (len(CONTEXT_OPEN), max(end for _, end in (*facts, *filler)))
         question = len(prompt.text) - len(f"{story.question} Answer:")
         found = list(re.finditer(_whole_words(story.labels), prompt.text[: context[1]]))
         mentions = _spans(prompt, [match.span() for match in found])
@@ -174,9 +164,7 @@ class Haystack:
             supporting=story.supporting,
             question_span=_spans(prompt, [(question, question + len(story.question))])[0],
             filler_spans=tuple(_spans(prompt, filler)),
-            mentions=tuple(
-                Mention(match[0], span) for match, span in zip(found, mentions, strict=True)
-            ),
+            mentions=tuple(Mention(match[0], span) for match, span in zip(found, mentions, strict=True)),
             length=length,
             depth=depth,
             seed=seed,
@@ -191,14 +179,12 @@ class Haystack:
         return kept
 
 
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """Filler, or fact number `fact`; the text begins with its space."""
 
-    __slots__ = ("fact", "text")
-
-    def __init__(self, text: TokenisedText, fact: int | None) -> None:
-        self.text = text
-        self.fact = fact
+    text: TokenisedText
+    fact: int | None
 
 
 def _fact_shares(story: Story, depth: Depth, rng: StableRandom) -> list[float]:
@@ -217,15 +203,30 @@ def _fact_shares(story: Story, depth: Depth, rng: StableRandom) -> list[float]:
     return shares
 
 
+def _intervals(pieces: Sequence[_Piece]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Characters of the prompt that each fact, and each run of filler between facts, takes up."""
+    facts: list[tuple[int, int]] = []
+    filler: list[tuple[int, int]] = []
+    # The first piece loses its space to the edge of the prompt.
+    start = len(CONTEXT_OPEN) - 1
+    for piece in pieces:
+        end = start + len(piece.text.text)
+        if piece.fact is not None:
+            facts.append((start + 1, end))
+        elif filler and filler[-1][1] == start:
+            filler[-1] = (filler[-1][0], end)
+        else:
+            filler.append((start + 1, end))
+        start = end
+    return facts, filler
+
+
 def _spans(prompt: TokenisedText, intervals: Sequence[tuple[int, int]]) -> list[Span]:
     """Character intervals with the tokens that overlap them."""
     chars: Int64[np.ndarray, "interval 2"] = np.asarray(intervals, dtype=np.int64).reshape(-1, 2)
     first = np.searchsorted(prompt.ends, chars[:, 0], side="right")
     last = np.searchsorted(prompt.starts, chars[:, 1], side="left")
-    return [
-        Span(*numbers)
-        for numbers in np.stack([chars[:, 0], chars[:, 1], first, last], axis=1).tolist()
-    ]
+    return [Span(*numbers) for numbers in np.stack([chars[:, 0], chars[:, 1], first, last], axis=1).tolist()]
 
 
 def _whole_words(labels: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -44,7 +43,7 @@ def make_needle_samples(
     length: int = 1024,
     depth: Depth = None,
     filler: Filler | str | Sequence[str] | None = None,
-    stories: Literal["generated", "babi"] | Iterable[Story] = "generated",
+    stories: str | Iterable[Story] = "generated",
     babi_path: str | Path | None = None,
     babilong_index: str | Path | None = None,
     split: Split = "eval",
@@ -53,7 +52,7 @@ def make_needle_samples(
     n_facts: tuple[int, int] | None = None,
     exclude: Set[str] = frozenset(),
 ) -> list[NeedleSample]:
-    """`n` prompts of one task, each with another story, at most `length` tokens long.
+    """`n` prompts of one task, at most `length` tokens long; for evaluation, no story twice.
 
     task: "qa1" to "qa5".
     n: how many; `None` for all there are (real or given stories).
@@ -62,40 +61,36 @@ def make_needle_samples(
     depth: see `Haystack.hide`.
     filler: running text to hide the facts in, or a `Filler` made of it (worth keeping for several calls);
         `None` takes generated text that mentions no label.
-    stories: "generated"; "babi" for real files (`babi_path`); or stories of your own, taken in order.
+    stories: "generated"; "babi" for real files (`babi_path`); or stories of your own, taken in
+        order, whatever their split.
     babi_path: the bAbI archive or folder. With generated stories it keeps training clear of real test
         stories: those that no training file holds are never generated for a training split.
     babilong_index: take BABILong's choice of real test stories, less those in training.
-    split: "eval" never gives a story of the training splits.
+    split: "eval" never gives a story of the training splits. In those, stories may recur, so sample i takes
+        its filler and positions from seed + i.
     seed: decides stories, filler and positions. The same seed gives the same stories at every length that
         they fit.
     vocabulary, n_facts, exclude: see `iterate_stories`.
     Raises ValueError if there are fewer than `n` stories, or none that fits `length`.
     """
-    require_split(split)
-    if stories == "generated":
+    distinct = require_split(split) == "eval"
+    if not isinstance(stories, str):
+        source: Iterable[Story] = stories
+    elif stories == "babi":
+        source = _real_stories(task, babi_path, babilong_index, split, seed)
+    elif stories == "generated":
         if n is None:
             raise ValueError("generated stories never end: give n, the number of samples.")
         if babi_path is not None and split != "eval":
             exclude = exclude | {story.hash for story in heldout_babi_stories(babi_path, task)}
-        source: Iterable[Story] = iterate_stories(
-            task,
-            seed=seed,
-            split=split,
-            vocabulary=vocabulary,
-            n_facts=n_facts,
-            exclude=exclude,
-            distinct=True,
+        source = iterate_stories(
+            task, seed=seed, split=split, vocabulary=vocabulary, n_facts=n_facts, exclude=exclude, distinct=distinct
         )
-    elif stories == "babi":
-        real = _real_stories(task, babi_path, babilong_index, split, seed)
-        source = without_training_stories(real, exclude)
-    elif isinstance(stories, str):
-        raise ValueError(f"stories is {stories!r}: it must be 'generated', 'babi' or stories themselves.")
     else:
-        source = without_training_stories(stories, exclude)
+        raise ValueError(f"stories is {stories!r}: it must be 'generated', 'babi' or stories themselves.")
     haystack = Haystack(tokenizer, _prepare_filler(tokenizer, filler, length))
-    samples = list(itertools.islice(_hide_all(haystack, source, length, depth, seed), n))
+    allowed = (story for story in source if story.hash not in exclude)
+    samples = list(itertools.islice(_hide_all(haystack, allowed, length, depth, seed, distinct), n))
     if not samples or (n is not None and len(samples) < n):
         raise ValueError(
             f"only {len(samples)} stories of {task} (split {split!r}) fit a length of {length} tokens, but "
@@ -105,25 +100,26 @@ def make_needle_samples(
 
 
 def _hide_all(
-    haystack: Haystack, stories: Iterable[Story], length: int, depth: Depth, seed: int
+    haystack: Haystack, stories: Iterable[Story], length: int, depth: Depth, seed: int, distinct: bool
 ) -> Iterator[NeedleSample]:
     too_long = in_a_row = 0
-    for story in stories:
-        try:
-            sample = haystack.hide(story, length=length, depth=depth, seed=seed)
-        except StoryTooLongError:
-            too_long, in_a_row = too_long + 1, in_a_row + 1
-            if in_a_row > _PATIENCE:
-                return
-            continue
-        in_a_row = 0
-        yield sample
-    logger.info("%d stories do not fit a length of %d tokens", too_long, length)
+    try:
+        for index, story in enumerate(stories):
+            try:
+                own_seed = seed if distinct else seed + index
+                sample = haystack.hide(story, length=length, depth=depth, seed=own_seed)
+            except StoryTooLongError:
+                too_long, in_a_row = too_long + 1, in_a_row + 1
+                if in_a_row > _PATIENCE:
+                    return
+                continue
+            in_a_row = 0
+            yield sample
+    finally:
+        logger.info("%d stories passed over: longer than %d tokens without filler", too_long, length)
 
 
-def _real_stories(
-    task: str, path: str | Path | None, index: str | Path | None, split: Split, seed: int
-) -> list[Story]:
+def _real_stories(task: str, path: str | Path | None, index: str | Path | None, split: Split, seed: int) -> list[Story]:
     if path is None:
         raise ValueError("stories='babi' needs babi_path: the bAbI archive (.tar.gz) or its folder.")
     if index is None:

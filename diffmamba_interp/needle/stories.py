@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,21 +33,15 @@ class Story:
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("facts", "labels", "supporting"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.task not in TASKS:
             raise ValueError(f"task is {self.task!r}: it must be one of {', '.join(TASKS)}.")
         if not self.facts:
             raise ValueError(f"the story of {self.question!r} has no facts: give at least one.")
         if self.labels.count(self.answer) != 1:
-            raise ValueError(
-                f"the answer {self.answer!r} must occur exactly once among the labels {self.labels}."
-            )
+            raise ValueError(f"the answer {self.answer!r} must occur exactly once among the labels {self.labels}.")
         outside = [index for index in self.supporting if not 0 <= index < len(self.facts)]
         if outside or not self.supporting:
-            raise ValueError(
-                f"supporting is {self.supporting}: give indices of facts, 0 to {len(self.facts) - 1}."
-            )
+            raise ValueError(f"supporting is {self.supporting}: give indices of facts, 0 to {len(self.facts) - 1}.")
 
     @cached_property
     def hash(self) -> str:
@@ -76,7 +70,10 @@ class Story:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Story:
         """The inverse of `to_record`. Raises ValueError if the hash is not that of the facts and question."""
-        values = {name: record[name] for name in cls.__dataclass_fields__}
+        values: dict[str, Any] = {
+            name: tuple(record[name]) if isinstance(record[name], list) else record[name]
+            for name in cls.__dataclass_fields__
+        }
         story = cls(**values)
         if record.get("hash", story.hash) != story.hash:
             raise ValueError(
@@ -86,13 +83,11 @@ class Story:
         return story
 
 
-def stories_in_training(stories: Iterable[Story], training_hashes: frozenset[str] | set[str]) -> list[Story]:
+def stories_in_training(stories: Iterable[Story], training_hashes: Set[str]) -> list[Story]:
     """Those of `stories` whose facts and question occur in training."""
     return [story for story in stories if story.hash in training_hashes]
 
 
-def without_training_stories(
-    stories: Iterable[Story], training_hashes: frozenset[str] | set[str]
-) -> list[Story]:
+def without_training_stories(stories: Iterable[Story], training_hashes: Set[str]) -> list[Story]:
     """Those of `stories` that may be used for evaluation: training holds none with this hash."""
     return [story for story in stories if story.hash not in training_hashes]

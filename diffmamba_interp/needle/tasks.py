@@ -32,7 +32,7 @@ from diffmamba_interp.splits import SPLIT_SHARES, Split
 from diffmamba_interp.stable_random import StableRandom
 
 # Fewest and most facts by default, about the range that holds 95 of 100 bAbI stories.
-DEFAULT_N_FACTS = {"qa1": (2, 10), "qa2": (2, 36), "qa3": (4, 110), "qa5": (2, 50)}
+DEFAULT_N_FACTS = {"qa1": (2, 10), "qa2": (2, 36), "qa3": (4, 110), "qa5": (2, 40)}
 RELATION_N_FACTS = {"babi": (2, 2), "own": (2, 4)}
 # bAbI has more short stories than long ones; its quartiles are met by a draw of about this power.
 _LENGTH_POWER = {"qa1": 1.0, "qa2": 1.5, "qa3": 1.5, "qa5": 1.5}
@@ -62,7 +62,7 @@ def generate_story(
     *,
     seed: int,
     index: int,
-    vocabulary: VocabularyName = "babi",
+    vocabulary: str = "babi",
     n_facts: tuple[int, int] | None = None,
 ) -> Story:
     """Story number `index` of a seed.

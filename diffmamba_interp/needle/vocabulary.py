@@ -58,7 +58,7 @@ class Vocabulary:
         )
 
 
-def vocabulary_named(name: VocabularyName, rng: StableRandom) -> Vocabulary:
+def vocabulary_named(name: str, rng: StableRandom) -> Vocabulary:
     """The vocabulary called `name`; for "mixed", one of the two by a fair draw from `rng`."""
     if name == "mixed":
         return rng.pick((BABI, OWN))

@@ -169,7 +169,7 @@ def _stations(events: Sequence[Event], thing: str) -> list[_Station]:
             if event.who not in last_move:
                 continue
             move = last_move[event.who]
-            proof = tuple(sorted((index, move)))
+            proof = (min(index, move), max(index, move))
             if stations:
                 stations[-1].supporting = proof
             else:

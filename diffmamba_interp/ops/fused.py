@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -38,6 +38,7 @@ class _Kernels:
     state_update: Callable[..., Tensor]
     gated_norm: Callable[..., Tensor]
     causal_conv1d: Callable[..., Tensor] | None
+    whole_mixer: Callable[..., Any] | None
 
 
 def import_obstacle() -> str | None:
@@ -54,6 +55,51 @@ def import_obstacle() -> str | None:
 def conv_in_use() -> str:
     """Which convolution kernel serves the fused path: `"causal_conv1d"` or `"our Triton kernel"`."""
     return "our Triton kernel" if _kernels().causal_conv1d is None else "causal_conv1d"
+
+
+def serves_whole_mixer(n_pos: int, d_in_proj: int, d_conv: int) -> bool:
+    """Whether `whole_mixer` can run: causal_conv1d is there and likes the shape, and one scan call suffices."""
+    fits = d_in_proj % CONV_STRIDE_MULTIPLE == 0 and d_conv in CONV_WIDTHS and n_pos <= MAX_SCAN_POSITIONS
+    return fits and _kernels().whole_mixer is not None
+
+
+def whole_mixer(
+    projected: Float[Tensor, "batch pos d_in_proj"],
+    parameters: Mapping[str, Tensor],
+    *,
+    d_head: int,
+    n_groups: int,
+    dt_limit: tuple[float, float],
+    eps: float,
+    keep_state: bool,
+) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch head d_head d_state"] | None]:
+    """Everything after in_proj in one differentiable call, from zero states: conv, scan, gated norm, out_proj.
+
+    `parameters`: a mixer's, by the names they have in `Mamba2Mixer`. The scan's final state comes along if
+    `keep_state`.
+    """
+    whole = _kernels().whole_mixer
+    assert whole is not None
+    result = whole(
+        projected,
+        parameters["conv1d.weight"][:, 0],
+        parameters.get("conv1d.bias"),
+        parameters["dt_bias"],
+        -torch.exp(parameters["A_log"].float()),
+        parameters["D"],
+        scan_chunk_size(d_head),
+        dt_limit=dt_limit,
+        return_final_states=keep_state,
+        activation="silu",
+        rmsnorm_weight=parameters["inner_norm.weight"],
+        rmsnorm_eps=eps,
+        outproj_weight=parameters["out_proj.weight"],
+        outproj_bias=parameters.get("out_proj.bias"),
+        headdim=d_head,
+        ngroups=n_groups,
+        norm_before_gate=False,
+    )
+    return result if keep_state else (result, None)
 
 
 def causal_conv1d(
@@ -140,7 +186,13 @@ def _kernels() -> _Kernels:
         conv = importlib.import_module("causal_conv1d").causal_conv1d_fn
     except ImportError:
         conv = None
-    return _Kernels(combined.mamba_chunk_scan_combined, update.selective_state_update, norm.rmsnorm_fn, conv)
+    return _Kernels(
+        chunk_scan=combined.mamba_chunk_scan_combined,
+        state_update=update.selective_state_update,
+        gated_norm=norm.rmsnorm_fn,
+        causal_conv1d=conv,
+        whole_mixer=None if conv is None else combined.mamba_split_conv1d_scan_combined,
+    )
 
 
 def _serves_causal_conv1d(x: Tensor, weight: Tensor) -> bool:

@@ -35,7 +35,7 @@ from diffmamba_interp.ops.kernels.tiles import (
 from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, triton
 
 CONTRIBUTION_TILES = Tiles()
-BACKWARD_TILES = Tiles()
+BACKWARD_TILES = Tiles(num_warps=8)
 
 
 def fused_contribution(

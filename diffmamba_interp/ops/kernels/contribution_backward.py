@@ -80,10 +80,10 @@ def _add_skip(
 def _weight_tile(d_out, scores, running, length, row, t, row_ok, s, s_ok):
     """dK H of one head, 0 outside the causal part; d_out, scores and running are those of one head."""
     place = row.to(tl.int64)[:, None] * length + s[None, :]
-    causal = row_ok[:, None] & s_ok[None, :] & (s[None, :] <= t[:, None])
+    ok = row_ok[:, None] & s_ok[None, :]
     decay, dt_s = decay_tile(running, length, t, row_ok, s, s_ok)
-    pulled = tl.load(d_out + place, mask=causal, other=0.0) * tl.load(scores + place, mask=causal, other=0.0)
-    return pulled * (decay * dt_s[None, :])
+    pulled = tl.load(d_out + place, mask=ok, other=0.0) * tl.load(scores + place, mask=ok, other=0.0)
+    return tl.where(s[None, :] <= t[:, None], pulled * (decay * dt_s[None, :]), 0.0)
 
 
 @triton.jit

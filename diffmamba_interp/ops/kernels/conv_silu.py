@@ -43,6 +43,7 @@ class ConvTiles:
 
 
 CONV_TILES = ConvTiles()
+BACKWARD_TILES = ConvTiles(block_t=16, repeats=8)
 
 
 def fused_conv_silu(
@@ -64,7 +65,7 @@ def fused_conv_silu(
         bias: added before the activation.
         initial_state: the d_conv - 1 inputs before position 0, oldest first; zeros when None.
         activation: "silu" or None.
-        tiles: shape of the work of one program.
+        tiles: shape of the work of one program of the forward.
 
     Returns:
         The outputs, contiguous, in the dtype of x.
@@ -89,18 +90,19 @@ class _ConvSilu(torch.autograd.Function):
         silu, tiles = setting
         x = x if x.stride(-1) == 1 else x.contiguous()
         weight = weight.contiguous()
-        initial_state = None if initial_state is None else initial_state.contiguous()
+        # Channels last, like x, so that the kernel reads both alike.
+        state = None if initial_state is None else initial_state.transpose(1, 2).contiguous()
         batch, length, channels = x.shape
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        ctx.save_for_backward(x, weight, bias, initial_state)
+        ctx.save_for_backward(x, weight, bias, state)
         ctx.setting = setting
         if y.numel() == 0:
             return y
         grid = (triton.cdiv(length, tiles.block_t), triton.cdiv(channels, tiles.block_c), batch)
         with torch.cuda.device_of(x):
             _forward_kernel[grid](
-                y, x, weight, bias, initial_state, length, channels, x.stride(0), x.stride(1),
-                K=weight.shape[1], HAS_BIAS=bias is not None, HAS_STATE=initial_state is not None, SILU=silu,
+                y, x, weight, bias, state, length, channels, x.stride(0), x.stride(1),
+                K=weight.shape[1], HAS_BIAS=bias is not None, HAS_STATE=state is not None, SILU=silu,
                 BLOCK_T=tiles.block_t, BLOCK_C=tiles.block_c, num_warps=tiles.num_warps,
             )  # fmt: skip
         return y
@@ -108,30 +110,30 @@ class _ConvSilu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, initial_state = ctx.saved_tensors
-        silu, tiles = ctx.setting
+        x, weight, bias, state = ctx.saved_tensors
+        silu, tiles = ctx.setting[0], BACKWARD_TILES
         batch, length, channels = x.shape
         d_conv = weight.shape[1]
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        dstate = None if initial_state is None else torch.empty_like(initial_state)
-        positions = length + (d_conv - 1 if initial_state is not None else 0)
+        dstate = None if state is None else torch.empty(state.shape, dtype=state.dtype, device=x.device)
+        positions = length + (d_conv - 1 if state is not None else 0)
         n_chunks = triton.cdiv(positions, tiles.block_t * tiles.repeats)
         parts = torch.empty(batch, n_chunks, d_conv + 1, channels, dtype=torch.float32, device=x.device)
         if parts.numel() > 0:
             grid = (n_chunks, triton.cdiv(channels, tiles.block_c), batch)
             with torch.cuda.device_of(x):
                 _backward_kernel[grid](
-                    dx, dstate, parts, dy, x, weight, bias, initial_state,
+                    dx, dstate, parts, dy, x, weight, bias, state,
                     length, channels, x.stride(0), x.stride(1), dy.stride(0), dy.stride(1), n_chunks,
                     K=d_conv, K_PADDED=triton.next_power_of_2(d_conv + 1), HAS_BIAS=bias is not None,
-                    HAS_STATE=initial_state is not None, SILU=silu, REPEATS=tiles.repeats,
+                    HAS_STATE=state is not None, SILU=silu, REPEATS=tiles.repeats,
                     BLOCK_T=tiles.block_t, BLOCK_C=tiles.block_c, num_warps=tiles.num_warps,
                 )  # fmt: skip
         totals = parts.sum(dim=(0, 1))
         dweight = totals[:d_conv].T.to(weight.dtype)
         dbias = None if bias is None else totals[d_conv].to(bias.dtype)
-        return dx, dweight, dbias, dstate, None, None
+        return dx, dweight, dbias, None if dstate is None else dstate.transpose(1, 2), None, None
 
 
 @triton.jit
@@ -143,7 +145,7 @@ def _input_tile(x, state, p, channel, channel_ok, length, channels, stride_t, K:
     tile = tile.to(tl.float32)
     if HAS_STATE:
         before = ((p < 0) & (p > -K))[:, None] & channel_ok[None, :]
-        old = tl.load(state + channel[None, :] * (K - 1) + (p + K - 1)[:, None], mask=before, other=0.0)
+        old = tl.load(state + (p + K - 1)[:, None] * channels + channel[None, :], mask=before, other=0.0)
         tile = tile + old.to(tl.float32)
     return tile
 
@@ -248,7 +250,7 @@ def _backward_kernel(
         tl.store(target, d_input.to(dx.dtype.element_ty), mask=inside)
         if HAS_STATE:
             before = (p < 0)[:, None] & channel_ok[None, :]
-            target = dstate + channel[None, :] * (K - 1) + (p + K - 1)[:, None]
+            target = dstate + (p + K - 1)[:, None] * channels + channel[None, :]
             tl.store(target, d_input.to(dstate.dtype.element_ty), mask=before)
     out = parts + ((batch * n_chunks + chunk) * (K + 1) + part)[:, None] * channels + channel[None, :]
     tl.store(out, sums, mask=(part <= K)[:, None] & channel_ok[None, :])

@@ -37,7 +37,7 @@ Reduction = Literal["mean", "abs_mean", "max_abs"]
 
 FULL_TILES = Tiles(block_t=32, block_s=128, num_warps=8)
 REDUCED_TILES = Tiles()
-BACKWARD_TILES = Tiles()
+BACKWARD_TILES = Tiles(num_warps=8)
 
 
 def fused_hidden_attention(

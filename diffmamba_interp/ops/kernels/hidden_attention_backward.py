@@ -11,7 +11,7 @@ With G = C B^T, E = exp(cum[t] - cum[s]), H = G E dt and dH the gradient of H (a
     contribution: dH[h,t,s] = d_out[t,s] <v[t,h], x[s,h]>
 
 One kernel reads d_out once, keeps dG in registers over the heads of a group, and writes the sums over t and
-over s of each tile apart: no atomic additions, so the gradients are the same in every run.
+over s of each tile apart: it needs no atomic additions, whose order would change from run to run.
 """
 
 from typing import NamedTuple, no_type_check
@@ -113,7 +113,7 @@ def _gradient_kernel(
     s = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
     s_ok = s < length
     ok = row_ok[:, None] & s_ok[None, :]
-    causal = ok & (s[None, :] <= t[:, None])
+    causal = s[None, :] <= t[:, None]
     place = row.to(tl.int64)[:, None] * length + s[None, :]
     target = (batch * n_used + used) * n_rows * length + place
     scores = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
@@ -126,7 +126,7 @@ def _gradient_kernel(
             N, PRECISION, BLOCK_T, BLOCK_S, BLOCK_N,
         )  # fmt: skip
         if FORM != "contribution":
-            scores = restaged(scores, d_scores + target, causal)
+            scores = restaged(scores, d_scores + target, ok)
         for i in range(tl.load(offsets + used), tl.load(offsets + used + 1)):
             selected = batch * n_selected + i
             decay, dt_s = decay_tile(running + selected * 3 * length, length, t, row_ok, s, s_ok)
@@ -134,12 +134,13 @@ def _gradient_kernel(
             plane = batch
             if FORM == "full":
                 plane = batch * n_selected + tl.load(slots + i)
-            d_hidden = tl.load(d_out + plane * n_rows * length + place, mask=causal, other=0.0) * scale
+            d_hidden = tl.load(d_out + plane * n_rows * length + place, mask=ok, other=0.0) * scale
+            d_hidden = tl.where(causal, d_hidden, 0.0)
             if FORM == "abs_mean" or FORM == "max_abs":
                 hidden = scores * share
                 d_hidden = tl.where(hidden > 0, d_hidden, tl.where(hidden < 0, -d_hidden, 0.0))
             if FORM == "max_abs":
-                best = tl.load(winner + batch * n_rows * length + place, mask=causal, other=-1)
+                best = tl.load(winner + batch * n_rows * length + place, mask=ok, other=-1)
                 d_hidden = tl.where(best == i, d_hidden, 0.0)
             if FORM == "contribution":
                 head = tl.load(heads + i)

@@ -22,6 +22,9 @@ DEFAULT_INPUT_PRECISION: InputPrecision = "ieee"
 class Tiles:
     """Shape of the work of one program; it changes the speed and not the result.
 
+    Both blocks should be smaller than 32 * num_warps: then the vectors along a tile's edges are loaded where
+    the tile needs them; longer ones take a detour through shared memory for every head.
+
     Attributes:
         block_t: destination rows in a tile, a power of 2, at least 16 on a GPU.
         block_s: source positions in a tile, likewise.

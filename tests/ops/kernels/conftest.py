@@ -10,8 +10,6 @@ if not torch.cuda.is_available():
     # Read when Triton is imported; without it a kernel refuses tensors on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-triton = pytest.importorskip("triton", reason="the kernels need Triton")
-
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
@@ -22,6 +20,7 @@ def device() -> torch.device:
 @pytest.fixture(scope="session", autouse=True)
 def _loop_bounds_of_the_interpreter() -> Iterator[None]:
     """Triton's interpreter reads a loop bound as int(array of one element), which NumPy 2.4 refuses."""
+    pytest.importorskip("triton", reason="the kernels need Triton")
     if torch.cuda.is_available():
         yield
         return

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffmamba_interp.ops.kernels import Tiles, fused_contribution
+from diffmamba_interp.ops.kernels import Tiles, contribution, fused_contribution
 from tests.ops.kernels.scan_inputs import (
     doubled,
     hidden_attention_reference,
@@ -12,6 +12,11 @@ from tests.ops.kernels.scan_inputs import (
 
 TILES = Tiles(block_t=32, block_s=16, block_n=16)
 D_HEAD = 6
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contribution, "BACKWARD_TILES", Tiles(block_t=32, block_s=16, block_n=16))
 
 
 def make_inputs(length: int, n_groups: int, device: torch.device, n_rows: int | None = None) -> dict[str, Tensor]:

@@ -3,10 +3,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops.kernels import ConvTiles, fused_conv_silu
+from diffmamba_interp.ops.kernels import ConvTiles, conv_silu, fused_conv_silu
 
 SMALL = ConvTiles(block_t=16, block_c=16, repeats=2)
 NAMES = ("x", "weight", "bias", "initial_state")
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv_silu, "BACKWARD_TILES", SMALL)
 
 
 def reference(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffmamba_interp.ops.kernels import Tiles, fused_hidden_attention
+from diffmamba_interp.ops.kernels import Tiles, fused_hidden_attention, hidden_attention
 from tests.ops.kernels.scan_inputs import (
     doubled,
     hidden_attention_reference,
@@ -13,6 +13,11 @@ from tests.ops.kernels.scan_inputs import (
 
 TILES = Tiles(block_t=16, block_s=32, block_n=16)
 FORMS = [None, "mean", "abs_mean", "max_abs"]
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hidden_attention, "BACKWARD_TILES", Tiles(block_t=32, block_s=16, block_n=16))
 
 
 def expected_for(inputs: dict[str, Tensor], reduce: str | None = None, **choice: object) -> Tensor:

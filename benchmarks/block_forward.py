@@ -1,0 +1,215 @@
+"""One block and the whole model, forward in bfloat16 at the 370M shape: ours beside mamba_ssm's modules.
+
+Run on a machine with an NVIDIA GPU: `python benchmarks/block_forward.py [--out results.json]`.
+Everything is measured in one process, in alternating rounds; a ratio is peer time over our time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+from timing import Timing, time_side_by_side
+from torch import nn
+
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
+from diffmamba_interp.models.block import Block
+from diffmamba_interp.ops import fused
+
+D_MODEL, N_LAYERS, D_STATE, D_VOCAB, LENGTH = 1024, 48, 128, 50_288, 2048
+FLOAT32 = ("A_log", "D", "dt_bias", "lambda_q1")
+
+
+class SequentialPair(nn.Module):
+    """The published differential block's work with mamba_ssm's parts: norm, two mixers in turn, subtract, norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from mamba_ssm import Mamba2
+        from mamba_ssm.ops.triton.layer_norm import RMSNorm
+
+        self.norm, self.subln = RMSNorm(D_MODEL), RMSNorm(D_MODEL)
+        self.first = Mamba2(D_MODEL, d_state=D_STATE, expand=1, headdim=32)
+        self.second = Mamba2(D_MODEL, d_state=D_STATE, expand=1, headdim=32)
+        self.lambda_q1 = nn.Parameter(torch.zeros(D_MODEL))
+
+    def forward(self, resid: torch.Tensor) -> torch.Tensor:
+        u = self.norm(resid.to(self.norm.weight.dtype))
+        weight = torch.sigmoid(self.lambda_q1.sum().float()) + 0.2
+        return resid + 0.8 * self.subln(self.first(u) - weight * self.second(u))
+
+
+class PlainPeer(nn.Module):
+    """mamba_ssm's own block: fused residual add and norm, then Mamba2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from mamba_ssm import Mamba2
+        from mamba_ssm.modules.block import Block as PeerBlock
+        from mamba_ssm.ops.triton.layer_norm import RMSNorm
+
+        self.block = PeerBlock(
+            D_MODEL,
+            lambda dim: Mamba2(dim, d_state=D_STATE),
+            nn.Identity,
+            norm_cls=RMSNorm,
+            fused_add_norm=True,
+            residual_in_fp32=True,
+        )
+
+    def forward(self, hidden: torch.Tensor, resid: torch.Tensor) -> object:
+        return self.block(hidden, resid)
+
+
+def config(placement: str | None, n_layers: int = N_LAYERS) -> HookedMambaConfig:
+    differential = None if placement is None else DifferentialConfig(placement=placement)  # type: ignore[arg-type]
+    return HookedMambaConfig(
+        d_model=D_MODEL,
+        n_layers=n_layers,
+        d_vocab=D_VOCAB,
+        d_state=D_STATE,
+        tie_embeddings=True,
+        differential=differential,
+    )
+
+
+def to_bf16(module: nn.Module) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        dtype = torch.float32 if name.rpartition(".")[2] in FLOAT32 else torch.bfloat16
+        parameter.data = parameter.data.to("cuda", dtype)
+    return module.eval()
+
+
+def measure_mixers(batch: int) -> dict[str, Timing]:
+    from mamba_ssm import Mamba2
+
+    u = torch.randn(batch, LENGTH, D_MODEL, device="cuda", dtype=torch.bfloat16)
+    peer = Mamba2(D_MODEL, d_state=D_STATE).to("cuda", torch.bfloat16)
+    plain = to_bf16(Block(config(None, 1), 0)).mixer
+    differential = to_bf16(Block(config("all", 1), 0)).mixer
+    return time_side_by_side(
+        {
+            "mamba_ssm.Mamba2": lambda: peer(u),
+            "ours, plain mixer": lambda: plain(u, fused=True),
+            "ours, differential mixer": lambda: differential(u, fused=True),
+        }
+    )
+
+
+def measure_blocks(batch: int) -> dict[str, Timing]:
+    resid = torch.randn(batch, LENGTH, D_MODEL, device="cuda")
+    hidden = resid.bfloat16()
+    peer, pair = PlainPeer().to("cuda", torch.bfloat16), SequentialPair().to("cuda", torch.bfloat16)
+    plain, differential = to_bf16(Block(config(None, 1), 0)), to_bf16(Block(config("all", 1), 0))
+    return time_side_by_side(
+        {
+            "mamba_ssm block": lambda: peer(hidden, resid),
+            "two mamba_ssm mixers in turn": lambda: pair(resid),
+            "ours, plain block": lambda: plain(resid, fused=True),
+            "ours, differential block": lambda: differential(resid, fused=True),
+        }
+    )
+
+
+def measure_models(batch: int) -> dict[str, Timing]:
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    tokens = torch.randint(0, D_VOCAB, (batch, LENGTH), device="cuda")
+    contenders = {}
+    for name, placement in {"plain": None, "alternate": "alternate", "all": "all"}.items():
+        model = to_bf16(HookedMamba(config(placement)))
+        assert isinstance(model, HookedMamba)
+        contenders[f"ours, {name}"] = lambda model=model: model.forward_with_state(tokens, last_only=True)
+        contenders[f"ours, {name}, all resid_post cached"] = lambda model=model: cached_residuals(model, tokens)
+    peer_cfg = MambaConfig(
+        d_model=D_MODEL, n_layer=N_LAYERS, vocab_size=D_VOCAB, ssm_cfg={"layer": "Mamba2"}, pad_vocab_size_multiple=16
+    )
+    peer = MambaLMHeadModel(peer_cfg, device="cuda", dtype=torch.bfloat16)
+    contenders["mamba_ssm model"] = lambda: peer(tokens, num_last_tokens=1)
+    return time_side_by_side(contenders, rounds=3, calls=3, warm_up=2)
+
+
+def cached_residuals(model: HookedMamba, tokens: torch.Tensor) -> int:
+    kept = []
+    with model.hooks([("blocks.*.hook_resid_post", lambda value, name: kept.append(value))]):
+        model.forward_with_state(tokens, last_only=True)
+    return len(kept)
+
+
+def measure_scan_chunks(batch: int) -> dict[str, Timing]:
+    """The scan alone, at the plain mixer's and at the stacked branches' shape, by chunk size."""
+    scan, contenders = fused._kernels().chunk_scan, {}
+    for name, n_heads, d_head, n_groups in (
+        ("plain, 32 heads of 64", 32, 64, 1),
+        ("branches, 64 heads of 32", 64, 32, 2),
+    ):
+        x = torch.randn(batch, LENGTH, n_heads, d_head, device="cuda", dtype=torch.bfloat16)
+        dt = torch.rand(batch, LENGTH, n_heads, device="cuda") * 0.1
+        A, D = -torch.rand(n_heads, device="cuda") * 8, torch.ones(n_heads, device="cuda")
+        B, C = torch.randn(2, batch, LENGTH, n_groups, D_STATE, device="cuda", dtype=torch.bfloat16)
+        for chunk in (32, 64, 128, 256):
+            arguments = (x, dt, A, B, C, chunk)
+            contenders[f"{name}, chunk {chunk}"] = lambda a=arguments, D=D: scan(*a, D=D, return_final_states=True)
+    return time_side_by_side(contenders, rounds=3)
+
+
+def measure_370m_run() -> dict[str, float]:
+    """Peak memory of the published-size model at batch 4 x 2048 with every resid_post kept."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model = to_bf16(HookedMamba(config("alternate")))
+    assert isinstance(model, HookedMamba)
+    weights = torch.cuda.memory_allocated()
+    tokens = torch.randint(0, D_VOCAB, (4, LENGTH), device="cuda")
+    logits, cache = model.run_with_cache(tokens, "blocks.*.hook_resid_post")
+    finite = float(all(bool(value.isfinite().all()) for value in cache.values()) and bool(logits.isfinite().all()))
+    return {
+        "weights_bytes": float(weights),
+        "cache_bytes": float(cache.n_bytes),
+        "logits_bytes": float(logits.nbytes),
+        "peak_bytes": float(torch.cuda.max_memory_allocated()),
+        "all_finite": finite,
+    }
+
+
+def report(title: str, timings: dict[str, Timing], peer: str) -> None:
+    print(f"\n{title}")
+    for name, timing in timings.items():
+        print(f"  {name:45s} {timing}   {timings[peer].median_s / timing.median_s:5.2f} x {peer}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    out = parser.parse_args().out
+    results: dict[str, object] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    with torch.no_grad():
+        for batch in (8, 1):
+            for title, measure, peer in (
+                ("mixer", measure_mixers, "mamba_ssm.Mamba2"),
+                ("block", measure_blocks, "mamba_ssm block"),
+                ("model", measure_models, "mamba_ssm model"),
+            ):
+                timings = measure(batch)
+                report(f"{title}, batch {batch}, length {LENGTH}, bf16", timings, peer)
+                results[f"{title}, batch {batch}"] = {name: vars(timing) for name, timing in timings.items()}
+                torch.cuda.empty_cache()
+        chunks = measure_scan_chunks(8)
+        report("scan by chunk size, batch 8", chunks, "plain, 32 heads of 64, chunk 256")
+        results["scan"] = {name: vars(timing) for name, timing in chunks.items()}
+        results["370M at 4 x 2048"] = measure_370m_run()
+        print(f"\n370M, batch 4 x {LENGTH}, all resid_post kept: {results['370M at 4 x 2048']}")
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Values of the two branches of a block, and what their difference is: one rule for every kind of picture.
+
+difference = minuend - lambda * subtrahend             the subtrahend is always shown without lambda
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class BranchParts:
+    """Access by name to the values of a plain block (`weights`) or of a differential one.
+
+    parts: (weights,), or (minuend, subtrahend). weight: lambda, a scalar or [batch, row]; None if plain.
+    row_axis: axis of the destinations in the parts. exact_difference: used instead of the rule where the
+    difference is not linear in the parts (norms).
+    """
+
+    parts: tuple[Tensor, ...]
+    weight: Tensor | None
+
+    @property
+    def row_axis(self) -> int:
+        return 1
+
+    @property
+    def exact_difference(self) -> Tensor | None:
+        return None
+
+    @property
+    def is_differential(self) -> bool:
+        return len(self.parts) == 2
+
+    @property
+    def weights(self) -> Tensor:
+        """The values of a plain block. Raises AttributeError in a differential one."""
+        if self.is_differential:
+            raise AttributeError(
+                "this block is differential and has no `weights`: ask for minuend, subtrahend or difference."
+            )
+        return self.parts[0]
+
+    @property
+    def minuend(self) -> Tensor:
+        """The values of the branch that is kept. Raises AttributeError in a plain block."""
+        return self._of_differential("minuend", self.parts[0])
+
+    @property
+    def subtrahend(self) -> Tensor:
+        """The values of the branch that is subtracted, without lambda. Raises AttributeError in a plain block."""
+        return self._of_differential("subtrahend", self.parts[-1])
+
+    @property
+    def lambda_(self) -> Tensor:
+        """The weight of the subtrahend: a scalar, or [batch, row] where a hook gave several."""
+        return self._of_differential("lambda_", self.weight)
+
+    @property
+    def difference(self) -> Tensor:
+        """minuend - lambda * subtrahend. Raises AttributeError in a plain block."""
+        first, second = self._of_differential("difference", self.parts)
+        if self.exact_difference is not None:
+            return self.exact_difference
+        return first - along_rows(self.lambda_, first.ndim, self.row_axis) * second
+
+    @property
+    def net(self) -> Tensor:
+        """What the block does with both branches together: `weights`, or `difference`."""
+        return self.difference if self.is_differential else self.weights
+
+    def _of_differential(self, name: str, value: T | None) -> T:
+        if not self.is_differential or value is None:
+            raise AttributeError(f"this block is plain and has no `{name}`: ask for weights.")
+        return value
+
+
+def along_rows(weight: Tensor, ndim: int, row_axis: int) -> Tensor:
+    """A scalar as it is; [batch, row] so that it broadcasts against `ndim` axes with rows at `row_axis`."""
+    if weight.ndim == 0:
+        return weight
+    shape = [1] * ndim
+    shape[0], shape[row_axis] = weight.shape
+    return weight.reshape(shape)

@@ -1,0 +1,313 @@
+"""`extract_attention`: run a model on tokens and keep attention-like pictures of one block, or of all in a row.
+
+Blocks are run one after the other and forgotten one after the other: all blocks cost one forward pass and one
+block's memory at a time. Hooks in force are part of what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffmamba_interp.hook_names import FINAL_SCALE
+from diffmamba_interp.hook_points import HookFunction, attached
+from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
+from diffmamba_interp.implicit_attention.contributions import (
+    Sources,
+    contribution_along,
+    contribution_norms,
+)
+from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
+from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
+from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
+from diffmamba_interp.implicit_attention.scan_pairs import Reduction
+from diffmamba_interp.implicit_attention.selection import Heads, Impl, Rows, select_heads, select_rows, take_rows
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.token_checks import check_tokens, valid_positions
+from diffmamba_interp.ops.precision import upcast
+
+Direction = Tensor | int | Callable[[int], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """The arguments of `extract_attention` that say what is made of each block."""
+
+    kind: Kind
+    rows: Tensor | None
+    heads: Heads
+    reduce: Reduction | None
+    direction: Direction | None
+    sources: Sources
+    per_head: bool
+    impl: Impl
+    max_bytes: int
+    token_strings: tuple[tuple[str, ...], ...] | None
+
+
+def extract_attention(
+    model: HookedMamba,
+    tokens: Int[Tensor, "batch pos"],
+    block: int | Sequence[int] | None = None,
+    kind: Kind = "hidden",
+    rows: Rows = None,
+    heads: Heads = None,
+    reduce: Reduction | None = None,
+    direction: Direction | None = None,
+    *,
+    sources: Sources = "convolved",
+    per_head: bool = False,
+    lengths: Int[Tensor, " batch"] | None = None,
+    token_strings: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    grad: bool = False,
+    impl: Impl = "auto",
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> AttentionRecord | Iterator[AttentionRecord]:
+    """The picture of one block, or an iterator over those of several: one forward pass, one block at a time.
+
+    Args:
+        model: the model; hooks in force take part. tokens: [batch, pos], padded on the right if `lengths`.
+        block: an index (negative ones from the end) for one record; a sequence of them, or None for all, for
+            an iterator in the order of the blocks.
+        kind: "hidden" (the scan's matrix per head), "contribution" (along `direction`, summed over heads) or
+            "contribution_norm" (rows required beyond 256 positions).
+        rows: destinations, [row] or [batch, row]; -1 is each sample's last token. All when None.
+        heads: heads to show, reduce or sum over; all when None.
+        reduce: "mean", "abs_mean" or "max_abs" over heads, for kind "hidden".
+        direction: for kind "contribution": a vector ([d_model], [batch, d_model] or [batch, row, d_model]); a
+            token id, or one per sample as an integer tensor [batch], whose logit is then what is measured,
+            the final norm's scale frozen; or a function from the block's index to a vector (a lens read-out).
+        sources: columns are positions after the convolution, or "input" positions before it.
+        per_head: keep the heads of kind "contribution" apart.
+        lengths: tokens per sample. token_strings: their text, for labels, per sample (or of the only sample).
+        grad: keep the autograd graph; otherwise nothing is recorded for a backward pass.
+        impl: "fused", "reference" or "auto", of the pictures. max_bytes: limit on one block's pictures.
+
+    Raises:
+        ValueError: what does not fit, with what would. MemoryLimitError (a MemoryError): the estimate is over
+            `max_bytes`; nothing was allocated yet. RuntimeError, from the iterator: hooks were attached or
+            removed since it was made.
+    """
+    check_tokens(tokens, model.cfg.d_vocab)
+    _check_kind(kind, reduce, direction, per_head)
+    one = isinstance(block, int)
+    blocks = _select_blocks(block, model.cfg.n_layers)
+    valid = valid_positions(tokens, lengths)
+    n_batch, n_pos = tokens.shape
+    in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
+    at = select_rows(rows, in_use, n_pos)
+    request = _Request(
+        kind=kind, rows=at, heads=heads, reduce=reduce, direction=direction, sources=sources,
+        per_head=per_head, impl=impl, max_bytes=max_bytes, token_strings=_strings(token_strings, tokens),
+    )  # fmt: skip
+    _require_memory(model, blocks, request, n_batch, n_pos)
+    records = _records(model, tokens, blocks, request, lengths, grad, hooks=hooks_in_force(model))
+    return next(records) if one else records
+
+
+def logit_direction(
+    model: HookedMamba, token: int | Int[Tensor, " batch"], versus: int | Int[Tensor, " batch"] | None = None
+) -> Float[Tensor, " d_model"] | Float[Tensor, "batch d_model"]:
+    """w_f * W_U[token] (minus that of `versus`): a logit (difference) before division by the final norm's scale."""
+    rows = upcast(model.unembed.weight)[token]
+    if versus is not None:
+        rows = rows - upcast(model.unembed.weight)[versus]
+    return rows * upcast(model.ln_final.weight)
+
+
+def final_scale(model: HookedMamba, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos 1"]:
+    """The final norm's scale for the residual stream `resid`, hooks included."""
+    seen: list[Tensor] = []
+    with attached(model.hook_points, [(FINAL_SCALE, lambda value, _: seen.append(value))]):
+        model.ln_final(resid)
+    return upcast(seen[0])
+
+
+def _records(
+    model: HookedMamba,
+    tokens: Tensor,
+    blocks: tuple[int, ...],
+    request: _Request,
+    lengths: Tensor | None,
+    grad: bool,
+    hooks: dict[str, tuple[HookFunction, ...]],
+) -> Iterator[AttentionRecord]:
+    """One record per chosen block, made while the blocks run one after the other."""
+    keep_graph = torch.is_grad_enabled() and grad
+    valid = valid_positions(tokens, lengths)
+    if hooks_in_force(model) == hooks:
+        with torch.set_grad_enabled(keep_graph):
+            if is_token(request.direction):
+                request = replace(request, direction=_frozen_logit_direction(model, tokens, lengths, request))
+            resid = model(tokens, lengths=lengths, stop_at_block=blocks[0])
+    for index in range(blocks[0], blocks[-1] + 1):
+        if hooks_in_force(model) != hooks:
+            raise RuntimeError(
+                "hooks were attached to the model or removed from it since extract_attention was called, so the "
+                "records would not show the run that was asked for. Use up the iterator inside the "
+                "`with model.hooks(...)` block: records = list(extract_attention(...))."
+            )
+        with torch.set_grad_enabled(keep_graph):
+            resid, activations = run_block(model, resid, index, valid)
+            record = _record(activations, tokens, request) if index in blocks else None
+        del activations
+        if record is not None:
+            yield record
+
+
+def _record(activations: BlockActivations, tokens: Tensor, request: _Request) -> AttentionRecord:
+    """The picture that is asked for, of one block."""
+    parts, extra = _MAKERS[request.kind](activations, request)
+    n_batch, n_pos = tokens.shape
+    rows = request.rows
+    if rows is None:
+        rows = torch.arange(n_pos, device=tokens.device).expand(n_batch, -1)
+    per_head = request.per_head or (request.kind == "hidden" and request.reduce is None)
+    return AttentionRecord(
+        kind=request.kind,
+        block=activations.block,
+        normalisation=activations.normalisation,
+        tokens=tokens,
+        lengths=activations.lengths,
+        rows=rows,
+        parts=tuple(_without_padding(part, rows, activations.lengths, 2 if per_head else 1) for part in parts),
+        weight=activations.lambda_at(request.rows),
+        heads=select_heads(request.heads, activations.branches[0].n_heads),
+        per_head=per_head,
+        reduce=request.reduce,
+        sources=request.sources,
+        token_strings=request.token_strings,
+        **{name: _without_padding(value, rows, activations.lengths, 1) for name, value in extra.items()},
+    )
+
+
+def _hidden(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
+    parts = [
+        hidden_attention(
+            branch.dt, None, branch.B, branch.C, request.rows, request.heads, request.reduce,
+            log_decay=branch.log_decay, impl=request.impl, max_bytes=request.max_bytes,
+        )
+        for branch in activations.branches
+    ]  # fmt: skip
+    return parts, {}
+
+
+def _contribution(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
+    direction = cast("Tensor | Callable[[int], Tensor]", request.direction)
+    if not isinstance(direction, Tensor):
+        direction = direction(activations.block)
+    made = contribution_along(
+        activations, direction, request.rows, request.heads, sources=request.sources,
+        per_head=request.per_head, impl=request.impl, max_bytes=request.max_bytes,
+    )  # fmt: skip
+    mixer_out = take_rows(activations.mixer_out, request.rows)
+    if direction.ndim == 2:
+        direction = direction[:, None]
+    total = (mixer_out * direction.to(mixer_out)).sum(dim=-1)
+    return list(made.parts), {"bias": made.bias, "total": total}
+
+
+def _contribution_norm(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
+    norms = contribution_norms(activations, request.rows, request.heads, sources=request.sources)
+    return list(norms[:2]), ({"norm_of_difference": norms[2]} if len(norms) == 3 else {})
+
+
+_MAKERS: dict[str, Callable[[BlockActivations, _Request], tuple[list[Tensor], dict[str, Tensor]]]] = {
+    "hidden": _hidden,
+    "contribution": _contribution,
+    "contribution_norm": _contribution_norm,
+}
+
+
+def _without_padding(value: Tensor, rows: Tensor, lengths: Tensor, row_axis: int) -> Tensor:
+    """0 in the rows that lie behind a sample's last token."""
+    padding = rows >= lengths[:, None]
+    if not bool(padding.any()):
+        return value
+    shape = [1] * value.ndim
+    shape[0], shape[row_axis] = rows.shape
+    return value.masked_fill(padding.reshape(shape), 0.0)
+
+
+def _frozen_logit_direction(
+    model: HookedMamba, tokens: Tensor, lengths: Tensor | None, request: _Request
+) -> Float[Tensor, "batch row d_model"]:
+    """The token's logit at each row as a direction in the last residual stream, the final scale frozen."""
+    resid = model(tokens, lengths=lengths, stop_at_block=model.cfg.n_layers)
+    scale = take_rows(final_scale(model, resid), request.rows)
+    direction = logit_direction(model, cast("int | Tensor", request.direction))
+    return (direction if direction.ndim == 1 else direction[:, None]) / scale
+
+
+def is_token(direction: Direction | None) -> bool:
+    """Whether a direction is given by token ids."""
+    return isinstance(direction, int) or (isinstance(direction, Tensor) and not direction.dtype.is_floating_point)
+
+
+def hooks_in_force(model: HookedMamba) -> dict[str, tuple[HookFunction, ...]]:
+    """The functions that are attached now, by hook point."""
+    return {name: tuple(point.functions) for name, point in model.hook_points.items() if point.is_hooked}
+
+
+def _select_blocks(block: int | Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    asked = list(range(n_layers)) if block is None else [block] if isinstance(block, int) else list(block)
+    if not asked or not all(-n_layers <= index < n_layers for index in asked):
+        raise ValueError(f"block is {block}: the model has blocks 0 to {n_layers - 1}.")
+    return tuple(sorted({index % n_layers for index in asked}))
+
+
+def _check_kind(kind: str, reduce: str | None, direction: Direction | None, per_head: bool) -> None:
+    if kind not in _MAKERS:
+        raise ValueError(f"kind is {kind!r}: it must be one of {', '.join(_MAKERS)}.")
+    if kind != "hidden" and reduce is not None:
+        raise ValueError(f'reduce={reduce!r} is for kind "hidden": contributions are exact sums over heads.')
+    if (kind == "contribution") != (direction is not None):
+        raise ValueError(
+            f"kind is {kind!r} and direction is {'missing' if direction is None else 'given'}: kind "
+            '"contribution" needs a direction (a token id, a vector, or a function of the block), the others '
+            "take none."
+        )
+    if per_head and kind != "contribution":
+        raise ValueError(
+            f'per_head=True is for kind "contribution": kind "hidden" shows every head unless reduce= is given, '
+            f"and norms are of whole vectors. kind is {kind!r}."
+        )
+
+
+def _strings(
+    given: Sequence[str] | Sequence[Sequence[str]] | None, tokens: Tensor
+) -> tuple[tuple[str, ...], ...] | None:
+    """Token strings per sample; those of the only sample may be given bare."""
+    if given is None:
+        return None
+    nested = [given] if all(isinstance(item, str) for item in given) else list(given)
+    strings = tuple(tuple(str(text) for text in sample) for sample in nested)
+    sizes = [len(sample) for sample in strings]
+    if sizes != [tokens.shape[1]] * tokens.shape[0]:
+        raise ValueError(
+            f"token_strings has samples of {sizes} strings, but tokens has shape {tuple(tokens.shape)}: give one "
+            "string per token."
+        )
+    return strings
+
+
+def _require_memory(model: HookedMamba, blocks: tuple[int, ...], request: _Request, n_batch: int, n_pos: int) -> None:
+    """Refuse before the model runs; contributions along a direction are estimated again where they are made."""
+    for index in blocks:
+        kind = model.cfg.block_kind(index)
+        heads = select_heads(request.heads, model.cfg.mixer_sizes(kind).n_heads)
+        n_rows = n_pos if request.rows is None else request.rows.shape[1]
+        one = hidden_attention_bytes(
+            n_batch, n_pos, n_rows, len(heads), request.reduce if request.kind == "hidden" else "mean"
+        )
+        require_memory(
+            f"the pictures of block {index} ({n_batch} x {len(heads)} heads, {n_rows} rows, {n_pos} positions)",
+            one * (2 if kind == "differential" else 1),
+            request.max_bytes,
+            'Ask for fewer rows= or heads=, or reduce="mean" | "abs_mean" | "max_abs" over heads',
+        )

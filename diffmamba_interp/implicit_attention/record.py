@@ -1,0 +1,130 @@
+"""`AttentionRecord`: an attention-like picture of one block, with what is needed to read it rightly.
+
+minuend, subtrahend (never times lambda), difference (always with lambda), or weights in a plain block
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from diffmamba_interp.config import Normalisation
+from diffmamba_interp.implicit_attention.branch_parts import BranchParts
+from diffmamba_interp.implicit_attention.scan_pairs import Reduction
+
+Kind = Literal["hidden", "contribution", "contribution_norm"]
+
+DIFFERENCE_MEANS = {
+    "hidden": "signed_difference: H1 - lambda H2, of the scans only; gates, norms and out_proj are left out, "
+    "and head h of one branch has no tie to head h of the other",
+    "hidden reduced": "difference of the branches' {reduce} over heads: {reduce}(H1) - lambda {reduce}(H2), of "
+    "the scans only",
+    "contribution": "exact: what each source adds to mixer_out along the direction, K1 - lambda K2, frozen scales",
+    "contribution_norm": "norm of the vector difference: |T1 - lambda T2|, frozen scales; not a difference of norms",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRecord(BranchParts):
+    """One block's picture: `weights`, or `minuend`, `subtrahend`, `lambda_`, `difference`, by name.
+
+    kind: "hidden" (no unit), "contribution" (unit of the direction; logits for a token's direction) or
+        "contribution_norm" (unit of the residual stream).
+    block: index in the whole model. normalisation: of a differential block; None in a plain one.
+    tokens: the ids that were read, [batch, pos]. lengths: tokens per sample; rows and columns behind are 0.
+    rows: destination position of each row, [batch, row].
+    parts: per branch, [batch, row, src], or [batch, head, row, src] if per_head. norm_of_difference: likewise.
+    weight: lambda, a scalar or [batch, row]; None in a plain block.
+    bias: what belongs to no source, [batch, row], both branches together; None for kinds without it.
+    total: <direction, mixer_out> in the run, [batch, row]; None for kinds without a direction.
+    heads: heads shown, reduced or summed over. per_head: whether the parts have a head axis.
+    reduce: reduction over heads of kind "hidden". sources: what a column is, for contributions.
+    token_strings: text of each token, per sample, if it was given.
+    """
+
+    kind: Kind
+    block: int
+    normalisation: Normalisation | None
+    tokens: Int[Tensor, "batch pos"]
+    lengths: Int[Tensor, " batch"]
+    rows: Int[Tensor, "batch row"]
+    parts: tuple[Tensor, ...]
+    weight: Tensor | None
+    heads: tuple[int, ...]
+    per_head: bool
+    reduce: Reduction | None = None
+    sources: str = "convolved"
+    norm_of_difference: Tensor | None = None
+    bias: Tensor | None = None
+    total: Tensor | None = None
+    token_strings: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def row_axis(self) -> int:
+        return 2 if self.per_head else 1
+
+    @property
+    def exact_difference(self) -> Tensor | None:
+        return self.norm_of_difference
+
+    @property
+    def difference_means(self) -> str:
+        """In words, which of the three honest differences `difference` is."""
+        key = "hidden reduced" if self.kind == "hidden" and self.reduce else self.kind
+        return DIFFERENCE_MEANS[key].format(reduce=self.reduce)
+
+    @property
+    def remainder(self) -> Tensor:
+        """total - bias - sum over sources, [batch, row]: round-off, unless heads were left out or a hook
+        replaced something between the scan and mixer_out."""
+        if self.total is None or self.bias is None:
+            raise AttributeError(f"a record of kind {self.kind!r} has no total, so no remainder.")
+        explained = self.net.sum(dim=-1)
+        return self.total - self.bias - (explained.sum(dim=1) if self.per_head else explained)
+
+    @property
+    def pictures(self) -> dict[str, Tensor]:
+        """The pictures by name, in the order in which they are shown."""
+        if not self.is_differential:
+            return {"weights": self.weights}
+        return {"minuend": self.minuend, "subtrahend": self.subtrahend, "difference": self.difference}
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Every array of the record by name, on the CPU and cut from any graph; lambda is `lambda_`."""
+        arrays = {name: _to_array(picture) for name, picture in self.pictures.items()}
+        if self.is_differential:
+            arrays["lambda_"] = _to_array(self.lambda_)
+        for name in ("tokens", "lengths", "rows", "bias", "total"):
+            value = getattr(self, name)
+            if value is not None:
+                arrays[name] = _to_array(value)
+        return arrays
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record to `path` as NPZ, whole or not at all; see `record_files`."""
+        from diffmamba_interp.implicit_attention.record_files import save_record
+
+        return save_record(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttentionRecord:
+        """Read what `save` wrote. Raises ValueError for a file that is no record."""
+        from diffmamba_interp.implicit_attention.record_files import load_record
+
+        return load_record(path)
+
+    def figure(self, **options: Any) -> Any:
+        """A Plotly figure of the pictures side by side; options as in `figures.attention.attention_figure`."""
+        # Figures lie above the instruments and take records in: a static import would turn the levels round.
+        figures = importlib.import_module("diffmamba_interp.figures.attention")
+        return figures.attention_figure(self, **options)
+
+
+def _to_array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()

@@ -1,0 +1,37 @@
+"""Logit lens and tuned lens: decoding the residual stream, training the translators, measuring them."""
+
+from __future__ import annotations
+
+from diffmamba_interp.lens.evaluation import Estimate, HeldOutDocument, LensMeasurement, measure_lens
+from diffmamba_interp.lens.folders import load_lens, save_lens
+from diffmamba_interp.lens.lenses import LogitLens, TunedLens
+from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
+from diffmamba_interp.lens.residual_stream import ResidualStream, residual_stream
+from diffmamba_interp.lens.stages import stage_name, stage_names
+from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError
+from diffmamba_interp.lens.trajectory import LensTrajectory, lens_trajectory
+from diffmamba_interp.lens.unembedding import ModelUnembed
+
+__all__ = [
+    "Estimate",
+    "HeldOutDocument",
+    "LensMeasurement",
+    "LensRecipe",
+    "LensTraining",
+    "LensTrajectory",
+    "LogitLens",
+    "ModelUnembed",
+    "ResidualStream",
+    "StepRecord",
+    "TrainingError",
+    "TunedLens",
+    "lens_trajectory",
+    "load_lens",
+    "measure_lens",
+    "read_recipe",
+    "residual_stream",
+    "save_lens",
+    "stage_name",
+    "stage_names",
+    "write_recipe",
+]

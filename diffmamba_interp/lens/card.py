@@ -1,0 +1,171 @@
+"""What a finished lens says about itself: metrics.json for programs, CARD.md for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from diffmamba_interp.lens.atomic_files import write_text
+from diffmamba_interp.lens.evaluation import LensMeasurement
+from diffmamba_interp.lens.folders import PARAMS_FILE
+from diffmamba_interp.lens.recipe import LensRecipe
+
+METRICS_FILE = "metrics.json"
+CARD_FILE = "CARD.md"
+METRICS_FORMAT = 1
+_PACKAGES = ("diffmamba-interp", "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a lens was made with.
+
+    model, data: as they were named. The sha256 are of the model's weight files (of the one file, or of the
+    files' digests), of params.pt, of the tokenizer and of the text (None where there is none).
+    versions: of Python and of the packages that decide the numbers.
+    """
+
+    model: str
+    model_sha256: str | None
+    lens_sha256: str
+    tokenizer_sha256: str | None
+    data: str
+    data_sha256: str | None
+    seed: int
+    device: str
+    versions: dict[str, str]
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """Sha256 of a checkpoint's weights: of the file if there is one, of the files' digests in order if several."""
+    folder = Path(folder)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors or pytorch_model*.bin).")
+    digests = [file_sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Sha256 of one file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lens_sha256(folder: str | Path) -> str:
+    """Sha256 of a lens folder's params.pt."""
+    return file_sha256(Path(folder) / PARAMS_FILE)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers; "not installed" for a bare source tree."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def write_metrics(folder: str | Path, measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> None:
+    """Write metrics.json."""
+    content = {
+        "format": METRICS_FORMAT,
+        "provenance": asdict(provenance),
+        "recipe": {name: value for name, value in asdict(recipe).items() if value is not None},
+        "measurement": measurement.to_dict(),
+    }
+    write_text(Path(folder) / METRICS_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def read_metrics(folder: str | Path) -> tuple[LensMeasurement, Provenance, Mapping[str, Any]]:
+    """Measurement, provenance and recipe of a metrics.json. Raises ValueError if it is of another format."""
+    content = json.loads((Path(folder) / METRICS_FILE).read_text(encoding="utf-8"))
+    if content.get("format") != METRICS_FORMAT:
+        raise ValueError(f"{folder}: {METRICS_FILE} has format {content.get('format')}, not {METRICS_FORMAT}.")
+    measurement = LensMeasurement.from_dict(content["measurement"])
+    return measurement, Provenance(**content["provenance"]), content["recipe"]
+
+
+def write_card(folder: str | Path, measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> None:
+    """Write CARD.md."""
+    write_text(Path(folder) / CARD_FILE, card_text(measurement, provenance, recipe))
+
+
+def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> str:
+    """The card in Markdown: what it is, how it was made, how good it is, how to use it, where it ends."""
+    assert recipe.steps is not None
+    assert recipe.tokens_per_step is not None
+    objective = {
+        "kl": "KL divergence from the model's final prediction",
+        "ce": "cross entropy with the next token",
+    }[recipe.loss]
+    n_tokens = recipe.steps * recipe.tokens_per_step
+    unsure = [s.stage for s in measurement.stages if s.kl_saved_nats.low <= 0]
+    lines = [
+        f"# Tuned lens of {provenance.model}",
+        "",
+        "One affine translator per block, which makes the residual stream readable by the model's own final norm",
+        "and unembedding (Belrose et al. 2023, arXiv 2303.08112). Translator i reads what enters block i; translator",
+        "0 reads the embedding. Opens with `diffmamba_interp.load_lens(folder, model)` and with tuned-lens 0.2.0.",
+        "",
+        "## Training",
+        "",
+        f"- objective: {objective}",
+        f"- {recipe.steps} steps of {recipe.tokens_per_step:,} tokens ({n_tokens:,} in all) in sequences of "
+        f"{recipe.sequence_length}; {recipe.optimizer}, lr_scale {recipe.lr_scale:g}, seed {provenance.seed}",
+        f"- data: {_data_text(provenance)}",
+        f"- made on {provenance.device}; "
+        + ", ".join(f"{name} {number}" for name, number in provenance.versions.items()),
+        "",
+        "## Held-out measurement",
+        "",
+        f"{measurement.n_tokens:,} predictions in {measurement.n_documents:,} documents that were not trained on. KL",
+        "is from the model's final output, in nats, with the 95 % bootstrap interval over documents.",
+        "",
+        *measurement_table(measurement),
+        "",
+        "In every row the tuned lens is nearer to the output than the logit lens, beyond the interval."
+        if not unsure
+        else f"Not beyond the interval nearer to the output than the logit lens: {', '.join(unsure)}.",
+        "",
+        "## Provenance",
+        "",
+        *(
+            f"- {name}: `{getattr(provenance, name)}`"
+            for name in ("model_sha256", "lens_sha256", "tokenizer_sha256", "data_sha256")
+        ),
+        "",
+        "## Limits",
+        "",
+        "It holds for this model's weights only (loading checks the unembedding) and is measured on text like that",
+        "above. A translator finds what a linear map can read out; it does not show that the model uses it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def measurement_table(measurement: LensMeasurement) -> list[str]:
+    """The measurement as the lines of a Markdown table, which also reads well in a terminal."""
+    rows = [("lens reads", "logit lens KL", "tuned lens KL", "KL saved", "bits per byte")]
+    for stage in measurement.stages:
+        bits = "-" if stage.bits_per_byte is None else f"{stage.bits_per_byte.value:.3f}"
+        rows.append((stage.stage, str(stage.logit_lens_kl_nats), str(stage.kl_nats), str(stage.kl_saved_nats), bits))
+    if measurement.model_bits_per_byte is not None:
+        rows.append(("output", "0", "0", "0", f"{measurement.model_bits_per_byte.value:.3f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def _data_text(provenance: Provenance) -> str:
+    if provenance.data_sha256 is None:
+        return "random tokens, no text: this lens shows that the machinery works and says nothing about language"
+    return f"{provenance.data}, lens-training split"

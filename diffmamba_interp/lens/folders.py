@@ -1,0 +1,220 @@
+"""Lens folders: the tuned-lens library's format and what that format cannot say, in a file beside it.
+
+    config.json   the library's own fields, nothing else: it opens without a word in tuned_lens 0.2.0
+    params.pt     plain float32 tensors "0.weight", "0.bias", ...; bytes depend on the values alone
+    lens.json     ours: which residual stream translator i reads, and the sha256 of the read-out
+
+`reads` is "resid_pre" (translator i reads what enters block i; the library and we) or "resid_post" (translator
+i reads what leaves block i, and none reads the embedding; lens files of published Mamba models). A folder
+without lens.json is "resid_post" if its last translator alone is zero: reading block outputs without the
+final one never trains it. Everything is converted to "resid_pre" when it is loaded:
+
+    ours[0] = 0 (the embedding has no translator there: plain logit lens),   ours[i + 1] = theirs[i]
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from tuned_lens.nn.lenses import TunedLensConfig
+
+from diffmamba_interp.lens.atomic_files import write_tensors, write_text
+from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.unembedding import ModelUnembed
+from diffmamba_interp.models.checkpoint_files import HUB_ID, read_json
+from diffmamba_interp.models.language_model import HookedMamba
+
+Reads = Literal["resid_pre", "resid_post"]
+
+CONFIG_FILE = "config.json"
+PARAMS_FILE = "params.pt"
+LENS_FILE = "lens.json"
+LENS_FORMAT = 1
+
+logger = logging.getLogger(__name__)
+
+
+def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a lens into `folder`, each file whole or not at all; config.json last.
+
+    `extra`: further JSON values for lens.json, such as the sha256 of the tokenizer. Raises OSError if the
+    folder cannot be written.
+    """
+    folder = Path(folder)
+    state = {name: value.detach().float().cpu() for name, value in lens.layer_translators.state_dict().items()}
+    description = {
+        "format": LENS_FORMAT,
+        "reads": "resid_pre",
+        "unembedding_sha256": lens.unembed.sha256(),
+        **(extra or {}),
+    }
+    write_tensors(folder / PARAMS_FILE, {name: value.clone().contiguous() for name, value in state.items()})
+    write_text(folder / LENS_FILE, json.dumps(description, indent=1) + "\n")
+    write_text(folder / CONFIG_FILE, json.dumps(asdict(lens.config), indent=1) + "\n")
+
+
+def load_lens(
+    path: str | Path,
+    model: HookedMamba,
+    *,
+    reads: Reads | None = None,
+    allow_other_unembedding: bool = False,
+    revision: str | None = None,
+) -> TunedLens:
+    """The lens in a folder or hub id, over `model`'s read-out and on its device.
+
+    reads: the convention of a folder without lens.json, if what would be found out by itself is wrong (see the
+        module's text); the log says what was taken.
+    allow_other_unembedding: load a lens that was trained with another unembedding, such as that of the same
+        model before fine-tuning. Sizes must fit all the same.
+
+    Raises:
+        FileNotFoundError: no such folder or hub id, or a file is missing in it.
+        ValueError: another model's lens; params that are corrupt, misshapen, not finite or not plain tensors
+            (nothing is unpickled); an unknown convention.
+    """
+    folder = _resolve(path, revision)
+    config = _read_config(folder / CONFIG_FILE)
+    described = read_json(folder / LENS_FILE) if (folder / LENS_FILE).is_file() else {}
+    unembed = ModelUnembed(model)
+    _require_same_model(folder, config, described, model, unembed, allow_other_unembedding)
+    weight, bias = _read_params(folder / PARAMS_FILE, config)
+    if _convention(folder, described, reads, weight, bias) == "resid_post":
+        weight, bias = _moved_by_one(weight), _moved_by_one(bias)
+    lens = TunedLens(unembed, config)
+    lens.load_stacked(weight, bias)
+    return lens
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """What lens.json in a folder says; empty for a folder of the library."""
+    file = Path(path) / LENS_FILE
+    return read_json(file) if file.is_file() else {}
+
+
+def _resolve(path: str | Path, revision: str | None) -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.match(str(path)):
+        raise FileNotFoundError(f"there is no lens folder {str(path)!r}, and it is no hub id of the form 'owner/name'.")
+    try:
+        wanted = [CONFIG_FILE, PARAMS_FILE, LENS_FILE]
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{str(path)!r} is no folder here, and fetching it from the hub failed: {error}. "
+            "Check the name and the connection, or give a local folder."
+        ) from error
+
+
+def _read_config(path: Path) -> TunedLensConfig:
+    values = read_json(path)
+    known = {field.name for field in fields(TunedLensConfig)}
+    missing = {"base_model_name_or_path", "d_model", "num_hidden_layers"} - set(values)
+    if missing:
+        raise ValueError(f"{path} is not a lens' config: it lacks {', '.join(sorted(missing))}.")
+    ignored = sorted(set(values) - known)
+    if ignored:
+        logger.warning("%s: ignoring keys that a lens does not have: %s", path, ", ".join(ignored))
+    return TunedLensConfig(**{name: value for name, value in values.items() if name in known})
+
+
+def _require_same_model(
+    folder: Path,
+    config: TunedLensConfig,
+    described: Mapping[str, Any],
+    model: HookedMamba,
+    unembed: ModelUnembed,
+    allow_other_unembedding: bool,
+) -> None:
+    sizes = (config.d_model, config.num_hidden_layers)
+    if sizes != (model.cfg.d_model, model.cfg.n_layers):
+        raise ValueError(
+            f"the lens in {folder} is for d_model {sizes[0]} and {sizes[1]} blocks (model "
+            f"{config.base_model_name_or_path!r}), but this model has d_model {model.cfg.d_model} and "
+            f"{model.cfg.n_layers} blocks. Give the lens that was trained for this model."
+        )
+    if allow_other_unembedding:
+        return
+    stored, found = described.get("unembedding_sha256"), None
+    if stored is not None:
+        found = unembed.sha256()
+    elif config.unembed_hash is not None:
+        stored, found = config.unembed_hash, unembed.unembedding_hash()
+    if stored != found:
+        raise ValueError(
+            f"the lens in {folder} was trained with another unembedding (model "
+            f"{config.base_model_name_or_path!r}, hash {str(stored)[:12]}...) than this model's "
+            f"(hash {str(found)[:12]}...), so its read-outs would mean nothing. Load the model it was trained "
+            "for, or pass allow_other_unembedding=True if you know that the two agree."
+        )
+    if stored is None:
+        logger.warning("%s holds no hash of its unembedding: cannot tell whether it is this model's.", folder)
+
+
+def _read_params(path: Path, config: TunedLensConfig) -> tuple[Tensor, Tensor]:
+    """Weights [block, d_model, d_model] and biases [block, d_model] in float32."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a lens folder holds {CONFIG_FILE} and {PARAMS_FILE}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is corrupt or holds more than plain tensors ({reason}). It was not unpickled, since that "
+            "can run any code. Fetch or train the lens again."
+        ) from error
+    n, d = config.num_hidden_layers, config.d_model
+    needed = {f"{i}.weight": (d, d) for i in range(n)} | {f"{i}.bias": (d,) for i in range(n)}
+    found = {name: tuple(t.shape) if isinstance(t, Tensor) else None for name, t in _items(state)}
+    wrong = sorted(name for name in needed.keys() | found.keys() if needed.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(
+            f"{path} does not hold {n} translators of d_model {d}: {', '.join(wrong[:5])} "
+            f"{'is' if len(wrong) == 1 else 'are'} missing, unexpected or of another shape."
+        )
+    stacks = [torch.stack([state[f"{i}.{part}"].float() for i in range(n)]) for part in ("weight", "bias")]
+    if not all(bool(stack.isfinite().all()) for stack in stacks):
+        raise ValueError(f"{path} holds values that are not finite: this lens is broken. Train it again.")
+    return stacks[0], stacks[1]
+
+
+def _items(state: Any) -> list[tuple[str, Any]]:
+    return list(state.items()) if isinstance(state, Mapping) else [(f"a {type(state).__name__}", None)]
+
+
+def _convention(folder: Path, described: Mapping[str, Any], asked: Reads | None, weight: Tensor, bias: Tensor) -> Reads:
+    stored = described.get("reads")
+    for value in (stored, asked):
+        if value is not None and value not in get_args(Reads):
+            raise ValueError(f"reads is {value!r}: it must be one of {', '.join(get_args(Reads))}.")
+    if stored is not None:
+        if asked is not None and asked != stored:
+            raise ValueError(f"{folder / LENS_FILE} says reads={stored!r}, but reads={asked!r} was asked for.")
+        return stored
+    if asked is not None:
+        return asked
+    trained = [bool(w.any() or b.any()) for w, b in zip(weight, bias, strict=True)]
+    found: Reads = "resid_post" if any(trained) and not trained[-1] else "resid_pre"
+    logger.warning(
+        "%s does not say which residual stream its translators read; taken: %r, since the last translator is %s. "
+        "Pass reads= if that is wrong.",
+        folder,
+        found,
+        "trained" if trained[-1] else "zero",
+    )
+    return found
+
+
+def _moved_by_one(stack: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(stack[:1]), stack[:-1]])

@@ -1,0 +1,185 @@
+"""What a lens is trained with: the options of the command, as a file and as a resolved, checked whole."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from diffmamba_interp.lens.atomic_files import write_text
+
+Loss = Literal["kl", "ce"]
+OptimizerName = Literal["sgd", "adam"]
+
+OPERATIONAL = (
+    "out",
+    "device",
+    "micro_batch",
+    "max_passes",
+    "eval_tokens",
+    "snapshot_minutes",
+    "report_to",
+    "eval_only",
+)
+"""Fields that may change between the start of a run and its resumption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensRecipe:
+    """Options of `python -m diffmamba_interp.train_lens`; see `with_schedule` for what `None` means in a size."""
+
+    model: str = "diff-mamba2"
+    """A bundled model (diff-mamba2, mamba2), a checkpoint folder, or a hub id."""
+    tokenizer: str | None = None
+    """Folder, tokenizer.json or hub id; None: that of the model."""
+    data: str = "auto"
+    """Files, folder, pattern or hub dataset id; builtin; generated; random-tokens (no text at all). auto: builtin, or
+    random-tokens for a model whose vocabulary is too small for any text."""
+    out: str | None = None
+    """Folder for the lens; None: runs/lens/<model's name>."""
+    loss: Loss = "kl"
+    """kl: divergence from the model's final prediction. ce: cross entropy with the next token."""
+    optimizer: OptimizerName = "sgd"
+    """sgd: Nesterov momentum 0.9. adam: AMSGrad."""
+    lr_scale: float = 1.0
+    """Multiplies the learning rate, 0.1 for sgd and 0.001 for adam, which falls linearly to 0."""
+    steps: int | None = None
+    """Optimiser steps."""
+    tokens_per_step: int | None = None
+    """Tokens per optimiser step, over all processes."""
+    sequence_length: int | None = None
+    """Tokens per sequence."""
+    max_passes: int | None = None
+    """Stop with an error when the data would be read more often than this; None: repeat it as needed."""
+    eval_tokens: int | None = None
+    """Held-out tokens that the finished lens is measured on."""
+    seed: int = 0
+    """Decides the order of the data."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the model and the large products (sums are float32); auto: bfloat16 on cuda, float32 elsewhere."""
+    micro_batch: int | None = None
+    """Sequences per forward pass and process; None: found from the memory."""
+    snapshot_minutes: float = 5.0
+    """Minutes between snapshots from which a stopped run resumes."""
+    report_to: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where the log goes beside log.jsonl."""
+    eval_only: str | None = None
+    """Folder of a lens to measure instead of training one."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be positive.")
+        if not self.lr_scale > 0:
+            raise ValueError(f"lr_scale is {self.lr_scale}: it must be positive.")
+        if self.snapshot_minutes < 0:
+            raise ValueError(f"snapshot_minutes is {self.snapshot_minutes}: it cannot be negative.")
+        length, tokens = self.sequence_length, self.tokens_per_step
+        if length is not None and length < 2:
+            raise ValueError("sequence_length is 1: a sequence needs a token to predict from and one to predict.")
+        if length is not None and tokens is not None and tokens % length:
+            raise ValueError(
+                f"tokens_per_step is {tokens}, which is no multiple of sequence_length {length}: a step holds "
+                "whole sequences."
+            )
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences per optimiser step, over all processes; the schedule must be resolved."""
+        assert self.tokens_per_step is not None
+        assert self.sequence_length is not None
+        return self.tokens_per_step // self.sequence_length
+
+
+def with_schedule(recipe: LensRecipe, *, quick: bool) -> LensRecipe:
+    """The recipe with the sizes filled in that are None: steps, tokens_per_step, sequence_length, eval_tokens.
+
+    The schedule of the tuned-lens paper is 250 steps of 2^18 tokens in sequences of 2048 (measured on 2^19
+    tokens). `quick`, for small models, is 50 steps of 4096 tokens in sequences of 256 (measured on 2^14).
+    """
+    steps, tokens, length, eval_tokens = (50, 4096, 256, 2**14) if quick else (250, 2**18, 2048, 2**19)
+    length = recipe.sequence_length or length
+    return replace(
+        recipe,
+        steps=recipe.steps or steps,
+        tokens_per_step=recipe.tokens_per_step or max(tokens - tokens % length, length),
+        sequence_length=length,
+        eval_tokens=recipe.eval_tokens or eval_tokens,
+    )
+
+
+def read_recipe(path: str | Path) -> LensRecipe:
+    """A recipe from a TOML file.
+
+    Raises FileNotFoundError, or ValueError for a file that is no TOML, an unknown key or a value of a wrong type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no recipe {str(path)!r}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from error
+    return recipe_from_dict(values, source=str(path))
+
+
+def recipe_from_dict(values: Mapping[str, Any], *, source: str) -> LensRecipe:
+    """A recipe from plain values; `source` names them in errors. Raises ValueError (see `read_recipe`)."""
+    defaults = LensRecipe()
+    known = [field.name for field in fields(LensRecipe)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"unknown keys in {source}: {', '.join(unknown)}. Known: {', '.join(known)}.")
+    for name, value in values.items():
+        _require_type(source, name, value, getattr(defaults, name))
+    return LensRecipe(**values)
+
+
+def write_recipe(recipe: LensRecipe, path: Path) -> None:
+    """Write the recipe as TOML; fields that are None are left out."""
+    lines = [f"{name} = {_toml(value)}" for name, value in asdict(recipe).items() if value is not None]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def first_difference(
+    old: LensRecipe, new: LensRecipe, ignored: tuple[str, ...] = OPERATIONAL
+) -> tuple[str, Any, Any] | None:
+    """The first field in which two recipes differ, with both values; None if they describe the same training."""
+    for field in fields(LensRecipe):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if field.name not in ignored and before != after:
+            return field.name, before, after
+    return None
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "loss": ("kl", "ce"),
+    "optimizer": ("sgd", "adam"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "report_to": ("none", "tensorboard", "wandb"),
+}
+_INTEGERS = ("steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens", "seed")
+_NUMBERS = ("lr_scale", "snapshot_minutes")
+
+
+def _require_type(source: str, name: str, value: Any, default: Any) -> None:
+    if name in _CHOICES:
+        fits, expected = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
+    elif name in _INTEGERS:
+        fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    elif name in _NUMBERS:
+        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    else:
+        fits, expected = isinstance(value, str), "a string"
+    if not fits:
+        raise ValueError(f"{name} in {source} is {value!r}: it must be {expected} (default: {default!r}).")
+
+
+def _toml(value: Any) -> str:
+    # A JSON string or number is also a TOML one.
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,162 @@
+"""What a model would predict at each depth, for every token of a prompt: the record behind the heat maps.
+
+q_i = softmax(lens_i(resid_pre[i])),  i = 0 .. n_layers - 1        q_last = p = softmax(final logits)
+entropy_i = -sum_v q_i log q_i        kl_to_final_i = KL(p || q_i) = sum_v p (log p - log q_i)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int, Int64
+from torch import Tensor
+
+from diffmamba_interp.lens.lenses import LogitLens, TunedLens
+from diffmamba_interp.lens.objective import ReadOut, log_probabilities
+from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.stages import stage_names
+from diffmamba_interp.lens.work_sizes import chunk_tokens
+from diffmamba_interp.models.language_model import HookedMamba
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LensTrajectory:
+    """Predictions at every stage (embedding, after each block but the last, output) and position.
+
+    stages: their names, `lens.stages`. tokens: the prompt.
+    top_tokens, top_probabilities: the most likely next tokens, best first.
+    entropy_nats: of each prediction. kl_to_final_nats: from the model's output to it, 0 in the last stage.
+    targets: the tokens asked about, if any. target_log_probabilities: natural logs.
+    target_ranks: 1 is the most likely; tokens of equal probability share the best rank among them.
+    log_probs: of the whole vocabulary, natural logs; kept only when asked for.
+    """
+
+    stages: tuple[str, ...]
+    tokens: Int64[np.ndarray, "batch pos"]
+    top_tokens: Int64[np.ndarray, "batch stage pos k"]
+    top_probabilities: Float32[np.ndarray, "batch stage pos k"]
+    entropy_nats: Float32[np.ndarray, "batch stage pos"]
+    kl_to_final_nats: Float32[np.ndarray, "batch stage pos"]
+    targets: Int64[np.ndarray, "batch pos"] | None = None
+    target_log_probabilities: Float32[np.ndarray, "batch stage pos"] | None = None
+    target_ranks: Int64[np.ndarray, "batch stage pos"] | None = None
+    log_probs: Float32[np.ndarray, "batch stage pos d_vocab"] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same record back."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()} | {
+            "stages": list(self.stages)
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LensTrajectory:
+        """The inverse of `to_dict`."""
+        integers = ("tokens", "top_tokens", "targets", "target_ranks")
+        arrays: dict[str, Any] = {
+            name: None if value is None else np.asarray(value, np.int64 if name in integers else np.float32)
+            for name, value in values.items()
+            if name != "stages"
+        }
+        return cls(stages=tuple(values["stages"]), **arrays)
+
+
+@torch.no_grad()
+def lens_trajectory(
+    model: HookedMamba,
+    lens: LogitLens | TunedLens,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    targets: Int[Tensor, "batch pos"] | None = None,
+    positions: slice = slice(None),
+    top_k: int = 10,
+    lengths: Int[Tensor, " batch"] | None = None,
+    keep_log_probs: bool = False,
+) -> LensTrajectory:
+    """Read the residual stream of one forward pass with a lens at every stage.
+
+    Args:
+        model: the model; hooks that are attached to it take effect on the run, not on the lens.
+        lens: a lens of that model.
+        tokens: prompts of equal length, or right-padded ones with `lengths`.
+        targets: one token per position of the whole prompt whose probability and rank are wanted, for example
+            the next one.
+        positions: which positions to read; all by default. The record holds only these.
+        top_k: how many of the most likely tokens to keep, at most d_vocab.
+        lengths: tokens per sample; what is read beyond them has no meaning.
+        keep_log_probs: also keep the whole distributions, stages * positions * d_vocab floats per sample.
+
+    Returns:
+        A record of numpy arrays.
+
+    Raises:
+        ValueError: targets of another shape than tokens, or ids outside the vocabulary.
+    """
+    if targets is not None:
+        _check_targets(targets, tokens, model.cfg.d_vocab)
+    device = lens.unembed.weight.device
+    stream = residual_stream(model, tokens.to(device), lengths=lengths).at(positions)
+    read_out = ReadOut.of(lens.unembed)
+    batch, n_pos = stream.final.shape[:2]
+    flat = stream.flat()
+    wanted = None if targets is None else targets.to(device)[:, positions].flatten()
+    columns: list[dict[str, Tensor]] = []
+    size = chunk_tokens(read_out.weight)
+    for first in range(0, batch * n_pos, size):
+        chunk = slice(first, first + size)
+        final = log_probabilities(read_out, flat.final[chunk])
+        readings = [
+            _reading(log_probabilities(read_out, lens.transform_hidden(h[chunk], i)), final, wanted, chunk, top_k)
+            for i, h in enumerate(flat.entering)
+        ]
+        readings.append(_reading(final, final, wanted, chunk, top_k))
+        if not keep_log_probs:
+            for reading in readings:
+                del reading["log_probs"]
+        columns.append({name: torch.stack([r[name] for r in readings]).cpu() for name in readings[0]})
+    arrays = {
+        name: torch.cat([column[name] for column in columns], dim=1)
+        .unflatten(1, (batch, n_pos))
+        .transpose(0, 1)
+        .contiguous()
+        .numpy()
+        for name in columns[0]
+    }
+    return LensTrajectory(
+        stages=stage_names(model.cfg.n_layers),
+        tokens=tokens[:, positions].long().cpu().numpy(),
+        targets=None if wanted is None else wanted.long().reshape(batch, n_pos).cpu().numpy(),
+        **arrays,
+    )
+
+
+def _reading(q: Tensor, p: Tensor, targets: Tensor | None, chunk: slice, top_k: int) -> dict[str, Tensor]:
+    """Everything about log-probabilities q [tokens, d_vocab], beside the final ones p."""
+    values, ids = q.topk(min(top_k, q.shape[-1]), dim=-1)
+    found = {
+        "top_tokens": ids,
+        "top_probabilities": values.exp(),
+        "entropy_nats": -(q.exp() * q).sum(dim=-1),
+        "kl_to_final_nats": (p.exp() * (p - q)).sum(dim=-1),
+        "log_probs": q,
+    }
+    if targets is not None:
+        of_target = q.gather(-1, targets[chunk, None])
+        found["target_log_probabilities"] = of_target[:, 0]
+        found["target_ranks"] = 1 + (q > of_target).sum(dim=-1)
+    return found
+
+
+def _check_targets(targets: Tensor, tokens: Tensor, d_vocab: int) -> None:
+    if targets.shape != tokens.shape:
+        raise ValueError(
+            f"targets has shape {tuple(targets.shape)}, but tokens has {tuple(tokens.shape)}: give one target per "
+            "position of the prompt, and `positions` to read only some."
+        )
+    low, high = (int(bound) for bound in torch.aminmax(targets))
+    if low < 0 or high >= d_vocab:
+        raise ValueError(f"targets holds ids from {low} to {high}, but the vocabulary is 0 to {d_vocab - 1}.")

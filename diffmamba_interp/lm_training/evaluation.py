@@ -1,0 +1,135 @@
+"""What is measured during a run: bits per byte of held-out text, retrieval accuracy on held-out stories.
+
+    bits per byte = sum of nll (nats) / ln 2 / bytes of the documents
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.data import TokenStream
+from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
+from diffmamba_interp.lm_training.preparation import open_stream
+from diffmamba_interp.lm_training.recipe import EvaluationRecipe
+from diffmamba_interp.lm_training.roles import Role
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.needle.babi import heldout_babi_stories
+from diffmamba_interp.needle.filler import Filler
+from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
+from diffmamba_interp.needle.records import NeedleSample
+from diffmamba_interp.needle.scoring import accuracy, score_labels
+from diffmamba_interp.needle.stories import Story
+from diffmamba_interp.needle.tasks import generate_stories
+from diffmamba_interp.stable_random import StableRandom
+
+logger = logging.getLogger(__name__)
+
+_FILLER_TOKENS = 200_000
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Held-out text by name, and retrieval samples by name such as "real_qa1_1024"."""
+
+    text: dict[str, TokenStream]
+    samples: dict[str, list[NeedleSample]]
+    max_tokens: int
+
+
+def prepare_evaluation(recipe: EvaluationRecipe, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> EvaluationSet:
+    """Read the text and hide the stories, once; `seed` decides which stories and where they are hidden."""
+    text = {path: open_stream(path, tokenizer) for path in recipe.text}
+    samples: dict[str, list[NeedleSample]] = {}
+    if recipe.n:
+        filler = None
+        if recipe.filler is not None:
+            tokens = open_stream(recipe.filler, tokenizer).tokens[:_FILLER_TOKENS]
+            decoded = tokenizer.backend_tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+            filler = Filler.from_texts(tokenizer, decoded)
+        haystack = Haystack(tokenizer, filler)
+        for task in recipe.tasks:
+            kinds = {"generated": generate_stories(task, n=_n_to_draw(task, recipe.n), split="eval", seed=seed)}
+            if recipe.babi_path is not None:
+                held_out = heldout_babi_stories(recipe.babi_path, task)
+                kinds["real"] = StableRandom("evaluation", seed, task).shuffled(held_out)
+            for kind, stories in kinds.items():
+                for length in recipe.lengths:
+                    samples[f"{kind}_{task}_{length}"] = _hide(haystack, stories, recipe.n, length)
+    return EvaluationSet(text=text, samples={k: v for k, v in samples.items() if v}, max_tokens=recipe.max_tokens)
+
+
+def evaluate(
+    model: HookedMamba, data: EvaluationSet, *, length: int, compute_dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """Bits per byte of each text (`bits_per_byte/<name>`) and accuracy of each set of samples (`accuracy/<name>`).
+
+    length: tokens per row of text; each row starts from an empty state.
+    """
+    found = {}
+    device = model.embed.weight.device
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype == torch.bfloat16):
+        for name, stream in data.text.items():
+            value = bits_per_byte(model, stream, length=length, max_tokens=data.max_tokens, compute_dtype=compute_dtype)
+            found[f"bits_per_byte/{name}"] = value
+        for name, samples in data.samples.items():
+            found[f"accuracy/{name}"] = accuracy(score_labels(model, samples))
+    return found
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: HookedMamba,
+    stream: TokenStream,
+    *,
+    length: int,
+    max_tokens: int | None = None,
+    batch_tokens: int = 32_768,
+    compute_dtype: torch.dtype = torch.float32,
+) -> float:
+    """Bits per UTF-8 byte of the stream's first documents, as many as `max_tokens` holds (at least one).
+
+    Rows of `length` tokens, each from an empty state. Predicting end-of-text costs bits and counts no bytes;
+    the first token of the stream is not predicted.
+    """
+    device = model.embed.weight.device
+    limit = len(stream.tokens) if max_tokens is None else max_tokens
+    n_documents = max(int(np.searchsorted(stream.ends, limit, side="right")), 1)
+    tokens = torch.from_numpy(stream.tokens[: stream.ends[n_documents - 1]].astype(np.int64))
+    sums = RoleSums(device)
+    ones = torch.ones(len(Role), device=device)
+    n_rows = max(batch_tokens // length, 1)
+    for start in range(0, len(tokens) - 1, n_rows * length):
+        piece = tokens[start : start + n_rows * length + 1]
+        n_whole = (len(piece) - 1) // length
+        whole, rest = piece[: n_whole * length + 1], piece[n_whole * length :]
+        for part, shape in ((whole, (n_whole, length)), (rest, (1, len(rest) - 1))):
+            if len(part) > 1:
+                inputs, targets = part[:-1].view(shape).to(device), part[1:].view(shape).to(device)
+                roles = torch.full_like(inputs, Role.TEXT, dtype=torch.uint8)
+                weighted_loss(model, inputs, targets, roles, ones, sums, scale=0.0, compute_dtype=compute_dtype)
+    nats = sums.values[0, Role.TEXT].item()
+    return nats / math.log(2) / int(stream.n_bytes[:n_documents].sum())
+
+
+def _n_to_draw(task: str, n: int) -> int:
+    # qa4 in bAbI's words has few different stories in the evaluation split; long stories do not fit every length.
+    return min(n, 60) if task == "qa4" else n
+
+
+def _hide(haystack: Haystack, stories: list[Story], n: int, length: int) -> list[NeedleSample]:
+    """The first n stories that fit the length."""
+    samples: list[NeedleSample] = []
+    for story in stories:
+        if len(samples) == n:
+            break
+        try:
+            samples.append(haystack.hide(story, length=length))
+        except StoryTooLongError:
+            continue
+    return samples

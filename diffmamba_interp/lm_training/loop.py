@@ -1,0 +1,251 @@
+"""The training loop: one optimiser step per batch, a log line now and then, snapshots, an exact continuation.
+
+The weights after step s are a function of recipe and data alone, not of where the run was stopped and resumed:
+batches and learning rate are functions of the step, and a snapshot holds weights and optimiser moments.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.data import save_tokenizer
+from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate
+from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
+from diffmamba_interp.lm_training.mixture import Batch, Mixture, iterate_batches
+from diffmamba_interp.lm_training.optimiser import clip_gradients, learning_rate, make_optimiser, set_learning_rate
+from diffmamba_interp.lm_training.processes import Processes
+from diffmamba_interp.lm_training.recipe import Recipe
+from diffmamba_interp.lm_training.settings import to_values
+from diffmamba_interp.lm_training.snapshots import Snapshot, cut_log, write_snapshot
+from diffmamba_interp.models.checkpoints import parameter_dtype
+from diffmamba_interp.models.differential_mixer import DifferentialMixer
+from diffmamba_interp.models.language_model import HookedMamba
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "log.jsonl"
+
+COMPUTE_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or the gradient is no finite number; the last snapshot is from before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """step: optimiser steps done. is_complete: the recipe's steps are done. metrics: the last evaluation."""
+
+    step: int
+    is_complete: bool
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """One run in `folder`. Give `snapshot` to continue from it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: HookedMamba,
+        mixture: Mixture,
+        folder: Path,
+        *,
+        processes: Processes,
+        evaluation: EvaluationSet | None = None,
+        data_sha256: dict[str, str] | None = None,
+        snapshot: Snapshot | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        self.recipe, self.mixture, self.folder, self.processes = recipe, mixture, folder, processes
+        self.evaluation, self.data_sha256 = evaluation, data_sha256 or {}
+        self.show_progress = show_progress and processes.is_first
+        self.model = model.to(processes.device).train()
+        self.optimiser = make_optimiser(self.model, recipe.optimiser)
+        self.role_weights = torch.tensor(recipe.role_weights, device=processes.device)
+        self.compute_dtype = COMPUTE_DTYPES[recipe.precision]
+        self.step, self.tokens, self.seconds_before = 0, 0, 0.0
+        self.metrics: dict[str, float] = {}
+        if snapshot is not None:
+            self._restore(snapshot)
+        if processes.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            cut_log(folder / LOG_FILE, self.step)
+        self._started = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Train until the recipe's steps are done or its minutes are used up; either way with a snapshot.
+
+        Raises TrainingDivergedError, with the last snapshot left as it was, when a loss is not finite.
+        """
+        recipe, processes = self.recipe, self.processes
+        batches = iterate_batches(
+            self.mixture,
+            self.step,
+            recipe.steps,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            workers=recipe.workers,
+        )
+        sums, since = RoleSums(processes.device), time.monotonic()
+        n_since = 0
+        with tqdm(total=recipe.steps, initial=self.step, unit="step", disable=not self.show_progress) as bar:
+            for batch in batches:
+                loss, norm = self.train_step(batch, sums)
+                n_since += recipe.batch_size * recipe.data.length
+                bar.update()
+                is_last = self.step == recipe.steps
+                if self.step % recipe.log_every == 0 or is_last:
+                    self._log_progress(bar, loss, norm, sums, n_since / (time.monotonic() - since))
+                    sums, since, n_since = RoleSums(processes.device), time.monotonic(), 0
+                is_out_of_time = not is_last and self._is_out_of_time()
+                if self.step % recipe.snapshot_every == 0 or is_last or is_out_of_time:
+                    self._snapshot(loss, norm)
+                if recipe.evaluation is not None and (self.step % recipe.evaluation.every == 0 or is_last):
+                    self._evaluate()
+                    since, n_since = time.monotonic(), 0
+                if is_out_of_time:
+                    break
+        return Outcome(step=self.step, is_complete=self.step == recipe.steps, metrics=self.metrics)
+
+    def train_step(self, batch: Batch, sums: RoleSums) -> tuple[Tensor, Tensor]:
+        """One optimiser step: the weighted mean loss of the whole batch, and the gradient's norm before clipping."""
+        device = self.processes.device
+        roles = batch.target_roles
+        weight_sum = self.role_weights.cpu()[roles.long()].sum(dtype=torch.float64).to(device)
+        scale = 1.0 / max(float(self.processes.sum(weight_sum)), 1e-12)
+        loss = torch.zeros((), device=device)
+        self.optimiser.zero_grad(set_to_none=True)
+        for rows in torch.arange(len(roles)).chunk(self.recipe.accumulation):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            tokens = batch.tokens[part].to(device, non_blocking=True).long()
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16):
+                share = weighted_loss(
+                    self.model,
+                    tokens[:, :-1],
+                    tokens[:, 1:],
+                    roles[part].to(device, non_blocking=True),
+                    self.role_weights,
+                    sums,
+                    scale=scale,
+                    compute_dtype=self.compute_dtype,
+                )
+            share.backward()
+            loss += share.detach()
+        self.processes.sum_gradients(self.model.parameters())
+        norm = clip_gradients(self.model.parameters(), self.recipe.optimiser.clip)
+        set_learning_rate(self.optimiser, learning_rate(self.step, self.recipe.steps, self.recipe.optimiser))
+        self.optimiser.step()
+        self.step += 1
+        self.tokens += self.recipe.batch_size * self.recipe.data.length
+        return self.processes.sum(loss), norm
+
+    def export(self, tokenizer: PreTrainedTokenizerBase) -> list[Path]:
+        """Write the model in each dtype of the recipe, the tokenizer beside it; the folders."""
+        folders = []
+        for index, dtype in enumerate(self.recipe.export):
+            folder = self.folder / ("model" if index == 0 else f"model-{dtype}")
+            state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            with torch.device("meta"):
+                copy = HookedMamba(self.model.cfg)
+            cast = {name: t.cpu().to(parameter_dtype(name, COMPUTE_DTYPES[dtype])) for name, t in state.items()}
+            copy.load_state_dict(cast, assign=True)
+            copy.tie_embeddings()
+            copy.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder)
+            folders.append(folder)
+        return folders
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.model.load_state_dict(snapshot.model)
+        self.optimiser.load_state_dict(snapshot.optimiser)
+        torch.set_rng_state(snapshot.rng)
+        self.step, self.tokens, self.seconds_before = snapshot.step, snapshot.tokens, snapshot.seconds
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._started
+
+    def _is_out_of_time(self) -> bool:
+        limit = self.recipe.max_minutes
+        if limit is None:
+            return False
+        return self.processes.first_says(time.monotonic() - self._started > 60 * limit)
+
+    def _snapshot(self, loss: Tensor, norm: Tensor) -> None:
+        self._require_finite(loss, norm)
+        if self.processes.is_first:
+            write_snapshot(
+                self.folder,
+                Snapshot(
+                    step=self.step,
+                    model=self.model.state_dict(),
+                    optimiser=self.optimiser.state_dict(),
+                    recipe=json.loads(json.dumps(to_values(self.recipe))),
+                    data_sha256=self.data_sha256,
+                    rng=torch.get_rng_state(),
+                    tokens=self.tokens,
+                    seconds=self._seconds(),
+                ),
+            )
+        self.processes.wait()
+
+    def _evaluate(self) -> None:
+        if self.processes.is_first and self.evaluation is not None:
+            self.model.eval()
+            length = self.recipe.data.length
+            self.metrics = evaluate(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
+            self.model.train()
+            self._write({"step": self.step, **{name: round(value, 5) for name, value in self.metrics.items()}})
+        self.processes.wait()
+
+    def _log_progress(self, bar: Any, loss: Tensor, norm: Tensor, sums: RoleSums, rate: float) -> None:
+        self._require_finite(loss, norm)
+        self.processes.sum(sums.values)
+        if not self.processes.is_first:
+            return
+        record = {
+            "step": self.step,
+            "loss": loss.item(),
+            **sums.read(),
+            "gradient_norm": norm.item(),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "lambda": _lambdas(self.model),
+            "tokens": self.tokens,
+            "tokens_per_s": round(rate),
+            "seconds": round(self._seconds(), 2),
+        }
+        if not record["lambda"]:
+            del record["lambda"]
+        self._write(record)
+        shown = {"loss": f"{record['loss']:.3f}", "tok/s": f"{rate / 1e3:.0f}k"}
+        if "answer_accuracy" in record:
+            shown["answers"] = f"{record['answer_accuracy']:.0%}"
+        bar.set_postfix(shown, refresh=False)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            raise TrainingDivergedError(
+                f"step {self.step}: the loss is {loss.item()} and the gradient's norm {norm.item()}. The last snapshot "
+                f"in {self.folder} is from before; lower optimiser.lr, or lengthen optimiser.warmup, and start anew."
+            )
+
+
+def _lambdas(model: HookedMamba) -> list[float]:
+    """lambda of each differential block, in order."""
+    mixers: Iterable[object] = (block.mixer for block in model.blocks)
+    return [round(m.lambda_().item(), 5) for m in mixers if isinstance(m, DifferentialMixer)]

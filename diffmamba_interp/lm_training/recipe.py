@@ -1,0 +1,244 @@
+"""The recipe of a training run: everything that decides the result, in one frozen value.
+
+A run is a function of its recipe and the data that the recipe names: the same recipe gives the same losses
+bit for bit on a CPU. `None` means off. Sections: model, data, optimiser, evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffmamba_interp.config import HookedMambaConfig, Placement
+from diffmamba_interp.models.conversion import Alignment
+from diffmamba_interp.needle.stories import TASKS
+
+Precision = Literal["float32", "bf16"]
+LossKind = Literal["full", "answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """Where the model comes from: `config` (new weights) or `init_from` (trained ones), exactly one of them.
+
+    config: sizes of a new model.
+    init_from: a checkpoint folder or hub id, in any format that `HookedMamba.from_pretrained` reads.
+    placement: turn these blocks of the checkpoint into differential ones first; `None` leaves it as it is.
+    alignment: how (see `models.conversion`).
+    """
+
+    config: HookedMambaConfig | None = None
+    init_from: str | None = None
+    placement: Placement | None = None
+    alignment: Alignment = "by_component"
+
+    def __post_init__(self) -> None:
+        if (self.config is None) == (self.init_from is None):
+            raise ValueError("the model section needs either config (a new model) or init_from (a checkpoint).")
+        if self.placement is not None and self.init_from is None:
+            raise ValueError("placement converts the checkpoint of init_from; a new model says it in config.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """One kind of text in the mixture; give `tokens` or `source`.
+
+    weight: share of the rows, relative to the other parts.
+    tokens: a token stream (.npy) made with the recipe's tokenizer.
+    source: text to tokenise at the first run and keep in `cache` (files, folder, pattern, hub id, "builtin",
+        "generated"); only its lm_train split is used.
+    text_field, hub_config, hub_revision: which column, part and commit of a source.
+    max_tokens: use no more tokens of a source; `None` for all.
+    """
+
+    weight: float
+    tokens: str | None = None
+    source: str | None = None
+    text_field: str = "text"
+    hub_config: str | None = None
+    hub_revision: str | None = None
+    cache: str = "runs/token_cache"
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) == (self.source is None):
+            raise ValueError("a text part needs either tokens (a .npy stream) or source (text).")
+        if self.weight <= 0:
+            raise ValueError(f"a text part's weight is {self.weight}: it must be positive; leave the part out instead.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalPart:
+    """Retrieval samples: stories, hidden in filler or not, packed into rows.
+
+    weight: share of the rows, relative to the other parts.
+    tasks: share of the samples of qa1, qa2, qa3, qa4, qa5, relative to each other.
+    babi_words, own_words, real: share of generated stories in bAbI's words and in our own, and of real bAbI
+        training stories (those need `babi_path`).
+    babi_path: the bAbI archive or folder. With it, no generated story equals a held-out real one.
+    lengths, length_weights: tokens of a sample with its filler (0: none, rows are packed with stories), and
+        how many tokens are spent on each, relative to each other.
+    filler: token streams (.npy) whose text serves as filler; needed for lengths above 0.
+    filler_tokens: use about so many of each stream; `None` for all.
+    max_questions: question-answer pairs after one context; their number is drawn up to this.
+    context_weight, answer_weight: weight in the loss of a token of the sample, and of one of an answer.
+    """
+
+    weight: float
+    tasks: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    babi_words: float = 1.0
+    own_words: float = 1.0
+    real: float = 0.0
+    babi_path: str | None = None
+    lengths: tuple[int, ...] = (0,)
+    length_weights: tuple[float, ...] = (1.0,)
+    filler: tuple[str, ...] = ()
+    filler_tokens: int | None = None
+    max_questions: int = 1
+    context_weight: float = 0.1
+    answer_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        shares = (*self.tasks, self.babi_words, self.own_words, self.real, *self.length_weights)
+        if self.weight <= 0 or min(shares) < 0 or min(self.context_weight, self.answer_weight) < 0:
+            raise ValueError("the retrieval part's weight must be positive, its shares and loss weights not negative.")
+        if not sum(self.tasks) or not self.babi_words + self.own_words + self.real or not sum(self.length_weights):
+            raise ValueError("of tasks, of kinds of stories and of lengths, at least one share must be above 0.")
+        if len(self.lengths) != len(self.length_weights) or min(self.lengths, default=-1) < 0:
+            raise ValueError("lengths are numbers of tokens, and length_weights has one weight for each of them.")
+        if self.real and self.babi_path is None:
+            raise ValueError("real stories need babi_path: the bAbI archive (.tar.gz) or its folder.")
+        if max(self.lengths) > 0 and not self.filler:
+            raise ValueError("lengths above 0 need filler: name token streams (.npy).")
+        if self.max_questions < 1:
+            raise ValueError(f"max_questions is {self.max_questions}: it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """What the model is trained on.
+
+    tokenizer: folder, tokenizer.json or hub id. length: tokens per row.
+    text, retrieval: the mixture; rows are shared out by weight, the same rows in the same order for a seed.
+    seed: decides which rows; `None` takes the run's seed.
+    """
+
+    tokenizer: str
+    length: int
+    text: tuple[TextPart, ...] = ()
+    retrieval: RetrievalPart | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 2:
+            raise ValueError(f"data.length is {self.length}: it must be at least 2 tokens.")
+        if not self.text and self.retrieval is None:
+            raise ValueError("the data section names no data: add a [[data.text]] part or a [data.retrieval] one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserRecipe:
+    """AdamW; learning rate: linear warm-up, then a cosine down to `floor` times `lr` at the last step.
+
+    weight_decay acts on the matrices of in_proj, out_proj and an untied unembedding only. warmup: steps.
+    clip: greatest norm of all gradients together; `None` for no clipping.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    warmup: int = 100
+    floor: float = 0.1
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0 or not 0 <= self.floor <= 1 or self.warmup < 0:
+            raise ValueError("the optimiser needs lr > 0, floor in [0, 1] and warmup >= 0.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}: it must be positive; leave it out for no clipping.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecipe:
+    """What is measured during the run, every `every` steps and at the end.
+
+    text: token streams (.npy) of held-out text, for bits per byte. max_tokens: of each stream.
+    tasks: of retrieval, "qa1" to "qa5". lengths: of its prompts, in tokens. n: stories per task, length and
+        kind; 0 for no retrieval.
+    babi_path: real held-out stories besides generated ones. filler: a token stream of held-out text.
+    """
+
+    every: int = 500
+    text: tuple[str, ...] = ()
+    max_tokens: int = 500_000
+    tasks: tuple[str, ...] = TASKS
+    lengths: tuple[int, ...] = (0,)
+    n: int = 100
+    babi_path: str | None = None
+    filler: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.n < 0 or self.max_tokens < 2:
+            raise ValueError("evaluation needs every >= 1, n >= 0 and max_tokens >= 2.")
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown:
+            raise ValueError(f"evaluation.tasks names {', '.join(unknown)}: known are {', '.join(TASKS)}.")
+        if max(self.lengths, default=0) > 0 and self.filler is None and self.n:
+            raise ValueError("evaluation at lengths above 0 needs filler: name a token stream (.npy) of held-out text.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run.
+
+    steps: optimiser steps. batch_size: rows per step, over all processes. accumulation: equal parts in which
+        a process computes its share, to save memory.
+    loss: "full" (every token by its weight) or "answer" (only the answers of retrieval samples).
+    precision: "bf16" computes in bfloat16 with float32 master weights.
+    seed: of new weights, and of the data unless the data section has its own.
+    log_every, snapshot_every: steps. max_minutes: stop with a snapshot after so long; `None` for no limit.
+    export: dtypes of the final model; the first one's folder is `model`, another's `model-<dtype>`.
+    workers: processes that prepare data; 0 prepares it between steps.
+    """
+
+    model: ModelRecipe
+    data: DataRecipe
+    optimiser: OptimiserRecipe
+    evaluation: EvaluationRecipe | None = None
+    steps: int
+    batch_size: int
+    accumulation: int = 1
+    loss: LossKind = "full"
+    precision: Precision = "float32"
+    seed: int = 0
+    log_every: int = 10
+    snapshot_every: int = 500
+    max_minutes: float | None = None
+    export: tuple[Literal["float32", "bf16"], ...] = field(default=("float32", "bf16"))
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every", "snapshot_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}.")
+        if self.loss == "answer" and self.data.retrieval is None:
+            raise ValueError("loss = 'answer' needs retrieval samples: add a [data.retrieval] section.")
+
+    @property
+    def data_seed(self) -> int:
+        """The seed that decides the rows."""
+        return self.seed if self.data.seed is None else self.data.seed
+
+    @property
+    def role_weights(self) -> tuple[float, float, float, float]:
+        """Loss weights of padding, text, context and answer tokens (`mixture.Role`)."""
+        part = self.data.retrieval
+        context, answer = (part.context_weight, part.answer_weight) if part else (0.0, 0.0)
+        return (0.0, 1.0, context, answer) if self.loss == "full" else (0.0, 0.0, 0.0, answer or 1.0)
+
+
+RESUMABLE_CHANGES = ("max_minutes", "workers", "log_every", "snapshot_every", "export", "evaluation", "accumulation")
+"""Fields that may differ between a snapshot and the run that continues it."""

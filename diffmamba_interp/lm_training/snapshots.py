@@ -1,0 +1,95 @@
+"""Snapshots: everything that a run needs to continue as if it had not stopped, in one file, whole or not there."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
+from diffmamba_interp.lm_training.settings import to_values
+
+SNAPSHOT_FILE = "snapshot.pt"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """step: optimiser steps done. model, optimiser: state dicts. recipe: plain values, to compare."""
+
+    step: int
+    model: dict[str, Any]
+    optimiser: dict[str, Any]
+    recipe: dict[str, Any]
+    data_sha256: dict[str, str]
+    rng: torch.Tensor
+    tokens: int
+    seconds: float
+
+
+def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
+    """Replace the folder's snapshot. A crash while writing leaves the old one."""
+    buffer = io.BytesIO()
+    torch.save(snapshot.__dict__, buffer)
+    write_bytes(folder / SNAPSHOT_FILE, buffer.getvalue())
+
+
+def read_snapshot(folder: Path) -> Snapshot | None:
+    """The folder's snapshot, or None. Raises ValueError if the file is none of ours."""
+    path = folder / SNAPSHOT_FILE
+    if not path.is_file():
+        return None
+    try:
+        return Snapshot(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ValueError(f"{path} is no readable snapshot ({error}): delete it to start anew.") from error
+
+
+def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, str], folder: Path) -> None:
+    """Raise ValueError unless the snapshot is of this recipe and data (`RESUMABLE_CHANGES` may differ)."""
+    saved, now = _comparable(snapshot.recipe), _comparable(to_values(recipe))
+    changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+    if changed:
+        lines = "; ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in changed)
+        raise ValueError(
+            f"{folder} holds a run of another recipe: {lines}. Resume with the same recipe, or choose another --out."
+        )
+    if snapshot.data_sha256 != data_sha256:
+        raise ValueError(f"{folder} holds a run on other data: files that the recipe names have changed. Choose another --out.")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside `path`, then rename it."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.writing")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the lines of a JSONL log that were written after `step`: they will be written again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            # A kill may leave half a line at the end.
+            continue
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    write_bytes(path, "".join(kept).encode("utf-8"))
+
+
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(json.dumps(values)).items() if key not in RESUMABLE_CHANGES}

@@ -1,0 +1,168 @@
+"""Scoring the labels of retrieval prompts by log-likelihood: which label does the model find most probable?
+
+    score(label) = sum_k log p(label_k | prompt, label_<k)
+
+The prompt is read once; each label is continued from its recurrent state. Prompts of similar length share a
+batch, padded on the right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.recurrent_state import RecurrentState
+from diffmamba_interp.needle.records import NeedleSample
+
+BATCH_TOKENS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScores:
+    """What a model makes of the labels of one prompt.
+
+    log_probs: log-probability (nats) of " " + label after the prompt, in the order of the sample's labels.
+    n_label_tokens: tokens of each label. answer: index of the right label.
+    """
+
+    log_probs: tuple[float, ...]
+    n_label_tokens: tuple[int, ...]
+    answer: int
+
+    @property
+    def predicted(self) -> int:
+        """Index of the most probable label."""
+        return self.log_probs.index(max(self.log_probs))
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted == self.answer
+
+    @property
+    def probability(self) -> float:
+        """Probability of the answer among the labels, in [0, 1]."""
+        greatest = max(self.log_probs)
+        return math.exp(self.log_probs[self.answer] - greatest) / sum(math.exp(s - greatest) for s in self.log_probs)
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "log_probs": list(self.log_probs),
+            "n_label_tokens": list(self.n_label_tokens),
+            "answer": self.answer,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> LabelScores:
+        """The inverse of `to_record`."""
+        return cls(
+            log_probs=tuple(record["log_probs"]),
+            n_label_tokens=tuple(record["n_label_tokens"]),
+            answer=record["answer"],
+        )
+
+
+@torch.no_grad()
+def score_labels(
+    model: HookedMamba,
+    samples: Sequence[NeedleSample],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[LabelScores]:
+    """Scores of every sample, in their order.
+
+    batch_tokens: tokens per batch, padding included; one longer prompt makes a batch of its own.
+    on_progress: called with the number of samples done since the last call.
+    Raises ValueError if there are no samples.
+    """
+    if not samples:
+        raise ValueError("there are no samples to score: give at least one.")
+    device = model.embed.weight.device
+    results: dict[int, LabelScores] = {}
+    for indices in _batches(samples, batch_tokens):
+        chosen = [samples[i] for i in indices]
+        lengths = torch.tensor([sample.n_tokens for sample in chosen])
+        tokens = _pad([sample.tokens.tolist() for sample in chosen]).to(device)
+        # Equal lengths need no mask, and then run the faster path.
+        same = bool((lengths == lengths[0]).all())
+        logits, state = model.forward_with_state(
+            tokens, lengths=None if same else lengths.to(device), last_only=True
+        )
+        scores = _label_scores(model, logits[:, 0], state, [sample.label_tokens for sample in chosen])
+        for i, sample, row in zip(indices, chosen, scores, strict=True):
+            results[i] = LabelScores(
+                log_probs=tuple(row),
+                n_label_tokens=tuple(map(len, sample.label_tokens)),
+                answer=sample.labels.index(sample.answer),
+            )
+        if on_progress is not None:
+            on_progress(len(indices))
+    return [results[i] for i in range(len(samples))]
+
+
+def accuracy(scores: Sequence[LabelScores]) -> float:
+    """Share of samples whose most probable label is the answer, in [0, 1]."""
+    return sum(one.is_right for one in scores) / len(scores)
+
+
+def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's confidence interval of a proportion, by default 95 %."""
+    if not 0 <= n_right <= n or n < 1:
+        raise ValueError(f"{n_right} of {n} is no proportion.")
+    share, denominator = n_right / n, 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / denominator
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / denominator
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _batches(samples: Sequence[NeedleSample], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of prompts of similar length and equally many labels."""
+    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].labels), -samples[i].n_tokens))
+    batch: list[int] = []
+    for i in order:
+        first = samples[batch[0]] if batch else None
+        if first is not None and (
+            len(first.labels) != len(samples[i].labels) or (len(batch) + 1) * first.n_tokens > batch_tokens
+        ):
+            yield batch
+            batch = []
+        batch.append(i)
+    yield batch
+
+
+def _label_scores(
+    model: HookedMamba,
+    logits: Float[Tensor, "batch d_vocab"],
+    state: RecurrentState,
+    labels: Sequence[tuple[tuple[int, ...], ...]],
+) -> list[list[float]]:
+    """[batch, label] sums of log-probabilities."""
+    n_labels = len(labels[0])
+    flat = [list(tokens) for sample in labels for tokens in sample]
+    targets = _pad(flat).to(logits.device)
+    first = torch.log_softmax(logits, dim=-1).repeat_interleave(n_labels, dim=0)
+    total = first.gather(-1, targets[:, :1])[:, 0]
+    if targets.shape[1] > 1:
+        later, _ = model.forward_with_state(targets[:, :-1], state.repeat(n_labels))
+        log_probs = torch.log_softmax(later, dim=-1).gather(-1, targets[:, 1:, None])[..., 0]
+        is_real = _is_real(flat, targets.shape[1])[:, 1:].to(logits.device)
+        total = total + (log_probs * is_real).sum(dim=-1)
+    return total.view(-1, n_labels).tolist()
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:
+    """Rows of token ids, padded on the right with token 0."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+
+def _is_real(rows: Sequence[Sequence[int]], width: int) -> Tensor:
+    return torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]

@@ -1,0 +1,360 @@
+"""`python -m diffmamba_interp.train_lens`: train a tuned lens, or measure one, and write it into a folder.
+
+Without options: the bundled Diff-Mamba on built-in text. The same command resumes a run that was stopped.
+Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lens ...`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from diffmamba_interp.data import DataError, TextSource, TokenBatches, cached_tokens, load_tokenizer, tokenizer_hash
+from diffmamba_interp.figures.lens_svg import kl_svg
+from diffmamba_interp.lens.atomic_files import write_text
+from diffmamba_interp.lens.card import (
+    Provenance,
+    lens_sha256,
+    measurement_table,
+    package_versions,
+    weights_sha256,
+    write_card,
+    write_metrics,
+)
+from diffmamba_interp.lens.evaluation import HeldOutDocument, measure_lens
+from diffmamba_interp.lens.folders import load_lens, read_description, save_lens
+from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.process_group import ProcessGroup, local_device, process_group
+from diffmamba_interp.lens.random_tokens import RandomTokenBatches, random_tokens
+from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, with_schedule
+from diffmamba_interp.lens.run_folder import RunFolder
+from diffmamba_interp.lens.run_log import RunLog
+from diffmamba_interp.lens.stop_signals import StopRequest, stop_requests
+from diffmamba_interp.lens.training import LensTraining, StepBatches, StepRecord, Stopped, TrainingError
+from diffmamba_interp.models.checkpoint_files import resolve_folder
+from diffmamba_interp.models.language_model import HookedMamba
+
+BUNDLED = ("diff-mamba2", "mamba2")
+RUNS = Path("runs/lens")
+TOKEN_CACHE = Path("runs/cache")
+RANDOM_TOKENS = "random-tokens"
+# A model of at most so many parameters is trained with the quick schedule unless told otherwise.
+QUICK_PARAMETERS = 20_000_000
+
+logger = logging.getLogger("diffmamba_interp.train_lens")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when done, 2 for an error that the user can mend, 128 + signal number when stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        recipe = parse(sys.argv[1:] if args is None else args)
+        device = local_device(recipe.device)
+        with process_group(device) as group, stop_requests() as stop:
+            if not group.is_writer:
+                logging.getLogger().setLevel(logging.WARNING)
+            return run(recipe, device, group, stop)
+    except (OSError, ValueError, ImportError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(args: Sequence[str]) -> LensRecipe:
+    """The recipe that the command line asks for: `--recipe FILE.toml`, then options that override it.
+
+    Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
+    """
+    args = list(args)
+    default = LensRecipe()
+    for index, argument in enumerate(args):
+        if argument == "--recipe" and index + 1 < len(args):
+            default = read_recipe(args[index + 1])
+            del args[index : index + 2]
+            break
+        if argument.startswith("--recipe="):
+            default = read_recipe(argument.removeprefix("--recipe="))
+            del args[index]
+            break
+    described = f"{__doc__}\n--recipe FILE.toml gives the options from a file; those on the command line override it."
+    return tyro.cli(
+        LensRecipe, default=default, args=args, description=described, prog="python -m diffmamba_interp.train_lens"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What a run works with. folder: of the checkpoint. location: of the text, resolved from "auto"."""
+
+    model: HookedMamba
+    folder: Path
+    tokenizer: Any
+    location: str
+    source: TextSource | None
+    dtype: torch.dtype
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What must be the same to resume."""
+        return {
+            "model": weights_sha256(self.folder),
+            "tokenizer": None if self.tokenizer is None else tokenizer_hash(self.tokenizer),
+            "data": None if self.source is None else self.source.sha256(),
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def run(recipe: LensRecipe, device: torch.device, group: ProcessGroup, stop: StopRequest) -> int:
+    """Train or measure as the recipe says; the exit code."""
+    materials = load_materials(recipe, device)
+    recipe = with_schedule(recipe, quick=materials.n_parameters <= QUICK_PARAMETERS)
+    out = recipe.out or str(_default_out(recipe))
+    recipe = replace(recipe, data=materials.location, out=out)
+    folder = RunFolder(out, recipe, materials.identity)
+    if recipe.eval_only is not None:
+        lens = load_lens(recipe.eval_only, materials.model)
+        _require_same_tokenizer(recipe.eval_only, materials)
+        return _finish(folder.path, lens, lens_sha256(recipe.eval_only), materials, recipe, group)
+    folder.check()
+    lens = TunedLens.from_model(materials.model, name=recipe.model)
+    if folder.is_finished:
+        logger.info("%s holds the finished lens of this recipe: measuring it again", folder.path)
+        lens = load_lens(folder.path, materials.model)
+    else:
+        try:
+            train(folder, lens, materials, recipe, group, stop)
+        except Stopped:
+            return stop.exit_code
+        if group.is_writer:
+            save_lens(lens, folder.path, {"tokenizer_sha256": materials.identity["tokenizer"]})
+            folder.remove_snapshot()
+    group.wait_for_all()
+    return _finish(folder.path, lens, lens_sha256(folder.path), materials, recipe, group)
+
+
+def train(
+    folder: RunFolder,
+    lens: TunedLens,
+    materials: Materials,
+    recipe: LensRecipe,
+    group: ProcessGroup,
+    stop: StopRequest,
+) -> None:
+    """Train `lens` in place, from the folder's snapshot if there is one; snapshots go to the folder.
+
+    Raises Stopped or TrainingError, after a snapshot of the last whole step.
+    """
+    batches = open_batches(materials, recipe, group)
+    training = LensTraining(
+        materials.model, lens, batches, recipe, group=group, dtype=materials.dtype, micro_batch=recipe.micro_batch
+    )
+    state = folder.read_snapshot()
+    if state is not None:
+        training.restore(state)
+        logger.info("resuming after step %d of %d", training.step, training.n_steps)
+    group.wait_for_all()
+    if not group.is_writer:
+        for _ in training.run(stop):
+            pass
+        return
+    folder.begin()
+    try:
+        with RunLog(folder.log_file, recipe, step=training.step) as log:
+            for record, tokens_per_s in _with_progress(training, stop):
+                log.write(record, tokens_per_s=tokens_per_s)
+                if folder.snapshot_is_due():
+                    folder.write_snapshot(training.state())
+    except (Stopped, TrainingError):
+        folder.write_snapshot(training.state())
+        logger.info("stopped after step %d of %d; the same command resumes", training.step, training.n_steps)
+        raise
+    # The lens is written next: until it is, a crash must not cost the run.
+    folder.write_snapshot(training.state())
+
+
+def load_materials(recipe: LensRecipe, device: torch.device) -> Materials:
+    """Model, tokenizer and text of a recipe.
+
+    Raises FileNotFoundError or ValueError if one cannot be had or they do not fit each other.
+    """
+    on_gpu = device.type == "cuda"
+    name = recipe.dtype if recipe.dtype != "auto" else "bfloat16" if on_gpu else "float32"
+    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
+    folder = _model_folder(recipe.model)
+    model = HookedMamba.from_pretrained(folder, device=device, dtype=dtype).requires_grad_(False)
+    tokenizer = _tokenizer(recipe, folder, model.cfg.d_vocab)
+    location = recipe.data
+    if location == "auto":
+        location = "builtin" if tokenizer is not None else RANDOM_TOKENS
+    if location == RANDOM_TOKENS:
+        logger.warning("training on random tokens, not on text: the result says nothing about language")
+        tokenizer, source = None, None
+    else:
+        source = TextSource(location=location)
+    return Materials(model=model, folder=folder, tokenizer=tokenizer, location=location, source=source, dtype=dtype)
+
+
+def open_batches(materials: Materials, recipe: LensRecipe, group: ProcessGroup) -> StepBatches:
+    """This process's share of the training sequences, one step at a time."""
+    assert recipe.sequence_length is not None
+    settings: dict[str, Any] = {
+        "length": recipe.sequence_length,
+        "batch_size": recipe.sequences_per_step,
+        "seed": recipe.seed,
+        "rank": group.rank,
+        "world_size": group.size,
+    }
+    if materials.source is None:
+        return RandomTokenBatches(materials.model.cfg.d_vocab, **settings)
+    if not group.is_writer:
+        group.wait_for_all()
+    stream = cached_tokens(
+        materials.source, materials.tokenizer, split="lens_train", folder=TOKEN_CACHE, seed=recipe.seed
+    )
+    if group.is_writer:
+        group.wait_for_all()
+    batches = TokenBatches(stream.tokens, n_epochs=recipe.max_passes, **settings)
+    assert recipe.steps is not None
+    logger.info("the training text will be read %.1f times", recipe.steps / batches.n_batches)
+    return batches
+
+
+def held_out_documents(materials: Materials, recipe: LensRecipe) -> list[HeldOutDocument]:
+    """Documents of the evaluation split, each cut to `sequence_length`, with about `eval_tokens` tokens together."""
+    assert recipe.sequence_length is not None
+    assert recipe.eval_tokens is not None
+    length = recipe.sequence_length
+    if materials.source is None:
+        shape = (max(recipe.eval_tokens // length, 2), length)
+        rows = random_tokens(materials.model.cfg.d_vocab, shape, seed=-1 - recipe.seed)
+        return [HeldOutDocument(tokens=row, n_bytes=None) for row in rows]
+    stream = cached_tokens(materials.source, materials.tokenizer, split="eval", folder=TOKEN_CACHE, seed=recipe.seed)
+    documents: list[HeldOutDocument] = []
+    total = 0
+    for index in range(len(stream.ends)):
+        whole = torch.tensor([materials.tokenizer.eos_token_id, *stream.document(index)[:-1].tolist()])
+        tokens = whole[:length]
+        if len(tokens) < 2 or total >= recipe.eval_tokens:
+            continue
+        cut = len(tokens) < len(whole)
+        text = materials.tokenizer.decode(tokens[1:]) if cut else ""
+        documents.append(
+            HeldOutDocument(tokens=tokens, n_bytes=len(text.encode()) if cut else int(stream.n_bytes[index]))
+        )
+        total += len(tokens)
+    if not documents:
+        raise DataError(f"{materials.location} holds no document to measure on: give more text.")
+    return documents
+
+
+def _finish(
+    out: Path, lens: TunedLens, sha256: str, materials: Materials, recipe: LensRecipe, group: ProcessGroup
+) -> int:
+    """Measure, write metrics, card and figure, and print the table."""
+    if not group.is_writer:
+        return 0
+    logger.info("measuring on held-out documents")
+    measurement = measure_lens(materials.model, lens, held_out_documents(materials, recipe), seed=recipe.seed)
+    provenance = Provenance(
+        model=recipe.model,
+        model_sha256=materials.identity["model"],
+        lens_sha256=sha256,
+        tokenizer_sha256=materials.identity["tokenizer"],
+        data=materials.location,
+        data_sha256=materials.identity["data"],
+        seed=recipe.seed,
+        device=_device_name(materials.model.embed.weight.device),
+        versions=package_versions(),
+    )
+    write_metrics(out, measurement, provenance, recipe)
+    if recipe.eval_only is None:
+        write_card(out, measurement, provenance, recipe)
+    write_text(out / "figure.svg", kl_svg(measurement, title=f"Held-out KL of the lenses of {recipe.model}"))
+    print("\n".join(measurement_table(measurement)))
+    print(f"{measurement.n_tokens:,} held-out tokens; KL in nats [95 % interval]; written to {out}")
+    return 0
+
+
+def _with_progress(training: LensTraining, stop: StopRequest) -> Iterator[tuple[StepRecord, float]]:
+    """Each step's record and its tokens per second, with a progress bar on the terminal."""
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=training.n_steps, initial=training.step, unit="step", disable=None) as bar,
+    ):
+        before = time.monotonic()
+        for record in training.run(stop):
+            now = time.monotonic()
+            tokens_per_s = record.n_tokens / max(now - before, 1e-9)
+            before = now
+            bar.set_postfix_str(f"KL {record.mean_loss_nats:.3f} nats, {tokens_per_s:,.0f} tokens/s")
+            bar.update()
+            yield record, tokens_per_s
+
+
+def _model_folder(name: str) -> Path:
+    if name in BUNDLED and not Path(name).exists():
+        if importlib.util.find_spec("diffmamba_interp.models.demo") is None:
+            raise ValueError(
+                f"the model {name!r} is not bundled with this version: give a folder or hub id with --model."
+            )
+        return importlib.import_module("diffmamba_interp.models.demo").demo_folder(name)
+    return resolve_folder(name)
+
+
+def _tokenizer(recipe: LensRecipe, folder: Path, d_vocab: int) -> Any:
+    """The tokenizer, or None if there is none and none is needed."""
+    if recipe.data == RANDOM_TOKENS:
+        return None
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    elif (folder / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(folder)
+    elif recipe.data == "auto" and d_vocab < 256:
+        return None
+    else:
+        raise ValueError(
+            f"{recipe.model} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID (the published Mamba models use "
+            f"EleutherAI/gpt-neox-20b), or --data {RANDOM_TOKENS} to try the machinery without text."
+        )
+    if len(tokenizer) > d_vocab:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, but {recipe.model} has a vocabulary of {d_vocab}: this is "
+            "another model's tokenizer. Give the right one with --tokenizer."
+        )
+    return tokenizer
+
+
+def _require_same_tokenizer(lens_folder: str, materials: Materials) -> None:
+    stored, now = read_description(lens_folder).get("tokenizer_sha256"), materials.identity["tokenizer"]
+    if stored is not None and now is not None and stored != now:
+        raise ValueError(
+            f"the lens in {lens_folder} was trained with another tokenizer (sha256 {stored[:12]}...) than this one "
+            f"({now[:12]}...): give that one with --tokenizer."
+        )
+
+
+def _default_out(recipe: LensRecipe) -> Path:
+    name = Path(recipe.model).name
+    return RUNS / (name if recipe.eval_only is None else f"{name}-measured")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

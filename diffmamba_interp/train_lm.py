@@ -1,0 +1,139 @@
+"""`python -m diffmamba_interp.train_lm --recipe FILE.toml`: train a Mamba-2 or Diff-Mamba-2 language model.
+
+Every field of the recipe can be overridden on the command line, for example `--steps 100 --optimiser.lr 1e-3`.
+A run writes below `runs/` unless `--out` says otherwise: recipe.toml (as resolved), log.jsonl, snapshot.pt,
+model/ and results.json. Started again with the same recipe and folder, it continues from its snapshot, exactly.
+Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lm --recipe FILE.toml`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from diffmamba_interp.data import tokenizer_hash
+from diffmamba_interp.lm_training.evaluation import prepare_evaluation
+from diffmamba_interp.lm_training.loop import Outcome, Trainer, TrainingDivergedError
+from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer, sha256_of_files
+from diffmamba_interp.lm_training.processes import Processes, joined_processes
+from diffmamba_interp.lm_training.recipe import Recipe
+from diffmamba_interp.lm_training.settings import read_toml, to_toml, to_values
+from diffmamba_interp.lm_training.snapshots import read_snapshot, require_same_run, write_bytes
+
+PROGRAM = "python -m diffmamba_interp.train_lm"
+RECIPE_FILE = "recipe.toml"
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """recipe: the TOML file. out: folder of the run; by default runs/<name of the recipe>-seed<seed>.
+
+    device: "cpu", "cuda", "cuda:1"; by default a GPU if there is one. progress: show a bar.
+    """
+
+    recipe: Path
+    out: Path | None = None
+    device: str | None = None
+    progress: bool = True
+    settings: Annotated[Recipe, tyro.conf.arg(name="")]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Train; 0 when the recipe's steps are done, 3 when its minutes ran out first, 1 on divergence, 2 on an error."""
+    try:
+        options = parse_options(list(sys.argv[1:] if args is None else args))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        with joined_processes(options.device) as processes:
+            outcome = train(options, processes)
+    except TrainingDivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if outcome.is_complete else 3
+
+
+def parse_options(args: list[str]) -> TrainOptions:
+    """The recipe that `--recipe` names, with the other arguments applied to it."""
+    first = argparse.ArgumentParser(add_help=False, prog=PROGRAM)
+    first.add_argument("--recipe", type=Path)
+    path = first.parse_known_args(args)[0].recipe
+    if path is None:
+        if "--help" in args or "-h" in args:
+            print(f"{__doc__}\nGive --recipe FILE.toml with --help to list every field that it can override.")
+            raise SystemExit(0)
+        raise ValueError(f"give a recipe: {PROGRAM} --recipe FILE.toml (the folder recipes/ holds some).")
+    default = TrainOptions(recipe=path, settings=read_toml(Recipe, path))
+    return tyro.cli(tyro.conf.AvoidSubcommands[TrainOptions], args=args, default=default, prog=PROGRAM)
+
+
+def train(options: TrainOptions, processes: Processes) -> Outcome:
+    """Run, or continue, the training that the options describe; write everything into its folder."""
+    recipe = options.settings
+    folder = options.out or Path("runs") / f"{options.recipe.stem}-seed{recipe.seed}"
+    model = make_model(recipe.model, seed=recipe.seed)
+    tokenizer = open_tokenizer(recipe.data, model.cfg.d_vocab)
+    data_sha256 = sha256_of_files(recipe) | {"tokenizer": tokenizer_hash(tokenizer)}
+    snapshot = read_snapshot(folder)
+    if snapshot is not None:
+        require_same_run(snapshot, recipe, data_sha256, folder)
+        logging.info("continuing %s from step %d of %d", folder, snapshot.step, recipe.steps)
+    if processes.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(folder / RECIPE_FILE, to_toml(to_values(recipe)).encode("utf-8"))
+    mixture = make_mixture(recipe, tokenizer)
+    evaluation = prepare_evaluation(recipe.evaluation, tokenizer) if recipe.evaluation and processes.is_first else None
+    # The tokenizer's threads do not survive the start of worker processes; from here on it runs in one.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    trainer = Trainer(
+        recipe,
+        model,
+        mixture,
+        folder,
+        processes=processes,
+        evaluation=evaluation,
+        data_sha256=data_sha256,
+        snapshot=snapshot,
+        show_progress=options.progress,
+    )
+    outcome = trainer.run()
+    if processes.is_first and outcome.is_complete:
+        trainer.export(tokenizer)
+        _write_results(folder, trainer, outcome)
+    return outcome
+
+
+def _write_results(folder: Path, trainer: Trainer, outcome: Outcome) -> None:
+    n_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    results = {
+        "step": outcome.step,
+        "tokens": trainer.tokens,
+        "n_parameters": n_parameters,
+        "seed": trainer.recipe.seed,
+        "metrics": outcome.metrics,
+        "data_sha256": trainer.data_sha256,
+        "recipe": to_values(trainer.recipe),
+        "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
+        "device": str(trainer.processes.device),
+    }
+    write_bytes(folder / RESULTS_FILE, json.dumps(results, indent=1).encode("utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffmamba_interp.data.documents import DataError
+from diffmamba_interp.data.sources import TextSource, is_hub_id
+
+
+def texts_of(source: TextSource) -> list[str]:
+    return [document.text for document in source.documents()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "b.jsonl").write_text('{"text": "second"}\n{"text": "third"}\n')
+    return tmp_path
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Stands in for the hub; holds what the library was asked for."""
+    import datasets
+
+    asked: list[dict] = []
+
+    def load_dataset(name: str, config: str | None, **options: object) -> Iterator[dict]:
+        asked.append({"name": name, "config": config, **options})
+        if name == "owner/private":
+            raise datasets.exceptions.DatasetNotFoundError("no such dataset")
+        return iter([{"text": "one", "n": 1}, {"text": " ", "n": 2}, {"text": "three", "n": 3}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_folder_is_read_file_by_file(folder: Path) -> None:
+    source = TextSource(location=str(folder))
+    assert texts_of(source) == ["first", "second", "third"]
+    assert texts_of(source) == ["first", "second", "third"]
+    assert texts_of(TextSource(location=str(folder), max_documents=2)) == ["first", "second"]
+
+
+def test_the_sha256_changes_with_the_files_and_with_what_is_read_of_them(folder: Path) -> None:
+    source = TextSource(location=str(folder))
+    before = source.sha256()
+    assert TextSource(location=str(folder)).sha256() == before
+    assert TextSource(location=str(folder), max_documents=1).sha256() != before
+    (folder / "a.txt").write_text("other")
+    assert source.sha256() != before
+
+
+def test_text_without_documents_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(DataError, match="holds no text"):
+        texts_of(TextSource(location=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match="names no file"):
+        texts_of(TextSource(location=str(tmp_path / "missing.jsonl")))
+
+
+def test_generated_text_follows_its_seed_and_size() -> None:
+    base = texts_of(TextSource(location="generated", n_chars=5_000))
+    assert texts_of(TextSource(location="generated", n_chars=5_000)) == base
+    assert texts_of(TextSource(location="generated", n_chars=5_000, seed=1)) != base
+    assert len(texts_of(TextSource(location="generated", n_chars=20_000))) > len(base)
+
+
+def test_builtin_text_adds_the_documentation_of_python() -> None:
+    source = TextSource(location="builtin", n_chars=5_000)
+    generated = texts_of(TextSource(location="generated", n_chars=5_000))
+    documents = list(itertools.islice(source.documents(), len(generated) + 100))
+    assert [document.text for document in documents[: len(generated)]] == generated
+    assert any(document.source.startswith("pydoc topic") for document in documents)
+    assert TextSource(location="generated", n_chars=5_000).sha256() != source.sha256()
+
+
+def test_a_hub_dataset_is_streamed(hub: list[dict]) -> None:
+    source = TextSource(location="owner/name", hub_config="c", hub_split="validation", hub_revision="r")
+    documents = list(source.documents())
+    assert [document.text for document in documents] == ["one", "three"]
+    assert documents[1].source == "owner/name, row 3"
+    assert hub == [{"name": "owner/name", "config": "c", "split": "validation", "revision": "r", "streaming": True}]
+
+
+def test_hub_problems_are_explained(hub: list[dict]) -> None:
+    with pytest.raises(DataError, match=r"row 1: no text in field 'body'; the fields are text, n"):
+        texts_of(TextSource(location="owner/name", text_field="body"))
+    with pytest.raises(DataError, match=r"'owner/private'.*no such dataset.*give a local file"):
+        texts_of(TextSource(location="owner/private"))
+
+
+def test_paths_and_names_are_told_from_hub_ids(folder: Path) -> None:
+    assert is_hub_id("owner/name")
+    for location in ("generated", "builtin", str(folder), "./owner/name", "texts/a.jsonl", "texts/*", "/a/b"):
+        assert not is_hub_id(location)
+
+
+def test_a_local_table_goes_through_the_datasets_library(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pa.table({"text": ["row"]}), folder / "c.parquet")
+    assert texts_of(TextSource(location=str(folder / "c.parquet"))) == ["row"]

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.data.documents import DataError
+from diffmamba_interp.data.tokenizer import (
+    END_OF_TEXT,
+    PAD,
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_hash,
+    train_tokenizer,
+)
+from diffmamba_interp.stable_random import StableRandom
+
+STRANGE = [
+    "",
+    " ",
+    "  two  spaces\n\n\ttab \r\n",
+    "don't 'sup we'll",
+    "3.14159 and 1,000,000",
+    "é漢字🎉\u200b\ufeff\x00\x7f",
+    "<|endoftext|><|pad|>",
+    "def f(x):\n    return x**2  # 100%\n",
+    "אבג عربى हिन्दी",
+]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_every_text_comes_back_as_it_was(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+def test_random_unicode_comes_back_as_it_was(tokenizer: PreTrainedTokenizerBase) -> None:
+    rng = StableRandom("unicode")
+    for _ in range(50):
+        codes = [rng.integer(0x110000 if rng.uniform() < 0.5 else 0x300) for _ in range(40)]
+        text = "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
+        assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+def test_it_has_the_size_and_the_special_tokens_that_were_asked_for(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert len(tokenizer) == 400
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == (END_OF_TEXT, 0)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == (PAD, 1)
+    assert tokenizer(END_OF_TEXT)["input_ids"] == [0]
+
+
+def test_nothing_is_added_to_a_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer("Mary")["input_ids"] == encode(tokenizer, "Mary")
+
+
+def test_digits_stand_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    pieces = tokenizer.convert_ids_to_tokens(encode(tokenizer, "x 1234 5.67"))
+    assert all(sum(character.isdigit() for character in piece) <= 1 for piece in pieces)
+
+
+def test_an_answer_does_not_change_the_tokens_of_its_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    prompt, answer = "<context>Mary left.</context> Question: Where is Mary? Answer:", " bathroom"
+    together = encode(tokenizer, prompt + answer)
+    assert together == encode(tokenizer, prompt) + encode(tokenizer, answer)
+
+
+def test_a_frequent_word_with_its_space_is_one_token() -> None:
+    tokenizer = train_tokenizer(["Mary went to the bathroom. What an uncommon zebra."] * 50, 294)
+    assert len(encode(tokenizer, " bathroom")) == 1
+    assert tokenizer.decode(encode(tokenizer, " bathroom")) == " bathroom"
+
+
+def test_training_twice_or_in_another_order_gives_the_same(texts: list[str]) -> None:
+    first = tokenizer_hash(train_tokenizer(texts, 350))
+    assert tokenizer_hash(train_tokenizer(texts, 350)) == first
+    assert tokenizer_hash(train_tokenizer(texts[::-1], 350)) == first
+    assert tokenizer_hash(train_tokenizer(texts, 351)) != first
+
+
+def test_a_part_of_the_text_is_drawn_by_the_seed(texts: list[str]) -> None:
+    def part(seed: int, max_bytes: int) -> str:
+        return tokenizer_hash(train_tokenizer(texts, 300, seed, max_bytes=max_bytes))
+
+    assert part(0, 8_000) == part(0, 8_000)
+    assert part(0, 8_000) != part(1, 8_000)
+    assert part(0, 10_000_000) == part(1, 10_000_000)
+
+
+def test_a_folder_keeps_everything(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    for _ in range(2):
+        save_tokenizer(tokenizer, tmp_path / "tok")
+    assert {path.name for path in (tmp_path / "tok").iterdir()} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    for source in (tmp_path / "tok", tmp_path / "tok" / "tokenizer.json"):
+        loaded = load_tokenizer(source)
+        assert tokenizer_hash(loaded) == tokenizer_hash(tokenizer)
+        assert loaded.eos_token_id == 0
+        for text in STRANGE:
+            assert encode(loaded, text) == encode(tokenizer, text)
+
+
+def test_the_hash_ignores_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    before = tokenizer_hash(tokenizer)
+    tokenizer(["a", "b c"], padding=True)
+    assert tokenizer_hash(tokenizer) == before
+
+
+def test_too_small_a_vocabulary_or_text_is_refused(texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="must be greater than 258"):
+        train_tokenizer(texts, 258)
+    with pytest.raises(DataError, match="of the 4096 asked for"):
+        train_tokenizer(["a few words"], 4096)
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    Tokenizer(models.BPE()).save(str(path))
+    with pytest.raises(DataError, match="has no token <|endoftext|>"):
+        load_tokenizer(path)

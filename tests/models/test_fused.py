@@ -1,0 +1,153 @@
+"""The GPU kernels compute what the reference computes: values, gradients, patches, states. Needs a GPU.
+
+float32 is checked at the precision that the environment asks of Triton: TF32 products by default, IEEE ones with
+TRITON_F32_DEFAULT=ieee (run the file once with each).
+"""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
+from diffmamba_interp.hook_points import select_names
+from diffmamba_interp.ops import fused
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {
+    torch.float32: 1e-4 if os.environ.get("TRITON_F32_DEFAULT") == "ieee" else 2e-3,
+    torch.bfloat16: 2e-2,
+}
+LENGTHS = (1, 7, 63, 500, 4096)
+
+
+def make_model(n_groups: int, dtype: torch.dtype = torch.float32, **changes: object) -> HookedMamba:
+    """Block 0 differential, block 1 plain."""
+    differential = DifferentialConfig(placement="alternate", **changes)  # type: ignore[arg-type]
+    cfg = HookedMambaConfig(
+        d_model=64, n_layers=2, d_vocab=96, d_state=32, d_head=32, n_groups=n_groups, differential=differential
+    )
+    torch.manual_seed(0)
+    model = HookedMamba(cfg).to("cuda", dtype)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("A_log", "D", "dt_bias", "lambda_q1")):
+            parameter.data = parameter.data.float()
+    return model
+
+
+def tokens_of(length: int, batch: int = 2) -> torch.Tensor:
+    return torch.randint(0, 96, (batch, length), device="cuda", generator=torch.Generator("cuda").manual_seed(length))
+
+
+def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
+    given, expected = given.detach().double(), expected.detach().double()
+    return float((given - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+@pytest.fixture(params=["causal_conv1d", "our conv"])
+def conv(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    kernels = fused._kernels()
+    if request.param == "our conv":
+        monkeypatch.setattr(fused, "_kernels", lambda: dataclasses.replace(kernels, causal_conv1d=None))
+    elif kernels.causal_conv1d is None:
+        pytest.fail("causal_conv1d is not installed here, so half of the comparison would be missing")
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_groups", [1, 2])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_logits_and_every_served_hook_point_agree(conv: str, length: int, n_groups: int, dtype: torch.dtype) -> None:
+    model, tokens = make_model(n_groups, dtype), tokens_of(length)
+    with torch.no_grad():
+        model.impl = "reference"
+        expected, reference_cache = model.run_with_cache(tokens)
+        model.impl = "fused"
+        logits = model(tokens)
+        _, cache = model.run_with_cache(tokens)
+    assert relative_error(logits, expected) < TOLERANCE[dtype]
+    assert list(cache)
+    assert set(cache) == set(reference_cache)
+    wrong = {n: e for n in cache if (e := relative_error(cache[n], reference_cache[n])) >= TOLERANCE[dtype]}
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_groups", [1, 2])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_gradients_agree(conv: str, length: int, n_groups: int, dtype: torch.dtype) -> None:
+    model, tokens = make_model(n_groups, dtype), tokens_of(length)
+    names = [name for name, _ in model.named_parameters()]
+
+    def gradients(impl: str) -> list[torch.Tensor]:
+        model.impl = impl  # type: ignore[assignment]
+        logits = model(tokens)
+        weight = torch.randn(logits.shape, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+        return list(torch.autograd.grad((torch.log_softmax(logits, -1) * weight).sum(), list(model.parameters())))
+
+    expected, given = gradients("reference"), gradients("fused")
+    errors = {n: relative_error(g, e) for n, g, e in zip(names, given, expected, strict=True) if e.norm() > 1e-6}
+    total = relative_error(
+        torch.cat([g.flatten().float() for g in given]), torch.cat([e.flatten().float() for e in expected])
+    )
+    # One parameter's gradient may nearly cancel; its own error then has a larger share than the whole one's.
+    assert total < TOLERANCE[dtype], (total, errors)
+    assert max(errors.values()) < 5 * TOLERANCE[dtype], errors
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"normalisation": "pre"}, {"normalisation": "none"}, {"head_division": "n_heads"}]
+)
+def test_patching_through_the_kernels_equals_patching_through_the_reference(changes: dict[str, str]) -> None:
+    model, tokens = make_model(1, **changes), tokens_of(40)
+    wrong = {}
+    with torch.no_grad():
+        for name in select_names(model.hook_points, lambda name: True):
+            edit = [(name, lambda value, name: 1.1 * value + 0.01)]
+            model.impl = "reference"
+            expected = model.run_with_hooks(tokens, edit)
+            clean = model(tokens)
+            model.impl = "fused"
+            error = relative_error(model.run_with_hooks(tokens, edit), expected)
+            if error >= TOLERANCE[torch.float32] or torch.equal(expected, clean):
+                wrong[name] = error
+    assert not wrong
+
+
+def test_a_prompt_read_in_pieces_and_by_steps_gives_the_whole_prompts_logits() -> None:
+    model, tokens = make_model(2), tokens_of(80)
+    model.impl = "fused"
+    with torch.no_grad():
+        whole = model(tokens)
+        first, state = model.forward_with_state(tokens[:, :33])
+        second, state = model.forward_with_state(tokens[:, 33:70], state)
+        parts = [first, second]
+        for step in range(70, 80):
+            logits, state = model.forward_with_state(tokens[:, step : step + 1], state)
+            parts.append(logits)
+    assert relative_error(torch.cat(parts, dim=1), whole) < TOLERANCE[torch.float32]
+
+
+def test_padding_leaves_logits_and_state_as_they_are_without_it() -> None:
+    model, tokens = make_model(1), tokens_of(50, batch=2)
+    model.impl = "fused"
+    with torch.no_grad():
+        padded, state = model.forward_with_state(tokens, lengths=torch.tensor([50, 20]))
+        alone, alone_state = model.forward_with_state(tokens[1:, :20])
+    assert relative_error(padded[1:, :20], alone) < TOLERANCE[torch.float32]
+    for ours, theirs in zip(state.select(torch.tensor([1])).tensors(), alone_state.tensors(), strict=True):
+        assert relative_error(ours, theirs) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("length", [65_536, 131_072])
+def test_a_very_long_prompt_agrees_with_the_chunked_reference(length: int) -> None:
+    model, tokens = make_model(1), tokens_of(length, batch=1)
+    with torch.no_grad():
+        model.impl = "reference"
+        expected, _ = model.forward_with_state(tokens)
+        model.impl = "fused"
+        given, _ = model.forward_with_state(tokens)
+    assert relative_error(given[:, -1000:], expected[:, -1000:]) < TOLERANCE[torch.float32]
+    assert relative_error(given, expected) < TOLERANCE[torch.float32]
