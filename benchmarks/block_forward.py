@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from unittest import mock
 
 import torch
 from timing import Timing, time_side_by_side
@@ -83,7 +84,7 @@ def to_bf16(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def measure_mixers(batch: int) -> dict[str, Timing]:
+def measure_mixers(batch: int, graphs: bool) -> dict[str, Timing]:
     from mamba_ssm import Mamba2
 
     u = torch.randn(batch, LENGTH, D_MODEL, device="cuda", dtype=torch.bfloat16)
@@ -93,13 +94,14 @@ def measure_mixers(batch: int) -> dict[str, Timing]:
     return time_side_by_side(
         {
             "mamba_ssm.Mamba2": lambda: peer(u),
-            "ours, plain mixer": lambda: plain(u, fused=True),
-            "ours, differential mixer": lambda: differential(u, fused=True),
-        }
+            "ours, plain mixer": lambda: plain(u, fused=True, keep_state=False),
+            "ours, differential mixer": lambda: differential(u, fused=True, keep_state=False),
+        },
+        graphs=graphs,
     )
 
 
-def measure_blocks(batch: int) -> dict[str, Timing]:
+def measure_blocks(batch: int, graphs: bool) -> dict[str, Timing]:
     resid = torch.randn(batch, LENGTH, D_MODEL, device="cuda")
     hidden = resid.bfloat16()
     peer, pair = PlainPeer().to("cuda", torch.bfloat16), SequentialPair().to("cuda", torch.bfloat16)
@@ -108,13 +110,14 @@ def measure_blocks(batch: int) -> dict[str, Timing]:
         {
             "mamba_ssm block": lambda: peer(hidden, resid),
             "two mamba_ssm mixers in turn": lambda: pair(resid),
-            "ours, plain block": lambda: plain(resid, fused=True),
-            "ours, differential block": lambda: differential(resid, fused=True),
-        }
+            "ours, plain block": lambda: plain(resid, fused=True, keep_state=False),
+            "ours, differential block": lambda: differential(resid, fused=True, keep_state=False),
+        },
+        graphs=graphs,
     )
 
 
-def measure_models(batch: int) -> dict[str, Timing]:
+def measure_models(batch: int, graphs: bool) -> dict[str, Timing]:
     from mamba_ssm.models.config_mamba import MambaConfig
     from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
 
@@ -123,38 +126,40 @@ def measure_models(batch: int) -> dict[str, Timing]:
     for name, placement in {"plain": None, "alternate": "alternate", "all": "all"}.items():
         model = to_bf16(HookedMamba(config(placement)))
         assert isinstance(model, HookedMamba)
-        contenders[f"ours, {name}"] = lambda model=model: model.forward_with_state(tokens, last_only=True)
+        contenders[f"ours, {name}"] = lambda model=model: model(tokens, stop_at_block=N_LAYERS)
         contenders[f"ours, {name}, all resid_post cached"] = lambda model=model: cached_residuals(model, tokens)
     peer_cfg = MambaConfig(
         d_model=D_MODEL, n_layer=N_LAYERS, vocab_size=D_VOCAB, ssm_cfg={"layer": "Mamba2"}, pad_vocab_size_multiple=16
     )
     peer = MambaLMHeadModel(peer_cfg, device="cuda", dtype=torch.bfloat16)
-    contenders["mamba_ssm model"] = lambda: peer(tokens, num_last_tokens=1)
-    return time_side_by_side(contenders, rounds=3, calls=3, warm_up=2)
+    contenders["mamba_ssm model"] = lambda: peer.backbone(tokens)
+    return time_side_by_side(contenders, rounds=3, calls=3, graphs=graphs)
 
 
 def cached_residuals(model: HookedMamba, tokens: torch.Tensor) -> int:
     kept = []
     with model.hooks([("blocks.*.hook_resid_post", lambda value, name: kept.append(value))]):
-        model.forward_with_state(tokens, last_only=True)
+        model(tokens, stop_at_block=N_LAYERS)
     return len(kept)
 
 
 def measure_scan_chunks(batch: int) -> dict[str, Timing]:
-    """The scan alone, at the plain mixer's and at the stacked branches' shape, by chunk size."""
-    scan, contenders = fused._kernels().chunk_scan, {}
-    for name, n_heads, d_head, n_groups in (
-        ("plain, 32 heads of 64", 32, 64, 1),
-        ("branches, 64 heads of 32", 64, 32, 2),
-    ):
-        x = torch.randn(batch, LENGTH, n_heads, d_head, device="cuda", dtype=torch.bfloat16)
-        dt = torch.rand(batch, LENGTH, n_heads, device="cuda") * 0.1
-        A, D = -torch.rand(n_heads, device="cuda") * 8, torch.ones(n_heads, device="cuda")
-        B, C = torch.randn(2, batch, LENGTH, n_groups, D_STATE, device="cuda", dtype=torch.bfloat16)
-        for chunk in (32, 64, 128, 256):
-            arguments = (x, dt, A, B, C, chunk)
-            contenders[f"{name}, chunk {chunk}"] = lambda a=arguments, D=D: scan(*a, D=D, return_final_states=True)
-    return time_side_by_side(contenders, rounds=3)
+    """Our plain and differential mixers with the scan cut into chunks of several sizes."""
+    u = torch.randn(batch, LENGTH, D_MODEL, device="cuda", dtype=torch.bfloat16)
+    mixers = {
+        "plain": to_bf16(Block(config(None, 1), 0)).mixer,
+        "differential": to_bf16(Block(config("all", 1), 0)).mixer,
+    }
+    contenders = {}
+    for name, mixer in mixers.items():
+        for chunk in (64, 128, 256):
+            contenders[f"{name}, chunk {chunk}"] = lambda mixer=mixer, chunk=chunk: with_chunk(chunk, mixer, u)
+    return time_side_by_side(contenders, rounds=3, graphs=True)
+
+
+def with_chunk(chunk: int, mixer: nn.Module, u: torch.Tensor) -> object:
+    with mock.patch.object(fused, "scan_chunk_size", lambda d_head: chunk):
+        return mixer(u, fused=True, keep_state=False)
 
 
 def measure_370m_run() -> dict[str, float]:
@@ -185,26 +190,32 @@ def report(title: str, timings: dict[str, Timing], peer: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    out = parser.parse_args().out
+    parser.add_argument("--only", default="", help="measure only the cases whose title starts with this")
+    options = parser.parse_args()
+    out = options.out
     results: dict[str, object] = {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     with torch.no_grad():
+        chunks = measure_scan_chunks(8)
+        report("mixers by the scan's chunk size, batch 8, CUDA graph", chunks, "plain, chunk 256")
+        results["scan"] = {name: vars(timing) for name, timing in chunks.items()}
         for batch in (8, 1):
             for title, measure, peer in (
                 ("mixer", measure_mixers, "mamba_ssm.Mamba2"),
                 ("block", measure_blocks, "mamba_ssm block"),
                 ("model", measure_models, "mamba_ssm model"),
             ):
-                timings = measure(batch)
-                report(f"{title}, batch {batch}, length {LENGTH}, bf16", timings, peer)
-                results[f"{title}, batch {batch}"] = {name: vars(timing) for name, timing in timings.items()}
-                torch.cuda.empty_cache()
-        chunks = measure_scan_chunks(8)
-        report("scan by chunk size, batch 8", chunks, "plain, 32 heads of 64, chunk 256")
-        results["scan"] = {name: vars(timing) for name, timing in chunks.items()}
+                if not title.startswith(options.only):
+                    continue
+                for launches in ("eager", "CUDA graph"):
+                    timings = measure(batch, launches == "CUDA graph")
+                    case = f"{title}, batch {batch}, {launches}"
+                    report(f"{case}, length {LENGTH}, bf16", timings, peer)
+                    results[case] = {name: vars(timing) for name, timing in timings.items()}
+                    torch.cuda.empty_cache()
         results["370M at 4 x 2048"] = measure_370m_run()
         print(f"\n370M, batch 4 x {LENGTH}, all resid_post kept: {results['370M at 4 x 2048']}")
     if out is not None:

@@ -22,13 +22,18 @@ class Timing:
 
 
 def time_side_by_side(
-    contenders: dict[str, Callable[[], object]], *, rounds: int = 5, calls: int = 10, warm_up: int = 3
+    contenders: dict[str, Callable[[], object]], *, rounds: int = 5, calls: int = 10, graphs: bool = False
 ) -> dict[str, Timing]:
-    """Median seconds per call of each contender over `rounds` alternating rounds of `calls` calls on the GPU."""
+    """Median seconds per call of each contender over `rounds` alternating rounds of `calls` calls on the GPU.
+
+    `graphs` replays each contender from a CUDA graph, which removes what the host spends on launching.
+    """
     for run in contenders.values():
-        for _ in range(warm_up):
+        for _ in range(3):
             run()
     torch.cuda.synchronize()
+    if graphs:
+        contenders = {name: _captured(run) for name, run in contenders.items()}
     medians: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -37,6 +42,13 @@ def time_side_by_side(
         name: Timing(median_s=statistics.median(values), low_s=min(values), high_s=max(values))
         for name, values in medians.items()
     }
+
+
+def _captured(run: Callable[[], object]) -> Callable[[], object]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -2,7 +2,7 @@
 
 Every field of the recipe can be overridden on the command line, for example `--steps 100 --optimiser.lr 1e-3`.
 A run writes below `runs/` unless `--out` says otherwise: recipe.toml (as resolved), log.jsonl, snapshot.pt,
-model/ and results.json. Started again with the same recipe and folder, it continues from its snapshot, exactly.
+model/ and results.json (also when the minutes run out first). Started again with the same recipe and folder, it continues from its snapshot, exactly.
 Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lm --recipe FILE.toml`.
 """
 
@@ -113,7 +113,7 @@ def train(options: TrainOptions, processes: Processes) -> Outcome:
         show_progress=options.progress,
     )
     outcome = trainer.run()
-    if processes.is_first and outcome.is_complete:
+    if processes.is_first:
         trainer.export(tokenizer)
         _write_results(folder, trainer, outcome)
     return outcome
@@ -123,6 +123,7 @@ def _write_results(folder: Path, trainer: Trainer, outcome: Outcome) -> None:
     n_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     results = {
         "step": outcome.step,
+        "is_complete": outcome.is_complete,
         "tokens": trainer.tokens,
         "n_parameters": n_parameters,
         "seed": trainer.recipe.seed,

@@ -173,7 +173,7 @@ def _title(record: AttentionRecord, panels: _Panels) -> str:
     if record.is_differential:
         lambda_ = record.lambda_
         if lambda_.ndim == 0:
-            title += f", λ = {float(lambda_):.3f}"
+            title += f", λ = {float(lambda_.detach()):.3f}"
         title += f"<br><sub>difference: {record.difference_means}</sub>"
     return title
 

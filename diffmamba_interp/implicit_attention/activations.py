@@ -149,7 +149,7 @@ def run_block(
     fused = choose_impl(model.impl, resid.device, model.embed.weight.dtype).impl == "fused"
     # Attached last, so that it sees what the other hooks have left.
     with attached(model.hook_points, [(names, lambda value, name: seen.update({name: value}))]):
-        resid, _ = model.blocks[block](resid, None, valid, fused=fused)
+        resid, _ = model.blocks[block](resid, None, valid, fused=fused, keep_state=False)
     cache = ActivationCache(seen)
     n_batch, n_pos = resid.shape[:2]
     lengths = torch.full((n_batch,), n_pos, device=resid.device) if valid is None else valid.sum(dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def rollout(
-    matrices: Iterable[Float[Tensor, "batch pos pos"]], residual_share: float = 0.5
+    matrices: Iterable[Float[Tensor, "batch row src"]], residual_share: float = 0.5
 ) -> Float[Tensor, "batch pos pos"]:
     """R[t,s]: share of position t of the last residual stream that came from token s; every row sums to 1.
 

@@ -106,7 +106,7 @@ class ResidualAttribution:
         entries.append((None, self.difference[sample].masked_fill(~plain[:, None], 0.0)))
         entries.append(("minuend", self.minuend[sample].nan_to_num(0.0)))
         entries.append(("subtrahend", (-self.lambda_[sample, :, None] * self.subtrahend[sample]).nan_to_num(0.0)))
-        stacked = torch.stack([values for _, values in entries])
+        stacked = torch.stack([values for _, values in entries]).detach()
         best = stacked.abs().flatten().topk(min(k, stacked.numel())).indices
         writers = []
         for branch, block, src in zip(*(i.tolist() for i in torch.unravel_index(best, stacked.shape)), strict=True):

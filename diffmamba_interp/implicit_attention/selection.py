@@ -42,13 +42,13 @@ def select_rows(rows: Rows, lengths: Tensor, n_pos: int) -> Tensor | None:
     if rows is None:
         return None
     chosen = torch.as_tensor(rows, device=lengths.device)
+    if chosen.numel() == 0:
+        raise ValueError("rows is empty: give at least one position, or None for all.")
     if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
         raise ValueError(
             f"rows has dtype {chosen.dtype} and shape {tuple(chosen.shape)}: give whole numbers, [row] for "
             "every sample or [batch, row]."
         )
-    if chosen.numel() == 0:
-        raise ValueError("rows is empty: give at least one position, or None for all.")
     chosen = chosen.long()
     if chosen.ndim == 1:
         chosen = chosen.expand(lengths.shape[0], -1)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -27,7 +26,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from tuned_lens.nn.lenses import TunedLensConfig
 
-from diffmamba_interp.lens.atomic_files import write_tensors, write_text
+from diffmamba_interp.lens.atomic_files import read_tensors, write_tensors, write_text
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import HUB_ID, read_json
@@ -166,14 +165,7 @@ def _read_params(path: Path, config: TunedLensConfig) -> tuple[Tensor, Tensor]:
     """Weights [block, d_model, d_model] and biases [block, d_model] in float32."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a lens folder holds {CONFIG_FILE} and {PARAMS_FILE}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} is corrupt or holds more than plain tensors ({reason}). It was not unpickled, since that "
-            "can run any code. Fetch or train the lens again."
-        ) from error
+    state = read_tensors(path)
     n, d = config.num_hidden_layers, config.d_model
     needed = {f"{i}.weight": (d, d) for i in range(n)} | {f"{i}.bias": (d,) for i in range(n)}
     found = {name: tuple(t.shape) if isinstance(t, Tensor) else None for name, t in _items(state)}

@@ -137,7 +137,9 @@ def recipe_from_dict(values: Mapping[str, Any], *, source: str) -> LensRecipe:
         raise ValueError(f"unknown keys in {source}: {', '.join(unknown)}. Known: {', '.join(known)}.")
     for name, value in values.items():
         _require_type(source, name, value, getattr(defaults, name))
-    return LensRecipe(**values)
+    # A whole number is a number, in TOML too.
+    numbers = {name: float(values[name]) for name in _NUMBERS if name in values}
+    return LensRecipe(**{**values, **numbers})
 
 
 def write_recipe(recipe: LensRecipe, path: Path) -> None:

@@ -9,16 +9,13 @@ config.json, params.pt, lens.json, metrics.json, CARD.md, figure.html       the 
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from diffmamba_interp.lens.atomic_files import write_tensors
+from diffmamba_interp.lens.atomic_files import read_tensors, write_tensors
 from diffmamba_interp.lens.folders import CONFIG_FILE
 from diffmamba_interp.lens.recipe import LensRecipe, first_difference, read_recipe, recipe_from_dict, write_recipe
 from diffmamba_interp.lens.training import TrainingError
@@ -81,12 +78,11 @@ class RunFolder:
         file = self.path / SNAPSHOT_FILE
         if not file.is_file():
             return None
+        content = read_tensors(file)
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            stored = content["format"], content["recipe"], content["identity"], content["state"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is no snapshot of this command ({error}): delete it to start over.") from error
-        format, recipe, identity, state = stored
+            format, recipe, identity, state = (content[key] for key in ("format", "recipe", "identity", "state"))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{file} is no snapshot of this command: delete it to start over.") from error
         if format != SNAPSHOT_FORMAT:
             raise ValueError(f"{file} has format {format}, this version reads {SNAPSHOT_FORMAT}: delete it.")
         self._require_same(recipe_from_dict(recipe, source=str(file)), f"{file} is of a run")

@@ -22,8 +22,8 @@ class RunLog:
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
         self._elsewhere = _reporter(recipe, path.parent)
+        self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> RunLog:
         return self

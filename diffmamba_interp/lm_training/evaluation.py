@@ -1,6 +1,6 @@
 """What is measured during a run: bits per byte of held-out text, retrieval accuracy on held-out stories.
 
-    bits per byte = sum of nll (nats) / ln 2 / bytes of the documents
+bits per byte = sum of nll (nats) / ln 2 / bytes of the documents
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def evaluate(
     """
     found = {}
     device = model.embed.weight.device
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype == torch.bfloat16):
+    with (
+        torch.no_grad(),
+        torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
+    ):
         for name, stream in data.text.items():
             value = bits_per_byte(model, stream, length=length, max_tokens=data.max_tokens, compute_dtype=compute_dtype)
             found[f"bits_per_byte/{name}"] = value

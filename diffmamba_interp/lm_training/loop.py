@@ -17,13 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from diffmamba_interp.data import save_tokenizer
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
 from diffmamba_interp.lm_training.mixture import Batch, Mixture, iterate_batches
-from diffmamba_interp.lm_training.optimiser import clip_gradients, learning_rate, make_optimiser, set_learning_rate
+from diffmamba_interp.lm_training.optimiser import (
+    clip_gradients,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+)
 from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.settings import to_values
@@ -123,8 +128,7 @@ class Trainer:
         """One optimiser step: the weighted mean loss of the whole batch, and the gradient's norm before clipping."""
         device = self.processes.device
         roles = batch.target_roles
-        weight_sum = self.role_weights.cpu()[roles.long()].sum(dtype=torch.float64).to(device)
-        scale = 1.0 / max(float(self.processes.sum(weight_sum)), 1e-12)
+        scale = 1.0 / max(self._weight_of_all(roles), 1e-12)
         loss = torch.zeros((), device=device)
         self.optimiser.zero_grad(set_to_none=True)
         for rows in torch.arange(len(roles)).chunk(self.recipe.accumulation):
@@ -151,7 +155,7 @@ class Trainer:
         self.tokens += self.recipe.batch_size * self.recipe.data.length
         return self.processes.sum(loss), norm
 
-    def export(self, tokenizer: PreTrainedTokenizerBase) -> list[Path]:
+    def export(self, tokenizer: PreTrainedTokenizerFast) -> list[Path]:
         """Write the model in each dtype of the recipe, the tokenizer beside it; the folders."""
         folders = []
         for index, dtype in enumerate(self.recipe.export):
@@ -166,6 +170,12 @@ class Trainer:
             save_tokenizer(tokenizer, folder)
             folders.append(folder)
         return folders
+
+    def _weight_of_all(self, roles: Tensor) -> float:
+        """Sum of the loss weights of the whole batch, this process's rows and the others'."""
+        total = torch.tensor(self.recipe.role_weights, dtype=torch.float64)[roles.long()].sum()
+        # One process needs no exchange, and then the GPU is not waited for.
+        return float(total if self.processes.world_size == 1 else self.processes.sum(total.to(self.processes.device)))
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.model.load_state_dict(snapshot.model)

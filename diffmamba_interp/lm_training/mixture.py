@@ -80,7 +80,13 @@ class Steps(Dataset):
     """The mixture as a dataset of steps `start` to `stop`, for a `DataLoader`."""
 
     def __init__(self, mixture: Mixture, start: int, stop: int, rank: int, world_size: int) -> None:
-        self.mixture, self.start, self.stop, self.rank, self.world_size = mixture, start, stop, rank, world_size
+        self.mixture, self.start, self.stop, self.rank, self.world_size = (
+            mixture,
+            start,
+            stop,
+            rank,
+            world_size,
+        )
 
     def __len__(self) -> int:
         return self.stop - self.start

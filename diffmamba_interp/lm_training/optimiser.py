@@ -20,7 +20,10 @@ def make_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Ada
     named = list(model.named_parameters())
     decayed = [parameter for name, parameter in named if name.endswith(DECAYED)]
     others = [parameter for name, parameter in named if not name.endswith(DECAYED)]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     on_gpu = any(parameter.is_cuda for _, parameter in named)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -57,7 +57,12 @@ def make_mixture(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Mixture:
         stream = _open_text(part, tokenizer)
         crops = TextCrops(stream.tokens, length=data.length, seed=seed, part=index)
         parts.append((part.weight, text_rows(crops)))
-        logger.info("text %s: %d tokens, %d rows an epoch", part.tokens or part.source, len(stream.tokens), crops.n_crops)
+        logger.info(
+            "text %s: %d tokens, %d rows an epoch",
+            part.tokens or part.source,
+            len(stream.tokens),
+            crops.n_crops,
+        )
     if data.retrieval is not None:
         parts.append((data.retrieval.weight, _make_retrieval(data, seed, tokenizer).row))
     return Mixture(parts, batch_size=recipe.batch_size, seed=seed, d_vocab=len(tokenizer))

@@ -12,7 +12,14 @@ from collections.abc import Iterator
 
 from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.needle.vocabulary import BABI, OWN, Vocabulary
-from diffmamba_interp.needle.world import Event, EventKind, find_gift, find_object, find_object_before, find_person
+from diffmamba_interp.needle.world import (
+    Event,
+    EventKind,
+    find_gift,
+    find_object,
+    find_object_before,
+    find_person,
+)
 from diffmamba_interp.needle.world import places_visited
 from diffmamba_interp.stable_random import StableRandom
 
@@ -79,9 +86,13 @@ def _gift_questions(events: list[Event], words: Vocabulary, rng: StableRandom) -
     for gift in (event for event in events if event.kind == "give"):
         for templates, fixed, asked in forms:
             slots = {slot: getattr(gift, slot) for slot in fixed}
-            found = find_gift(events, lambda event, slots=slots: all(getattr(event, s) == v for s, v in slots.items()))
+            found = find_gift(events, functools.partial(_has, slots))
             assert found is not None
             yield rng.pick(templates).format(**slots), getattr(found[0], asked)
+
+
+def _has(slots: dict[str, str], event: Event) -> bool:
+    return all(getattr(event, slot) == value for slot, value in slots.items())
 
 
 _ASK = {
@@ -112,7 +123,10 @@ def _sentences(name: str) -> dict[str, Event]:
             for template in words.move:
                 found[template.format(who=who, place=place)] = Event("move", who, place=place)
         for thing in words.objects:
-            handled: tuple[tuple[EventKind, tuple[str, ...]], ...] = (("take", words.take), ("drop", words.drop))
+            handled: tuple[tuple[EventKind, tuple[str, ...]], ...] = (
+                ("take", words.take),
+                ("drop", words.drop),
+            )
             for kind, templates in handled:
                 for template in templates:
                     for there in ("", " there"):

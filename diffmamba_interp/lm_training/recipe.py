@@ -240,5 +240,13 @@ class Recipe:
         return (0.0, 1.0, context, answer) if self.loss == "full" else (0.0, 0.0, 0.0, answer or 1.0)
 
 
-RESUMABLE_CHANGES = ("max_minutes", "workers", "log_every", "snapshot_every", "export", "evaluation", "accumulation")
+RESUMABLE_CHANGES = (
+    "max_minutes",
+    "workers",
+    "log_every",
+    "snapshot_every",
+    "export",
+    "evaluation",
+    "accumulation",
+)
 """Fields that may differ between a snapshot and the run that continues it."""

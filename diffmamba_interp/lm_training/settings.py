@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from diffmamba_interp.config import HookedMambaConfig
 
@@ -96,7 +96,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}: it must be a table, [{where}].")
-        return from_values(hint, value, f"{where}.")  # type: ignore[type-var]
+        return from_values(cast(type, hint), value, f"{where}.")
     return _scalar(hint, value, where)
 
 

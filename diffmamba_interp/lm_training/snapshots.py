@@ -59,7 +59,9 @@ def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, 
             f"{folder} holds a run of another recipe: {lines}. Resume with the same recipe, or choose another --out."
         )
     if snapshot.data_sha256 != data_sha256:
-        raise ValueError(f"{folder} holds a run on other data: files that the recipe names have changed. Choose another --out.")
+        raise ValueError(
+            f"{folder} holds a run on other data: files that the recipe names have changed. Choose another --out."
+        )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -70,7 +72,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ group: the stacked mixer is an ordinary `Mamba2Mixer`, and its kernels need not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,17 +69,16 @@ class BranchStack:
         self, minuend: Mamba2Mixer, subtrahend: Mamba2Mixer, lambda_: Tensor, lambda_key: tuple[object, ...] | None
     ) -> dict[str, Tensor]:
         """The stacked parameters; made once and kept while no gradient is wanted and no parameter changes."""
-        parameters = [*minuend.parameters(), *subtrahend.parameters()]
-        versions = parameter_versions(parameters)
+        first, second = minuend.parameters_by_name(), subtrahend.parameters_by_name()
+        versions = parameter_versions([*first.values(), *second.values()])
         if torch.is_grad_enabled() or lambda_key is None or versions is None:
-            return self._stack(minuend, subtrahend, lambda_)
+            return self._stack(first, second, lambda_)
         key = (torch.is_inference_mode_enabled(), *lambda_key, *versions)
         if self._cached is None or self._cached.key != key:
-            self._cached = _Cached(key, self._stack(minuend, subtrahend, lambda_))
+            self._cached = _Cached(key, self._stack(first, second, lambda_))
         return self._cached.tensors
 
-    def _stack(self, minuend: Mamba2Mixer, subtrahend: Mamba2Mixer, lambda_: Tensor) -> dict[str, Tensor]:
-        first, second = dict(minuend.named_parameters()), dict(subtrahend.named_parameters())
+    def _stack(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], lambda_: Tensor) -> dict[str, Tensor]:
         stacked = {}
         for name in first:
             if name.startswith("out_proj"):

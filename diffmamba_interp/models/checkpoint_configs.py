@@ -20,6 +20,7 @@ from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, Place
 
 Format = Literal["diffmamba_interp", "diff_mamba", "hf_mamba2", "state_spaces"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+FORMAT_VERSION = 1
 Shapes = Mapping[str, tuple[int, ...]]
 
 DIFFERENTIAL_KEY = re.compile(r"^backbone\.layers\.(\d+)\.mixer_1\.A_log$")
@@ -82,7 +83,12 @@ def detect_format(raw: Mapping[str, Any], shapes: Shapes) -> Format:
 def read_config(raw: Mapping[str, Any], format: Format, shapes: Shapes) -> HookedMambaConfig:
     """The model's config from `config.json` and the shapes of its tensors. Raises ValueError if they disagree."""
     if format == "diffmamba_interp":
-        return HookedMambaConfig.from_dict(raw.get("model") or {})
+        if raw.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"config.json has format_version {raw.get('format_version')!r}: this version of diffmamba_interp reads "
+                f"{FORMAT_VERSION}. Load it with the version that wrote it."
+            )
+        return HookedMambaConfig.from_dict(raw["model"])
     if format == "state_spaces":
         return _read_state_spaces(raw, shapes)
     return _read_hf(raw, shapes)
@@ -91,7 +97,7 @@ def read_config(raw: Mapping[str, Any], format: Format, shapes: Shapes) -> Hooke
 def write_config(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
     """What `config.json` holds. Raises ValueError for a model that the format cannot express."""
     if format == "diffmamba_interp":
-        return {"format": "diffmamba_interp", "format_version": 1, "model": cfg.to_dict()}
+        return {"format": "diffmamba_interp", "format_version": FORMAT_VERSION, "model": cfg.to_dict()}
     if format == "state_spaces":
         return _write_state_spaces(cfg)
     if format in ("hf_mamba2", "diff_mamba"):

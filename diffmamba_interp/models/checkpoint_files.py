@@ -6,9 +6,9 @@ Nothing is unpickled: safetensors, or `pytorch_model.bin` of plain tensors with 
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,9 +110,20 @@ def replacing_files(folder: Path) -> Iterator[Path]:
     """A temporary folder inside `folder`, whose files move into `folder` when the block ends well."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        mode = _usual_mode(Path(temporary))
         yield Path(temporary)
         for file in sorted(Path(temporary).iterdir(), key=lambda entry: entry.name == CONFIG_FILE):
+            file.chmod(mode)
             file.replace(folder / file.name)
+
+
+def _usual_mode(folder: Path) -> int:
+    """The permissions that a new file gets here; safetensors writes files that only their owner can read."""
+    probe = folder / "probe"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
 
 
 def write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> None:
@@ -194,8 +205,8 @@ def _opened(file: Path) -> Iterator[Any]:
 
 def _load_pickle(file: Path) -> dict[str, Tensor]:
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, ValueError) as error:
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # a damaged file can make the reader fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{file} is not a file of plain tensors ({reason}). It was not unpickled, since that can run any code. "

@@ -107,7 +107,7 @@ def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
     format = detect_format(raw, files.shapes)
     try:
         cfg = read_config(raw, format, files.shapes)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ArithmeticError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} is incomplete or malformed for format {format}: {error}.") from error
     _require_floating_point(folder, files)
     table = key_table(cfg, format)

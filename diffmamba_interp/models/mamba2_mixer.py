@@ -119,7 +119,7 @@ class Mamba2Mixer(nn.Module):
         fused = fused and not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked)
         projected = self.hook_in_proj(self.in_proj(u))
         if fused and self._runs_whole(projected, state, valid, keep_state):
-            return run_whole(projected, self._parameters_by_name(), self, keep_state)
+            return run_whole(projected, self.parameters_by_name(), self, keep_state)
         z, conv_in, dt = self.split_projection(projected)
         z = self.hook_z(z.unflatten(-1, (-1, self.sizes.d_head)))
         inputs = self._scan_inputs(self._convolve(conv_in, state, fused), dt, valid, fused)
@@ -136,8 +136,21 @@ class Mamba2Mixer(nn.Module):
             return False
         return fused_ops().serves_whole_mixer(projected.shape[1], self.sizes.d_in_proj, self.sizes.d_conv)
 
-    def _parameters_by_name(self) -> dict[str, Tensor]:
-        return dict(self.named_parameters())
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """`dict(self.named_parameters())`, spelt out: walking the modules would cost more than the kernels' launch."""
+        named = {
+            "in_proj.weight": self.in_proj.weight,
+            "in_proj.bias": self.in_proj.bias,
+            "conv1d.weight": self.conv1d.weight,
+            "conv1d.bias": self.conv1d.bias,
+            "dt_bias": self.dt_bias,
+            "A_log": self.A_log,
+            "D": self.D,
+            "inner_norm.weight": self.inner_norm.weight,
+            "out_proj.weight": self.out_proj.weight,
+            "out_proj.bias": self.out_proj.bias,
+        }
+        return {name: parameter for name, parameter in named.items() if parameter is not None}
 
     @property
     def A(self) -> Float[Tensor, " head"]:

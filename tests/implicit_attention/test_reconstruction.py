@@ -30,7 +30,8 @@ def published(request: pytest.FixtureRequest) -> HookedMamba:
 
 @pytest.fixture(
     scope="module",
-    params=[(cfg, groups) for cfg in DIFFERENTIAL_VARIANTS for groups in (1, 2)],
+    # Every variant once, with one or two groups in turn.
+    params=[(cfg, 1 + index % 2) for index, cfg in enumerate(DIFFERENTIAL_VARIANTS)],
     ids=lambda param: f"{variant_id(param[0])}-{param[1]}groups",
 )
 def variant(request: pytest.FixtureRequest) -> HookedMamba:
@@ -45,9 +46,8 @@ def captured_blocks(model: HookedMamba, n_pos: int, n_batch: int = 1) -> list[Bl
     return [capture_block(model, tokens, block) for block in range(model.cfg.n_layers)]
 
 
-def every_row(model: HookedMamba, n_pos: int) -> list[int]:
-    """All rows of a short sequence, and some of a long one."""
-    return list(range(n_pos)) if n_pos < 10 else [0, 1, n_pos // 2, n_pos - 1]
+def some_rows(n_pos: int) -> list[int]:
+    return sorted({0, n_pos // 2, n_pos - 1})
 
 
 @torch.no_grad()
@@ -98,16 +98,16 @@ def test_hidden_attention_rebuilds_the_scan_of_published_checkpoints(published: 
 @pytest.mark.parametrize("n_pos", LENGTHS)
 def test_contributions_rebuild_the_mixer_output_of_published_checkpoints(published: HookedMamba, n_pos: int) -> None:
     for activations in captured_blocks(published, n_pos):
-        rows = every_row(published, n_pos)
+        rows = some_rows(n_pos)
         check_block(activations, rows)
         check_effective_attention(activations, rows)
 
 
-@pytest.mark.parametrize("n_pos", [1, 2, 9, 70])
+@pytest.mark.parametrize("n_pos", [2, 70])
 def test_every_kind_of_block_is_rebuilt(variant: HookedMamba, n_pos: int) -> None:
     check_scan(variant, n_pos)
     for activations in captured_blocks(variant, n_pos, n_batch=2):
-        rows = every_row(variant, n_pos)
+        rows = some_rows(n_pos)
         check_block(activations, rows)
         check_effective_attention(activations, rows)
 

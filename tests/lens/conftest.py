@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffmamba_interp import HookedMamba
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import LensRecipe, TunedLens
 from diffmamba_interp.lens.random_tokens import random_tokens
 
@@ -18,6 +18,19 @@ def small_model_folder(fixtures_dir: Path) -> Path:
 @pytest.fixture
 def model(small_model_folder: Path) -> HookedMamba:
     return HookedMamba.from_pretrained(small_model_folder).requires_grad_(False)
+
+
+@pytest.fixture
+def tiny_model() -> HookedMamba:
+    """Two blocks of random weights, one plain and one differential, with predictions far from uniform."""
+    torch.manual_seed(0)
+    cfg = HookedMambaConfig(
+        d_model=32, n_layers=2, d_vocab=40, d_state=8, d_head=16, differential=DifferentialConfig(placement=(1,))
+    )
+    made = HookedMamba(cfg).requires_grad_(False)
+    made.embed.weight.normal_()
+    made.unembed.weight.normal_(std=0.5)
+    return made
 
 
 @pytest.fixture

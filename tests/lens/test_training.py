@@ -16,6 +16,11 @@ from diffmamba_interp.lens.random_tokens import RandomTokenBatches
 from diffmamba_interp.lens.training import Stopped
 
 
+@pytest.fixture
+def model(tiny_model: HookedMamba) -> HookedMamba:
+    return tiny_model
+
+
 def batches_for(model: HookedMamba, recipe: LensRecipe) -> RandomTokenBatches:
     assert recipe.sequence_length is not None
     return RandomTokenBatches(
@@ -156,7 +161,7 @@ def test_data_that_ends_early_is_an_error_that_says_how_far_training_came(
 def test_a_loss_that_is_not_finite_stops_before_the_translators_change(model: HookedMamba, recipe: LensRecipe) -> None:
     model.embed.weight.data[5, 0] = float("nan")
     made = make_training(model, recipe)
-    with pytest.raises(TrainingError, match=r"loss of block 0, 1, 2, 3 is not finite in step 1"):
+    with pytest.raises(TrainingError, match=r"loss of block 0, 1 is not finite in step 1"):
         list(made.run())
     assert not made.weight.any()
 

@@ -88,13 +88,14 @@ def test_gradients_agree(conv: str, length: int, n_groups: int, dtype: torch.dty
         return list(torch.autograd.grad((torch.log_softmax(logits, -1) * weight).sum(), list(model.parameters())))
 
     expected, given = gradients("reference"), gradients("fused")
-    errors = {n: relative_error(g, e) for n, g, e in zip(names, given, expected, strict=True) if e.norm() > 1e-6}
-    total = relative_error(
-        torch.cat([g.flatten().float() for g in given]), torch.cat([e.flatten().float() for e in expected])
-    )
-    # One parameter's gradient may nearly cancel; its own error then has a larger share than the whole one's.
-    assert total < TOLERANCE[dtype], (total, errors)
-    assert max(errors.values()) < 5 * TOLERANCE[dtype], errors
+    total = torch.cat([e.flatten().double() for e in expected]).norm()
+    # A gradient that nearly cancels (lambda's, in bfloat16) is measured against the whole gradient's size.
+    errors = {
+        name: float((g.double() - e.double()).norm() / torch.maximum(e.double().norm(), 0.05 * total))
+        for name, g, e in zip(names, given, expected, strict=True)
+    }
+    assert all(g.isfinite().all() for g in given)
+    assert max(errors.values()) < TOLERANCE[dtype], errors
 
 
 @pytest.mark.parametrize(

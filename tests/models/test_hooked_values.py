@@ -6,7 +6,14 @@ from torch import Tensor
 
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, COSTLY_LEAVES
-from tests.models.tiny import COVERING_VARIANTS, DIFFERENTIAL_VARIANTS, random_tokens, relative_error, tiny_model, variant_id
+from tests.models.tiny import (
+    COVERING_VARIANTS,
+    DIFFERENTIAL_VARIANTS,
+    random_tokens,
+    relative_error,
+    tiny_model,
+    variant_id,
+)
 
 BATCH, POS = 2, 9
 
@@ -73,7 +80,9 @@ def everything(name: str) -> bool:
 
 def test_the_covering_variants_take_every_value_of_every_option() -> None:
     for option in ("normalisation", "head_division", "lambda_form"):
-        everywhere, covered = ({getattr(cfg, option) for cfg in some} for some in (DIFFERENTIAL_VARIANTS, COVERING_VARIANTS))
+        everywhere, covered = (
+            {getattr(cfg, option) for cfg in some} for some in (DIFFERENTIAL_VARIANTS, COVERING_VARIANTS)
+        )
         assert covered == everywhere
 
 

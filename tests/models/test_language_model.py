@@ -314,6 +314,6 @@ def test_a_tied_model_has_one_matrix() -> None:
     clean = model(random_tokens())
     model.embed.weight.mul_(2)
     assert not torch.equal(model(random_tokens()), clean)
-    assert sum(p.numel() for p in model.parameters()) == sum(
-        p.numel() for p in tiny_model().parameters()
-    ) - 16 * N_TOKENS
+    assert (
+        sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in tiny_model().parameters()) - 16 * N_TOKENS
+    )

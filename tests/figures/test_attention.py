@@ -1,0 +1,114 @@
+"""Figures of attention records: the right numbers in the right panel, and text that stays text."""
+
+import numpy as np
+import pytest
+
+from diffmamba_interp import DifferentialConfig
+from diffmamba_interp.figures.attention import attention_figure, attention_row_figure
+from diffmamba_interp.figures.scales import token_label
+from diffmamba_interp.implicit_attention import Spans, extract_attention
+from tests.models.tiny import random_tokens, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(DifferentialConfig(placement=(0,)))
+
+
+@pytest.fixture(scope="module")
+def record(model):
+    strings = ["<b>bold</b>", "$x$", " the", "\n", "a&amp;b", "\u202eabc", "x" * 99, "", "ok"]
+    return extract_attention(model, random_tokens(2, 9), 0, token_strings=[strings] * 2)
+
+
+def panel_titles(figure) -> list[str]:
+    return [note.text for note in figure.layout.annotations]
+
+
+def test_a_differential_block_has_three_panels_on_one_symmetric_scale(record) -> None:
+    figure = record.figure(sample=1, head=0, clip_quantile=1.0)
+    assert panel_titles(figure) == ["minuend", "subtrahend (without λ)", "difference"]
+    for trace, picture in zip(figure.data, record.pictures.values(), strict=True):
+        assert np.array_equal(trace.z, picture[1, 0].numpy())
+        assert trace.coloraxis == "coloraxis"
+    axis = figure.layout.coloraxis
+    assert axis.cmin == -axis.cmax
+    assert axis.cmax == pytest.approx(max(float(p[1, 0].abs().max()) for p in record.pictures.values()))
+    assert "signed_difference" in figure.layout.title.text
+
+
+def test_a_plain_block_has_one_panel(model) -> None:
+    figure = attention_figure(extract_attention(model, random_tokens(), 1, reduce="mean"))
+    assert panel_titles(figure) == ["weights"]
+    assert "mean over" in figure.layout.title.text
+
+
+def test_without_a_head_the_mean_is_shown_and_named(record) -> None:
+    figure = attention_figure(record)
+    assert np.allclose(figure.data[0].z, record.minuend[0].mean(dim=0).numpy())
+    assert "mean of 4 heads" in figure.layout.title.text
+
+
+def test_norms_have_a_scale_that_starts_at_zero(model) -> None:
+    figure = attention_figure(extract_attention(model, random_tokens(), 0, "contribution_norm"))
+    assert figure.layout.coloraxis.cmin == 0
+
+
+def test_token_text_is_no_markup(record) -> None:
+    labels = attention_figure(record).layout.xaxis.ticktext
+    assert labels[0] == "0 &lt;b&gt;bold&lt;/b&gt;"
+    assert labels[1] == "1 &#36;x&#36;"
+    assert labels[2:4] == ("2 ␣the", "3 ⏎")
+    assert labels[4] == "4 a&amp;amp;b"
+    assert labels[5] == "5 \\u202eabc"
+    assert len(token_label("x" * 99)) == 24
+    assert token_label("a\x00b") == "a\\u0000b"
+
+
+def test_chosen_rows_are_labelled_with_their_positions(model) -> None:
+    figure = attention_figure(extract_attention(model, random_tokens(), 0, rows=[7, 2]))
+    assert figure.layout.yaxis.ticktext == ("7", "2")
+    assert figure.data[0].z.shape == (2, 9)
+
+
+def test_padding_is_not_drawn(model) -> None:
+    import torch
+
+    record = extract_attention(model, random_tokens(2, 9), 0, lengths=torch.tensor([9, 5]))
+    assert attention_figure(record, sample=1).data[0].z.shape == (5, 5)
+
+
+def test_a_long_prompt_is_pooled_to_its_largest_magnitudes_and_says_so(model) -> None:
+    record = extract_attention(model, random_tokens(1, 50), 0, reduce="mean")
+    figure = attention_figure(record, max_cells=20)
+    z, whole = figure.data[0].z, record.minuend[0].numpy()
+    assert z.shape == (17, 17)
+    cell = whole[9:12, 6:9]
+    assert z[3, 2] == cell.ravel()[np.abs(cell).argmax()]
+    assert "pooled 3 × 3" in figure.layout.title.text
+    assert (figure.data[0].x0, figure.data[0].dx) == (1.0, 3)
+
+
+def test_spans_are_framed_in_every_panel_and_named_in_the_legend(record) -> None:
+    figure = attention_figure(record, spans=Spans(needle=((1, 3),), filler=((4, 5), (6, 8))))
+    assert len(figure.layout.shapes) == 9
+    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (0.5, 2.5)
+    assert [trace.name for trace in figure.data if trace.name] == ["needle", "filler"]
+
+
+def test_one_row_is_drawn_as_bars_over_what_it_sees(record) -> None:
+    figure = attention_row_figure(record, row=4, head=1)
+    assert np.array_equal(figure.data[2].y, record.difference[0, 1, 4, :5].numpy())
+    assert len(figure.data[0].customdata) == 5
+    assert "4 a&amp;amp;b" in figure.layout.title.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"sample": 2}, "samples 0 to 1"), ({"head": 9}, "heads"), ({"clip_quantile": 0.0}, "clip_quantile")],
+)
+def test_what_the_record_does_not_have_is_refused(record, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attention_figure(record, **options)
+    with pytest.raises(ValueError, match="rows in use"):
+        attention_row_figure(record, row=9)

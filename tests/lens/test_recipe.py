@@ -1,0 +1,69 @@
+"""Recipes: files and overrides, unknown keys, schedules, and what makes two runs different."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffmamba_interp.lens import LensRecipe, read_recipe, write_recipe
+from diffmamba_interp.lens.recipe import first_difference, with_schedule
+
+
+def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    recipe = LensRecipe(model='a "quoted" \\ name', steps=7, lr_scale=0.3, loss="ce", tokenizer="tök")
+    write_recipe(recipe, tmp_path / "recipe.toml")
+    assert read_recipe(tmp_path / "recipe.toml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepps = 3", r"unknown keys in .*: stepps\. Known: model, tokenizer"),
+        ("steps = 'three'", "steps .* whole number"),
+        ("steps = true", "steps .* whole number"),
+        ("steps = 0", "steps is 0: it must be positive"),
+        ("lr_scale = 'fast'", "lr_scale .* a number"),
+        ("loss = 'mse'", "loss .* one of kl, ce"),
+        ("model = 3", "model .* a string"),
+        ("steps = ", "not valid TOML"),
+        ("sequence_length = 10\ntokens_per_step = 25", "no multiple of sequence_length 10"),
+        ("sequence_length = 1", "sequence_length is 1"),
+        ("snapshot_minutes = -1", "cannot be negative"),
+        ("lr_scale = 0", "must be positive"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="none.toml"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_the_full_schedule_is_the_papers_and_given_sizes_stay() -> None:
+    full = with_schedule(LensRecipe(), quick=False)
+    assert (full.steps, full.tokens_per_step, full.sequence_length) == (250, 2**18, 2048)
+    assert full.sequences_per_step == 128
+    given = with_schedule(LensRecipe(steps=3, sequence_length=100), quick=True)
+    assert (given.steps, given.sequence_length, given.tokens_per_step) == (3, 100, 4000)
+    assert with_schedule(LensRecipe(), quick=True).steps != 250
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"lr_scale": 2.0}, "lr_scale"), ({"model": "other"}, "model"), ({"seed": 1, "steps": 9}, "steps")],
+)
+def test_the_first_field_that_differs_is_named(change: dict, name: str) -> None:
+    recipe = LensRecipe()
+    difference = first_difference(recipe, replace(recipe, **change))
+    assert difference is not None
+    assert difference[0] == name
+
+
+def test_where_and_how_fast_a_run_goes_does_not_make_it_another() -> None:
+    recipe = LensRecipe()
+    moved = replace(recipe, out="elsewhere", device="cpu", micro_batch=2, snapshot_minutes=1.0, report_to="wandb")
+    assert first_difference(recipe, moved) is None

@@ -1,0 +1,100 @@
+"""Random tokens, sizes of work, stage names, and signals."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.lens import ModelUnembed, residual_stream, stage_names
+from diffmamba_interp.lens.process_group import ProcessGroup, local_device
+from diffmamba_interp.lens.random_tokens import RandomTokenBatches
+from diffmamba_interp.lens.stop_signals import stop_requests
+from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
+
+
+def test_random_batches_continue_from_a_saved_position() -> None:
+    whole = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
+    first, second = next(whole), next(whole)
+    resumed = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
+    assert torch.equal(next(resumed), first)
+    later = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
+    later.restore(resumed.state())
+    assert torch.equal(next(later), second)
+    assert not torch.equal(first, second)
+
+
+def test_the_shares_of_all_ranks_joined_are_the_batch_of_one_process() -> None:
+    alone = RandomTokenBatches(50, length=4, batch_size=6)
+    shares = [RandomTokenBatches(50, length=4, batch_size=6, rank=r, world_size=3) for r in range(3)]
+    assert torch.equal(torch.cat([next(share) for share in shares]), next(alone))
+    with pytest.raises(ValueError, match="rank 0 of 4"):
+        RandomTokenBatches(50, length=4, batch_size=6, world_size=4)
+
+
+def test_a_tile_of_logits_fits_its_budget_for_small_and_large_vocabularies() -> None:
+    for d_vocab in (97, 4096, 50_288):
+        size = chunk_tokens(torch.empty(d_vocab, 1))
+        assert size & (size - 1) == 0
+        assert size <= 16 or size * d_vocab * 4 <= 16 * 2**20
+    assert chunk_tokens(torch.empty(50_288, 1)) >= 16
+
+
+@pytest.mark.parametrize(("length", "sequences", "expected"), [(16, 4, 4), (256, 100, 16), (8192, 8, 1), (16, 3, 2)])
+def test_the_micro_batch_is_a_power_of_two_within_the_step(
+    model: HookedMamba, length: int, sequences: int, expected: int
+) -> None:
+    assert first_micro_batch(model.cfg, length, model.unembed.weight, sequences) == expected
+
+
+def test_the_stream_holds_what_enters_each_block_and_what_leaves_the_last(
+    model: HookedMamba, tokens: torch.Tensor
+) -> None:
+    logits, cache = model.run_with_cache(tokens, "blocks.*.hook_resid_*")
+    stream = residual_stream(model, tokens)
+    for block, resid in enumerate(stream.entering):
+        assert torch.equal(resid, cache[f"blocks.{block}.hook_resid_pre"])
+    assert torch.equal(stream.final, cache["blocks.3.hook_resid_post"])
+    assert torch.equal(ModelUnembed(model)(stream.final), logits)
+    assert residual_stream(model, tokens, dtype=torch.bfloat16).final.dtype == torch.bfloat16
+
+
+def test_stages_are_the_embedding_the_blocks_but_the_last_and_the_output() -> None:
+    assert stage_names(3) == ("embedding", "after block 0", "after block 1", "output")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_requests() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.exit_code == 128 + number
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_interrupt_ends_the_process_at_once() -> None:
+    with stop_requests():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_lone_process_sums_with_nobody() -> None:
+    value = torch.ones(2)
+    group = ProcessGroup()
+    group.sum_(value)
+    group.wait_for_all()
+    assert value.tolist() == [1, 1]
+    assert group.is_writer
+
+
+def test_cuda_without_cuda_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert local_device("auto").type == "cpu"
+    with pytest.raises(ValueError, match="no CUDA device"):
+        local_device("cuda")
