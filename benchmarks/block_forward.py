@@ -158,7 +158,7 @@ def measure_scan_chunks(batch: int) -> dict[str, Timing]:
 
 
 def with_chunk(chunk: int, mixer: nn.Module, u: torch.Tensor) -> object:
-    with mock.patch.object(fused, "scan_chunk_size", lambda d_head: chunk):
+    with mock.patch.object(fused, "scan_chunk_size", return_value=chunk):
         return mixer(u, fused=True, keep_state=False)
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Materials:
     source: TextSource | None
     dtype: torch.dtype
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, str | None]:
         """What must be the same to resume."""
         return {

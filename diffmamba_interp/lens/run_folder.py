@@ -53,9 +53,9 @@ class RunFolder:
         Raises ValueError, naming the field, if another recipe was begun here or the folder holds something else;
         OSError if it cannot be written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file: give a folder with --out.")
         existing = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(f"{existing} is a file: give a folder with --out.")
         if not os.access(existing, os.W_OK):
             raise PermissionError(f"{existing} is not writable: choose another folder with --out.")
         if (self.path / RECIPE_FILE).is_file():

@@ -10,7 +10,7 @@ group: the stacked mixer is an ordinary `Mamba2Mixer`, and its kernels need not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,7 +50,7 @@ class BranchStack:
         self,
         minuend: Mamba2Mixer,
         subtrahend: Mamba2Mixer,
-        lambda_: Float[Tensor, ""],
+        lambda_: Callable[[], Float[Tensor, ""]],
         u: Float[Tensor, "batch pos d_model"],
         *,
         lambda_key: tuple[object, ...] | None,
@@ -58,7 +58,8 @@ class BranchStack:
     ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[MixerState, MixerState] | None]:
         """m = M1(u) - lambda M2(u) from zero states, and each branch's state after the last position.
 
-        `lambda_key` changes whenever lambda does; None for a lambda that a hook may have made.
+        `lambda_` is called only if the stacked tensors must be made anew. `lambda_key` changes whenever lambda
+        does; None for a lambda that a hook may have made.
         """
         tensors = self.tensors(minuend, subtrahend, lambda_, lambda_key)
         projected = F.linear(u, tensors["in_proj.weight"], tensors.get("in_proj.bias"))
@@ -66,16 +67,20 @@ class BranchStack:
         return m, None if state is None else self.split_state(state)
 
     def tensors(
-        self, minuend: Mamba2Mixer, subtrahend: Mamba2Mixer, lambda_: Tensor, lambda_key: tuple[object, ...] | None
+        self,
+        minuend: Mamba2Mixer,
+        subtrahend: Mamba2Mixer,
+        lambda_: Callable[[], Tensor],
+        lambda_key: tuple[object, ...] | None,
     ) -> dict[str, Tensor]:
         """The stacked parameters; made once and kept while no gradient is wanted and no parameter changes."""
         first, second = minuend.parameters_by_name(), subtrahend.parameters_by_name()
         versions = parameter_versions([*first.values(), *second.values()])
         if torch.is_grad_enabled() or lambda_key is None or versions is None:
-            return self._stack(first, second, lambda_)
+            return self._stack(first, second, lambda_())
         key = (torch.is_inference_mode_enabled(), *lambda_key, *versions)
         if self._cached is None or self._cached.key != key:
-            self._cached = _Cached(key, self._stack(first, second, lambda_))
+            self._cached = _Cached(key, self._stack(first, second, lambda_()))
         return self._cached.tensors
 
     def _stack(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], lambda_: Tensor) -> dict[str, Tensor]:

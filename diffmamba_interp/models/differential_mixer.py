@@ -22,7 +22,7 @@ from diffmamba_interp.config import DifferentialConfig, lambda_init
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.branch_stack import BranchStack, parameter_versions
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState, fused_ops
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.ops.precision import upcast
 
@@ -103,11 +103,16 @@ class DifferentialMixer(nn.Module):
         `fused` runs both branches in one pass where it can. They run apart while a hook looks into one of them
         or gives each sample a lambda of its own, from a given state, and on padding whose state is wanted.
         """
+        from_zero = state is None and (valid is None or not keep_state)
+        stackable = fused and from_zero and self._can_stack(u.shape[1])
+        if stackable and not self.hook_lambda.is_hooked:
+            key = parameter_versions(list(self._lambda_parameters().values()))
+            m, states = self._run_stacked(u, self.lambda_, key, keep_state)
+            return self._normalise(m, fused), states
         weight = self.hook_lambda(self.lambda_())
         _require_fits(weight, u)
-        from_zero = state is None and (valid is None or not keep_state)
-        if fused and from_zero and weight.numel() == 1 and self._can_stack(u.shape[1]):
-            m, states = self._run_stacked(u, weight.reshape(()), keep_state)
+        if stackable and weight.numel() == 1:
+            m, states = self._run_stacked(u, lambda: weight.reshape(()), None, keep_state)
             return self._normalise(m, fused), states
         first, second = (None, None) if state is None else state
         minuend, first = self.minuend(u, first, valid, fused=fused, keep_state=keep_state)
@@ -120,11 +125,12 @@ class DifferentialMixer(nn.Module):
             return False
         return not any(point.is_hooked for point in self._branch_points)
 
-    def _run_stacked(self, u: Tensor, weight: Tensor, keep_state: bool) -> tuple[Tensor, BranchStates | None]:
+    def _run_stacked(
+        self, u: Tensor, lambda_: Callable[[], Tensor], lambda_key: tuple[object, ...] | None, keep_state: bool
+    ) -> tuple[Tensor, BranchStates | None]:
         assert self.stack is not None
         branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
-        key = None if self.hook_lambda.is_hooked else parameter_versions(list(self._lambda_parameters().values()))
-        return self.stack.run(*branches, weight, u, lambda_key=key, keep_state=keep_state)
+        return self.stack.run(*branches, lambda_, u, lambda_key=lambda_key, keep_state=keep_state)
 
     def _lambda_parameters(self) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name) for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]}
@@ -144,9 +150,14 @@ class DifferentialMixer(nn.Module):
         m = self.hook_difference(m)
         if self.cfg.normalisation == "none":
             return m
-        if self.cfg.normalisation == "post":
-            m = self.subnorm(m, fused=fused)
-        return (1 - self.lambda_init) * m
+        factor = 1 - self.lambda_init
+        if self.cfg.normalisation == "pre":
+            return factor * m
+        subnorm = cast(RMSNorm, self.subnorm)
+        if fused and not subnorm.is_hooked:
+            # The factor goes into the gain, which spares a pass over m.
+            return fused_ops().rms_norm(m, factor * subnorm.weight, subnorm.eps)
+        return factor * subnorm(m, fused=fused)
 
 
 def _require_fits(weight: Tensor, u: Tensor) -> None:

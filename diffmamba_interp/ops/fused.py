@@ -153,8 +153,8 @@ def ssd_scan(
 
 
 def scan_chunk_size(d_head: int) -> int:
-    """Positions per chunk, by measurement (benchmarks/README.md). It does not change the result."""
-    return 256
+    """Positions per chunk: the fastest measured (benchmarks/README.md). It does not change the result."""
+    return 256 if d_head >= 64 else 128
 
 
 def gated_rms_norm(

@@ -95,6 +95,11 @@ def test_greedy_generation_is_that_of_transformers(tmp_path: Path) -> None:
     model = HookedMamba.from_pretrained(tmp_path)
     tokens = torch.randint(3, 40, (1, 9))
     theirs = peer.generate(
-        tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=10,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     assert torch.equal(model.generate(tokens, 10), theirs)

@@ -25,7 +25,7 @@ def apart(mixer: DifferentialMixer, u: torch.Tensor, state=None, valid=None):
 
 def stacked(mixer: DifferentialMixer, u: torch.Tensor, valid=None, lambda_key=()):
     """What the GPU path hands to its kernel, run by the reference instead."""
-    tensors = mixer.stack.tensors(mixer.minuend, mixer.subtrahend, mixer.lambda_(), lambda_key)
+    tensors = mixer.stack.tensors(mixer.minuend, mixer.subtrahend, mixer.lambda_, lambda_key)
     m, state = functional_call(mixer.stack.mixer, tensors, (u, None, valid))
     return m, mixer.stack.split_state(state)
 

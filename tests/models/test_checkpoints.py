@@ -197,9 +197,10 @@ def test_a_failed_save_leaves_the_earlier_one(tmp_path: Path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with patch("diffmamba_interp.models.checkpoints.write_weights", side_effect=OSError("no space")):
-        with pytest.raises(OSError, match="no space"):
-            tiny_model(seed=9).save_pretrained(tmp_path)
+    other = tiny_model(seed=9)
+    full = patch("diffmamba_interp.models.checkpoints.write_weights", side_effect=OSError("no space"))
+    with full, pytest.raises(OSError, match="no space"):
+        other.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

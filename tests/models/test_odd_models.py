@@ -89,8 +89,19 @@ def test_every_option_changes_the_model(changes: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [{"subnorm_eps": 1.0}, {"normalisation": "pre"}, {"normalisation": "none"},
-    {"head_division": "n_heads"}, {"lambda_form": "exp_dot"}, {"lambda_initialisation": "published"}, {"placement": (1,)}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"subnorm_eps": 1.0},
+        {"normalisation": "pre"},
+        {"normalisation": "none"},
+        {"head_division": "n_heads"},
+        {"lambda_form": "exp_dot"},
+        {"lambda_initialisation": "published"},
+        {"placement": (1,)},
+    ],
+    ids=str,
+)
 def test_every_differential_option_changes_the_model(changes: dict[str, Any]) -> None:
     torch.manual_seed(0)
     usual = HookedMamba(tiny_config(DifferentialConfig(placement=(0,))))

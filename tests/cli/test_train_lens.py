@@ -1,0 +1,287 @@
+"""`python -m diffmamba_interp.train_lens`, from options to the finished folder, through kills and bad input."""
+
+import json
+import random
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from diffmamba_interp import HookedMamba, HookedMambaConfig, train_lens
+from diffmamba_interp.data import save_tokenizer, train_tokenizer
+from diffmamba_interp.generated_text import generated_documents
+from diffmamba_interp.lens import TunedLens, load_lens
+from diffmamba_interp.lens.card import read_metrics
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Forker
+
+SIZES = ["--steps", "6", "--tokens-per-step", "64", "--sequence-length", "16", "--eval-tokens", "32"]
+
+
+@pytest.fixture
+def fixture_model(fixtures_dir: Path) -> str:
+    return str(fixtures_dir / "published_diffmamba2" / "alternate")
+
+
+@pytest.fixture
+def options(fixture_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A run of six small steps on random tokens, into tmp_path/lens."""
+    monkeypatch.chdir(tmp_path)
+    return ["--model", fixture_model, "--out", str(tmp_path / "lens"), "--micro-batch", "2", *SIZES]
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a tokenizer, and beside it documents to train on."""
+    folder = tmp_path_factory.mktemp("text")
+    texts = list(generated_documents(n_chars=120_000, seed=1))
+    tokenizer = train_tokenizer(texts, vocab_size=300)
+    torch.manual_seed(0)
+    model = HookedMamba(HookedMambaConfig(d_model=32, n_layers=2, d_vocab=300, d_state=8, d_head=16))
+    model.embed.weight.data.normal_()
+    model.save_pretrained(folder / "model")
+    save_tokenizer(tokenizer, folder / "model")
+    with (folder / "texts.jsonl").open("w") as file:
+        for i, text in enumerate(texts):
+            for part in range(0, len(text), 300):
+                file.write(json.dumps({"text": f"{i} {part} {text[part : part + 300]}"}) + "\n")
+    return folder
+
+
+def failure(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert train_lens.main(args) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    return printed.err.strip().splitlines()[-1]
+
+
+def test_a_run_leaves_a_complete_folder_and_prints_a_row_per_block(
+    options: list[str], fixture_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_lens.main(options) == 0
+    out = tmp_path / "lens"
+    names = {"recipe.toml", "config.json", "params.pt", "lens.json", "metrics.json", "CARD.md", "figure.svg"}
+    assert {p.name for p in out.iterdir()} == names | {"log.jsonl"}
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert rows == ["embedding", "after block 0", "after block 1", "after block 2"]
+    measured, provenance, recipe = read_metrics(out)
+    assert all(stage.kl_saved_nats.value > 0 for stage in measured.stages[:2])
+    assert provenance.data_sha256 is None
+    assert recipe["data"] == "random-tokens"
+    assert len((out / "log.jsonl").read_text().splitlines()) == 6
+    model = HookedMamba.from_pretrained(fixture_model)
+    assert isinstance(load_lens(out, model), TunedLens)
+
+
+def test_a_finished_run_is_measured_again_and_another_recipe_is_refused(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_lens.main(options) == 0
+    params = (tmp_path / "lens" / "params.pt").read_bytes()
+    assert train_lens.main(options) == 0
+    assert (tmp_path / "lens" / "params.pt").read_bytes() == params
+    assert "lr_scale = 1.0, but this command says lr_scale = 0.5" in failure([*options, "--lr-scale", "0.5"], capsys)
+
+
+def test_a_recipe_file_gives_options_that_the_command_line_overrides(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('loss = "ce"\nsteps = 9\nsnapshot_minutes = 7\n')
+    recipe = train_lens.parse(["--recipe", str(tmp_path / "recipe.toml"), *options])
+    assert (recipe.loss, recipe.steps, recipe.snapshot_minutes) == ("ce", 6, 7.0)
+    assert train_lens.parse([f"--recipe={tmp_path / 'recipe.toml'}"]).steps == 9
+
+
+def test_training_on_text_measures_bits_per_byte_on_other_documents_and_eval_only_agrees(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl"), *SIZES]
+    assert train_lens.main([*common, "--out", "lens", "--eval-tokens", "400"]) == 0
+    measured, provenance, _ = read_metrics("lens")
+    assert measured.model_bits_per_byte is not None
+    assert measured.n_documents > 2
+    assert provenance.data_sha256
+    assert provenance.tokenizer_sha256
+    assert train_lens.main([*common, "--eval-only", "lens", "--eval-tokens", "400", "--out", "again"]) == 0
+    again, other_provenance, _ = read_metrics("again")
+    assert again == measured
+    assert other_provenance.lens_sha256 == provenance.lens_sha256
+
+
+def test_killed_at_three_random_moments_and_resumed_the_params_are_those_of_an_uninterrupted_run(
+    options: list[str], tmp_path: Path, forker: "Forker"
+) -> None:
+    options = [*options, "--snapshot-minutes", "0", "--steps", "10"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert forker.run([*options, "--out", str(whole)])[0] == [0]
+    for after_lines in (1, 3, 6):
+        codes, _ = forker.run(
+            [*options, "--out", str(broken)],
+            kill=signal.SIGKILL,
+            log=broken / "log.jsonl",
+            after_lines=after_lines,
+            delay_s=random.SystemRandom().uniform(0, 0.03),
+        )
+        assert codes == [-signal.SIGKILL]
+    codes, output = forker.run([*options, "--out", str(broken)])
+    assert codes == [0]
+    assert "resuming after step" in output
+    assert (broken / "params.pt").read_bytes() == (whole / "params.pt").read_bytes()
+    logs = [[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, broken)]
+    assert [line["step"] for line in logs[1]] == list(range(1, 11))
+    assert [line["loss_nats"] for line in logs[1]] == [line["loss_nats"] for line in logs[0]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_makes_a_snapshot_from_which_the_same_command_resumes(
+    options: list[str], tmp_path: Path, forker: "Forker", number: signal.Signals
+) -> None:
+    options = [*options, "--steps", "40"]
+    out = tmp_path / "lens"
+    codes, output = forker.run(options, kill=number, log=out / "log.jsonl", after_lines=2)
+    assert codes == [128 + number]
+    assert "the same command resumes" in output
+    stopped = torch.load(out / "snapshot.pt", weights_only=True)["state"]["step"]
+    assert 2 <= stopped < 40
+    codes, output = forker.run(options, kill=number, log=out / "log.jsonl", after_lines=stopped + 1)
+    assert f"resuming after step {stopped} of 40" in output
+
+
+def test_two_processes_give_the_losses_and_translators_of_one(
+    options: list[str], tmp_path: Path, forker: "Forker"
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environments = tuple(
+        {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for rank in ("0", "1")
+    )
+    codes, output = forker.run([*options, "--out", str(tmp_path / "two")], environments=environments)
+    assert codes == [0, 0], output
+    assert forker.run([*options, "--out", str(tmp_path / "one")])[0] == [0]
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(logs[1]) == 6
+    for one, two in zip(*logs, strict=True):
+        assert two["loss_nats"] == pytest.approx(one["loss_nats"], rel=1e-5)
+        assert two["n_tokens"] == one["n_tokens"]
+    one, two = (torch.load(tmp_path / name / "params.pt", weights_only=True) for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--model", "no/such/model/folder"], "there is no folder 'no/such/model/folder'"),
+        (["--model", "diff-mamba3"], "diff-mamba3"),
+        (["--data", "builtin"], "holds no tokenizer: give --tokenizer"),
+        (["--recipe", "none.toml"], "there is no recipe 'none.toml'"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["--eval-only", "no/lens"], "no/lens"),
+    ],
+)
+def test_bad_options_are_one_clear_line(
+    options: list[str], changed: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if changed[0] == "--device" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert message in failure([*options, *changed], capsys)
+    assert not (tmp_path / "lens").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no text"),
+        ('{"text": 3}', "line 1"),
+        ('{"text": "a few words"}', "split 'lens_train'"),
+        ("not json", "line 1: not JSON"),
+    ],
+)
+def test_unreadable_empty_or_short_data_is_one_clear_line(
+    text_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text(content)
+    args = ["--model", str(text_model / "model"), "--data", "bad.jsonl", "--out", "lens", *SIZES]
+    assert message in failure(args, capsys)
+
+
+def test_data_that_ends_keeps_a_snapshot_and_more_passes_go_on(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl"), "--out", "lens", *SIZES]
+    args += ["--tokens-per-step", "2048", "--max-passes", "1"]
+    assert "the data ended after" in failure(args, capsys)
+    assert Path("lens/snapshot.pt").is_file()
+    assert train_lens.main([*args, "--max-passes", "9"]) == 0
+    assert not Path("lens/snapshot.pt").exists()
+
+
+def test_another_models_tokenizer_is_refused(
+    options: list[str], text_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = failure([*options, "--tokenizer", str(text_model / "model")], capsys)
+    assert "300 tokens" in message
+    assert "vocabulary of 97" in message
+
+
+def test_a_lens_measured_with_another_tokenizer_is_refused(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = HookedMamba.from_pretrained(text_model / "model")
+    lens = TunedLens.from_model(model)
+    from diffmamba_interp.lens import save_lens
+
+    save_lens(lens, "lens", {"tokenizer_sha256": "0" * 64})
+    args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl"), "--eval-only", "lens"]
+    assert "another tokenizer" in failure([*args, *SIZES], capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--stepps", "3"], "stepps"),
+        (["--steps", "0"], "steps is 0: it must be positive"),
+        (["--sequence-length", "63", "--tokens-per-step", "64"], "no multiple of sequence_length 63"),
+    ],
+)
+def test_unknown_options_and_impossible_values_are_refused(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        train_lens.main(args)
+    assert refusal.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_the_defaults_make_a_recipe_without_any_option() -> None:
+    assert train_lens.parse([]) == train_lens.LensRecipe()
+
+
+def test_progress_is_logged_without_a_traceback_when_the_disk_is_full(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffmamba_interp.lens import run_folder
+
+    def no_space(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "write_tensors", no_space)
+    message = failure([*options, "--snapshot-minutes", "0"], capsys)
+    assert "No space left" in message
+    assert "resume" in message
