@@ -1,9 +1,81 @@
-"""Mechanistic interpretability for Mamba and Diff-Mamba language models."""
+"""Mechanistic interpretability for Mamba and Diff-Mamba language models.
+
+The names below are the public face. They are loaded when first used, so that importing the package stays cheap.
+"""
 
 from __future__ import annotations
 
-from diffmamba_interp.activation_cache import ActivationCache
-from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig
-from diffmamba_interp.models.language_model import HookedMamba
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ActivationCache", "DifferentialConfig", "HookedMamba", "HookedMambaConfig"]
+if TYPE_CHECKING:
+    from diffmamba_interp.activation_cache import ActivationCache
+    from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig
+    from diffmamba_interp.implicit_attention import (
+        AttentionRecord,
+        contribution_along,
+        effective_attention,
+        extract_attention,
+        hidden_attention,
+        residual_attribution,
+        token_contributions,
+    )
+    from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_lens
+    from diffmamba_interp.models.conversion import convert_to_differential
+    from diffmamba_interp.models.inspection import inspect_checkpoint
+    from diffmamba_interp.models.language_model import HookedMamba
+    from diffmamba_interp.needle import make_needle_samples
+
+_HOME = {
+    "ActivationCache": "activation_cache",
+    "AttentionRecord": "implicit_attention",
+    "DifferentialConfig": "config",
+    "HookedMamba": "models.language_model",
+    "HookedMambaConfig": "config",
+    "LogitLens": "lens",
+    "TunedLens": "lens",
+    "contribution_along": "implicit_attention",
+    "convert_to_differential": "models.conversion",
+    "effective_attention": "implicit_attention",
+    "extract_attention": "implicit_attention",
+    "hidden_attention": "implicit_attention",
+    "inspect_checkpoint": "models.inspection",
+    "lens_trajectory": "lens",
+    "load_lens": "lens",
+    "make_needle_samples": "needle",
+    "residual_attribution": "implicit_attention",
+    "token_contributions": "implicit_attention",
+}
+
+__all__ = [
+    "ActivationCache",
+    "AttentionRecord",
+    "DifferentialConfig",
+    "HookedMamba",
+    "HookedMambaConfig",
+    "LogitLens",
+    "TunedLens",
+    "contribution_along",
+    "convert_to_differential",
+    "effective_attention",
+    "extract_attention",
+    "hidden_attention",
+    "inspect_checkpoint",
+    "lens_trajectory",
+    "load_lens",
+    "make_needle_samples",
+    "residual_attribution",
+    "token_contributions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. It has: {', '.join(__all__)}.")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -2,7 +2,8 @@
 
 Every field of the recipe can be overridden on the command line, for example `--steps 100 --optimiser.lr 1e-3`.
 A run writes below `runs/` unless `--out` says otherwise: recipe.toml (as resolved), log.jsonl, snapshot.pt,
-model/ and results.json (also when the minutes run out first). Started again with the same recipe and folder, it continues from its snapshot, exactly.
+model/ and results.json (also when the minutes run out first). Started again with the same recipe and folder,
+it continues from its snapshot, exactly.
 Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lm --recipe FILE.toml`.
 """
 

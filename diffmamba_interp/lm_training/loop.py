@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.data import save_tokenizer
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate
@@ -155,7 +155,7 @@ class Trainer:
         self.tokens += self.recipe.batch_size * self.recipe.data.length
         return self.processes.sum(loss), norm
 
-    def export(self, tokenizer: PreTrainedTokenizerFast) -> list[Path]:
+    def export(self, tokenizer: PreTrainedTokenizerBase) -> list[Path]:
         """Write the model in each dtype of the recipe, the tokenizer beside it; the folders."""
         folders = []
         for index, dtype in enumerate(self.recipe.export):
@@ -167,7 +167,7 @@ class Trainer:
             copy.load_state_dict(cast, assign=True)
             copy.tie_embeddings()
             copy.save_pretrained(folder)
-            save_tokenizer(tokenizer, folder)
+            save_tokenizer(cast(PreTrainedTokenizerFast, tokenizer), folder)
             folders.append(folder)
         return folders
 

@@ -19,8 +19,8 @@ from diffmamba_interp.needle.world import (
     find_object,
     find_object_before,
     find_person,
+    places_visited,
 )
-from diffmamba_interp.needle.world import places_visited
 from diffmamba_interp.stable_random import StableRandom
 
 Pair = tuple[str, str]

@@ -75,6 +75,8 @@ class RetrievalPart:
     tasks: share of the samples of qa1, qa2, qa3, qa4, qa5, relative to each other.
     babi_words, own_words, real: share of generated stories in bAbI's words and in our own, and of real bAbI
         training stories (those need `babi_path`).
+    short: share of the generated stories that have few facts (`retrieval_rows.SHORT_N_FACTS`), from which copying
+        an answer is learnt before finding the right one; the others have as many as bAbI's.
     babi_path: the bAbI archive or folder. With it, no generated story equals a held-out real one.
     lengths, length_weights: tokens of a sample with its filler (0: none, rows are packed with stories), and
         how many tokens are spent on each, relative to each other.
@@ -89,6 +91,7 @@ class RetrievalPart:
     babi_words: float = 1.0
     own_words: float = 1.0
     real: float = 0.0
+    short: float = 0.0
     babi_path: str | None = None
     lengths: tuple[int, ...] = (0,)
     length_weights: tuple[float, ...] = (1.0,)
@@ -110,6 +113,8 @@ class RetrievalPart:
             raise ValueError("real stories need babi_path: the bAbI archive (.tar.gz) or its folder.")
         if max(self.lengths) > 0 and not self.filler:
             raise ValueError("lengths above 0 need filler: name token streams (.npy).")
+        if not 0 <= self.short <= 1:
+            raise ValueError(f"short is {self.short}: it is a share, in [0, 1].")
         if self.max_questions < 1:
             raise ValueError(f"max_questions is {self.max_questions}: it must be at least 1.")
 

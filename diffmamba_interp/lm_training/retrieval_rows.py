@@ -24,13 +24,17 @@ from diffmamba_interp.lm_training.roles import Role
 from diffmamba_interp.lm_training.story_tokens import PieceTokens
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
+from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.splits import split_of_hash, story_hash
 from diffmamba_interp.stable_random import StableRandom
 
 # Stories drawn before a row gives up filling its rest with stories of a task.
 _TRIES = 3
 _INDEX_RANGE = 2**48
-_SHORT_TASKS = ("qa1", "qa4")
+_FILLING_TASKS = ("qa1", "qa4")
+
+SHORT_N_FACTS = {"qa1": (2, 4), "qa2": (2, 6), "qa3": (4, 12), "qa4": None, "qa5": (2, 6)}
+"""Fewest and most facts of a short story; None: as many as ever."""
 
 
 @dataclass(slots=True)
@@ -99,7 +103,7 @@ class RetrievalRows:
                 pass
         while self._add_bare(row, rng, TASKS[_draw(self._tasks, rng)]):
             pass
-        for task in _SHORT_TASKS:
+        for task in _FILLING_TASKS:
             if self.part.tasks[TASKS.index(task)]:
                 while self._add_bare(row, rng, task):
                     pass
@@ -152,9 +156,11 @@ class RetrievalRows:
         kind = _draw(self._kinds, rng)
         if kind == 2 and self.real.get(task):
             return rng.pick(self.real[task])
-        words = "own" if kind == 1 else "babi"
+        words: VocabularyName = "own" if kind == 1 else "babi"
+        n_facts = SHORT_N_FACTS[task] if rng.uniform() < self.part.short else None
         while True:
-            story = generate_story(task, seed=self.seed, index=rng.integer(_INDEX_RANGE), vocabulary=words)
+            index = rng.integer(_INDEX_RANGE)
+            story = generate_story(task, seed=self.seed, index=index, vocabulary=words, n_facts=n_facts)
             if story.split == "lm_train" and story.hash not in self.exclude:
                 return story
 
