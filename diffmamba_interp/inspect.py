@@ -39,6 +39,11 @@ def format_report(report: CheckpointReport) -> str:
         f"  format {report.format}, {report.n_parameters:,} parameters, stored as {', '.join(report.dtypes)}",
         *(f"  {line}" for line in report.conventions),
         f"  scan: {report.scan}",
+        *(
+            []
+            if report.self_check is None
+            else [f"  kernels against reference: {report.self_check:.1e} (logits, float32)"]
+        ),
         "",
         "  block  kind           parameters   lambda  lambda_init  sigmoid",
         *(_block_line(block) for block in report.blocks),

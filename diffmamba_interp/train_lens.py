@@ -6,8 +6,6 @@ Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lens ...`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import sys
 import time
@@ -45,9 +43,9 @@ from diffmamba_interp.lens.run_log import RunLog
 from diffmamba_interp.lens.stop_signals import StopRequest, stop_requests
 from diffmamba_interp.lens.training import LensTraining, StepBatches, StepRecord, Stopped, TrainingError
 from diffmamba_interp.models.checkpoint_files import resolve_folder
+from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
 
-BUNDLED = ("diff-mamba2", "mamba2")
 RUNS = Path("runs/lens")
 TOKEN_CACHE = Path("runs/cache")
 RANDOM_TOKENS = "random-tokens"
@@ -303,17 +301,25 @@ def _with_progress(training: LensTraining, stop: StopRequest) -> Iterator[tuple[
             before = now
             bar.set_postfix_str(f"KL {record.mean_loss_nats:.3f} nats, {tokens_per_s:,.0f} tokens/s")
             bar.update()
+            if bar.disable and record.step % max(training.n_steps // 10, 1) == 0:
+                logger.info(
+                    *("step %d of %d: KL %.3f nats, %.0f tokens/s", record.step, training.n_steps),
+                    *(record.mean_loss_nats, tokens_per_s),
+                )
             yield record, tokens_per_s
 
 
 def _model_folder(name: str) -> Path:
-    if name in BUNDLED and not Path(name).exists():
-        if importlib.util.find_spec("diffmamba_interp.models.demo") is None:
-            raise ValueError(
-                f"the model {name!r} is not bundled with this version: give a folder or hub id with --model."
-            )
-        return importlib.import_module("diffmamba_interp.models.demo").demo_folder(name)
-    return resolve_folder(name)
+    if not _is_bundled(name):
+        return resolve_folder(name)
+    folder = demo_folder("diff-mamba2" if name == "diff-mamba2" else "mamba2")
+    if not folder.is_dir():
+        raise ValueError(f"{name!r} is not bundled with this copy: give a checkpoint folder or hub id with --model.")
+    return folder
+
+
+def _is_bundled(name: str) -> bool:
+    return name in DEMO_NAMES and not Path(name).exists()
 
 
 def _tokenizer(recipe: LensRecipe, folder: Path, d_vocab: int) -> Any:
@@ -322,6 +328,8 @@ def _tokenizer(recipe: LensRecipe, folder: Path, d_vocab: int) -> Any:
         return None
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)
+    elif _is_bundled(recipe.model):
+        tokenizer = load_demo_tokenizer()
     elif (folder / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(folder)
     elif recipe.data == "auto" and d_vocab < 256:

@@ -16,7 +16,8 @@ from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES, Spans
 MAX_CELLS = 512
 """Rows and columns of one panel; longer sequences are pooled."""
 
-MAX_TICKS = 40
+MAX_PANEL_TICKS = 16
+MAX_ROW_TICKS = 40
 UNITS = {"hidden": "weight", "contribution": "contribution", "contribution_norm": "norm"}
 PANEL_NAMES = {"subtrahend": "subtrahend (without λ)"}
 
@@ -71,15 +72,15 @@ def attention_figure(
     figure = make_subplots(cols=len(titles), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for column, value in enumerate(panels.values.values(), start=1):
         figure.add_trace(_heat_map(value, step), row=1, col=column)
-    figure.update_xaxes(title_text="source position", **_ticks(np.arange(len(panels.labels)), panels.labels))
+    figure.update_xaxes(title_text="source position", **_ticks(panels.labels, MAX_PANEL_TICKS))
     dest_labels = [panels.labels[position] for position in panels.rows]
-    figure.update_yaxes(autorange="reversed", **_ticks(np.arange(len(panels.rows)), dest_labels))
+    figure.update_yaxes(autorange="reversed", **_ticks(dest_labels, MAX_PANEL_TICKS))
     figure.update_yaxes(title_text="destination position", col=1)
     if spans is not None:
         _frame_spans(figure, spans, panels, n_panels=len(titles))
     pooled = f", pooled {step} × {step} to the largest magnitude" if step > 1 else ""
     figure.update_layout(
-        title_text=title or _title(record, panels) + pooled,
+        title_text=title or _title(record, panels, pooled),
         margin={"t": 110},
         coloraxis={
             "colorscale": SIGNED_SCALE if panels.signed else MAGNITUDE_SCALE,
@@ -115,10 +116,10 @@ def attention_row_figure(
         )
         figure.add_trace(bars, row=panel, col=1)
     figure.update_yaxes(title_text=UNITS[record.kind])
-    figure.update_xaxes(**_ticks(np.arange(visible), panels.labels[:visible]))
+    figure.update_xaxes(**_ticks(panels.labels[:visible], MAX_ROW_TICKS))
     figure.update_xaxes(title_text="source position", row=len(titles))
-    named = f"{_title(record, panels)}, read at position {panels.labels[panels.rows[row]]}"
-    figure.update_layout(title_text=title or named, bargap=0.1)
+    read = f", read at position {panels.labels[panels.rows[row]]}"
+    figure.update_layout(title_text=title or _title(record, panels, read), margin={"t": 110}, bargap=0.1)
     return figure
 
 
@@ -167,15 +168,16 @@ def _heads(record: AttentionRecord, head: int | None) -> str:
     return f"{n_heads} heads together"
 
 
-def _title(record: AttentionRecord, panels: _Panels) -> str:
+def _title(record: AttentionRecord, panels: _Panels, what_else: str) -> str:
+    """Block, kind, heads and lambda; below it, which of the honest differences is shown."""
     kind = {"hidden": "hidden attention", "contribution_norm": "contribution norm"}.get(record.kind, record.kind)
     title = f"Block {record.block}: {kind}, {panels.heads}"
     if record.is_differential:
         lambda_ = record.lambda_
         if lambda_.ndim == 0:
             title += f", λ = {float(lambda_.detach()):.3f}"
-        title += f"<br><sub>difference: {record.difference_means}</sub>"
-    return title
+        return f"{title}{what_else}<br><sub>difference: {record.difference_means}</sub>"
+    return title + what_else
 
 
 def _heat_map(value: np.ndarray, step: int) -> go.Heatmap:
@@ -203,12 +205,13 @@ def _pool(value: np.ndarray, step: int) -> np.ndarray:
     return np.take_along_axis(cells, largest[..., None], axis=-1)[..., 0]
 
 
-def _ticks(positions: np.ndarray, labels: Sequence[str]) -> dict[str, object]:
-    """At most MAX_TICKS labelled positions, evenly spaced."""
-    step = max(1, -(-len(positions) // MAX_TICKS))
+def _ticks(labels: Sequence[str], at_most: int) -> dict[str, object]:
+    """Labels at 0, 1, 2, ..., of which every 1st, 2nd, 5th, 10th, ... is shown."""
+    fits = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
+    step = next(step for step in fits if step * at_most >= len(labels))
     return {
         "tickmode": "array",
-        "tickvals": positions[::step].tolist(),
+        "tickvals": list(range(0, len(labels), step)),
         "ticktext": list(labels[::step]),
     }
 
@@ -232,4 +235,4 @@ def _frame_spans(figure: go.Figure, spans: Spans, panels: _Panels, n_panels: int
         if intervals:
             swatch = {"color": SPAN_COLOURS[name], "symbol": "square", "size": 12}
             figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=swatch, name=name), row=1, col=1)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.99, "yref": "container"})

@@ -22,7 +22,9 @@ Statistic = Literal["probability", "entropy", "kl_to_final", "target_rank", "tar
 _SCALE, _SCALE_OF_RANKS = "Viridis", "Cividis_r"
 # Okabe and Ito's vermilion and blue; lines are dashed too.
 _LOGIT_COLOUR, _TUNED_COLOUR = "#D55E00", "#0072B2"
-_MAX_LABEL = 12
+_MAX_LABEL = 9
+# Beyond so many tokens the cells are too narrow to write in; hovering still shows everything.
+_MAX_WRITTEN = 32
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def lens_heat_map(
             x=list(range(n_pos)),
             y=list(trajectory.stages),
             text=[[_label(text(int(top[s, t, 0]))) for t in range(n_pos)] for s in range(n_stages)],
-            texttemplate="%{text}" if n_pos <= 40 else None,
+            texttemplate="%{text}" if n_pos <= _MAX_WRITTEN else None,
+            textfont={"size": 10},
             customdata=[[_hover(trajectory, text, sample, s, t) for t in range(n_pos)] for s in range(n_stages)],
             hovertemplate="%{customdata}<extra></extra>",
             colorscale=shown.scale,
@@ -163,4 +166,5 @@ def _label(text: str) -> str:
 def _visible(text: str) -> str:
     """Escaped, with what cannot be seen made visible; Plotly reads a small HTML and `%{...}` in labels."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.replace(" ", "␣"))
-    return html.escape(shown).replace("%{", "%&#123;")
+    # Plotly decodes &lt; and &amp; but shows &quot; as it is; quotes are harmless here.
+    return html.escape(shown, quote=False).replace("%{", "%&#123;")

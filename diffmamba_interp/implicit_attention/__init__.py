@@ -1,12 +1,8 @@
 """Implicit attention: what the scans of a block read, what the subtraction leaves, and what it writes."""
 
 from diffmamba_interp.implicit_attention.activations import BlockActivations, BranchActivations, capture_block
-from diffmamba_interp.implicit_attention.contributions import (
-    Contribution,
-    contribution_along,
-    contribution_norms,
-    token_contributions,
-)
+from diffmamba_interp.implicit_attention.contribution_vectors import contribution_norms, token_contributions
+from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
 from diffmamba_interp.implicit_attention.dynamics import HalfLife, memory_half_life, rollout
 from diffmamba_interp.implicit_attention.effective import EffectiveAttention, effective_attention
 from diffmamba_interp.implicit_attention.extract import extract_attention, logit_direction

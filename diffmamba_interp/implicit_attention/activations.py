@@ -35,6 +35,7 @@ from diffmamba_interp.hook_names import (
 )
 from diffmamba_interp.hook_points import attached
 from diffmamba_interp.implicit_attention.selection import take_rows
+from diffmamba_interp.implicit_attention.short_repr import ShortRepr
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
@@ -45,8 +46,8 @@ from diffmamba_interp.ops.select import choose_impl
 MIXER_POINTS = ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BranchActivations:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BranchActivations(ShortRepr):
     """One mixer of a block, plain or a branch, with everything in float32 or wider.
 
     x_in: the x part of in_proj's output, before the convolution. conv: its convolution, before SiLU.
@@ -88,8 +89,8 @@ class BranchActivations:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockActivations:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BlockActivations(ShortRepr):
     """One block of one run.
 
     block: its index. kind: plain or differential. normalisation: of a differential block.

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from diffmamba_interp.implicit_attention.short_repr import ShortRepr
+
 T = TypeVar("T")
 
 
-class BranchParts:
+class BranchParts(ShortRepr):
     """Access by name to the values of a plain block (`weights`) or of a differential one.
 
     parts: (weights,), or (minuend, subtrahend). weight: lambda, a scalar or [batch, row]; None if plain.

@@ -17,11 +17,8 @@ from torch import Tensor
 from diffmamba_interp.hook_names import FINAL_SCALE
 from diffmamba_interp.hook_points import HookFunction, attached
 from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
-from diffmamba_interp.implicit_attention.contributions import (
-    Sources,
-    contribution_along,
-    contribution_norms,
-)
+from diffmamba_interp.implicit_attention.contribution_vectors import contribution_norms
+from diffmamba_interp.implicit_attention.contributions import Sources, contribution_along
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
 from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind

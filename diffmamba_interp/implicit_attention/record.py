@@ -30,7 +30,7 @@ DIFFERENCE_MEANS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class AttentionRecord(BranchParts):
     """One block's picture: `weights`, or `minuend`, `subtrahend`, `lambda_`, `difference`, by name.
 

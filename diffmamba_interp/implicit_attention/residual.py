@@ -24,6 +24,7 @@ from diffmamba_interp.implicit_attention.extract import final_scale, logit_direc
 from diffmamba_interp.implicit_attention.json_values import tensor_from_json, tensor_to_json
 from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES
 from diffmamba_interp.implicit_attention.selection import Impl, select_rows, take_rows
+from diffmamba_interp.implicit_attention.short_repr import ShortRepr
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.token_checks import check_tokens, valid_positions
 from diffmamba_interp.ops.precision import upcast
@@ -42,8 +43,8 @@ class Writer:
     logits: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResidualAttribution:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ResidualAttribution(ShortRepr):
     """A logit, or a difference of two, by block and source; all values in logits (natural units).
 
     position: the destination, per sample. answer: the token whose logit it is. versus: the one subtracted.

@@ -29,6 +29,15 @@ class ProcessGroup:
         if self.size > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
 
+    def any(self, here: bool) -> bool:
+        """Whether `here` is true in any process; the same answer in all."""
+        if self.size == 1:
+            return here
+        on = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+        votes = torch.tensor([int(here)], device=on)
+        self.sum_(votes)
+        return bool(votes.item())
+
     def wait_for_all(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:

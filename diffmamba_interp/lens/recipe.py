@@ -47,15 +47,15 @@ class LensRecipe:
     lr_scale: float = 1.0
     """Multiplies the learning rate, 0.1 for sgd and 0.001 for adam, which falls linearly to 0."""
     steps: int | None = None
-    """Optimiser steps."""
+    """Optimiser steps; None: 250, or 50 for a model of at most 20 million parameters."""
     tokens_per_step: int | None = None
-    """Tokens per optimiser step, over all processes."""
+    """Tokens per optimiser step, over all processes; None: 2^18, or 4096 for such a model."""
     sequence_length: int | None = None
-    """Tokens per sequence."""
+    """Tokens per sequence; None: 2048, or 256 for such a model."""
     max_passes: int | None = None
     """Stop with an error when the data would be read more often than this; None: repeat it as needed."""
     eval_tokens: int | None = None
-    """Held-out tokens that the finished lens is measured on."""
+    """Held-out tokens that the finished lens is measured on; None: 2^19, or 2^14 for such a model."""
     seed: int = 0
     """Decides the order of the data."""
     device: str = "auto"

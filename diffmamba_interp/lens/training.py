@@ -115,10 +115,13 @@ class LensTraining:
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
         """Take the remaining steps, giving a record after each.
 
-        Raises Stopped when `should_stop()` becomes true, at the next micro-batch; TrainingError for losses that are
-        not finite, data that ends too early, or memory that does not suffice for one sequence.
+        Raises Stopped when `should_stop()` becomes true: at the next micro-batch, or, among several processes, at
+        the next step if it is true in any of them. Raises TrainingError for losses that are not finite, data that
+        ends too early, or memory that does not suffice for one sequence.
         """
         while self.step < self.n_steps:
+            if self.group.any(should_stop()):
+                raise Stopped
             record = self._take_step(should_stop)
             self.lens.load_stacked(self.weight, self.bias)
             yield record
@@ -183,7 +186,8 @@ class LensTraining:
             try:
                 n_tokens = 0
                 for part in tokens.split(self.micro_batch):
-                    if should_stop():
+                    # Leaving a step alone would leave the other processes waiting for this one's sums.
+                    if self.group.size == 1 and should_stop():
                         raise Stopped
                     n_tokens += self._add_gradient(part, gradient, losses)
                 return gradient, losses, n_tokens

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -160,11 +160,13 @@ class Trainer:
         folders = []
         for index, dtype in enumerate(self.recipe.export):
             folder = self.folder / ("model" if index == 0 else f"model-{dtype}")
-            state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             with torch.device("meta"):
                 copy = HookedMamba(self.model.cfg)
-            cast = {name: t.cpu().to(parameter_dtype(name, COMPUTE_DTYPES[dtype])) for name, t in state.items()}
-            copy.load_state_dict(cast, assign=True)
+            state = {
+                name: tensor.detach().cpu().to(parameter_dtype(name, COMPUTE_DTYPES[dtype]))
+                for name, tensor in self.model.state_dict().items()
+            }
+            copy.load_state_dict(state, assign=True)
             copy.tie_embeddings()
             copy.save_pretrained(folder)
             save_tokenizer(cast(PreTrainedTokenizerFast, tokenizer), folder)

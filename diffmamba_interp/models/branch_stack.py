@@ -10,12 +10,12 @@ group: the stacked mixer is an ordinary `Mamba2Mixer`, and its kernels need not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diffmamba_interp.config import HookedMambaConfig, MixerSizes
@@ -113,7 +113,7 @@ class BranchStack:
         return MixerState(conv=convs[0], ssm=ssms[0]), MixerState(conv=convs[1], ssm=ssms[1])
 
 
-def parameter_versions(parameters: list[nn.Parameter]) -> tuple[object, ...] | None:
+def parameter_versions(parameters: Sequence[Tensor]) -> tuple[object, ...] | None:
     """Changes whenever one of the parameters is replaced or written to; None where that cannot be seen."""
     if any(parameter.is_inference() for parameter in parameters):
         return None

@@ -180,6 +180,13 @@ def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
     if (differential is not None) != (format == "diff_mamba"):
         kind, right = ("differential", "diff_mamba") if differential else ("plain", "hf_mamba2")
         raise ValueError(f"format {format!r} cannot hold a {kind} model: use {right!r} or 'diffmamba_interp'.")
+    if cfg.d_vocab_padding:
+        log.warning(
+            "format %r does not record that the last %d rows of the vocabulary are padding: a model loaded from it may "
+            "generate their ids.",
+            format,
+            cfg.d_vocab_padding,
+        )
     values: dict[str, Any] = {theirs: getattr(cfg, ours) for ours, (theirs, _) in HF_FIELDS.items()}
     values |= {
         "model_type": "mamba2",

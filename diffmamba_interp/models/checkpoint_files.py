@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_into_shards, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,11 +30,12 @@ WEIGHT_FILE = re.compile(
     r"|model\.safetensors\.index\.json|pytorch_model\.bin\.index\.json)$"
 )
 """What this module itself would load from a folder; other files there are the user's own."""
+HUB_TIMEOUT_S = 10.0
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
 def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
-    """The checkpoint's folder: `path` itself, or a download of the hub id `path`.
+    """The checkpoint's folder: `path` itself, or a download of the hub id `path` (from its cache if offline).
 
     Raises FileNotFoundError, which says what was tried, when there is neither.
     """
@@ -45,18 +46,7 @@ def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
         raise FileNotFoundError(f"{path} is a file: give the folder that holds it and its {CONFIG_FILE}.")
     if not HUB_ID.match(str(path)):
         raise FileNotFoundError(f"there is no folder {str(path)!r}, and it is no hub id of the form 'owner/name'.")
-    try:
-        patterns = [CONFIG_FILE, "*.safetensors", f"*.safetensors{INDEX_SUFFIX}"]
-        downloaded = Path(snapshot_download(str(path), revision=revision, allow_patterns=patterns))
-        if not any(downloaded.glob("*.safetensors")):
-            patterns = [CONFIG_FILE, "pytorch_model*.bin", f"{PICKLE_FILE}{INDEX_SUFFIX}"]
-            downloaded = Path(snapshot_download(str(path), revision=revision, allow_patterns=patterns))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{str(path)!r} is no folder here, and fetching it from the hub failed: {error}. "
-            "Check the name and the connection, or give a local folder."
-        ) from error
-    return downloaded
+    return _from_hub(str(path), revision)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -141,6 +131,32 @@ def remove_stale_weights(folder: Path, written: set[str]) -> None:
     for file in folder.iterdir():
         if WEIGHT_FILE.match(file.name) and file.name not in written:
             file.unlink()
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """A folder of the hub's cache: up to date, or as it is where the hub cannot be asked."""
+    try:
+        # Asked first, since the download itself waits for an answer without limit.
+        HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+        return _download(name, revision)
+    except Exception as error:
+        cached = try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent
+        raise FileNotFoundError(
+            f"{name!r} is no folder here, and fetching it from the hub failed: {error}. "
+            "Check the name and the connection, or give a local folder."
+        ) from error
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Config and weights; a pickle only where there are no safetensors."""
+    patterns = [CONFIG_FILE, "*.safetensors", f"*.safetensors{INDEX_SUFFIX}"]
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    patterns = [CONFIG_FILE, "pytorch_model*.bin", f"{PICKLE_FILE}{INDEX_SUFFIX}"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 
 
 def _weight_files(folder: Path) -> list[Path]:

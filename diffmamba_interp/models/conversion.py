@@ -62,6 +62,8 @@ def convert_to_differential(
             half = _branch_tensors(mixer, branch == "minuend", alignment, cfg)
             state |= {f"{prefix}{branch}.{name}": tensor for name, tensor in half.items()}
     new = {name: tensor for name, tensor in converted.state_dict().items() if name not in state}
+    # The halves are scaled as trained weights are: their sub-norms need no new model's small gain.
+    new |= {name: torch.ones_like(tensor) for name, tensor in new.items() if ".subnorm." in name}
     reference = state["embed.weight"]
     state |= {name: tensor.to(reference.device, parameter_dtype(name, reference.dtype)) for name, tensor in new.items()}
     converted.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, strict=True, assign=True)

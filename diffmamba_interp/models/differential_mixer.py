@@ -85,6 +85,13 @@ class DifferentialMixer(nn.Module):
             std = 1.0 if self.cfg.lambda_initialisation == "published" else SMALL_LAMBDA_STD / len(parameter) ** 0.5
             parameter.normal_(0.0, std)
 
+    def writing_weights(self) -> list[Tensor]:
+        """The parameters that set the size of what the mixer adds to the residual stream."""
+        if self.cfg.normalisation != "none":
+            return list(self.subnorm.parameters())
+        branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
+        return [weight for branch in branches for weight in branch.writing_weights()]
+
     def lambda_(self) -> Float[Tensor, ""]:
         """lambda from its parameters, without hooks, in float32 or wider."""
         return lambda_from_parameters(self._lambda_parameters(), self.lambda_init)

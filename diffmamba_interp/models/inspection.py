@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffmamba_interp.config import BlockKind, DifferentialConfig, lambda_init
-from diffmamba_interp.models.checkpoints import Checkpoint, open_checkpoint
+from diffmamba_interp.models.checkpoints import Checkpoint, load_model, open_checkpoint
 from diffmamba_interp.models.differential_mixer import LAMBDA_PARAMETERS, lambda_from_parameters
-from diffmamba_interp.ops.select import Choice, choose_impl
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.ops.select import Impl, choose_impl
 
 SATURATED_SIGMOID = 0.01
 """A sigmoid within this distance of 0 or 1 counts as saturated: its slope is below 1 % of its range."""
@@ -37,7 +40,8 @@ class CheckpointReport:
 
     n_parameters counts a tied matrix once. dtypes: of the stored tensors. conventions: one sentence each.
     missing_keys, unexpected_keys, misshapen_keys: empty if the checkpoint loads. scan: the implementation that
-    will run here, and why.
+    will run here, and why. self_check: norm of (fused - reference) over that of the reference, of the float32
+    logits of 256 random tokens with the loaded weights; None where the kernels do not run.
     """
 
     path: str
@@ -50,6 +54,7 @@ class CheckpointReport:
     unexpected_keys: tuple[str, ...]
     misshapen_keys: tuple[str, ...]
     scan: str
+    self_check: float | None = None
 
     @property
     def loads(self) -> bool:
@@ -62,15 +67,17 @@ class CheckpointReport:
 
 
 def inspect_checkpoint(path: str | Path, *, device: str | None = None, revision: str | None = None) -> CheckpointReport:
-    """Look into a checkpoint folder or hub id; only lambda's parameters are read.
+    """Look into a checkpoint folder or hub id.
 
-    `device`: where the model would run, for the line on the scan; None means a GPU if there is one.
+    `device`: where the model would run; None means a GPU if there is one. Only lambda's parameters are read,
+    except where the GPU kernels run: there the model is loaded and they are checked against the reference.
     Raises as `HookedMamba.from_pretrained` for what cannot be understood at all; keys that do not fit are
     reported, not raised.
     """
     checkpoint = open_checkpoint(path, revision)
     cfg, files = checkpoint.cfg, checkpoint.files
-    return CheckpointReport(
+    choice = choose_impl("auto", device)
+    report = CheckpointReport(
         path=str(path),
         format=checkpoint.format,
         n_parameters=_n_parameters(checkpoint, ""),
@@ -80,8 +87,26 @@ def inspect_checkpoint(path: str | Path, *, device: str | None = None, revision:
         missing_keys=checkpoint.missing,
         unexpected_keys=checkpoint.unexpected,
         misshapen_keys=tuple(name for name, _, _ in checkpoint.misshapen),
-        scan=_scan(choose_impl("auto", device)),
+        scan=f"{choice.impl} ({choice.reason})",
     )
+    if choice.impl == "fused" and report.loads:
+        report = replace(report, self_check=fused_error(load_model(path, device=device or "cuda", revision=revision)))
+    return report
+
+
+@torch.no_grad()
+def fused_error(model: HookedMamba, n_tokens: int = 256) -> float:
+    """Relative difference of the model's logits by the kernels and by the reference, on random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, model.cfg.d_vocab, (1, n_tokens), generator=generator).to(model.embed.weight.device)
+    logits: dict[Impl, torch.Tensor] = {}
+    before = model.impl
+    try:
+        for model.impl in ("reference", "fused"):
+            logits[model.impl] = model(tokens)
+    finally:
+        model.impl = before
+    return float((logits["fused"] - logits["reference"]).norm() / logits["reference"].norm())
 
 
 def _block_report(checkpoint: Checkpoint, index: int) -> BlockReport:
@@ -147,7 +172,3 @@ def _conventions(checkpoint: Checkpoint) -> tuple[str, ...]:
             f"each branch {sizes.n_heads} heads of {sizes.d_head} (half the {d.head_division})"
         )
     return tuple(lines)
-
-
-def _scan(choice: Choice) -> str:
-    return f"{choice.impl} ({choice.reason})"

@@ -5,10 +5,11 @@ resid_pre[0] = embed(tokens);  resid_pre[i+1] = resid_post[i];  logits = unembed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -56,7 +57,18 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         self.tie_embeddings()
         self.hook_points: dict[str, HookPoint] = name_hook_points(self)
         if self.embed.weight.device.type != "meta":
-            nn.init.normal_(self.embed.weight, std=cfg.initializer_range)
+            self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Scale a new model: embeddings of std `initializer_range`, and what each block writes by 1/sqrt(n_layers).
+
+        The second is mamba_ssm's rescaling of out_proj; behind a sub-norm, which would undo it, the gain is scaled.
+        """
+        nn.init.normal_(self.embed.weight, std=self.cfg.initializer_range)
+        for block in cast(Iterable[Block], self.blocks):
+            for weight in block.mixer.writing_weights():
+                weight.div_(self.cfg.n_layers**0.5)
 
     def tie_embeddings(self) -> None:
         """Make the unembedding the embedding's matrix, if the config says so."""
@@ -208,7 +220,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         stop_at_block: int | None = None,
         keep_state: bool = False,
     ) -> _Run:
-        check_tokens(tokens, self.cfg.d_vocab)
+        check_tokens(tokens, self.cfg.d_vocab, wait_for_gpu=not self.training)
         if attention_mask is not None:
             if lengths is not None:
                 raise ValueError("give lengths or attention_mask, not both.")

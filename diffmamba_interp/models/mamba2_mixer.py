@@ -101,6 +101,10 @@ class Mamba2Mixer(nn.Module):
         dt = torch.exp(torch.rand(self.sizes.n_heads) * (high - low) + low).clamp(min=cfg.dt_floor)
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
+    def writing_weights(self) -> list[Tensor]:
+        """The parameters that set the size of what the mixer adds to the residual stream."""
+        return [self.out_proj.weight]
+
     def forward(
         self,
         u: Float[Tensor, "batch pos d_model"],
@@ -136,7 +140,7 @@ class Mamba2Mixer(nn.Module):
             return False
         return fused_ops().serves_whole_mixer(projected.shape[1], self.sizes.d_in_proj, self.sizes.d_conv)
 
-    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+    def parameters_by_name(self) -> dict[str, Tensor]:
         """`dict(self.named_parameters())`, spelt out: walking the modules would cost more than the kernels' launch."""
         named = {
             "in_proj.weight": self.in_proj.weight,

@@ -9,8 +9,11 @@ from torch import Tensor
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def check_tokens(tokens: Tensor, d_vocab: int) -> None:
-    """Raise unless `tokens` is a non-empty integer [batch, pos] tensor of ids in [0, d_vocab)."""
+def check_tokens(tokens: Tensor, d_vocab: int, *, wait_for_gpu: bool = True) -> None:
+    """Raise unless `tokens` is a non-empty integer [batch, pos] tensor of ids in [0, d_vocab).
+
+    `wait_for_gpu=False` leaves the ids of a tensor on a GPU unseen, since reading them waits for all queued work.
+    """
     if not isinstance(tokens, Tensor):
         raise TypeError(
             f"tokens is a {type(tokens).__name__}: give a torch tensor [batch, pos], "
@@ -23,7 +26,7 @@ def check_tokens(tokens: Tensor, d_vocab: int) -> None:
         raise ValueError(f"tokens has shape {tuple(tokens.shape)}: it must be [batch, pos].{hint}")
     if tokens.numel() == 0:
         raise ValueError(f"tokens is empty (shape {tuple(tokens.shape)}): give at least one token per sample.")
-    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+    if tokens.is_cuda and (not wait_for_gpu or torch.cuda.is_current_stream_capturing()):
         return
     low, high = (int(bound) for bound in torch.aminmax(tokens))
     if low < 0 or high >= d_vocab:

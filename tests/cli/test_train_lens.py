@@ -52,6 +52,15 @@ def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def two_processes() -> tuple[dict[str, str], ...]:
+    """The environments that torchrun gives to two processes of one machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return tuple(common | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1"))
+
+
 def failure(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert train_lens.main(args) == 2
     printed = capsys.readouterr()
@@ -153,14 +162,7 @@ def test_a_signal_makes_a_snapshot_from_which_the_same_command_resumes(
 def test_two_processes_give_the_losses_and_translators_of_one(
     options: list[str], tmp_path: Path, forker: "Forker"
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environments = tuple(
-        {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        for rank in ("0", "1")
-    )
-    codes, output = forker.run([*options, "--out", str(tmp_path / "two")], environments=environments)
+    codes, output = forker.run([*options, "--out", str(tmp_path / "two")], environments=two_processes())
     assert codes == [0, 0], output
     assert forker.run([*options, "--out", str(tmp_path / "one")])[0] == [0]
     logs = [
@@ -174,6 +176,22 @@ def test_two_processes_give_the_losses_and_translators_of_one(
     one, two = (torch.load(tmp_path / name / "params.pt", weights_only=True) for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_after_a_snapshot(
+    options: list[str], tmp_path: Path, forker: "Forker"
+) -> None:
+    out = tmp_path / "lens"
+    codes, output = forker.run(
+        [*options, "--steps", "200"],
+        environments=two_processes(),
+        kill=signal.SIGTERM,
+        log=out / "log.jsonl",
+        after_lines=2,
+    )
+    assert codes[0] == 128 + signal.SIGTERM, output
+    assert codes[1] == 128
+    assert torch.load(out / "snapshot.pt", weights_only=True)["state"]["step"] >= 2
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_token_text_is_escaped_everywhere_and_white_space_is_visible(trajectory:
     figure = lens_heat_map(trajectory, WORDS, title="<b>bold</b>")
     assert "<script>" not in figure.to_json().replace("\\u003c", "<")
     assert figure.layout.title.text == "&lt;b&gt;bold&lt;/b&gt;"
-    assert figure.layout.xaxis.ticktext == ("␣the", "&lt;script&gt;ale…", "\\n")
+    assert figure.layout.xaxis.ticktext == ("␣the", "&lt;script&gt;…", "\\n")
 
 
 def test_hovering_lists_the_top_tokens_with_their_probabilities(trajectory: LensTrajectory) -> None:

@@ -279,6 +279,13 @@ def test_a_record_survives_the_disk(
     assert all((loaded.to_numpy()[name] == value).all() for name, value in expected.items())
 
 
+def test_a_record_is_printed_on_a_line(model: HookedMamba, tokens: torch.Tensor) -> None:
+    record = extract_attention(model, tokens, 0, token_strings=[["word"] * 9] * 2)
+    assert "parts=(float32[2, 4, 9, 9], float32[2, 4, 9, 9])" in repr(record)
+    assert len(repr(record)) < 500
+    assert "branches=(BranchActivations(" in repr(capture_block(model, tokens, 0))
+
+
 def test_a_file_that_is_no_record_is_refused(tmp_path: Path) -> None:
     import numpy as np
 

@@ -16,6 +16,7 @@ from diffmamba_interp.implicit_attention import (
     hidden_attention,
     token_contributions,
 )
+from diffmamba_interp.ops.reference import hidden_attention_matrix
 from tests.models.tiny import DIFFERENTIAL_VARIANTS, random_tokens, relative_error, tiny_model, variant_id
 
 BAR = 1e-5
@@ -116,7 +117,11 @@ def test_a_block_is_rebuilt_at_2048_positions(fixtures_dir: Path) -> None:
     model = HookedMamba.from_pretrained(fixtures_dir / "published_diffmamba2" / "alternate")
     check_scan(model, 2048)
     for activations in captured_blocks(model, 2048)[2:]:
-        check_block(activations, [2047])
+        direction = torch.randn(activations.mixer_out.shape[2])
+        made = contribution_along(activations, direction)
+        assert relative_error(made.net.sum(dim=-1) + made.bias, activations.mixer_out @ direction) < BAR
+        spread = contribution_along(activations, direction, [2047], sources="input")
+        assert relative_error(spread.net.sum(dim=-1) + spread.bias, activations.mixer_out[:, [2047]] @ direction) < BAR
         check_effective_attention(activations, [2047])
 
 
@@ -148,11 +153,11 @@ def test_norms_are_those_of_the_vectors(variant: HookedMamba) -> None:
 
 
 def test_norms_and_vectors_do_not_depend_on_how_sources_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffmamba_interp.implicit_attention import contributions
+    from diffmamba_interp.implicit_attention import contribution_vectors
 
     (activations, *_) = captured_blocks(tiny_model(DIFFERENTIAL_VARIANTS[0]), 23)
     whole = {sources: token_contributions(activations, [5, 22], sources=sources) for sources in ("convolved", "input")}
-    monkeypatch.setattr(contributions, "SOURCE_CHUNK_BYTES", 2000)
+    monkeypatch.setattr(contribution_vectors, "SOURCE_CHUNK_BYTES", 2000)
     for sources, expected in whole.items():
         chunked = token_contributions(activations, [5, 22], sources=sources)
         assert torch.allclose(chunked.net, expected.net, atol=1e-6)
@@ -186,6 +191,27 @@ def test_padding_changes_nothing_before_it() -> None:
     assert with_padding.net[1, :, 8:].abs().max() == 0
     with pytest.raises(ValueError, match="lengths are"):
         contribution_along(padded, direction, [9])
+
+
+@pytest.mark.parametrize("rows", [None, [69, 3]])
+def test_gradients_are_those_of_autograd_through_the_formula(rows: list[int] | None) -> None:
+    model = tiny_model(DIFFERENTIAL_VARIANTS[0], n_groups=2, d_model=32).double()
+    activations, direction = capture_block(model, random_tokens(1, 70), 0), torch.randn(32, dtype=torch.float64)
+    naive = []
+    for branch in activations.branches:
+        H = hidden_attention_matrix(branch.dt, branch.log_decay, branch.B, branch.C)
+        H = H + torch.diag_embed(branch.D[:, None].expand(-1, 70))
+        v = ((direction * branch.out_gain) @ branch.out_weight).unflatten(-1, (branch.n_heads, -1))
+        naive.append((H * torch.einsum("bthp,bshp->bhts", v * branch.gate_at(None), branch.x)).sum(dim=1))
+    expected = naive[0] - activations.lambda_ * naive[1]
+    expected = expected if rows is None else expected[:, rows]
+    made = contribution_along(activations, direction, rows).net
+    assert relative_error(made, expected) < 1e-12
+    cotangent, parameters = torch.randn_like(made), list(model.blocks[0].mixer.minuend.parameters())
+    ours = torch.autograd.grad(made, parameters, cotangent, retain_graph=True)
+    theirs = torch.autograd.grad(expected, parameters, cotangent)
+    for our_gradient, their_gradient in zip(ours, theirs, strict=True):
+        assert relative_error(our_gradient, their_gradient) < 1e-9
 
 
 def test_gradients_reach_the_parameters_and_equal_those_of_the_model() -> None:

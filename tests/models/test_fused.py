@@ -6,11 +6,12 @@ TRITON_F32_DEFAULT=ieee (run the file once with each).
 
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig, inspect_checkpoint
 from diffmamba_interp.hook_points import select_names
 from diffmamba_interp.ops import fused
 
@@ -152,3 +153,9 @@ def test_a_very_long_prompt_agrees_with_the_chunked_reference(length: int) -> No
         given, _ = model.forward_with_state(tokens)
     assert relative_error(given[:, -1000:], expected[:, -1000:]) < TOLERANCE[torch.float32]
     assert relative_error(given, expected) < TOLERANCE[torch.float32]
+
+
+def test_inspection_checks_the_kernels_on_the_loaded_weights(fixtures_dir: Path) -> None:
+    report = inspect_checkpoint(fixtures_dir / "published_diffmamba2" / "all")
+    assert report.self_check is not None
+    assert 0 < report.self_check < TOLERANCE[torch.float32]

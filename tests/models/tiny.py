@@ -60,3 +60,12 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
     if value.numel() == 0:
         return 0.0
     return float((value - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+def assert_same(first: HookedMamba, second: HookedMamba) -> None:
+    """The same state dict, key by key and bit by bit, and the same logits."""
+    a, b = first.state_dict(), second.state_dict()
+    assert list(a) == list(b)
+    assert all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
+    with torch.no_grad():
+        assert torch.equal(first(random_tokens()), second(random_tokens()))

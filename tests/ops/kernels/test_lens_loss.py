@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from diffmamba_interp.lens.objective import ReadOut, Translators, add_block_gradient, final_target
 from diffmamba_interp.ops.kernels.lens_loss import RowTiles, exponentiate_rows_fused_
 
 SMALL = RowTiles(block=64, num_warps=1)
@@ -50,3 +51,17 @@ def test_columns_that_are_not_contiguous_are_refused(device: torch.device) -> No
 def test_an_unserved_dtype_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match="float64"):
         exponentiate_rows_fused_(torch.randn(2, 4, dtype=torch.float64).to(device))
+
+
+def test_the_objective_of_a_lens_is_the_same_with_and_without_the_kernel(device: torch.device) -> None:
+    weight, h, final = torch.randn(70, 16), torch.randn(9, 16), torch.randn(9, 16)
+    translators = Translators(weight=0.1 * torch.randn(1, 16, 16).to(device), bias=torch.randn(1, 16).to(device))
+    results = []
+    for fused in (False, True):
+        read_out = ReadOut(weight=weight.to(device), gain=torch.ones(16, device=device), eps=1e-5, fused=fused)
+        gradient = translators.zeros_like()
+        target = final_target(read_out, final.to(device))
+        results.append((add_block_gradient(0, h.to(device), target, translators, gradient, read_out), gradient))
+    (loss, gradient), (loss_fused, gradient_fused) = results
+    torch.testing.assert_close(loss_fused, loss, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient_fused.weight, gradient.weight, rtol=1e-3, atol=1e-4)

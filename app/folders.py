@@ -1,0 +1,85 @@
+"""Folders below the root: which hold a checkpoint or a lens, and that nothing outside is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
+
+CHECKPOINT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+LENS_FILE = "params.pt"
+CONFIG_FILE = "config.json"
+BUNDLED = "bundled:"
+"""Prefix of the models that come with the package; they may lie outside of the root."""
+
+MAX_DEPTH = 6
+MAX_VISITED = 3000
+
+
+def open_folder(root: Path, name: str) -> Path:
+    """The folder of a bundled model (`bundled:diff-mamba2`) or below `root`. Raises as `resolve_below`."""
+    for bundled in DEMO_NAMES:
+        if name == BUNDLED + bundled:
+            return demo_folder(bundled)
+    return resolve_below(root, name)
+
+
+def bundled_names() -> list[str]:
+    """The models that come with the package, as `open_folder` takes them."""
+    return [BUNDLED + name for name in DEMO_NAMES if (demo_folder(name) / CONFIG_FILE).is_file()]
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer of a model's folder lies: in it, or in the folder that the bundled pair shares."""
+    return DEMO_FOLDER / "tokenizer" if folder.parent == DEMO_FOLDER else folder
+
+
+def resolve_below(root: Path, name: str) -> Path:
+    """The folder `name`, relative to `root`, with symbolic links followed.
+
+    Raises ValueError, in the same words whatever lies there, for a path that leads outside of the root;
+    FileNotFoundError if there is no such folder.
+    """
+    base = root.resolve()
+    if not name.strip() or not name.isprintable():
+        raise ValueError(f"{name!r} is no folder name: give a folder below {base}.")
+    path = (base / name).resolve()
+    if not path.is_relative_to(base):
+        raise ValueError(
+            f"{name!r} leads outside of the root folder {base}: only what lies below it is opened. Start the "
+            "explorer with `-- --root FOLDER` to choose another root."
+        )
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {name!r} below {base}.")
+    return path
+
+
+def find_folders(root: Path) -> tuple[list[str], list[str]]:
+    """Checkpoint folders and lens folders below `root`, relative to it, sorted; hidden folders are left out."""
+    base = root.resolve()
+    checkpoints, lenses = [], []
+    for visited, (folder, subfolders, files) in enumerate(os.walk(base)):
+        if visited >= MAX_VISITED:
+            break
+        name = Path(folder).relative_to(base)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith((".", "__"))) if _shallow(name) else []
+        if CONFIG_FILE not in files or DEMO_FOLDER in (base / name).parents:
+            continue
+        if LENS_FILE in files:
+            lenses.append(name.as_posix())
+        elif any(file in files for file in CHECKPOINT_FILES):
+            checkpoints.append(name.as_posix())
+    return sorted(checkpoints), sorted(lenses)
+
+
+def fingerprint(folder: Path) -> str:
+    """Names, sizes and times of the files in `folder`, hashed: a replaced checkpoint is another revision."""
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+
+
+def _shallow(name: Path) -> bool:
+    return len(name.parts) < MAX_DEPTH

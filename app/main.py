@@ -1,0 +1,25 @@
+"""Explorer of Mamba and Diff-Mamba models: `streamlit run app/main.py -- --root FOLDER`. Navigation only."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+# `streamlit run` puts this file's folder on the path, not the project's, whose `app` the pages import.
+PROJECT = str(Path(__file__).resolve().parent.parent)
+if PROJECT not in sys.path:
+    sys.path.insert(0, PROJECT)
+
+from app import view_state  # noqa: E402
+
+# Not in a folder `pages`: Streamlit takes such a folder for an app without navigation, and a link to one of its
+# pages would then run that file alone, without this one.
+PAGES = [
+    st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
+    st.Page("views/attention.py", title="Attention", icon=":material/grid_on:"),
+]
+
+st.set_page_config(page_title="Diff-Mamba explorer", page_icon=":material/difference:", layout="wide")
+view_state.begin()
+st.navigation(PAGES).run()
+view_state.write_url()

@@ -1,0 +1,79 @@
+"""Prompts: text or token ids as typed, to tokens and the text of each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+MAX_CHARACTERS = 200_000
+MAX_TOKENS = 16_384
+TOKENIZER_FILE = "tokenizer.json"
+DEFAULT_TEXT = "The keys are in the red box. Anna took the lamp and went home. The keys are in the red"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """Token ids and the text of each (the id itself, in digits, where there is no tokenizer)."""
+
+    tokens: tuple[int, ...]
+    strings: tuple[str, ...]
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a model's folder; None if it has none. Nothing else in the folder is read or run."""
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return None
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:
+        raise ValueError(f"{file.name} in {folder.name} is no tokenizer: {error}") from error
+
+
+def default_ids(d_vocab: int, length: int = 24) -> str:
+    """Token ids to start with: one stretch twice, so that something can be recognised."""
+    half = [(7 * place + 3) % d_vocab for place in range(length // 2)]
+    return " ".join(str(token) for token in half * 2)
+
+
+def parse_prompt(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> Prompt:
+    """The prompt that was typed: text if there is a tokenizer, otherwise ids between blanks or commas.
+
+    Raises ValueError, saying which part, for what is empty, too long, no number or outside of the vocabulary.
+    """
+    if len(typed) > MAX_CHARACTERS:
+        raise ValueError(f"the prompt has {len(typed):,} characters: give at most {MAX_CHARACTERS:,}.")
+    tokens = _ids_of_text(typed, tokenizer) if tokenizer else _ids_of_digits(typed)
+    if not tokens:
+        raise ValueError("the prompt is empty: give at least one token.")
+    if len(tokens) > MAX_TOKENS:
+        raise ValueError(f"the prompt has {len(tokens):,} tokens: give at most {MAX_TOKENS:,}.")
+    for place, token in enumerate(tokens):
+        if token >= d_vocab:
+            raise ValueError(f"token {place} is {token}, but the model's vocabulary is 0 to {d_vocab - 1}.")
+    return Prompt(tokens=tokens, strings=tuple(token_text(token, tokenizer) for token in tokens))
+
+
+def token_text(token: int, tokenizer: Tokenizer | None) -> str:
+    """The text of one token, or its id in digits."""
+    return str(token) if tokenizer is None else tokenizer.decode([token], skip_special_tokens=False)
+
+
+def _ids_of_text(typed: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    # Half of a surrogate pair can be typed but not encoded.
+    text = typed.encode("utf-8", "replace").decode("utf-8")
+    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _ids_of_digits(typed: str) -> tuple[int, ...]:
+    parts = [part for part in re.split(r"[\s,;]+", typed) if part]
+    for place, part in enumerate(parts):
+        if not (part.isascii() and part.isdigit() and len(part) <= 9):
+            raise ValueError(
+                f"token {place} is {part[:40]!r}, which is no token id. This model's folder has no "
+                f"{TOKENIZER_FILE}, so the prompt is token ids: whole numbers between blanks or commas."
+            )
+    return tuple(int(part) for part in parts)

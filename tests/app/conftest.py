@@ -1,0 +1,79 @@
+"""The explorer without a browser: pages run in this process, and what they draw is read back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from app.options import MEMORY_VARIABLE, ROOT_VARIABLE
+
+MODEL = "models/alternate"
+IDS = "5 17 42 8 5 17 42 8 60 5 17"
+
+OpenApp = Callable[..., AppTest]
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory, fixtures_dir: Path) -> Path:
+    """A root folder with two models below it, and one beside it that must stay closed."""
+    outside = tmp_path_factory.mktemp("around")
+    for name in ("alternate", "all"):
+        shutil.copytree(fixtures_dir / "published_diffmamba2" / name, outside / "root" / "models" / name)
+    shutil.copytree(fixtures_dir / "published_diffmamba2" / "quarter", outside / "secret")
+    return outside / "root"
+
+
+@pytest.fixture()
+def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenApp]:
+    """`open_app("attention", block="2")`: the page, opened with such an address, in a fresh process' state."""
+
+    def open_(page: str = "overview", *, memory_gib: float = 1.0, at_root: Path = root, **query: str) -> AppTest:
+        monkeypatch.setenv(ROOT_VARIABLE, str(at_root))
+        monkeypatch.setenv(MEMORY_VARIABLE, str(memory_gib))
+        app = AppTest.from_file(project_root / "app" / "main.py", default_timeout=60)
+        app.query_params.update({"model": MODEL, **query})
+        app.run()
+        if page != "overview":
+            app.switch_page(f"views/{page}.py").run()
+        return app
+
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    yield open_
+    st.cache_resource.clear()
+    st.cache_data.clear()
+
+
+def texts(elements: Any) -> list[str]:
+    return [element.value for element in elements]
+
+
+def complaint(app: AppTest) -> str:
+    """The words of the only error box; no box that Streamlit draws for an exception is there."""
+    assert not app.exception
+    assert len(app.error) == 1
+    return "\n".join([app.error[0].value, *texts(app.code)])
+
+
+def drawn(app: AppTest) -> dict[str, Any]:
+    """The page's only figure as JSON values, arrays decoded."""
+    assert not app.exception
+    assert texts(app.error) == []
+    (chart,) = app.get("plotly_chart")
+    return json.loads(chart.proto.spec, object_hook=_decoded)
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    if "bdata" not in value:
+        return value
+    array = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
+    return array.reshape([int(size) for size in str(value.get("shape", array.size)).split(",")])

@@ -1,0 +1,91 @@
+"""Attention page: the right pictures for what the widgets say, and words that say what they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.implicit_attention import extract_attention
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, texts
+
+TOKENS = [int(part) for part in IDS.split()]
+
+
+@pytest.fixture(scope="module")
+def model(root: Path) -> HookedMamba:
+    return HookedMamba.from_pretrained(root / MODEL).eval()
+
+
+def expected(model: HookedMamba, **options):
+    return extract_attention(model, torch.tensor([TOKENS]), kind="hidden", **options).to_numpy()
+
+
+def test_a_differential_block_shows_three_pictures_on_one_signed_scale(open_app: OpenApp, model: HookedMamba) -> None:
+    figure = drawn(open_app("attention", ids=IDS, block="2"))
+    arrays = expected(model, block=2, reduce="mean")
+    for trace, name in zip(figure["data"], ("minuend", "subtrahend", "difference"), strict=True):
+        assert np.array_equal(trace["z"], arrays[name][0])
+        assert trace["coloraxis"] == "coloraxis"
+    scale = figure["layout"]["coloraxis"]
+    assert scale["cmin"] == -scale["cmax"] < 0
+    titles = [note["text"] for note in figure["layout"]["annotations"]]
+    assert titles == ["minuend", "subtrahend (without λ)", "difference"]
+
+
+def test_the_block_slider_and_the_head_box_choose_what_is_drawn(open_app: OpenApp, model: HookedMamba) -> None:
+    app = open_app("attention", ids=IDS)
+    app.slider(key="block").set_value(2).run()
+    app.selectbox(key="heads").select("3").run()
+    assert np.array_equal(drawn(app)["data"][0]["z"], expected(model, block=2, heads=[3])["minuend"][0, 0])
+    app.selectbox(key="heads").select("abs_mean").run()
+    picture = expected(model, block=2, reduce="abs_mean")["minuend"][0]
+    assert np.array_equal(drawn(app)["data"][0]["z"], picture)
+
+
+def test_a_plain_block_shows_its_weights(open_app: OpenApp, model: HookedMamba) -> None:
+    app = open_app("attention", ids=IDS, block="1")
+    (trace,) = drawn(app)["data"]
+    assert np.array_equal(trace["z"], expected(model, block=1, reduce="mean")["weights"][0])
+    assert any("is plain" in caption for caption in texts(app.caption))
+
+
+@pytest.mark.parametrize(("heads", "words"), [("3", "signed_difference"), ("mean", "mean(H1) - lambda mean(H2)")])
+def test_the_caption_says_which_difference_is_shown(open_app: OpenApp, heads: str, words: str) -> None:
+    captions = texts(open_app("attention", ids=IDS, block="2", heads=heads).caption)
+    assert any(words in caption for caption in captions)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ("5 6 tree", "token 2 is 'tree'"),
+        ("<script>alert(1)</script>", "no token id"),
+        ("5 97", "vocabulary is 0 to 96"),
+        ("-3", "no token id"),
+        ("  ", "empty"),
+        ("\x00\x01", "no token id"),
+        ("٣", "no token id"),
+        ("5 " * 20_000, "at most 16,384"),
+        ("7" * 1_000_000, "at most 200,000"),
+    ],
+)
+def test_a_prompt_that_is_none_is_an_error_box_and_the_app_lives_on(
+    open_app: OpenApp, ids: str, words: str
+) -> None:
+    app = open_app("attention")
+    app.text_area(key="ids").set_value(ids).run()
+    assert words in complaint(app)
+    app.text_area(key="ids").set_value(IDS).run()
+    assert len(drawn(app)["data"]) == 3
+
+
+def test_one_token_is_enough(open_app: OpenApp) -> None:
+    assert drawn(open_app("attention", ids="5"))["data"][0]["z"].shape == (1, 1)
+
+
+def test_a_picture_beyond_the_memory_limit_is_refused_with_advice(open_app: OpenApp) -> None:
+    app = open_app("attention", ids="5 " * 16_000)
+    assert "more than the limit" in complaint(app)
+    assert "fewer" in complaint(app)

@@ -1,0 +1,52 @@
+"""What the widgets say is kept over pages and stands in the address."""
+
+from tests.app.conftest import IDS, MODEL, OpenApp, drawn, texts
+
+
+def test_the_address_says_what_is_not_the_default(open_app: OpenApp) -> None:
+    app = open_app("attention", model="models/all", ids=IDS)
+    app.slider(key="block").set_value(2).run()
+    assert app.query_params["block"] == "2"
+    assert app.query_params["ids"] == IDS
+    assert "heads" not in app.query_params
+
+
+def test_an_address_brings_the_view_back(open_app: OpenApp) -> None:
+    first = open_app("attention", ids=IDS, block="2", heads="1")
+    second = open_app("attention", **{k: v for k, v in first.query_params.items() if k != "model"})
+    assert second.slider(key="block").value == 2
+    assert second.selectbox(key="heads").value == "1"
+    assert drawn(second)["layout"]["title"] == drawn(first)["layout"]["title"]
+
+
+def test_changing_the_page_keeps_the_choices(open_app: OpenApp) -> None:
+    app = open_app("attention", ids=IDS)
+    app.slider(key="block").set_value(3).run()
+    app.switch_page("views/overview.py").run()
+    assert app.selectbox(key="model").value == MODEL
+    app.switch_page("views/attention.py").run()
+    assert app.slider(key="block").value == 3
+    assert app.text_area(key="ids").value == IDS
+
+
+def test_a_value_in_the_address_that_does_not_exist_is_said_and_replaced(open_app: OpenApp) -> None:
+    app = open_app("attention", ids=IDS, block="99", heads="minus one")
+    assert app.slider(key="block").value == 0
+    assert app.selectbox(key="heads").value == "mean"
+    assert len([text for text in texts(app.warning) if "There is no" in text]) == 2
+    assert len(drawn(app)["data"]) == 3
+
+
+def test_a_choice_that_another_model_does_not_have_is_replaced(open_app: OpenApp) -> None:
+    app = open_app("attention", ids=IDS, block="0", heads="7")
+    assert app.selectbox(key="heads").value == "7"
+    app.text_area(key="ids").set_value("1 2 3").run()
+    app.selectbox(key="model").select("models/all").run()
+    assert app.selectbox(key="heads").value == "7"
+    assert len(drawn(app)["data"]) == 3
+
+
+def test_a_long_prompt_stays_out_of_the_address_and_the_page_says_so(open_app: OpenApp) -> None:
+    app = open_app("attention", ids="5 " * 1000)
+    assert "ids" not in app.query_params
+    assert any("too long for the address" in caption for caption in texts(app.caption))
