@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, cast
 
 import torch
 
@@ -13,8 +13,12 @@ from app.prompts import Prompt
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
-from diffmamba_interp.implicit_attention.scan_pairs import Reduction
 
+KINDS = {
+    "hidden": "hidden attention (the scan's matrix)",
+    "contribution": "contribution to a token's logit",
+    "contribution_norm": "norm of the contribution",
+}
 REDUCTIONS = {"mean": "mean over heads", "abs_mean": "mean magnitude over heads", "max_abs": "largest magnitude"}
 MAX_NORM_POSITIONS = 256
 """Longer prompts show the norms of so many last rows only."""
@@ -32,9 +36,9 @@ class AttentionRequest:
     heads: str = "mean"
     token: int | None = None
 
-    def arguments(self, n_pos: int) -> dict[str, object]:
+    def arguments(self, n_pos: int) -> dict[str, Any]:
         """Keyword arguments of `extract_attention`."""
-        found: dict[str, object] = {"block": self.block, "kind": self.kind}
+        found: dict[str, Any] = {"block": self.block, "kind": self.kind}
         if self.kind == "hidden":
             found |= {"heads": [int(self.heads)]} if self.heads.isdigit() else {"reduce": self.heads}
         elif self.kind == "contribution":
@@ -50,7 +54,8 @@ def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -
     def make(model: HookedMamba) -> AttentionRecord:
         tokens = torch.tensor([prompt.tokens], device=key.device)
         arguments = request.arguments(len(prompt.tokens))
-        return extract_attention(model, tokens, token_strings=prompt.strings, max_bytes=MAX_BYTES, **arguments)
+        record = extract_attention(model, tokens, token_strings=prompt.strings, max_bytes=MAX_BYTES, **arguments)
+        return cast(AttentionRecord, record)
 
     return loading.result(key, ("attention", prompt, request), make, _record_bytes)
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
+from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, DemoName, demo_folder
 
 CHECKPOINT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 LENS_FILE = "params.pt"
@@ -14,6 +14,7 @@ CONFIG_FILE = "config.json"
 BUNDLED = "bundled:"
 """Prefix of the models that come with the package; they may lie outside of the root."""
 
+MAX_NAME = 1000
 MAX_DEPTH = 6
 MAX_VISITED = 3000
 
@@ -31,6 +32,11 @@ def bundled_names() -> list[str]:
     return [BUNDLED + name for name in DEMO_NAMES if (demo_folder(name) / CONFIG_FILE).is_file()]
 
 
+def bundled_name(folder: Path) -> DemoName | None:
+    """The name of a bundled model's folder; None for other folders."""
+    return next((name for name in DEMO_NAMES if folder == demo_folder(name)), None)
+
+
 def tokenizer_folder(folder: Path) -> Path:
     """Where the tokenizer of a model's folder lies: in it, or in the folder that the bundled pair shares."""
     return DEMO_FOLDER / "tokenizer" if folder.parent == DEMO_FOLDER else folder
@@ -43,8 +49,8 @@ def resolve_below(root: Path, name: str) -> Path:
     FileNotFoundError if there is no such folder.
     """
     base = root.resolve()
-    if not name.strip() or not name.isprintable():
-        raise ValueError(f"{name!r} is no folder name: give a folder below {base}.")
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
+        raise ValueError(f"{name[:80]!r} is no folder name: give a folder below {base}.")
     path = (base / name).resolve()
     if not path.is_relative_to(base):
         raise ValueError(

@@ -6,7 +6,8 @@ from pathlib import Path
 import streamlit as st
 
 # `streamlit run` puts this file's folder on the path, not the project's, whose `app` the pages import.
-PROJECT = str(Path(__file__).resolve().parent.parent)
+APP = Path(__file__).resolve().parent
+PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
@@ -17,9 +18,10 @@ from app import view_state  # noqa: E402
 PAGES = [
     st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
     st.Page("views/attention.py", title="Attention", icon=":material/grid_on:"),
+    st.Page("views/lens.py", title="Lens", icon=":material/layers:"),
 ]
 
-st.set_page_config(page_title="Diff-Mamba explorer", page_icon=":material/difference:", layout="wide")
+st.set_page_config(page_title="Diff-Mamba explorer", page_icon=str(APP / "icon.svg"), layout="wide")
 view_state.begin()
 st.navigation(PAGES).run()
 view_state.write_url()

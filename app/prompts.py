@@ -57,6 +57,15 @@ def parse_prompt(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> Promp
     return Prompt(tokens=tokens, strings=tuple(token_text(token, tokenizer) for token in tokens))
 
 
+def parse_token(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> int:
+    """The one token that was typed. Raises ValueError for text of none or several, or as `parse_prompt`."""
+    tokens = parse_prompt(typed, tokenizer, d_vocab).tokens
+    if len(tokens) != 1:
+        pieces = " ".join(repr(token_text(token, tokenizer)) for token in tokens[:8])
+        raise ValueError(f"{typed[:40]!r} is {len(tokens)} tokens ({pieces}): give the text of one token.")
+    return tokens[0]
+
+
 def token_text(token: int, tokenizer: Tokenizer | None) -> str:
     """The text of one token, or its id in digits."""
     return str(token) if tokenizer is None else tokenizer.decode([token], skip_special_tokens=False)

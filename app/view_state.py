@@ -14,13 +14,14 @@ import streamlit as st
 MAX_URL_TEXT = 1500
 """Longer texts stay out of the URL: browsers and mail programs cut long addresses."""
 
-_VALUES, _SHOWN = "view_values", "view_shown"
+_VALUES, _SHOWN, _DEFAULTS = "view_values", "view_shown", "view_defaults"
 
 
 def begin() -> None:
     """Start of a run: no widget was drawn yet."""
     if _VALUES not in st.session_state:
         st.session_state[_VALUES] = dict(st.query_params)
+        st.session_state[_DEFAULTS] = {}
     st.session_state[_SHOWN] = {}
 
 
@@ -47,6 +48,12 @@ def text_area(label: str, key: str, default: str, **settings: Any) -> str:
     return _keep(key, default, st.text_area(label, key=key, **settings))
 
 
+def text_input(label: str, key: str, default: str, **settings: Any) -> str:
+    """A line of text that is kept."""
+    _prepare(key, default, str, lambda value: True)
+    return _keep(key, default, st.text_input(label, key=key, **settings))
+
+
 def write_url() -> None:
     """End of a run: the URL says what the widgets of this page say, where that is not their default."""
     shown = st.session_state[_SHOWN]
@@ -58,7 +65,8 @@ def write_url() -> None:
 
 def _prepare(key: str, default: Any, parse: Callable[[str], Any], valid: Callable[[Any], bool]) -> None:
     """See that the widget starts at a value that it may have: its own, the kept one, or the default."""
-    if key in st.session_state and valid(st.session_state[key]):
+    untouched = st.session_state.get(key) == st.session_state[_DEFAULTS].get(key) != default
+    if key in st.session_state and not untouched and valid(st.session_state[key]):
         # Said again, since the widget of the same key on another page would start at its own first value.
         st.session_state[key] = st.session_state[key]
         return
@@ -76,7 +84,10 @@ def _prepare(key: str, default: Any, parse: Callable[[str], Any], valid: Callabl
 
 
 def _keep(key: str, default: Any, value: Any) -> Any:
-    st.session_state[_VALUES][key] = str(value)
-    if value != default:
-        st.session_state[_SHOWN][key] = str(value)
+    """Keep what was chosen; a default is not, so that it can follow the model and the prompt."""
+    st.session_state[_DEFAULTS][key] = default
+    if value == default:
+        st.session_state[_VALUES].pop(key, None)
+    else:
+        st.session_state[_VALUES][key] = st.session_state[_SHOWN][key] = str(value)
     return value

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_lens
     from diffmamba_interp.models.conversion import convert_to_differential
+    from diffmamba_interp.models.demo import load_demo
     from diffmamba_interp.models.inspection import inspect_checkpoint
     from diffmamba_interp.models.language_model import HookedMamba
     from diffmamba_interp.needle import make_needle_samples
@@ -41,6 +42,7 @@ _HOME = {
     "hidden_attention": "implicit_attention",
     "inspect_checkpoint": "models.inspection",
     "lens_trajectory": "lens",
+    "load_demo": "models.demo",
     "load_lens": "lens",
     "make_needle_samples": "needle",
     "residual_attribution": "implicit_attention",
@@ -62,6 +64,7 @@ __all__ = [
     "hidden_attention",
     "inspect_checkpoint",
     "lens_trajectory",
+    "load_demo",
     "load_lens",
     "make_needle_samples",
     "residual_attribution",

@@ -13,7 +13,10 @@ from app.panels.errors import shown_errors
 from app.prompts import DEFAULT_TEXT, Prompt, default_ids, parse_prompt
 from diffmamba_interp import HookedMambaConfig
 
-FIRST_CHOICES = ("bundled:diff-mamba2", "tests/fixtures/published_diffmamba2/alternate",)
+FIRST_CHOICES = (
+    "bundled:diff-mamba2",
+    "tests/fixtures/published_diffmamba2/alternate",
+)
 """Taken as the first model to show, if they lie below the root."""
 
 
@@ -29,13 +32,9 @@ class ChosenModel:
 
 def choose_model(key: str = "model", label: str = "Model") -> ChosenModel | None:
     """The model that the side bar names; None, with an error box on the page, if it cannot be read."""
+    chosen = None
     with shown_errors("Opening the model"):
         names, _ = loading.found_folders(loading.options().root)
-        if not names and key not in st.session_state and key not in st.query_params:
-            raise FileNotFoundError(
-                f"no checkpoint folder below the root {loading.options().root.resolve()}: start the explorer with "
-                "`-- --root FOLDER`, or type a folder's name in the side bar."
-            )
         default = next((name for name in FIRST_CHOICES if name in names), names[0] if names else "")
         with st.sidebar:
             name = view_state.selectbox(
@@ -43,10 +42,15 @@ def choose_model(key: str = "model", label: str = "Model") -> ChosenModel | None
                 help=f"A checkpoint folder below {loading.options().root.resolve()}",
             )  # fmt: skip
             dtype = view_state.selectbox("Numbers", f"{key}_dtype", tuple(loading.DTYPES), "float32")
+        if not name:
+            raise FileNotFoundError(
+                f"no checkpoint folder below the root {loading.options().root.resolve()}: start the explorer with "
+                "`-- --root FOLDER`, or type a folder's name in the side bar."
+            )
         found = loading.model_key(name, dtype)
         cfg, tokenizer = loading.config(found), loading.tokenizer(found)
-        return ChosenModel(name=name, key=found, cfg=cfg, tokenizer=tokenizer)
-    return None
+        chosen = ChosenModel(name=name, key=found, cfg=cfg, tokenizer=tokenizer)
+    return chosen
 
 
 def choose_prompt(chosen: ChosenModel) -> Prompt | None:
@@ -59,8 +63,8 @@ def choose_prompt(chosen: ChosenModel) -> Prompt | None:
             DEFAULT_TEXT if with_text else default_ids(chosen.cfg.d_vocab),
             height=160,
         )
+    prompt = None
     with shown_errors("Reading the prompt"):
         prompt = parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab)
         st.sidebar.caption(f"{len(prompt.tokens):,} tokens")
-        return prompt
-    return None
+    return prompt

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import streamlit as st
 
+MAX_SHOWN = 4000
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,4 +25,4 @@ def shown_errors(doing: str) -> Iterator[None]:
         logger.exception("%s failed", doing)
         st.error(f"{doing} failed.")
         # st.code shows text as it is: an error may quote a file name or a prompt.
-        st.code(str(error) or type(error).__name__, language=None, wrap_lines=True)
+        st.code((str(error) or type(error).__name__)[:MAX_SHOWN], language=None, wrap_lines=True)

@@ -13,7 +13,7 @@ SIGMOID = {True: "saturated", False: "open", None: ""}
 
 
 def page() -> None:
-    st.title("Overview")
+    st.header("Overview")
     chosen = choose_model()
     if chosen is None:
         return

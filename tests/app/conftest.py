@@ -32,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, fixtures_dir: Path) -> Path:
     return outside / "root"
 
 
-@pytest.fixture()
+@pytest.fixture
 def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenApp]:
     """`open_app("attention", block="2")`: the page, opened with such an address, in a fresh process' state."""
 
@@ -70,6 +70,14 @@ def drawn(app: AppTest) -> dict[str, Any]:
     assert texts(app.error) == []
     (chart,) = app.get("plotly_chart")
     return json.loads(chart.proto.spec, object_hook=_decoded)
+
+
+def run_code(app: AppTest) -> dict[str, Any]:
+    """The names that the page's "copy as Python" leaves behind when it is run."""
+    (code,) = [element.value for element in app.code if element.language == "python"]
+    made: dict[str, Any] = {}
+    exec(compile(code, "copied", "exec"), made)
+    return made
 
 
 def _decoded(value: dict[str, Any]) -> Any:

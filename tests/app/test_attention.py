@@ -1,5 +1,6 @@
 """Attention page: the right pictures for what the widgets say, and words that say what they are."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import extract_attention
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, run_code, texts
 
 TOKENS = [int(part) for part in IDS.split()]
 
@@ -71,9 +72,7 @@ def test_the_caption_says_which_difference_is_shown(open_app: OpenApp, heads: st
         ("7" * 1_000_000, "at most 200,000"),
     ],
 )
-def test_a_prompt_that_is_none_is_an_error_box_and_the_app_lives_on(
-    open_app: OpenApp, ids: str, words: str
-) -> None:
+def test_a_prompt_that_is_none_is_an_error_box_and_the_app_lives_on(open_app: OpenApp, ids: str, words: str) -> None:
     app = open_app("attention")
     app.text_area(key="ids").set_value(ids).run()
     assert words in complaint(app)
@@ -89,3 +88,59 @@ def test_a_picture_beyond_the_memory_limit_is_refused_with_advice(open_app: Open
     app = open_app("attention", ids="5 " * 16_000)
     assert "more than the limit" in complaint(app)
     assert "fewer" in complaint(app)
+
+
+def test_contributions_along_a_token_and_their_norms_can_be_shown(open_app: OpenApp, model: HookedMamba) -> None:
+    app = open_app("attention", ids=IDS, block="2", kind="contribution")
+    app.text_input(key="token").set_value("42").run()
+    tokens = torch.tensor([TOKENS])
+    picture = extract_attention(model, tokens, block=2, kind="contribution", direction=42).to_numpy()
+    assert np.array_equal(drawn(app)["data"][2]["z"], picture["difference"][0])
+    assert any("exact" in caption for caption in texts(app.caption))
+    app.selectbox(key="kind").select("contribution_norm").run()
+    norms = extract_attention(model, tokens, block=2, kind="contribution_norm").to_numpy()
+    assert np.array_equal(drawn(app)["data"][0]["z"], norms["minuend"][0])
+
+
+@pytest.mark.parametrize(("token", "words"), [("5 6", "2 tokens"), ("", "empty"), ("97", "vocabulary is 0 to 96")])
+def test_a_direction_that_is_no_token_is_an_error_box(open_app: OpenApp, token: str, words: str) -> None:
+    app = open_app("attention", ids=IDS, kind="contribution")
+    app.text_input(key="token").set_value(token).run()
+    assert words in complaint(app)
+
+
+def test_a_row_is_drawn_over_the_text_that_it_reads(open_app: OpenApp, model: HookedMamba) -> None:
+    app = open_app("attention", ids=IDS, block="2", row="4")
+    bodies = [html.proto.body for html in app.get("html")]
+    arrays = expected(model, block=2, reduce="mean")
+    for body, name in zip(bodies, ("minuend", "subtrahend", "difference"), strict=True):
+        values = [float(part.split(": ")[1]) for part in re.findall(r'title="([^"]*)"', body)]
+        assert values == pytest.approx(arrays[name][0, 4, :5].tolist(), rel=1e-3)
+
+
+def test_the_row_follows_the_end_of_the_prompt_until_one_is_chosen(open_app: OpenApp) -> None:
+    app = open_app("attention", ids="1 2 3")
+    assert app.slider(key="row").value == 2
+    app.text_area(key="ids").set_value("1 2 3 4 5").run()
+    assert app.slider(key="row").value == 4
+    app.slider(key="row").set_value(1).run()
+    app.text_area(key="ids").set_value("1 2 3 4").run()
+    assert app.slider(key="row").value == 1
+    assert not app.warning
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"block": "2", "heads": "5"},
+        {"block": "1", "heads": "max_abs"},
+        {"block": "0", "kind": "contribution", "token": "8"},
+        {"block": "2", "kind": "contribution_norm"},
+    ],
+)
+def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, address: dict[str, str]) -> None:
+    app = open_app("attention", ids=IDS, **address)
+    made = run_code(app)
+    for trace, figure_trace in zip(drawn(app)["data"], made["figure"].data, strict=True):
+        assert np.array_equal(trace["z"], figure_trace.z)
+    assert made["figure"].layout.title.text == drawn(app)["layout"]["title"]["text"]

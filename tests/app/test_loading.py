@@ -1,5 +1,6 @@
 """The cache: each value made once, within the budget, and safe when several sessions ask at a time."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -60,8 +61,6 @@ def test_a_model_beyond_the_budget_is_refused_before_it_is_loaded(open_app: Open
 
 
 def test_a_replaced_checkpoint_is_read_again(open_app: OpenApp, root: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(root / "models", tmp_path / "models")
     app = open_app(at_root=tmp_path)
     assert list(app.dataframe[0].value["kind"]) == ["differential", "plain"] * 2

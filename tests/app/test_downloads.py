@@ -1,0 +1,78 @@
+"""Files to take away hold what is on the page."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from app.panels.downloads import attention_files, lens_files, trajectory_bytes
+from diffmamba_interp import DifferentialConfig
+from diffmamba_interp.figures.attention import attention_figure
+from diffmamba_interp.figures.lens import lens_heat_map
+from diffmamba_interp.implicit_attention import AttentionRecord, extract_attention
+from diffmamba_interp.lens import LogitLens, lens_trajectory
+from tests.app.conftest import IDS, OpenApp
+from tests.models.tiny import random_tokens, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(DifferentialConfig(placement=(0,)))
+
+
+@pytest.fixture(scope="module")
+def record(model):
+    return extract_attention(
+        model, random_tokens(1, 6), 0, reduce="mean", token_strings=["a", "=1+1", ",", "\n", '"', "é"]
+    )
+
+
+def content(files, ending: str) -> bytes:
+    (file,) = [file for file in files if file.ending == ending]
+    return file.make()
+
+
+def test_the_npz_file_is_the_record(record, tmp_path) -> None:
+    (tmp_path / "r.npz").write_bytes(content(attention_files(record, attention_figure(record)), "npz"))
+    again = AttentionRecord.load(tmp_path / "r.npz").to_numpy()
+    assert all(np.array_equal(again[name], value) for name, value in record.to_numpy().items())
+
+
+def test_the_csv_file_holds_every_visible_cell(record) -> None:
+    lines = list(
+        csv.DictReader(io.StringIO(content(attention_files(record, attention_figure(record)), "csv").decode()))
+    )
+    assert len(lines) == 6 * 7 // 2
+    for line in lines:
+        value = record.difference[0, int(line["dest_pos"]), int(line["src_pos"])]
+        assert float(line["difference"]) == pytest.approx(float(value))
+        assert json.loads(line["src_token"]) == record.token_strings[0][int(line["src_pos"])]
+    assert not any(cell.startswith(("=", "@", "+")) for line in lines for cell in line.values())
+
+
+def test_the_html_file_needs_no_network(record) -> None:
+    page = content(attention_files(record, attention_figure(record)), "html").decode()
+    assert "<script src=" not in page
+    assert "Plotly.newPlot" in page
+
+
+def test_the_lens_files_hold_the_trajectory(model) -> None:
+    found = lens_trajectory(model, LogitLens.from_model(model), random_tokens(1, 5), targets=random_tokens(1, 5))
+    files = lens_files(found, lens_heat_map(found, str), str)
+    lines = list(csv.DictReader(io.StringIO(content(files, "csv").decode())))
+    assert len(lines) == 3 * 5
+    assert lines[7]["stage"] == found.stages[1]
+    assert float(lines[7]["entropy_nats"]) == pytest.approx(float(found.entropy_nats[0, 1, 2]))
+    assert json.loads(lines[7]["top_1"]) == str(found.top_tokens[0, 1, 2, 0])
+    assert int(lines[7]["target_rank"]) == found.target_ranks[0, 1, 2]
+    with np.load(io.BytesIO(trajectory_bytes(found)), allow_pickle=False) as file:
+        assert np.array_equal(file["kl_to_final_nats"], found.kl_to_final_nats)
+        assert tuple(file["stages"]) == found.stages
+
+
+@pytest.mark.parametrize("page", ["attention", "lens"])
+def test_every_figure_page_offers_the_files(open_app: OpenApp, page: str) -> None:
+    app = open_app(page, ids=IDS)
+    assert [button.label for button in app.get("download_button")] == ["HTML", "CSV", "NPZ"]

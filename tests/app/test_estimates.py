@@ -1,0 +1,41 @@
+"""Before a long run the page says what it will take; a run that is far too long is refused."""
+
+import pytest
+
+from app import estimates
+from app.panels import long_runs
+from tests.app.conftest import IDS, OpenApp, complaint, drawn
+
+
+@pytest.mark.parametrize("page", ["attention", "lens"])
+def test_a_long_run_waits_for_a_press_on_the_button(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    monkeypatch.setattr(long_runs, "LONG_S", 0.0)
+    app = open_app(page, ids=IDS)
+    assert "at least" in app.info[0].value
+    assert len(app.get("plotly_chart")) == 0
+    app.button(key="run_long").click().run()
+    assert drawn(app)
+    app.run()
+    assert drawn(app)
+    app.text_area(key="ids").set_value("1 2 3").run()
+    assert len(app.get("plotly_chart")) == 0
+
+
+def test_a_run_that_is_far_too_long_is_refused_with_what_to_reduce(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "TOO_LONG_S", 0.0)
+    words = complaint(open_app("attention", ids=IDS))
+    assert "more than the limit" in words
+    assert "Shorten the prompt" in words
+
+
+def test_the_estimate_grows_with_the_prompt_and_with_the_read_outs(open_app: OpenApp) -> None:
+    from app import loading
+
+    open_app()
+    key = loading.model_key("models/all", "float32")
+    short, long, read = (estimates.forward_seconds(key, n, r) for n, r in ((10, 0), (1000, 0), (1000, 500)))
+    assert 0 < short < long < read

@@ -1,0 +1,60 @@
+"""Prompts with a tokenizer: text to tokens and back."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from app.prompts import parse_prompt, parse_token, read_tokenizer
+from tests.app.conftest import MODEL, OpenApp, complaint, drawn
+
+WORDS = ["[unk]", "the", "keys", "are", "in", "red", "<b>"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[unk]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.decoder = decoders.Fuse()
+    return made
+
+
+def test_text_becomes_tokens_with_their_text(tokenizer: Tokenizer) -> None:
+    prompt = parse_prompt("the keys are red <b>", tokenizer, 97)
+    assert prompt.tokens == (1, 2, 3, 5, 6)
+    assert prompt.strings == ("the", "keys", "are", "red", "<b>")
+
+
+def test_half_a_surrogate_pair_is_no_crash(tokenizer: Tokenizer) -> None:
+    assert parse_prompt("the \ud800", tokenizer, 97).tokens == (1, 0)
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="vocabulary is 0 to 3"):
+        parse_prompt("the red", tokenizer, 4)
+
+
+def test_one_token_is_one_token(tokenizer: Tokenizer) -> None:
+    assert parse_token("red", tokenizer, 97) == 5
+    with pytest.raises(ValueError, match="2 tokens \\('the' 'red'\\)"):
+        parse_token("the red", tokenizer, 97)
+
+
+def test_a_model_with_a_tokenizer_takes_text(
+    open_app: OpenApp, root: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    shutil.copytree(root / MODEL, tmp_path / MODEL)
+    tokenizer.save(str(tmp_path / MODEL / "tokenizer.json"))
+    app = open_app("attention", at_root=tmp_path, prompt="the keys <b>")
+    assert drawn(app)["layout"]["xaxis"]["ticktext"] == ["0 the", "1 keys", "2 &lt;b&gt;"]
+
+
+def test_a_corrupt_tokenizer_is_an_error_box(open_app: OpenApp, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / MODEL, tmp_path / MODEL)
+    (tmp_path / MODEL / "tokenizer.json").write_text("[]", encoding="utf-8")
+    assert "is no tokenizer" in complaint(open_app(at_root=tmp_path))
+
+
+def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
+    assert read_tokenizer(tmp_path) is None

@@ -1,0 +1,39 @@
+"""A row of weights over its text: right colours, and text that stays text."""
+
+import re
+
+import numpy as np
+import pytest
+
+from diffmamba_interp.figures.coloured_text import coloured_text
+
+
+def grounds(text: str) -> list[tuple[int, ...]]:
+    return [tuple(int(n) for n in found) for found in re.findall(r"background:rgb\((\d+), (\d+), (\d+)\)", text)]
+
+
+def test_positive_is_red_negative_is_blue_and_nothing_is_near_white() -> None:
+    negative, none, positive = grounds(coloured_text(["a", "b", "c"], np.array([-1.0, 0.0, 1.0]), limit=1.0))
+    assert negative[2] > negative[0]
+    assert positive[0] > positive[2]
+    assert min(none) > 240
+
+
+def test_values_beyond_the_limit_get_the_colour_of_the_limit() -> None:
+    beyond, at = grounds(coloured_text(["a", "b"], np.array([9.0, 1.0]), limit=1.0))
+    assert beyond == at
+
+
+def test_token_text_is_no_markup() -> None:
+    made = coloured_text(["<script>alert(1)</script>", '" onclick="x', "\n", ""], np.zeros(4), limit=1.0)
+    assert "<script" not in made
+    assert ' onclick="x' not in made.replace("␣", " ").replace("&quot;", "'")
+    assert "⏎" in made
+    assert "∅" in made
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="one value per token"):
+        coloured_text(["a"], np.zeros(2), limit=1.0)
+    with pytest.raises(ValueError, match="limit"):
+        coloured_text(["a"], np.zeros(1), limit=0.0)
