@@ -3,8 +3,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-FIXTURE := tests/fixtures/published_diffmamba2/alternate
-
 # One thread per test process: the two of them share the cores.
 test lint: export OMP_NUM_THREADS = 1
 
@@ -12,7 +10,7 @@ test lint: export OMP_NUM_THREADS = 1
 .PHONY: help demo test verify lint clean
 
 help:
-	@echo "make demo    a first look: inspect a model, read its internal values, train a lens for a few steps"
+	@echo "make demo    a first look: inspect the bundled Diff-Mamba, ask it needle prompts, train and measure a lens"
 	@echo "make test    import contract and tests, on the CPU"
 	@echo "make verify  rebuild the analyses from their own data (hours)"
 	@echo "make lint    ruff, mypy and the import contract"
@@ -21,9 +19,9 @@ help:
 	@echo "Each sets up .venv by itself. PYTHON=... chooses the interpreter (3.11 or newer)."
 
 demo: $(STAMP)
-	$(PY) -m diffmamba_interp.inspect $(FIXTURE)
+	$(PY) -m diffmamba_interp.inspect diffmamba_interp/models/demo_files/diff-mamba2
 	$(PY) analyses/quickstart/run.py
-	$(PY) -m diffmamba_interp.train_lens --model $(FIXTURE) --steps 5 --out runs/demo/lens
+	$(PY) -m diffmamba_interp.train_lens --out runs/demo/lens
 
 test: $(STAMP)
 	$(VENV)/bin/lint-imports --no-logo

@@ -22,6 +22,7 @@ PAGES = [
 ]
 
 st.set_page_config(page_title="Diff-Mamba explorer", page_icon=str(APP / "icon.svg"), layout="wide")
+st.html(APP / "style.css")
 view_state.begin()
 st.navigation(PAGES).run()
 view_state.write_url()

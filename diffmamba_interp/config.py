@@ -134,7 +134,8 @@ class HookedMambaConfig:
     expand: d_inner / d_model of a plain mixer. norm_eps: added to the mean square in every RMSNorm.
     dt_limit: the interval to which dt is clamped after the softplus.
     residual_in_fp32: keep the residual stream in float32 whatever the weights' dtype.
-    chunk_size: positions per chunk of the scan; it changes speed and memory, not the result.
+    chunk_size: positions per chunk of the scan, as checkpoints state it; kept for saving, while the scans here
+        choose their own (it changes speed and memory, not the result).
     dt_min, dt_max, dt_floor, initializer_range: used only to initialise a new model (dt in units of steps).
     differential: `None` for a plain Mamba-2.
     """

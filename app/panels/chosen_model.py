@@ -32,7 +32,6 @@ class ChosenModel:
 
 def choose_model(key: str = "model", label: str = "Model") -> ChosenModel | None:
     """The model that the side bar names; None, with an error box on the page, if it cannot be read."""
-    chosen = None
     with shown_errors("Opening the model"):
         names, _ = loading.found_folders(loading.options().root)
         default = next((name for name in FIRST_CHOICES if name in names), names[0] if names else "")
@@ -49,8 +48,8 @@ def choose_model(key: str = "model", label: str = "Model") -> ChosenModel | None
             )
         found = loading.model_key(name, dtype)
         cfg, tokenizer = loading.config(found), loading.tokenizer(found)
-        chosen = ChosenModel(name=name, key=found, cfg=cfg, tokenizer=tokenizer)
-    return chosen
+        return ChosenModel(name=name, key=found, cfg=cfg, tokenizer=tokenizer)
+    return None
 
 
 def choose_prompt(chosen: ChosenModel) -> Prompt | None:
@@ -63,8 +62,8 @@ def choose_prompt(chosen: ChosenModel) -> Prompt | None:
             DEFAULT_TEXT if with_text else default_ids(chosen.cfg.d_vocab),
             height=160,
         )
-    prompt = None
     with shown_errors("Reading the prompt"):
         prompt = parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab)
         st.sidebar.caption(f"{len(prompt.tokens):,} tokens")
-    return prompt
+        return prompt
+    return None

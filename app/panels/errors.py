@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import streamlit as st
 
 MAX_SHOWN = 4000
+"""Characters of an error's message that a page shows; the log has them all."""
 
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def shown_errors(doing: str) -> Iterator[None]:
+class shown_errors:  # lower case: used as `with shown_errors(...)`, as contextlib names such classes
     """Show what is raised inside the `with` block as an error box, in the error's own words.
 
     `doing`: what failed, in words. The traceback goes to the log. What follows the block runs.
     """
-    try:
-        yield
-    except Exception as error:
-        logger.exception("%s failed", doing)
-        st.error(f"{doing} failed.")
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        # Streamlit stops and reruns pages by exceptions that are no Exception: they pass.
+        if not isinstance(error, Exception):
+            return False
+        logger.error("%s failed", self.doing, exc_info=error)
+        st.error(f"{self.doing} failed.")
         # st.code shows text as it is: an error may quote a file name or a prompt.
         st.code((str(error) or type(error).__name__)[:MAX_SHOWN], language=None, wrap_lines=True)
+        return True

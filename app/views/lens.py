@@ -21,8 +21,8 @@ with st.spinner("Loading the lens library"):
     from diffmamba_interp.figures.lens import Statistic, lens_heat_map
     from diffmamba_interp.lens import LensTrajectory
 
+# Positions shown at a time: as many as have room for their text.
 WINDOW = 32
-"""Positions shown at a time: as many as have room for their text."""
 
 STAGE_HEIGHT, FRAME_HEIGHT = 26, 190
 

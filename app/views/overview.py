@@ -30,7 +30,8 @@ def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
     n_differential = sum(block.kind == "differential" for block in report.blocks)
     facts = {
         "Parameters": f"{report.n_parameters:,}",
-        "Blocks": f"{len(report.blocks)}, {n_differential} differential",
+        "Blocks": str(len(report.blocks)),
+        "Differential": str(n_differential),
         "Device": chosen.key.device,
         "Numbers": chosen.key.dtype,
     }

@@ -25,14 +25,22 @@ from diffmamba_interp.ops.precision import upcast
 
 @dataclass(frozen=True)
 class _Cached:
-    """Stacked tensors and what they were made from: addresses and versions of the branches' parameters."""
+    """Stacked tensors, and what they were made from: addresses and versions of the branches' parameters.
+
+    sources: those parameters' memory, kept so that no other tensor can come to have the same address.
+    """
 
     key: tuple[object, ...]
     tensors: dict[str, Tensor]
+    sources: tuple[Tensor, ...]
 
 
 class BranchStack:
-    """Runs two branches of the given sizes in one pass of the GPU kernels. Holds no parameters of its own."""
+    """Runs two branches of the given sizes in one pass of the GPU kernels. Holds no parameters of its own.
+
+    Without gradients the stacked tensors are kept (as large as the branches' weights) until a parameter changes.
+    A write through `parameter.data` leaves no trace to see: call `forget` after one.
+    """
 
     def __init__(self, cfg: HookedMambaConfig, sizes: MixerSizes) -> None:
         self.sizes = sizes
@@ -80,8 +88,13 @@ class BranchStack:
             return self._stack(first, second, lambda_())
         key = (torch.is_inference_mode_enabled(), *lambda_key, *versions)
         if self._cached is None or self._cached.key != key:
-            self._cached = _Cached(key, self._stack(first, second, lambda_()))
+            sources = tuple(parameter.detach() for parameter in (*first.values(), *second.values()))
+            self._cached = _Cached(key, self._stack(first, second, lambda_()), sources)
         return self._cached.tensors
+
+    def forget(self) -> None:
+        """Drop the kept tensors."""
+        self._cached = None
 
     def _stack(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor], lambda_: Tensor) -> dict[str, Tensor]:
         stacked = {}

@@ -85,6 +85,12 @@ class DifferentialMixer(nn.Module):
             std = 1.0 if self.cfg.lambda_initialisation == "published" else SMALL_LAMBDA_STD / len(parameter) ** 0.5
             parameter.normal_(0.0, std)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DifferentialMixer:
+        """What `.to`, `.cuda` and their kin call: the stacked tensors would stay behind on the old device."""
+        if self.stack is not None:
+            self.stack.forget()
+        return super()._apply(fn, recurse)
+
     def writing_weights(self) -> list[Tensor]:
         """The parameters that set the size of what the mixer adds to the residual stream."""
         if self.cfg.normalisation != "none":

@@ -1,22 +1,36 @@
 """The first look that `make demo` gives runs, and its numbers are of the model."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
-def test_the_quickstart_prints_a_row_per_block_and_the_effect_of_lambda(
-    project_root: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def main(project_root: Path) -> Callable[..., None]:
+    return runpy.run_path(str(project_root / "analyses" / "quickstart" / "run.py"))["main"]
+
+
+def kinds_of_blocks(out: str) -> list[str]:
+    return [line.split()[1] for line in out.splitlines() if line[:5].strip().isdigit()]
+
+
+def test_a_checkpoint_of_ones_own_is_shown_block_by_block(
+    main: Callable[..., None], fixtures_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runpy.run_path(str(project_root / "analyses" / "quickstart" / "run.py"))["main"]()
+    main(str(fixtures_dir / "published_diffmamba2" / "alternate"))
     out = capsys.readouterr().out
-    assert [line.split()[1] for line in out.splitlines() if line[:5].strip().isdigit()] == [
-        "differential",
-        "plain",
-        "differential",
-        "plain",
-    ]
-    moved = float(out.split("moves by ")[1].split()[0])
-    assert moved > 0
+    assert kinds_of_blocks(out) == ["differential", "plain", "differential", "plain"]
+    assert float(out.split("moves by ")[1].split()[0]) > 0
     assert "subtrahend reads most" in out
+
+
+def test_the_demo_pair_answers_needle_prompts(main: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.startswith("qa")]
+    assert len(rows) == 6
+    right = sum(row[-2] == row[-3] for row in rows)
+    assert right >= 4, "the differential model knows most of these answers; by chance it would know one"
+    assert kinds_of_blocks(out) == ["differential"] * 12

@@ -26,7 +26,7 @@ def test_parameters_device_and_scan_are_shown(open_app: OpenApp, root: Path) -> 
     shown = {metric.label: metric.value for metric in app.metric}
     report = inspect_checkpoint(root / MODEL, device="cpu")
     assert shown["Parameters"] == f"{report.n_parameters:,}"
-    assert shown["Blocks"] == "4, 2 differential"
+    assert (shown["Blocks"], shown["Differential"]) == ("4", "2")
     assert (shown["Device"], shown["Numbers"]) == ("cpu", "float32")
     assert report.scan in app.text[0].value
 

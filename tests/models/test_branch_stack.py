@@ -67,3 +67,13 @@ def test_the_kept_stack_follows_changes_of_weights_and_lambda() -> None:
     torch.testing.assert_close(stacked(mixer, u, lambda_key=key())[0], apart(mixer, u)[0])
     mixer.lambda_q1.add_(0.3)
     torch.testing.assert_close(stacked(mixer, u, lambda_key=key())[0], apart(mixer, u)[0])
+
+
+@torch.no_grad()
+def test_moving_the_model_drops_the_kept_stack() -> None:
+    model = differential_model()
+    mixer = model.blocks[0].mixer
+    stacked(mixer, torch.randn(1, 6, 16, dtype=torch.float64))
+    assert mixer.stack._cached is not None
+    model.float()
+    assert mixer.stack._cached is None

@@ -30,9 +30,7 @@ def test_no_function_of_the_package_is_longer_than_60_lines(package_sources: lis
 
 def test_only_entry_points_print(package_sources: list[Path], entry_points: set[str]) -> None:
     quiet = [
-        file
-        for file in package_sources
-        if file.parent.name != "diffmamba_interp" or file.stem not in entry_points
+        file for file in package_sources if file.parent.name != "diffmamba_interp" or file.stem not in entry_points
     ]
     prints = [
         f"{file.name}:{node.lineno}"
@@ -55,9 +53,7 @@ def test_nothing_is_unpickled(package_sources: list[Path]) -> None:
 
 def test_no_file_names_a_path_of_one_machine(project_files: list[Path]) -> None:
     found = {
-        str(file): match.group().decode()
-        for file in project_files
-        if (match := MACHINE_PATH.search(file.read_bytes()))
+        str(file): match.group().decode() for file in project_files if (match := MACHINE_PATH.search(file.read_bytes()))
     }
     assert found == {}
 
@@ -86,7 +82,6 @@ def unpickles(call: ast.Call) -> bool:
     if name in {"pickle.load", "pickle.loads", "joblib.load"}:
         return True
     safe = any(
-        keyword.arg == "weights_only" and getattr(keyword.value, "value", None) is True
-        for keyword in call.keywords
+        keyword.arg == "weights_only" and getattr(keyword.value, "value", None) is True for keyword in call.keywords
     )
     return name == "torch.load" and not safe
