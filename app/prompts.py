@@ -11,7 +11,11 @@ from tokenizers import Tokenizer
 MAX_CHARACTERS = 200_000
 MAX_TOKENS = 16_384
 TOKENIZER_FILE = "tokenizer.json"
-DEFAULT_TEXT = "The keys are in the red box. Anna took the lamp and went home. The keys are in the red"
+DEFAULT_TEXT = (
+    "<context>John moved to the garden. Mary went to the kitchen. Sandra travelled to the office. John went back to "
+    "the hallway. Mary journeyed to the bathroom.</context> Question: Where is John? Answer:"
+)
+"""A needle prompt in the form of the retrieval tasks (`diffmamba_interp.needle.prompts`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

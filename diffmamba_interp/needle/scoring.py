@@ -30,11 +30,13 @@ class LabelScores:
 
     log_probs: log-probability (nats) of " " + label after the prompt, in the order of the sample's labels.
     n_label_tokens: tokens of each label. answer: index of the right label.
+    generated: the tokens that greedy generation continues the prompt with, as many as were asked for.
     """
 
     log_probs: tuple[float, ...]
     n_label_tokens: tuple[int, ...]
     answer: int
+    generated: tuple[int, ...] = ()
 
     @property
     def predicted(self) -> int:
@@ -57,6 +59,7 @@ class LabelScores:
             "log_probs": list(self.log_probs),
             "n_label_tokens": list(self.n_label_tokens),
             "answer": self.answer,
+            "generated": list(self.generated),
         }
 
     @classmethod
@@ -66,6 +69,7 @@ class LabelScores:
             log_probs=tuple(record["log_probs"]),
             n_label_tokens=tuple(record["n_label_tokens"]),
             answer=record["answer"],
+            generated=tuple(record["generated"]),
         )
 
 
@@ -75,11 +79,13 @@ def score_labels(
     samples: Sequence[NeedleSample],
     *,
     batch_tokens: int = BATCH_TOKENS,
+    n_generated: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[LabelScores]:
     """Scores of every sample, in their order.
 
     batch_tokens: tokens per batch, padding included; one longer prompt makes a batch of its own.
+    n_generated: tokens to generate after each prompt, greedily; the prompt is not read again for them.
     on_progress: called with the number of samples done since the last call.
     Raises ValueError if there are no samples.
     """
@@ -95,11 +101,13 @@ def score_labels(
         same = bool((lengths == lengths[0]).all())
         logits, state = model.forward_with_state(tokens, lengths=None if same else lengths.to(device), last_only=True)
         scores = _label_scores(model, logits[:, 0], state, [sample.label_tokens for sample in chosen])
-        for i, sample, row in zip(indices, chosen, scores, strict=True):
+        generated = _generate(model, logits[:, 0], state, n_generated)
+        for i, sample, row, continuation in zip(indices, chosen, scores, generated, strict=True):
             results[i] = LabelScores(
                 log_probs=tuple(row),
                 n_label_tokens=tuple(map(len, sample.label_tokens)),
                 answer=sample.labels.index(sample.answer),
+                generated=tuple(continuation),
             )
         if on_progress is not None:
             on_progress(len(indices))
@@ -154,6 +162,20 @@ def _label_scores(
         is_real = _is_real(flat, targets.shape[1])[:, 1:].to(logits.device)
         total = total + (log_probs * is_real).sum(dim=-1)
     return total.view(-1, n_labels).tolist()
+
+
+def _generate(
+    model: HookedMamba, logits: Float[Tensor, "batch d_vocab"], state: RecurrentState, n: int
+) -> list[list[int]]:
+    """[batch, n] tokens, each the most probable one."""
+    tokens: list[Tensor] = []
+    n_real = model.cfg.d_vocab - model.cfg.d_vocab_padding
+    while len(tokens) < n:
+        tokens.append(logits[:, :n_real].argmax(dim=-1))
+        if len(tokens) < n:
+            later, state = model.forward_with_state(tokens[-1][:, None], state)
+            logits = later[:, 0]
+    return torch.stack(tokens, dim=1).tolist() if tokens else [[] for _ in range(len(logits))]
 
 
 def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:

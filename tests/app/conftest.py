@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from app.options import MEMORY_VARIABLE, ROOT_VARIABLE
 
 MODEL = "models/alternate"
 IDS = "5 17 42 8 5 17 42 8 60 5 17"
+
+WORDS = ["[unk]", "the", "keys", "are", "in", "red", "<b>", '<img/src="x"onerror="window.harm=1">']
 
 OpenApp = Callable[..., AppTest]
 
@@ -30,6 +33,23 @@ def root(tmp_path_factory: pytest.TempPathFactory, fixtures_dir: Path) -> Path:
         shutil.copytree(fixtures_dir / "published_diffmamba2" / name, outside / "root" / "models" / name)
     shutil.copytree(fixtures_dir / "published_diffmamba2" / "quarter", outside / "secret")
     return outside / "root"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """Whole words between blanks."""
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[unk]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.decoder = decoders.Fuse()
+    return made
+
+
+@pytest.fixture(scope="session")
+def worded(root: Path, tokenizer: Tokenizer) -> str:
+    """A model below the root that has a tokenizer."""
+    shutil.copytree(root / MODEL, root / "worded", dirs_exist_ok=True)
+    tokenizer.save(str(root / "worded" / "tokenizer.json"))
+    return "worded"
 
 
 @pytest.fixture

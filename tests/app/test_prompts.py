@@ -4,20 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
 from app.prompts import parse_prompt, parse_token, read_tokenizer
 from tests.app.conftest import MODEL, OpenApp, complaint, drawn
-
-WORDS = ["[unk]", "the", "keys", "are", "in", "red", "<b>"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[unk]"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.decoder = decoders.Fuse()
-    return made
 
 
 def test_text_becomes_tokens_with_their_text(tokenizer: Tokenizer) -> None:
@@ -41,12 +31,8 @@ def test_one_token_is_one_token(tokenizer: Tokenizer) -> None:
         parse_token("the red", tokenizer, 97)
 
 
-def test_a_model_with_a_tokenizer_takes_text(
-    open_app: OpenApp, root: Path, tmp_path: Path, tokenizer: Tokenizer
-) -> None:
-    shutil.copytree(root / MODEL, tmp_path / MODEL)
-    tokenizer.save(str(tmp_path / MODEL / "tokenizer.json"))
-    app = open_app("attention", at_root=tmp_path, prompt="the keys <b>")
+def test_a_model_with_a_tokenizer_takes_text(open_app: OpenApp, worded: str) -> None:
+    app = open_app("attention", model=worded, prompt="the keys <b>")
     assert drawn(app)["layout"]["xaxis"]["ticktext"] == ["0 the", "1 keys", "2 &lt;b&gt;"]
 
 

@@ -43,3 +43,12 @@ def test_the_changelog_speaks_of_this_version(project_root: Path, pyproject: dic
     changelog = (project_root / "CHANGELOG.md").read_text(encoding="utf-8")
     version = re.escape(pyproject["project"]["version"])
     assert re.search(rf"^## .*{version}", changelog, re.MULTILINE)
+
+
+def test_the_readme_tour_runs(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tour,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(tour, "README.md", "exec"), names)
+    assert names["record"].difference.shape == (1, names["tokens"].shape[1], names["tokens"].shape[1])
+    assert (tmp_path / "attention.html").stat().st_size > 1000

@@ -1,0 +1,63 @@
+"""Bits per byte of held-out text: every subset of The Pile's held-out documents, and held-out novels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.data import TextSource, TokenStream
+from diffmamba_interp.data.documents import documents_of_split, shuffle_documents
+from diffmamba_interp.data.token_stream import encode_texts
+from diffmamba_interp.lm_training.evaluation import bits_per_byte
+from diffmamba_interp.models.language_model import HookedMamba
+
+ROW_TOKENS = 1024
+# A sample of a subset is made of pieces of about so many documents.
+N_DOCUMENTS = 8
+
+
+def measure(
+    model: HookedMamba, tokenizer: PreTrainedTokenizerBase, data: Path, n_chars: int | None, seed: int
+) -> dict[str, dict[str, float | int]]:
+    """Per subset and for "pile" (all subsets together): bits_per_byte, n_bytes, n_tokens, n_documents."""
+    found: dict[str, dict[str, float | int]] = {}
+    for path in [*sorted((data / "pile_test").glob("*.jsonl.gz")), data / "novels"]:
+        stream = held_out_stream(path, tokenizer, n_chars, seed)
+        found[path.name.split(".")[0]] = {
+            "bits_per_byte": bits_per_byte(model, stream, length=ROW_TOKENS, batch_tokens=8 * ROW_TOKENS),
+            "n_bytes": int(stream.n_bytes.sum()),
+            "n_tokens": len(stream.tokens),
+            "n_documents": len(stream.ends),
+        }
+    subsets = [values for name, values in found.items() if name != "novels"]
+    total = {key: int(sum(one[key] for one in subsets)) for key in ("n_bytes", "n_tokens", "n_documents")}
+    bits = sum(one["bits_per_byte"] * one["n_bytes"] for one in subsets)
+    return {**found, "pile": {"bits_per_byte": bits / total["n_bytes"], **total}}
+
+
+def held_out_stream(path: Path, tokenizer: PreTrainedTokenizerBase, n_chars: int | None, seed: int) -> TokenStream:
+    """Held-out documents of one source; with `n_chars`, a piece of each of several, from its middle."""
+    documents = list(documents_of_split(TextSource(location=str(path)).documents(), "eval"))
+    texts = [document.text for document in shuffle_documents(documents, seed=seed)]
+    if n_chars is not None:
+        texts = _pieces(texts, n_chars)
+    tokens = [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
+    return TokenStream(
+        tokens=np.concatenate([np.asarray(ids, dtype=np.uint16) for ids in tokens]),
+        ends=np.cumsum([len(ids) for ids in tokens]).astype(np.int64),
+        n_bytes=np.array([len(text.encode("utf-8")) for text in texts], dtype=np.int64),
+    )
+
+
+def _pieces(texts: list[str], n_chars: int) -> list[str]:
+    """About `n_chars` characters in all, from the middle of documents that are longer than their share."""
+    share = n_chars // min(len(texts), N_DOCUMENTS)
+    pieces: list[str] = []
+    for text in texts:
+        if sum(map(len, pieces)) >= n_chars:
+            break
+        start = max(len(text) - share, 0) // 2
+        pieces.append(text[start : start + share])
+    return pieces

@@ -1,0 +1,222 @@
+"""Retrieval accuracy by task and context length: one row per prompt and model, and what a cell of the grid says.
+
+Rows go to a compressed CSV file and back, so that every number of a cell can be counted again.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
+from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
+from diffmamba_interp.needle.records import NeedleSample
+from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
+from diffmamba_interp.needle.stories import Story
+
+_SEPARATOR = "|"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRow:
+    """What one model answered to one prompt.
+
+    index: of the prompt in its cell; story: first 16 digits of the story's hash. n_tokens: of the prompt.
+    n_mentioned: labels that the facts mention. log_probs: of the labels, in nats. generated: the first word of
+    greedy generation.
+    """
+
+    model: str
+    task: str
+    length: int
+    index: int
+    story: str
+    n_tokens: int
+    n_mentioned: int
+    answer: str
+    generated: str
+    labels: tuple[str, ...]
+    log_probs: tuple[float, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is the most probable label."""
+        return self.labels[self.log_probs.index(max(self.log_probs))] == self.answer
+
+    @property
+    def generates_answer(self) -> bool:
+        return self.generated == self.answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAccuracy:
+    """One model in one cell: share of prompts answered rightly by log-likelihood, its 95 % Wilson interval.
+
+    generated: share whose first generated word is the answer.
+    """
+
+    model: str
+    n_right: int
+    accuracy: float
+    low: float
+    high: float
+    generated: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One task at one length.
+
+    chance: accuracy of guessing among the labels; chance_mentioned: among those that the facts mention.
+    models: in the order given. difference: second model minus first; None unless there are two.
+    """
+
+    task: str
+    length: int
+    n: int
+    chance: float
+    chance_mentioned: float
+    models: tuple[ModelAccuracy, ...]
+    difference: PairedDifference | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "models": [asdict(one) for one in self.models]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Cell:
+        """The inverse of `to_dict`."""
+        difference = values["difference"]
+        return cls(
+            **{
+                **values,
+                "models": tuple(ModelAccuracy(**one) for one in values["models"]),
+                "difference": None if difference is None else PairedDifference(**difference),
+            }
+        )
+
+
+def hide_stories(haystack: Haystack, stories: Iterable[Story], *, n: int, length: int, seed: int) -> list[NeedleSample]:
+    """The first `n` stories that fit the length, as prompts; fewer if there are no more."""
+    samples: list[NeedleSample] = []
+    for story in stories:
+        if len(samples) == n:
+            break
+        try:
+            samples.append(haystack.hide(story, length=length, seed=seed))
+        except StoryTooLongError:
+            continue
+    return samples
+
+
+def prompt_rows(
+    model: str, samples: Sequence[NeedleSample], scores: Sequence[LabelScores], tokenizer: PreTrainedTokenizerBase
+) -> list[PromptRow]:
+    """Rows of one cell, from its prompts and what the model made of them."""
+    return [
+        PromptRow(
+            model=model,
+            task=sample.task,
+            length=sample.length,
+            index=index,
+            story=sample.story_hash[:16],
+            n_tokens=sample.n_tokens,
+            n_mentioned=_n_mentioned(sample),
+            answer=sample.answer,
+            generated=_first_word(tokenizer, score.generated),
+            labels=sample.labels,
+            log_probs=tuple(round(value, 5) for value in score.log_probs),
+        )
+        for index, (sample, score) in enumerate(zip(samples, scores, strict=True))
+    ]
+
+
+def summarise(rows: Iterable[PromptRow], models: Sequence[str]) -> list[Cell]:
+    """Cells in order of task and length. Raises ValueError if the models did not answer the same prompts."""
+    cells: dict[tuple[str, int], dict[str, list[PromptRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[row.task, row.length][row.model].append(row)
+    return [_cell(by_model, models) for _, by_model in sorted(cells.items())]
+
+
+def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
+    """Write rows as gzipped CSV; the same rows give the same bytes."""
+    text = io.StringIO()
+    names = [field.name for field in fields(PromptRow)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = asdict(row)
+        values["labels"] = _SEPARATOR.join(row.labels)
+        values["log_probs"] = _SEPARATOR.join(f"{value:.5f}" for value in row.log_probs)
+        writer.writerow([values[name] for name in names])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[PromptRow]:
+    """The inverse of `write_rows`."""
+    text = gzip.decompress(path.read_bytes()).decode()
+    rows = []
+    for line in csv.DictReader(io.StringIO(text)):
+        values: dict[str, Any] = dict(line)
+        for name in ("length", "index", "n_tokens", "n_mentioned"):
+            values[name] = int(values[name])
+        values["labels"] = tuple(values["labels"].split(_SEPARATOR))
+        values["log_probs"] = tuple(map(float, values["log_probs"].split(_SEPARATOR)))
+        rows.append(PromptRow(**values))
+    return rows
+
+
+def _cell(by_model: dict[str, list[PromptRow]], models: Sequence[str]) -> Cell:
+    rows = [sorted(by_model[model], key=lambda row: row.index) for model in models]
+    first = rows[0]
+    if any([row.story for row in other] != [row.story for row in first] for other in rows):
+        raise ValueError(f"the models {', '.join(models)} did not answer the same stories: score them again together.")
+    n = len(first)
+    difference = None
+    if len(models) == 2:
+        difference = paired_difference([row.is_right for row in first], [row.is_right for row in rows[1]])
+    return Cell(
+        task=first[0].task,
+        length=first[0].length,
+        n=n,
+        chance=sum(1 / len(row.labels) for row in first) / n,
+        chance_mentioned=sum(1 / max(row.n_mentioned, 1) for row in first) / n,
+        models=tuple(_model_accuracy(model, own) for model, own in zip(models, rows, strict=True)),
+        difference=difference,
+    )
+
+
+def _model_accuracy(model: str, rows: Sequence[PromptRow]) -> ModelAccuracy:
+    n_right = sum(row.is_right for row in rows)
+    low, high = wilson_interval(n_right, len(rows))
+    return ModelAccuracy(
+        model=model,
+        n_right=n_right,
+        accuracy=n_right / len(rows),
+        low=low,
+        high=high,
+        generated=sum(row.generates_answer for row in rows) / len(rows),
+    )
+
+
+def _n_mentioned(sample: NeedleSample) -> int:
+    """Labels that stand in the facts; what the filler mentions does not count."""
+    facts = [(span.char_start, span.char_end) for span in sample.fact_spans]
+    return len({m.label for m in sample.mentions if any(a <= m.span.char_start < b for a, b in facts)})
+
+
+def _first_word(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    words = str(tokenizer.decode(list(tokens), skip_special_tokens=True)).split()
+    return words[0].strip(".,;:!?<>") if words else ""

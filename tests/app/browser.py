@@ -1,0 +1,119 @@
+"""The explorer in a real browser: a server of its own, Debian's chromium, and a record of what went wrong in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START_S = 60.0
+FIGURE = ".js-plotly-plot .heatmaplayer image"
+DRAWN = """() => {
+    const plot = document.querySelector('.js-plotly-plot');
+    const rows = trace => Array.from(trace.z, row => Array.from(row));
+    return {title: plot._fullLayout.title.text, z: plot._fullData.map(rows)};
+}"""
+# A link to a page makes Streamlit look for its server below the page's own path before it looks at the root.
+STREAMLIT_LOOKS_FOR_ITS_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$")
+
+
+@contextmanager
+def served(project_root: Path, root: Path) -> Iterator[str]:
+    """The explorer's address while it runs."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
+    command += [f"--server.port={port}", "--", "--root", str(root)]
+    process = subprocess.Popen(
+        command,
+        cwd=project_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until_up(f"http://localhost:{port}/_stcore/health", process)
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=2) as answer:
+                answer.read()
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the explorer did not answer within {START_S} s (exit status {process.poll()})")
+
+
+@dataclass
+class Watched:
+    """A page and its complaints: console errors, exceptions, and requests to anywhere but the explorer."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+
+    def figure(self) -> dict[str, Any]:
+        """Title, values of the panels and number of panels of the drawn figure."""
+        self.page.locator(FIGURE).first.wait_for()
+        return self.page.evaluate(DRAWN)
+
+    def require_clean(self) -> None:
+        assert self.complaints == []
+        assert self.page.locator("[data-testid=stException]").count() == 0
+
+
+@contextmanager
+def opened(browser: Browser, address: str, **options: Any) -> Iterator[Watched]:
+    """A page of 1280 x 800 at `address`, in a session of its own."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    watched = Watched(page)
+    home = "/".join(address.split("/")[:3])
+
+    def note_request(request: Any) -> None:
+        if not request.url.startswith((home, home.replace("http", "ws"), "data:", "blob:")):
+            watched.complaints.append(f"request to {request.url}")
+
+    def note_message(message: Any) -> None:
+        where = message.location.get("url", "")
+        if message.type == "error" and not STREAMLIT_LOOKS_FOR_ITS_SERVER.search(where):
+            watched.complaints.append(f"console: {message.text} ({where})")
+
+    page.on("request", note_request)
+    page.on("console", note_message)
+    page.on("pageerror", lambda error: watched.complaints.append(f"exception: {error}"))
+    page.goto(address)
+    try:
+        yield watched
+    finally:
+        context.close()
