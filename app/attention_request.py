@@ -23,6 +23,9 @@ REDUCTIONS = {"mean": "mean over heads", "abs_mean": "mean magnitude over heads"
 MAX_NORM_POSITIONS = 256
 """Longer prompts show the norms of so many last rows only."""
 
+MAX_CELLS = 256
+"""Rows and columns of a panel, which is about so many pixels wide; longer prompts are pooled."""
+
 MAX_BYTES = 2**30
 
 
@@ -36,11 +39,20 @@ class AttentionRequest:
     heads: str = "mean"
     token: int | None = None
 
+    @property
+    def head(self) -> int | None:
+        """The only head of the record; None where several were reduced or summed."""
+        return int(self.heads) if self.kind == "hidden" and self.heads.isdigit() else None
+
+    def figure_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `AttentionRecord.figure`."""
+        return {"max_cells": MAX_CELLS} | ({} if self.head is None else {"head": self.head})
+
     def arguments(self, n_pos: int) -> dict[str, Any]:
         """Keyword arguments of `extract_attention`."""
         found: dict[str, Any] = {"block": self.block, "kind": self.kind}
         if self.kind == "hidden":
-            found |= {"heads": [int(self.heads)]} if self.heads.isdigit() else {"reduce": self.heads}
+            found |= {"reduce": self.heads} if self.head is None else {"heads": [self.head]}
         elif self.kind == "contribution":
             found["direction"] = self.token
         elif n_pos > MAX_NORM_POSITIONS:

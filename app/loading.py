@@ -140,6 +140,7 @@ def result(key: ModelKey, what: Hashable, make: Callable[[HookedMamba], Any], si
 def _process() -> tuple[AppOptions, BudgetedCache]:
     """One for all sessions."""
     chosen = read_options()
+    torch.set_num_threads(chosen.threads)
     return chosen, BudgetedCache(chosen.memory_bytes)
 
 

@@ -19,12 +19,14 @@ class AppOptions:
     """Options of the explorer.
 
     root: models and lenses are opened below this folder only. memory_gib: what models and results may take
-    together before the least recently used go. device: where models run.
+    together before the least recently used go. device: where models run. threads: of torch on the CPU; half of
+    the cores unless told otherwise, since pages are drawn meanwhile.
     """
 
     root: Path = field(default_factory=lambda: Path(os.environ.get(ROOT_VARIABLE) or "."))
     memory_gib: float = field(default_factory=lambda: float(os.environ.get(MEMORY_VARIABLE) or 4.0))
     device: str = "cpu"
+    threads: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) // 2))
 
     @property
     def memory_bytes(self) -> int:
@@ -47,6 +49,6 @@ def read_options() -> AppOptions:
         ) from refusal
     if not options.root.is_dir():
         raise ValueError(f"the root {str(options.root)!r} is no folder: name one with --root or {ROOT_VARIABLE}.")
-    if options.memory_gib <= 0:
-        raise ValueError(f"memory_gib is {options.memory_gib}: it must be positive.")
+    if options.memory_gib <= 0 or options.threads < 1:
+        raise ValueError(f"memory_gib is {options.memory_gib} and threads is {options.threads}: both must be positive.")
     return options

@@ -13,8 +13,10 @@ from app.prompts import TOKENIZER_FILE, Prompt
 CALL_WIDTH = 100
 
 
-def attention_code(key: ModelKey, prompt: Prompt, arguments: Mapping[str, Any]) -> str:
-    """`arguments`: what `extract_attention` is given beside the model and the tokens."""
+def attention_code(
+    key: ModelKey, prompt: Prompt, arguments: Mapping[str, Any], figure_arguments: Mapping[str, Any]
+) -> str:
+    """`arguments`: what `extract_attention` is given beside the model and the tokens; `figure_arguments`: likewise."""
     given = {**arguments, "token_strings": list(prompt.strings)}
     return "\n".join(
         [
@@ -24,7 +26,7 @@ def attention_code(key: ModelKey, prompt: Prompt, arguments: Mapping[str, Any]) 
             "",
             *_model_and_tokens(key, prompt),
             _call("record = extract_attention", ["model", "tokens"], given),
-            "figure = record.figure()",
+            _call("figure = record.figure", [], figure_arguments),
             "",
         ]
     )

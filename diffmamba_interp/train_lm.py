@@ -3,18 +3,20 @@
 Every field of the recipe can be overridden on the command line, for example `--steps 100 --optimiser.lr 1e-3`.
 A run writes below `runs/` unless `--out` says otherwise: recipe.toml (as resolved), log.jsonl, snapshot.pt,
 model/ and results.json (also when the minutes run out first). Started again with the same recipe and folder,
-it continues from its snapshot, exactly.
+it continues from its snapshot, exactly. Ctrl-C and SIGTERM end it after the step at hand, with a snapshot.
 Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lm --recipe FILE.toml`.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +25,7 @@ import torch
 import tyro
 
 from diffmamba_interp.data import tokenizer_hash
+from diffmamba_interp.lens.stop_signals import stop_requests
 from diffmamba_interp.lm_training.evaluation import prepare_evaluation
 from diffmamba_interp.lm_training.loop import Outcome, Trainer, TrainingDivergedError
 from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer, sha256_of_files
@@ -51,7 +54,9 @@ class TrainOptions:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Train; 0 when the recipe's steps are done, 3 when its minutes ran out first, 1 on divergence, 2 on an error."""
+    """Train. The exit code: 0 when the recipe's steps are done, 3 when its minutes ran out first, 1 on divergence,
+    2 on an error, 128 + number of the signal when Ctrl-C (130) or SIGTERM (143) ended the run.
+    """
     try:
         options = parse_options(list(sys.argv[1:] if args is None else args))
     except (OSError, ValueError) as error:
@@ -59,14 +64,19 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        with joined_processes(options.device) as processes:
-            outcome = train(options, processes)
+        with joined_processes(options.device) as processes, stop_requests() as stop:
+            outcome = train(options, processes, stop)
     except TrainingDivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped at once; the last snapshot, if there is one, is whole.", file=sys.stderr)
+        return 130
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if outcome.is_asked_to_stop:
+        return stop.exit_code
     return 0 if outcome.is_complete else 3
 
 
@@ -81,25 +91,42 @@ def parse_options(args: list[str]) -> TrainOptions:
             raise SystemExit(0)
         raise ValueError(f"give a recipe: {PROGRAM} --recipe FILE.toml (the folder recipes/ holds some).")
     default = TrainOptions(recipe=path, settings=read_toml(Recipe, path))
-    return tyro.cli(tyro.conf.AvoidSubcommands[TrainOptions], args=args, default=default, prog=PROGRAM)
+    return tyro.cli(
+        tyro.conf.AvoidSubcommands[TrainOptions], args=args, default=default, prog=PROGRAM, description=_description()
+    )
 
 
-def train(options: TrainOptions, processes: Processes) -> Outcome:
-    """Run, or continue, the training that the options describe; write everything into its folder."""
+def _description() -> str:
+    """What `--help` says before the fields; what the sections' fields mean, tyro shows by itself."""
+    fields = "\n".join(inspect.cleandoc(kind.__doc__ or "") for kind in (TrainOptions, Recipe))
+    # tyro joins the lines of a paragraph, so each field's line becomes one.
+    separate = re.sub(r"\n(?=[a-z_]+[,:])", "\n\n", fields)
+    return f"{__doc__}\n{separate}"
+
+
+def train(options: TrainOptions, processes: Processes, stop: Callable[[], bool] = lambda: False) -> Outcome:
+    """Run, or continue, the training that the options describe; write everything into its folder.
+
+    `stop` ends it early with a snapshot, and without the finished models.
+    """
     recipe = options.settings
+    if recipe.batch_size < processes.world_size:
+        raise ValueError(
+            f"batch_size {recipe.batch_size} leaves some of {processes.world_size} processes without a row."
+        )
     folder = options.out or Path("runs") / f"{options.recipe.stem}-seed{recipe.seed}"
     model = make_model(recipe.model, seed=recipe.seed)
-    tokenizer = open_tokenizer(recipe.data, model.cfg.d_vocab)
+    tokenizer = open_tokenizer(recipe.data, model.cfg.d_vocab - model.cfg.d_vocab_padding)
     data_sha256 = sha256_of_files(recipe) | {"tokenizer": tokenizer_hash(tokenizer)}
     snapshot = read_snapshot(folder)
     if snapshot is not None:
         require_same_run(snapshot, recipe, data_sha256, folder)
         logging.info("continuing %s from step %d of %d", folder, snapshot.step, recipe.steps)
+    mixture = make_mixture(recipe, tokenizer)
+    evaluation = prepare_evaluation(recipe.evaluation, tokenizer) if recipe.evaluation and processes.is_first else None
     if processes.is_first:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / RECIPE_FILE, to_toml(to_values(recipe)).encode("utf-8"))
-    mixture = make_mixture(recipe, tokenizer)
-    evaluation = prepare_evaluation(recipe.evaluation, tokenizer) if recipe.evaluation and processes.is_first else None
     # The tokenizer's threads do not survive the start of worker processes; from here on it runs in one.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     trainer = Trainer(
@@ -113,8 +140,10 @@ def train(options: TrainOptions, processes: Processes) -> Outcome:
         snapshot=snapshot,
         show_progress=options.progress,
     )
-    outcome = trainer.run()
-    if processes.is_first:
+    outcome = trainer.run(stop)
+    if outcome.is_asked_to_stop:
+        logging.info("stopped after step %d; the same command resumes from the snapshot in %s", outcome.step, folder)
+    elif processes.is_first:
         trainer.export(tokenizer)
         _write_results(folder, trainer, outcome)
     return outcome

@@ -1,0 +1,204 @@
+"""CARD.md of each demo model, from how it was trained (training/) and what was measured (paper/, builtin/).
+
+python analyses/retrieval/cards.py
+python analyses/retrieval/cards.py --mamba2 RUN --diff-mamba2 RUN       after a new training, take its records first
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from analyses.retrieval import report
+from diffmamba_interp.figures.retrieval import length_name
+from diffmamba_interp.lens.atomic_files import write_bytes, write_text
+from diffmamba_interp.lens.card import weights_sha256
+from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder
+from diffmamba_interp.models.inspection import inspect_checkpoint
+from diffmamba_interp.needle.accuracy_grid import Cell
+
+HERE = Path(__file__).parent
+
+
+def main(mamba2: Path | None = None, diff_mamba2: Path | None = None) -> None:
+    """Write both cards; given run folders of `train_lm`, copy their recipe, results and log first."""
+    for name, run in zip(("mamba2", "diff-mamba2"), (mamba2, diff_mamba2), strict=True):
+        if run is not None:
+            kept = HERE / "training" / name
+            kept.mkdir(parents=True, exist_ok=True)
+            for file in ("recipe.toml", "results.json"):
+                shutil.copy(run / file, kept / file)
+            write_bytes(kept / "log.jsonl.gz", gzip.compress((run / "log.jsonl").read_bytes(), mtime=0))
+    write()
+
+
+def write(results: Path = HERE) -> None:
+    """Write both cards from the results below `results`."""
+    for name in DEMO_NAMES:
+        write_text(demo_folder(name) / "CARD.md", card(name, results))
+
+
+def card(name: DemoName, results: Path) -> str:
+    """The card's text. Raises ValueError if results were measured on other weights than those shipped."""
+    found = {recipe: read_results(results / recipe / "results.json", name) for recipe in report.TITLES}
+    trained = json.loads((HERE / "training" / name / "results.json").read_text(encoding="utf-8"))
+    recipe = tomllib.loads((HERE / "training" / name / "recipe.toml").read_text(encoding="utf-8"))
+    with gzip.open(HERE / "training" / name / "log.jsonl.gz", "rt", encoding="utf-8") as file:
+        log = [line for line in map(json.loads, file) if "loss" in line]
+    kind = "every block subtracts two Mamba-2 mixers" if name == "diff-mamba2" else "plain Mamba-2 blocks"
+    config = recipe["model"]["config"]
+    lines = [
+        f"# {name}: one of the demo pair",
+        "",
+        f"A language model of {trained['n_parameters']:,} parameters ({config['n_layers']} blocks, d_model "
+        f"{config['d_model']}; {kind}), for trying out the tools of this package. Its partner was trained on the same "
+        "tokens in the same order. Both know simple prose and how to find facts in it; neither is meant for use.",
+        "",
+        f'    model, tokenizer = load_demo("{name}")',
+        "",
+        *training(recipe, trained, log),
+        *(line for key, values in found.items() for line in retrieval(key, values, name)),
+        *text(found["paper"], name),
+        *lambdas(name),
+        *limits(trained),
+        *provenance(name, trained, found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def read_results(path: Path, name: DemoName) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    measured, shipped = results["provenance"]["models"][name], weights_sha256(demo_folder(name))
+    if measured != shipped:
+        raise ValueError(f"{path} was measured on weights {measured}, but {shipped} are shipped: run it again.")
+    return results
+
+
+def training(recipe: dict[str, Any], trained: dict[str, Any], log: list[dict[str, Any]]) -> list[str]:
+    optimiser, mixed, last = recipe["optimiser"], recipe["data"]["retrieval"], log[-1]
+    text_shares = [f"{part['weight']:.0%} {source_name(part['tokens'])}" for part in recipe["data"]["text"]]
+    hidden = sum(w for n, w in zip(mixed["lengths"], mixed["length_weights"], strict=True) if n)
+    hidden /= sum(mixed["length_weights"])
+    state = "complete" if trained["is_complete"] else "stopped before its last step"
+    return [
+        "## Training",
+        "",
+        f"- data: {', '.join(text_shares)}, {mixed['weight']:.0%} retrieval stories; training split only (documents by "
+        "hash of the text, stories by hash of facts and question)",
+        f"- stories: {mixed['babi_words']:.0%} generated in bAbI's words, {mixed['own_words']:.0%} in other words, "
+        f"{mixed['real']:.0%} bAbI training stories; {hidden:.0%} of their rows hide them in novels and Pile text. "
+        "Held-out bAbI test stories are in no sample.",
+        f"- {trained['step']:,} steps ({state}) of {recipe['batch_size']} rows of {recipe['data']['length']:,} tokens: "
+        f"{trained['tokens']:,} tokens; seed {trained['seed']}, {recipe['precision']}, "
+        f"{trained['device'].split(':')[0]}, torch {trained['versions']['torch']}",
+        f"- AdamW, lr {optimiser['lr']:g}, betas {optimiser['betas']}, weight decay {optimiser['weight_decay']:g}, "
+        f"warm-up {optimiser['warmup']} steps, cosine to {optimiser['floor']:g} of it, clipping at "
+        f"{optimiser['clip']:g}",
+        f"- last losses, nats per token: text {last['text_loss']:.3f}, answers {last['answer_loss']:.3f}; answer "
+        f"tokens weigh {mixed['answer_weight']:g}, the rest of a retrieval prompt {mixed['context_weight']:g}",
+        "- one training seed; the resolved recipe and the log are in `analyses/retrieval/training`",
+        "",
+    ]
+
+
+def source_name(tokens: str) -> str:
+    return {"pile": "The Pile's test split", "novels": "novels of 1930 or earlier"}[Path(tokens).name.split("_")[0]]
+
+
+def retrieval(recipe: str, results: dict[str, Any], name: DemoName) -> list[str]:
+    lines = [
+        f"## Retrieval: {report.TITLES[recipe].lower().replace('babi', 'bAbI')}",
+        "",
+        "Share of prompts whose answer is the most probable label, its 95 % Wilson interval, chance, and the share "
+        f"whose first generated word is the answer (`analyses/retrieval`, recipe `{recipe}`).",
+        "",
+        "| task | length | n | accuracy | chance | generated |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for cell in (Cell.from_dict(values) for values in results["cells"]):
+        one = next(model for model in cell.models if model.model == name)
+        lines.append(
+            f"| {cell.task} | {length_name(cell.length)} | {cell.n} | {one.accuracy:.3f} [{one.low:.3f}, "
+            f"{one.high:.3f}] | {cell.chance:.3f} | {one.generated:.3f} |"
+        )
+    return [*lines, ""]
+
+
+def text(results: dict[str, Any], name: DemoName) -> list[str]:
+    recipe = results["provenance"]["recipe"]
+    cut = recipe["text_chars"]
+    sample = f"a sample of about {cut:,} characters of each" if cut else "all of each"
+    lines = [
+        "## Held-out text",
+        "",
+        f"Bits per UTF-8 byte, {sample} (from the middle of documents), in rows of 1,024 tokens from an empty state. "
+        "`pile` is all subsets together, weighted by the bytes stated.",
+        "",
+        "| text | bits per byte | bytes | documents |",
+        "| --- | --- | --- | --- |",
+    ]
+    for subset, one in results["text"][name].items():
+        lines.append(f"| {subset} | {one['bits_per_byte']:.3f} | {one['n_bytes']:,} | {one['n_documents']} |")
+    return [*lines, ""]
+
+
+def lambdas(name: DemoName) -> list[str]:
+    blocks = [block for block in inspect_checkpoint(demo_folder(name)).blocks if block.lambda_ is not None]
+    if not blocks:
+        return []
+    lines = [
+        "## Lambda",
+        "",
+        "lambda = sigmoid(sum of lambda_q1) + lambda_init; the sigmoid counts as saturated within 0.01 of its ends.",
+        "",
+        "| block | lambda | lambda_init | sigmoid | saturated |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for block in blocks:
+        assert block.lambda_ is not None
+        init = 0.8 - 0.6 * math.exp(-0.3 * block.index)
+        saturated = "yes" if block.saturated else "no"
+        lines.append(f"| {block.index} | {block.lambda_:.3f} | {init:.3f} | {block.lambda_ - init:.3f} | {saturated} |")
+    return [*lines, ""]
+
+
+def limits(trained: dict[str, Any]) -> list[str]:
+    return [
+        "## Limits",
+        "",
+        f"- A first pair: one seed and {trained['tokens'] / 1e6:.2f} million tokens, not trained to convergence. "
+        "Differences between the two models hold for these weights, not for the architectures.",
+        "- Facts told in bAbI's words are found more surely than the same kinds of fact in other words: see the table "
+        "by words in `analyses/retrieval/README.md`.",
+        "- Trained on contexts of at most 1,024 tokens; cells beyond are extrapolation, and those with n below 20 "
+        "are rough.",
+        "- It answers the five task kinds in the words it was trained on; it follows no instruction and knows little "
+        "of the world. Its text can be wrong or offensive, as its training text can.",
+        "- The training text is not shipped; each subset of The Pile has its own terms, bAbI is CC BY 3.0.",
+        "",
+    ]
+
+
+def provenance(name: DemoName, trained: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[str]:
+    made = found["paper"]["provenance"]
+    measured = {f"evaluation data {key}": value for key, value in made["data"].items()}
+    training_data = {f"training data {Path(key).name}": value for key, value in trained["data_sha256"].items()}
+    digests = {"weights": made["models"][name], "tokenizer.json": made["tokenizer"], **training_data, **measured}
+    versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
+    return [
+        "## Provenance",
+        "",
+        *(f"- sha256 of {what}: `{digest}`" for what, digest in digests.items()),
+        f"- evaluation: seed {made['seed']}, on {made['device']}; {versions}",
+    ]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

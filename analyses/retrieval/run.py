@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import tomllib
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +19,17 @@ import torch
 import tyro
 
 from analyses.retrieval import cards, report, text
+from analyses.retrieval.prompts import Recipe, all_samples
 from diffmamba_interp.data import TextSource
-from diffmamba_interp.data.documents import documents_of_split
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens.atomic_files import write_text
 from diffmamba_interp.lens.card import file_sha256, package_versions, weights_sha256
-from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo, load_demo_tokenizer
-from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, Story, heldout_babi_stories
-from diffmamba_interp.needle.accuracy_grid import PromptRow, hide_stories, prompt_rows, summarise, write_rows
+from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo
+from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, summarise, write_rows
 from diffmamba_interp.needle.scoring import score_labels
-from diffmamba_interp.needle.tasks import generate_stories
-from diffmamba_interp.stable_random import StableRandom
 
 HERE = Path(__file__).parent
-FILLER_CHARS = 200_000
 N_GENERATED = 3
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 262_144}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """stories: "generated" or "babi". lengths: of prompts, in tokens. n: prompts per cell, one number for each length.
-
-    text_chars: characters of each held-out text to measure bits per byte on; None takes it whole.
-    """
-
-    stories: str
-    lengths: tuple[int, ...]
-    n: tuple[int, ...]
-    seed: int
-    text_chars: int | None = None
-
-    @classmethod
-    def read(cls, name: str) -> Recipe:
-        recipes = tomllib.loads((HERE / "recipe.toml").read_text(encoding="utf-8"))
-        if name not in recipes:
-            raise ValueError(f"there is no recipe {name!r}: choose one of {', '.join(recipes)}.")
-        values = recipes[name]
-        return cls(**{**values, "lengths": tuple(values["lengths"]), "n": tuple(values["n"])})
 
 
 def main(
@@ -86,12 +58,12 @@ def main(
     write_rows(folder / "records.csv.gz", rows)
     results = {
         "provenance": provenance(recipe, settings, data, device),
-        "cells": [cell.to_dict() for cell in summarise(rows, ("mamba2", "diff-mamba2"))],
+        "cells": [cell.to_dict() for cell in summarise(rows, (report.FIRST, report.SECOND))],
         "text": {name: found for name, (_, found) in zip(DEMO_NAMES, parts, strict=True)},
     }
     write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
     report.write(out)
-    if out == HERE:
+    if out == HERE and all((out / one / "results.json").is_file() for one in report.TITLES):
         cards.write(out)
 
 
@@ -101,41 +73,14 @@ def score_model(name: str, recipe: Recipe, data: Path, device: str) -> tuple[lis
         torch.set_num_threads(1)
     model, tokenizer = load_demo(name, device=device)  # type: ignore[arg-type]
     rows: list[PromptRow] = []
+    batch_tokens = BATCH_TOKENS[torch.device(device).type]
     for length, samples in all_samples(recipe, data):
-        scores = score_labels(model, samples, batch_tokens=BATCH_TOKENS[device], n_generated=N_GENERATED)
+        scores = score_labels(model, samples, batch_tokens=batch_tokens, n_generated=N_GENERATED)
         rows += prompt_rows(name, samples, scores, tokenizer)
         right = sum(row.is_right for row in rows[-len(samples) :])
         print(f"{name} {samples[0].task} at {length}: {right} of {len(samples)}", flush=True)
     found = text.measure(model, tokenizer, data, recipe.text_chars, recipe.seed) if recipe.stories == "babi" else {}
     return rows, found
-
-
-def all_samples(recipe: Recipe, data: Path) -> list[tuple[int, list[NeedleSample]]]:
-    """(length, prompts) of every cell; both models get the same."""
-    tokenizer = load_demo_tokenizer()
-    haystack = Haystack(tokenizer, Filler.from_texts(tokenizer, filler_texts(recipe, data)))
-    cells = []
-    for task in TASKS:
-        stories = stories_of(task, recipe, data)
-        for length, n in zip(recipe.lengths, recipe.n, strict=True):
-            cells.append((length, hide_stories(haystack, stories, n=n, length=length, seed=recipe.seed)))
-    return cells
-
-
-def stories_of(task: str, recipe: Recipe, data: Path) -> list[Story]:
-    """More held-out stories than any cell needs, in an order that the seed decides."""
-    if recipe.stories == "babi":
-        held_out = heldout_babi_stories(data / "babi_tasks_v1-2.tar.gz", task)
-        return StableRandom("retrieval", recipe.seed, task).shuffled(held_out)
-    return generate_stories(task, n=max(recipe.n) + 20, seed=recipe.seed, split="eval", vocabulary="mixed")
-
-
-def filler_texts(recipe: Recipe, data: Path) -> list[str]:
-    """Held-out novels, or generated text that mentions no label."""
-    if recipe.stories == "babi":
-        novels = TextSource(location=str(data / "novels")).documents()
-        return [document.text for document in documents_of_split(novels, "eval")]
-    return list(generated_documents(n_chars=FILLER_CHARS))
 
 
 def provenance(name: str, recipe: Recipe, data: Path, device: str) -> dict[str, Any]:

@@ -17,7 +17,10 @@ FIRST_CHOICES = (
     "bundled:diff-mamba2",
     "tests/fixtures/published_diffmamba2/alternate",
 )
-"""Taken as the first model to show, if they lie below the root."""
+"""Taken as the first model to show, if they are there."""
+
+SECOND_CHOICES = {"bundled:diff-mamba2": "bundled:mamba2"}
+NO_MODEL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +33,36 @@ class ChosenModel:
     tokenizer: Tokenizer | None
 
 
-def choose_model(key: str = "model", label: str = "Model") -> ChosenModel | None:
+def choose_model() -> ChosenModel | None:
     """The model that the side bar names; None, with an error box on the page, if it cannot be read."""
     with shown_errors("Opening the model"):
-        names, _ = loading.found_folders(loading.options().root)
+        root = loading.options().root
+        names, _ = loading.found_folders(root)
         default = next((name for name in FIRST_CHOICES if name in names), names[0] if names else "")
+        below = f"A bundled model, or a checkpoint folder below {root.resolve()}"
         with st.sidebar:
-            name = view_state.selectbox(
-                label, key, names, default, accept_new_options=True,
-                help=f"A checkpoint folder below {loading.options().root.resolve()}",
-            )  # fmt: skip
-            dtype = view_state.selectbox("Numbers", f"{key}_dtype", tuple(loading.DTYPES), "float32")
+            name = view_state.selectbox("Model", "model", names, default, accept_new_options=True, help=below)
+            dtype = view_state.selectbox("Numbers", "dtype", tuple(loading.DTYPES), "float32")
         if not name:
             raise FileNotFoundError(
-                f"no checkpoint folder below the root {loading.options().root.resolve()}: start the explorer with "
+                f"no checkpoint folder below the root {root.resolve()}: start the explorer with "
                 "`-- --root FOLDER`, or type a folder's name in the side bar."
             )
-        found = loading.model_key(name, dtype)
-        cfg, tokenizer = loading.config(found), loading.tokenizer(found)
-        return ChosenModel(name=name, key=found, cfg=cfg, tokenizer=tokenizer)
+        return _opened(name, dtype)
+    return None
+
+
+def choose_second_model(first: ChosenModel) -> ChosenModel | None:
+    """A model to show beside the first, in the same dtype; None if none is wanted or it cannot be read."""
+    with shown_errors("Opening the second model"):
+        names, _ = loading.found_folders(loading.options().root)
+        others = [NO_MODEL, *(name for name in names if name != first.name)]
+        default = SECOND_CHOICES.get(first.name, NO_MODEL)
+        with st.sidebar:
+            name = view_state.selectbox(
+                "Beside it", "beside", others, default if default in others else NO_MODEL, accept_new_options=True
+            )
+        return None if name in (NO_MODEL, first.name) else _opened(name, first.key.dtype)
     return None
 
 
@@ -67,3 +81,8 @@ def choose_prompt(chosen: ChosenModel) -> Prompt | None:
         st.sidebar.caption(f"{len(prompt.tokens):,} tokens")
         return prompt
     return None
+
+
+def _opened(name: str, dtype: str) -> ChosenModel:
+    key = loading.model_key(name, dtype)
+    return ChosenModel(name=name, key=key, cfg=loading.config(key), tokenizer=loading.tokenizer(key))

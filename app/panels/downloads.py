@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
-
-from diffmamba_interp.figures.tables import attention_csv, lens_csv
-from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.lens.trajectory import LensTrajectory
 
 FIGURE_BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
 """The camera above a figure saves it as SVG."""
@@ -27,22 +19,6 @@ class Download:
     ending: str
     mime: str
     make: Callable[[], bytes]
-
-
-def attention_files(record: AttentionRecord, figure: go.Figure) -> list[Download]:
-    return [
-        html_file(figure),
-        Download(ending="csv", mime="text/csv", make=lambda: attention_csv(record).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: record_bytes(record)),
-    ]
-
-
-def lens_files(trajectory: LensTrajectory, figure: go.Figure, token_text: Callable[[int], str]) -> list[Download]:
-    return [
-        html_file(figure),
-        Download(ending="csv", mime="text/csv", make=lambda: lens_csv(trajectory, token_text).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: trajectory_bytes(trajectory)),
-    ]
 
 
 def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
@@ -60,17 +36,3 @@ def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
 def html_file(figure: go.Figure) -> Download:
     """One page that needs nothing else, not even a network."""
     return Download(ending="html", mime="text/html", make=lambda: figure.to_html(include_plotlyjs=True).encode())
-
-
-def record_bytes(record: AttentionRecord) -> bytes:
-    """What `AttentionRecord.load` reads."""
-    with tempfile.TemporaryDirectory() as folder:
-        return record.save(Path(folder) / "record.npz").read_bytes()
-
-
-def trajectory_bytes(trajectory: LensTrajectory) -> bytes:
-    """Every array by its field's name, and the stages' names."""
-    arrays = {name: np.asarray(value) for name, value in vars(trajectory).items() if value is not None}
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    return file.getvalue()

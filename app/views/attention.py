@@ -8,9 +8,10 @@ import numpy as np
 import streamlit as st
 
 from app import view_state
+from app.attention_files import attention_files
 from app.attention_request import KINDS, REDUCTIONS, AttentionRequest, attention_record
 from app.panels.chosen_model import ChosenModel, choose_model, choose_prompt
-from app.panels.downloads import FIGURE_BUTTONS, attention_files, draw_downloads
+from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.panels.long_runs import agreed
 from app.prompts import Prompt, parse_token
@@ -25,6 +26,7 @@ PLAIN_MEANS = {
     "contribution_norm": "norm of what each source adds to mixer_out, frozen scales",
 }
 FIGURE_HEIGHT = 480
+MAX_ROW_TOKENS = 120
 
 
 def page() -> None:
@@ -65,7 +67,7 @@ def heads_name(heads: str) -> str:
 
 
 def draw(chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> None:
-    figure = attention_figure(record)
+    figure = attention_figure(record, **request.figure_arguments())
     figure.update_layout(height=FIGURE_HEIGHT)
     st.plotly_chart(figure, width="stretch", key="attention_figure", config=FIGURE_BUTTONS)
     if record.is_differential:
@@ -73,7 +75,7 @@ def draw(chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record:
     else:
         st.caption(f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}.")
     draw_row(prompt, record)
-    code = attention_code(chosen.key, prompt, request.arguments(len(prompt.tokens)))
+    code = attention_code(chosen.key, prompt, request.arguments(len(prompt.tokens)), request.figure_arguments())
     draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")
 
 
@@ -83,10 +85,18 @@ def draw_row(prompt: Prompt, record: AttentionRecord) -> None:
     row = view_state.slider("Row: what is read at this position", "row", rows[0], rows[-1], rows[-1])
     pictures = {name: picture[row - rows[0], : row + 1] for name, picture in whole_rows(record).items()}
     limit = max(float(np.abs(picture).max()) for picture in pictures.values()) or 1.0
+    first = max(0, row + 1 - MAX_ROW_TOKENS)
     for name, picture in pictures.items():
-        st.caption(PANEL_NAMES.get(name, name))
-        st.html(coloured_text(prompt.strings[: row + 1], picture, limit=limit))
+        before = f", {earlier(picture, first)}" if first else ""
+        st.caption(f"{PANEL_NAMES.get(name, name)}{before}")
+        st.html(coloured_text(prompt.strings[first : row + 1], picture[first:], limit=limit, first=first))
     st.caption(f"Blue is negative, red positive; the scale ends at ±{limit:.3g}.")
+
+
+def earlier(picture: np.ndarray, first: int) -> str:
+    """How much of a row falls on tokens that have no room."""
+    share = float(np.abs(picture[:first]).sum() / max(float(np.abs(picture).sum()), 1e-30))
+    return f"last {MAX_ROW_TOKENS} tokens; {share:.1%} of the row's magnitude falls on the {first:,} before"
 
 
 def whole_rows(record: AttentionRecord) -> dict[str, np.ndarray]:

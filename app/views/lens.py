@@ -10,21 +10,23 @@ import streamlit as st
 
 from app import loading, view_state
 from app.panels.chosen_model import ChosenModel, choose_model, choose_prompt
-from app.panels.downloads import FIGURE_BUTTONS, draw_downloads, lens_files
+from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.panels.long_runs import agreed
 from app.prompts import Prompt, parse_token, token_text
 from app.python_code import lens_code
 
 with st.spinner("Loading the lens library"):
+    from app.lens_files import lens_files
     from app.lens_request import LOGIT_LENS, STATISTICS, LensRequest, lens_request, trajectory
     from diffmamba_interp.figures.lens import Statistic, lens_heat_map
     from diffmamba_interp.lens import LensTrajectory
 
 # Positions shown at a time: as many as have room for their text.
-WINDOW = 32
+WINDOW = 16
 
-STAGE_HEIGHT, FRAME_HEIGHT = 26, 190
+STAGE_HEIGHT, FRAME_HEIGHT = 26, 210
+COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.6}
 
 
 def page() -> None:
@@ -81,7 +83,8 @@ def draw(
 ) -> None:
     text: Callable[[int], str] = partial(token_text, tokenizer=chosen.tokenizer)
     figure = lens_heat_map(found, text, statistic=statistic)
-    figure.update_layout(height=FRAME_HEIGHT + STAGE_HEIGHT * len(found.stages), margin={"t": 20})
+    figure.update_layout(height=FRAME_HEIGHT + STAGE_HEIGHT * len(found.stages), margin={"t": 60})
+    figure.update_traces(textfont_size=10, colorbar=COLOUR_BAR, colorbar_title_side="right")
     st.plotly_chart(figure, width="stretch", key="lens_figure", config=FIGURE_BUTTONS)
     st.caption(
         f"Each cell: the token that {'the tuned' if request.lens else 'the logit'} lens finds most likely to follow "

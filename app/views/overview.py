@@ -1,52 +1,68 @@
-"""Overview: what is loaded, block by block."""
+"""Overview: what is loaded, block by block, for one model or two side by side."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from app import loading
-from app.panels.chosen_model import ChosenModel, choose_model
+from app.panels.chosen_model import ChosenModel, choose_model, choose_prompt, choose_second_model
+from app.panels.downloads import FIGURE_BUTTONS
 from app.panels.errors import shown_errors
+from diffmamba_interp.figures.blocks import lambda_figure
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
 
 SIGMOID = {True: "saturated", False: "open", None: ""}
+FIGURE_HEIGHT = 300
 
 
 def page() -> None:
     st.header("Overview")
-    chosen = choose_model()
-    if chosen is None:
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    if first is None:
         return
+    choose_prompt(first)
+    models = [model for model in (first, second) if model is not None]
     with shown_errors("Inspecting the model"):
-        report = loading.report(chosen.key)
-        draw_facts(chosen, report)
-        draw_blocks(report)
-        draw_problems(report)
+        reports = {model.name: loading.report(model.key) for model in models}
+        for column, model in zip(st.columns(len(models)), models, strict=True):
+            with column:
+                draw_facts(model, reports[model.name])
+        draw_lambdas(reports)
+        for column, report in zip(st.columns(len(models)), reports.values(), strict=False):
+            with column:
+                draw_blocks(report)
+                draw_problems(report)
 
 
 def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
-    st.subheader("Model")
     st.code(chosen.name, language=None)
     n_differential = sum(block.kind == "differential" for block in report.blocks)
     facts = {
-        "Parameters": f"{report.n_parameters:,}",
+        "Parameters": f"{report.n_parameters / 1e6:.3f} M",
         "Blocks": str(len(report.blocks)),
         "Differential": str(n_differential),
-        "Device": chosen.key.device,
-        "Numbers": chosen.key.dtype,
+        "Runs on": f"{chosen.key.device}, {chosen.key.dtype}",
     }
-    for column, (name, value) in zip(st.columns(len(facts)), facts.items(), strict=True):
-        column.metric(name, value)
-    st.text("\n".join([f"Format: {report.format}. Scan: {report.scan}.", *report.conventions]))
+    for column, (name, value) in zip(st.columns([3, 2, 3, 4]), facts.items(), strict=True):
+        column.markdown(f":small[{name}]  \n**{value}**")
+    with st.expander("Format, scan and conventions"):
+        st.text("\n".join([f"Format: {report.format}. Scan: {report.scan}.", *report.conventions]))
+
+
+def draw_lambdas(reports: dict[str, CheckpointReport]) -> None:
+    figure = lambda_figure(reports)
+    if figure.data:
+        figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
+        st.plotly_chart(figure, width="stretch", key="lambda_figure", config=FIGURE_BUTTONS)
+    st.caption(
+        "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
+        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it."
+    )
 
 
 def draw_blocks(report: CheckpointReport) -> None:
-    st.subheader("Blocks")
     st.dataframe([block_row(block) for block in report.blocks], hide_index=True, width="stretch")
-    st.caption(
-        "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
-        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is marked as saturated: training hardly moves it."
-    )
 
 
 def block_row(block: BlockReport) -> dict[str, int | str | float | None]:

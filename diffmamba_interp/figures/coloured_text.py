@@ -16,11 +16,12 @@ DARK_GROUND = 0.62
 """Beyond this share of the scale's end, the ground is too dark for dark text."""
 
 
-def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, limit: float) -> str:
+def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, limit: float, first: int = 0) -> str:
     """One HTML element per token, coloured by its value on the signed scale from -limit to limit.
 
-    Pointing at a token shows its position and value. Token text is escaped and its white space made visible.
-    Raises ValueError if there are not as many values as tokens, or for a limit that is not positive.
+    Pointing at a token shows its position, counted from `first`, and its value. Token text is escaped and its
+    white space made visible. Raises ValueError if there are not as many values as tokens, or for a limit that is
+    not positive.
     """
     if len(strings) != len(values):
         raise ValueError(f"there are {len(strings)} tokens and {len(values)} values: give one value per token.")
@@ -32,7 +33,9 @@ def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, 
         f'<span title="{position}: {value:.4g}" style="background:{ground};'
         f"color:{LIGHT_TEXT if abs(share) > DARK_GROUND else DARK_TEXT};padding:1px 3px;border-radius:3px;"
         f'display:inline-block;margin:1px">{_escaped(text)}</span>'
-        for position, (text, value, share, ground) in enumerate(zip(strings, values, shares, grounds, strict=True))
+        for position, (text, value, share, ground) in enumerate(
+            zip(strings, values, shares, grounds, strict=True), first
+        )
     ]
     return f'<div style="font-family:monospace;line-height:1.7">{"".join(tokens)}</div>'
 

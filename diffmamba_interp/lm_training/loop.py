@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,7 @@ from diffmamba_interp.lm_training.optimiser import (
 from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.settings import to_values
-from diffmamba_interp.lm_training.snapshots import Snapshot, cut_log, write_snapshot
+from diffmamba_interp.lm_training.snapshots import SNAPSHOT_FILE, Snapshot, cut_log, read_metrics, write_snapshot
 from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
@@ -50,10 +50,14 @@ class TrainingDivergedError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """step: optimiser steps done. is_complete: the recipe's steps are done. metrics: the last evaluation."""
+    """step: optimiser steps done. is_complete: the recipe's steps are done. metrics: the last evaluation.
+
+    is_asked_to_stop: it ended because `stop` said so.
+    """
 
     step: int
     is_complete: bool
+    is_asked_to_stop: bool
     metrics: dict[str, float]
 
 
@@ -89,12 +93,15 @@ class Trainer:
             cut_log(folder / LOG_FILE, self.step)
         self._started = time.monotonic()
 
-    def run(self) -> Outcome:
-        """Train until the recipe's steps are done or its minutes are used up; either way with a snapshot.
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Outcome:
+        """Train until the steps are done, the minutes used up, or `stop` says so; in each case with a snapshot.
 
+        `stop` is asked after each step; in a run of several processes, one that says yes stops all.
         Raises TrainingDivergedError, with the last snapshot left as it was, when a loss is not finite.
         """
         recipe, processes = self.recipe, self.processes
+        is_asked_to_stop = False
+        self._catch_up_evaluation()
         batches = iterate_batches(
             self.mixture,
             self.step,
@@ -114,15 +121,21 @@ class Trainer:
                 if self.step % recipe.log_every == 0 or is_last:
                     self._log_progress(bar, loss, norm, sums, n_since / (time.monotonic() - since))
                     sums, since, n_since = RoleSums(processes.device), time.monotonic(), 0
-                is_out_of_time = not is_last and self._is_out_of_time()
-                if self.step % recipe.snapshot_every == 0 or is_last or is_out_of_time:
+                is_asked_to_stop = not is_last and processes.any_says(stop())
+                is_ending = is_asked_to_stop or (not is_last and self._is_out_of_time())
+                if self.step % recipe.snapshot_every == 0 or is_last or is_ending:
                     self._snapshot(loss, norm)
-                if recipe.evaluation is not None and (self.step % recipe.evaluation.every == 0 or is_last):
+                if self._is_evaluation_due() and not is_asked_to_stop:
                     self._evaluate()
                     since, n_since = time.monotonic(), 0
-                if is_out_of_time:
+                if is_ending:
                     break
-        return Outcome(step=self.step, is_complete=self.step == recipe.steps, metrics=self.metrics)
+        return Outcome(
+            step=self.step,
+            is_complete=self.step == recipe.steps,
+            is_asked_to_stop=is_asked_to_stop,
+            metrics=self.metrics,
+        )
 
     def train_step(self, batch: Batch, sums: RoleSums) -> tuple[Tensor, Tensor]:
         """One optimiser step: the weighted mean loss of the whole batch, and the gradient's norm before clipping."""
@@ -212,13 +225,26 @@ class Trainer:
             )
         self.processes.wait()
 
+    def _is_evaluation_due(self) -> bool:
+        evaluation = self.recipe.evaluation
+        if evaluation is None or self.step == 0:
+            return False
+        return self.step % evaluation.every == 0 or self.step == self.recipe.steps
+
+    def _catch_up_evaluation(self) -> None:
+        """The last metrics of the log; measured now if the run was stopped between snapshot and evaluation."""
+        step, self.metrics = read_metrics(self.folder / LOG_FILE)
+        if self.processes.first_says(self._is_evaluation_due() and step != self.step):
+            self._evaluate()
+
     def _evaluate(self) -> None:
         if self.processes.is_first and self.evaluation is not None:
             self.model.eval()
             length = self.recipe.data.length
-            self.metrics = evaluate(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
+            found = evaluate(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
+            self.metrics = {name: round(value, 5) for name, value in found.items()}
             self.model.train()
-            self._write({"step": self.step, **{name: round(value, 5) for name, value in self.metrics.items()}})
+            self._write({"step": self.step, **self.metrics})
         self.processes.wait()
 
     def _log_progress(self, bar: Any, loss: Tensor, norm: Tensor, sums: RoleSums, rate: float) -> None:
@@ -252,9 +278,14 @@ class Trainer:
     def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise TrainingDivergedError(
-                f"step {self.step}: the loss is {loss.item()} and the gradient's norm {norm.item()}. The last snapshot "
-                f"in {self.folder} is from before; lower optimiser.lr, or lengthen optimiser.warmup, and start anew."
+                f"step {self.step}: the loss is {loss.item()} and the gradient's norm {norm.item()}. "
+                f"{self._last_state()} Lower optimiser.lr, or lengthen optimiser.warmup, and start anew."
             )
+
+    def _last_state(self) -> str:
+        if not (self.folder / SNAPSHOT_FILE).is_file():
+            return f"{self.folder} holds no snapshot yet (snapshot_every is {self.recipe.snapshot_every})."
+        return f"The snapshot in {self.folder} is from before, with finite values."
 
 
 def _lambdas(model: HookedMamba) -> list[float]:

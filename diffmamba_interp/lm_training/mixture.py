@@ -7,6 +7,7 @@ part's rows came before; so each part can give its own row k without having made
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,15 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """The batches of steps `start` up to, not including, `stop`; made ahead by `workers` processes."""
     steps = Steps(mixture, start, stop, rank, world_size)
-    loader = DataLoader(steps, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_main_process,
+        # Forked processes share the mapped token streams; copies of them would be pickled otherwise.
+        multiprocessing_context="fork" if workers else None,
+    )
     for tokens, roles in loader:
         yield Batch(tokens, roles)
 
@@ -114,6 +123,12 @@ def text_rows(crops: TextCrops) -> RowMaker:
         return tokens, np.full(len(tokens), Role.TEXT, dtype=np.uint8)
 
     return row
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal, and the main one still needs batches until its snapshot.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _share_out(weights: Sequence[float], n: int) -> list[int]:

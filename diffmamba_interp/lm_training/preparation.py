@@ -15,6 +15,7 @@ from diffmamba_interp.lm_training.filler_tokens import FillerTokens
 from diffmamba_interp.lm_training.mixture import Mixture, RowMaker, text_rows
 from diffmamba_interp.lm_training.recipe import DataRecipe, ModelRecipe, Recipe, RetrievalPart, TextPart
 from diffmamba_interp.lm_training.retrieval_rows import RetrievalRows
+from diffmamba_interp.lm_training.roles import Role
 from diffmamba_interp.lm_training.story_tokens import PieceTokens
 from diffmamba_interp.lm_training.text_crops import TextCrops
 from diffmamba_interp.models.conversion import convert_to_differential
@@ -23,6 +24,8 @@ from diffmamba_interp.needle.babi import babi_stories_of_split, heldout_babi_sto
 from diffmamba_interp.needle.stories import TASKS
 
 logger = logging.getLogger(__name__)
+
+_ROWS_TO_TRY = 8
 
 
 def make_model(recipe: ModelRecipe, *, seed: int) -> HookedMamba:
@@ -38,13 +41,23 @@ def make_model(recipe: ModelRecipe, *, seed: int) -> HookedMamba:
     return model.float()
 
 
-def open_tokenizer(recipe: DataRecipe, d_vocab: int) -> PreTrainedTokenizerBase:
-    """The recipe's tokenizer. Raises DataError if the model's vocabulary is too small for it."""
-    tokenizer = load_tokenizer(recipe.tokenizer)
-    if len(tokenizer) > d_vocab:
+def open_tokenizer(recipe: DataRecipe, n_tokens: int) -> PreTrainedTokenizerBase:
+    """The recipe's tokenizer, for a model with `n_tokens` tokens (padding rows of its vocabulary not counted).
+
+    Raises DataError if it cannot be read, or if the model has too few tokens for it.
+    """
+    name = recipe.tokenizer
+    try:
+        tokenizer = load_tokenizer(name)
+    except OSError as error:
+        raise DataError(f"there is no tokenizer {name!r}: no folder, tokenizer.json or hub id ({error}).") from error
+    # The tokenizers library raises nothing narrower for a damaged file.
+    except Exception as error:
+        raise DataError(f"the tokenizer {name!r} cannot be read: {error}") from error
+    if len(tokenizer) > n_tokens:
         raise DataError(
-            f"the tokenizer {recipe.tokenizer} has {len(tokenizer)} tokens, the model's vocabulary (d_vocab) only "
-            f"{d_vocab}: they do not belong together."
+            f"the tokenizer {name} has {len(tokenizer)} tokens, the model's vocabulary (d_vocab, less its padding) "
+            f"only {n_tokens}: they do not belong together."
         )
     return tokenizer
 
@@ -71,9 +84,21 @@ def make_mixture(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Mixture:
 def open_stream(path: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
     """A token stream made with this tokenizer.
 
-    Raises FileNotFoundError if a part is missing, DataError if it is empty or holds other tokens.
+    Raises FileNotFoundError if a part is missing, DataError if it is damaged, empty or holds other tokens.
     """
-    stream = TokenStream.load(path)
+    try:
+        stream = TokenStream.load(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error.filename} does not exist: {path} must be a token stream, three files that "
+            "diffmamba_interp.data.write_tokens makes. To train on text, give it as source instead of tokens."
+        ) from error
+    except DataError:
+        raise
+    except (ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} is no token stream ({error}): make it with diffmamba_interp.data.write_tokens."
+        ) from error
     if len(stream.tokens) == 0:
         raise DataError(f"{path} holds no tokens: make it again from text.")
     if int(stream.tokens.max()) >= len(tokenizer) or int(stream.tokens[-1]) != tokenizer.eos_token_id:
@@ -85,29 +110,45 @@ def open_stream(path: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
 
 
 def sha256_of_files(recipe: Recipe) -> dict[str, str]:
-    """Sha256 of every local file that the data section names, by its name there."""
+    """Sha256 of all data that the data section names, by its name there (a hub dataset's: of name and commit)."""
     part = recipe.data.retrieval
     names = [text.tokens for text in recipe.data.text if text.tokens]
     names += [*part.filler, *([part.babi_path] if part.babi_path else [])] if part else []
-    found = {}
-    for name in dict.fromkeys(names):
-        if Path(name).is_file():
-            with Path(name).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    found = {name: _sha256(Path(name)) for name in dict.fromkeys(names) if Path(name).exists()}
+    return found | {text.source: _source(text).sha256() for text in recipe.data.text if text.source}
 
 
 def _open_text(part: TextPart, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
     if part.tokens is not None:
         return open_stream(part.tokens, tokenizer)
+    try:
+        return cached_tokens(_source(part), tokenizer, split="lm_train", folder=part.cache, max_tokens=part.max_tokens)
+    except DataError as error:
+        if "no documents" not in str(error):
+            raise
+        raise DataError(
+            f"{part.source}: none of its documents is in the split lm_train. A text file is one document, and a "
+            "document goes to one split by its hash: cut the text into several files, or lines of a .jsonl file."
+        ) from error
+
+
+def _source(part: TextPart) -> TextSource:
     assert part.source is not None
-    source = TextSource(
+    return TextSource(
         location=part.source,
         text_field=part.text_field,
         hub_config=part.hub_config,
         hub_revision=part.hub_revision,
     )
-    return cached_tokens(source, tokenizer, split="lm_train", folder=part.cache, max_tokens=part.max_tokens)
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of all files of a folder with their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("\n".join(f"{f.relative_to(path)} {_sha256(f)}" for f in files).encode()).hexdigest()
 
 
 def _make_retrieval(data: DataRecipe, seed: int, tokenizer: PreTrainedTokenizerBase) -> RetrievalRows:
@@ -119,7 +160,7 @@ def _make_retrieval(data: DataRecipe, seed: int, tokenizer: PreTrainedTokenizerB
         filler = FillerTokens.from_streams(tokenizer, streams, part.filler_tokens)
         logger.info("filler: %d tokens in %d sentences", len(filler.tokens), len(filler.bounds) - 1)
     exclude, real = _real_stories(part)
-    return RetrievalRows(
+    rows = RetrievalRows(
         dataclasses.replace(part, lengths=tuple(min(length, data.length) for length in part.lengths)),
         PieceTokens(tokenizer),
         length=data.length,
@@ -129,6 +170,12 @@ def _make_retrieval(data: DataRecipe, seed: int, tokenizer: PreTrainedTokenizerB
         real=real,
         exclude=exclude,
     )
+    if not any((rows.row(k)[1] == Role.ANSWER).any() for k in range(_ROWS_TO_TRY)):
+        raise DataError(
+            f"no retrieval sample fits into rows of {data.length} tokens (data.length): give a greater length, or "
+            "tasks with shorter stories."
+        )
+    return rows
 
 
 def _real_stories(part: RetrievalPart) -> tuple[frozenset[str], dict]:

@@ -48,6 +48,12 @@ class Processes:
         dist.broadcast(value, src=0)
         return bool(value.item())
 
+    def any_says(self, flag: bool) -> bool:
+        """Whether any of the processes says so, on all of them."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor([float(flag)], device=self.device)).item())
+
     def wait(self) -> None:
         """Go on when all processes have come here."""
         if self.world_size > 1:
@@ -61,7 +67,7 @@ def joined_processes(device: str | None) -> Iterator[Processes]:
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if chosen == "cuda":
         chosen = f"cuda:{local_rank}"
-    resolved = torch.device(chosen)
+    resolved = _require_device(chosen)
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
     if world_size == 1:
@@ -72,3 +78,14 @@ def joined_processes(device: str | None) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), world_size, resolved)
     finally:
         dist.destroy_process_group()
+
+
+def _require_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} names no device: give 'cpu', 'cuda' or 'cuda:1'.") from error
+    n_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise ValueError(f"device {name!r} is not there: PyTorch sees {n_gpus} CUDA devices. 'cpu' is always there.")
+    return device

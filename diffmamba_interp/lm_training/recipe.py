@@ -227,6 +227,8 @@ class Recipe:
         for name in ("steps", "batch_size", "accumulation", "log_every", "snapshot_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        if min(self.seed, self.data_seed) < 0 or max(self.seed, self.data_seed) >= 2**32:
+            raise ValueError(f"seed is {self.seed}, data.seed {self.data.seed}: they must lie in [0, 2^32).")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}.")
         if self.loss == "answer" and self.data.retrieval is None:

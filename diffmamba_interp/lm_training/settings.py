@@ -76,7 +76,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         problems = []
-        for choice in arguments:
+        # TOML knows no null, so None needs no mention among what the value could have been.
+        for choice in (argument for argument in arguments if argument is not type(None)):
             try:
                 return _value(choice, value, where)
             except ValueError as error:

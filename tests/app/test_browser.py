@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"),
 ]
 
-HARM = '<img src=x onerror="window.harm=1">'
+HARM = '<img/src="x"onerror="window.harm=1">'
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 MODEL_AND_IDS = f"model={quote(MODEL)}&ids={quote(IDS)}"
 
@@ -57,7 +57,7 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
     with opened(browser, f"{address}/?{MODEL_AND_IDS}") as watched:
         page = watched.page
         page.get_by_text("λ weighs the subtrahend").wait_for()
-        assert page.get_by_text("130,832").is_visible()
+        assert page.get_by_text("0.131 M").is_visible()
 
         page.get_by_role("link", name="Attention").click()
         wait_for_title(watched, "Block 0")

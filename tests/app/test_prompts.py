@@ -44,3 +44,26 @@ def test_a_corrupt_tokenizer_is_an_error_box(open_app: OpenApp, root: Path, tmp_
 
 def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ("5 6 tree", "token 2 is 'tree'"),
+        ("<script>alert(1)</script>", "no token id"),
+        ("5 97", "vocabulary is 0 to 96"),
+        ("-3", "no token id"),
+        ("  ", "empty"),
+        ("\x00\x01", "no token id"),
+        ("٣", "no token id"),
+        ("5 " * 20_000, "at most 16,384"),
+        ("7" * 1_000_000, "at most 200,000"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_and_says_why(ids: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_prompt(ids, None, 97)
+
+
+def test_token_ids_stand_between_blanks_or_commas() -> None:
+    assert parse_prompt("5, 6;7\n8", None, 97).tokens == (5, 6, 7, 8)

@@ -37,3 +37,8 @@ def test_what_does_not_fit_is_refused() -> None:
         coloured_text(["a"], np.zeros(2), limit=1.0)
     with pytest.raises(ValueError, match="limit"):
         coloured_text(["a"], np.zeros(1), limit=0.0)
+
+
+def test_positions_are_counted_from_the_first() -> None:
+    made = coloured_text(["a", "b"], np.array([0.5, 0.25]), limit=1.0, first=7)
+    assert re.findall(r'title="([^"]*)"', made) == ["7: 0.5", "8: 0.25"]

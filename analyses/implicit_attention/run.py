@@ -1,0 +1,63 @@
+"""What do the scans of the demo pair read, and what does the subtraction take away? Runs the notebook and keeps it.
+
+    python analyses/implicit_attention/run.py
+
+Executes notebook.ipynb in a fresh kernel, keeps its outputs, and writes results.json and the findings in README.md
+from its last cell. Needs nothing but the bundled models; about a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import tyro
+from nbclient import NotebookClient
+
+from diffmamba_interp.lens.atomic_files import write_text
+
+HERE = Path(__file__).parent
+FINDINGS = re.compile(r"(<!-- findings: written by run.py -->\n).*?(<!-- end of findings -->)", re.DOTALL)
+MAX_BYTES = 600_000
+
+
+def main(out: Path = HERE, timeout_s: int = 600) -> None:
+    """Execute the notebook; write it, results.json and README.md into `out`. timeout_s: limit of each cell."""
+    notebook = nbformat.read(HERE / "notebook.ipynb", as_version=4)
+    client = NotebookClient(
+        notebook, timeout=timeout_s, record_timing=False, resources={"metadata": {"path": str(HERE)}}
+    )
+    client.execute()
+    content = nbformat.writes(tidy(notebook)) + "\n"
+    if len(content.encode()) > MAX_BYTES:
+        raise ValueError(f"the executed notebook has {len(content)} characters, more than {MAX_BYTES}: draw less.")
+    last = notebook.cells[-1].outputs[-1].data
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    if not FINDINGS.search(readme):
+        raise ValueError("README.md has lost its findings markers, so the findings have no place in it.")
+    write_text(out / "notebook.ipynb", content)
+    write_text(out / "results.json", json.dumps(last["application/json"], indent=1) + "\n")
+    write_text(
+        out / "README.md", FINDINGS.sub(lambda found: f"{found[1]}{last['text/markdown'].strip()}\n{found[2]}", readme)
+    )
+
+
+def tidy(notebook: Any) -> Any:
+    """The notebook without what differs from machine to machine, or is an output's poorer double."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            if len(output.get("data", {})) > 1:
+                output.data.pop("text/plain", None)
+    return notebook
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,105 @@
+"""Rows of the accuracy grid go to a file and back, and its cells can be counted again from them."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.needle.accuracy_grid import (
+    Cell,
+    PromptRow,
+    hide_stories,
+    prompt_rows,
+    read_rows,
+    summarise,
+    write_rows,
+)
+from diffmamba_interp.needle.filler import Filler
+from diffmamba_interp.needle.haystack import Haystack
+from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
+from diffmamba_interp.needle.stories import Story
+from diffmamba_interp.needle.tasks import generate_stories
+
+LABELS = ("garden", "kitchen", "office", "school")
+
+
+def row(model: str, index: int, *, right: bool, length: int = 0) -> PromptRow:
+    return PromptRow(
+        model=model,
+        task="qa1",
+        length=length,
+        index=index,
+        story=f"{index:016x}",
+        n_tokens=40,
+        n_mentioned=2,
+        answer="kitchen",
+        generated="kitchen" if right else "tree",
+        labels=LABELS,
+        log_probs=(-3.0, -1.0 if right else -4.0, -2.0, -5.25),
+    )
+
+
+@pytest.fixture
+def rows() -> list[PromptRow]:
+    first = [row("a", index, right=index < 3) for index in range(10)]
+    return first + [row("b", index, right=index < 8) for index in range(10)]
+
+
+def test_a_cell_counts_right_answers_of_both_models(rows: list[PromptRow]) -> None:
+    (cell,) = summarise(rows, ("a", "b"))
+    assert (cell.n, cell.chance, cell.chance_mentioned) == (10, 0.25, 0.5)
+    assert [model.accuracy for model in cell.models] == [0.3, 0.8]
+    assert [model.generated for model in cell.models] == [0.3, 0.8]
+    assert (cell.models[1].low, cell.models[1].high) == wilson_interval(8, 10)
+    assert cell.difference is not None
+    assert cell.difference.value == pytest.approx(0.5)
+
+
+def test_every_task_and_length_has_a_cell_in_order(rows: list[PromptRow]) -> None:
+    longer = [row(model, 0, right=True, length=1024) for model in ("a", "b")]
+    assert [(c.length, c.n) for c in summarise([*longer, *rows], ("a", "b"))] == [(0, 10), (1024, 1)]
+
+
+def test_one_model_has_no_difference(rows: list[PromptRow]) -> None:
+    (cell,) = summarise(rows[:10], ("a",))
+    assert cell.difference is None
+    assert Cell.from_dict(cell.to_dict()) == cell
+
+
+def test_models_with_other_stories_are_not_compared(rows: list[PromptRow]) -> None:
+    with pytest.raises(ValueError, match="same stories"):
+        summarise(rows[:-1], ("a", "b"))
+
+
+def test_cells_survive_the_way_to_json_and_back(rows: list[PromptRow]) -> None:
+    (cell,) = summarise(rows, ("a", "b"))
+    assert Cell.from_dict(cell.to_dict()) == cell
+
+
+def test_rows_survive_the_way_to_a_file_and_back_in_the_same_bytes(rows: list[PromptRow], tmp_path: Path) -> None:
+    write_rows(tmp_path / "one.csv.gz", rows)
+    write_rows(tmp_path / "other.csv.gz", rows)
+    assert read_rows(tmp_path / "one.csv.gz") == rows
+    assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "other.csv.gz").read_bytes()
+
+
+def test_rows_name_the_first_generated_word_and_the_labels_that_facts_mention(
+    tokenizer: PreTrainedTokenizerBase, story: Story
+) -> None:
+    sample = Haystack(tokenizer).hide(story, length=0)
+    generated = tuple(tokenizer(" garden. And", add_special_tokens=False)["input_ids"])
+    scores = LabelScores(log_probs=(-1.0,) * 6, n_label_tokens=(1,) * 6, answer=2, generated=generated)
+    (found,) = prompt_rows("a", [sample], [scores], tokenizer)
+    assert (found.generated, found.generates_answer) == ("garden", True)
+    assert found.n_mentioned == 3
+    assert story.hash.startswith(found.story)
+
+
+def test_stories_too_long_for_the_length_are_passed_over(tokenizer: PreTrainedTokenizerBase, filler: Filler) -> None:
+    haystack = Haystack(tokenizer, filler)
+    stories = generate_stories("qa2", n=12)
+    sizes = sorted(haystack.hide(story, length=0).n_tokens for story in stories)
+    found = hide_stories(haystack, stories, n=12, length=sizes[6], seed=0)
+    assert 0 < len(found) < 12
+    assert all(sample.n_tokens <= sizes[6] for sample in found)
+    assert len(hide_stories(haystack, stories, n=3, length=0, seed=0)) == 3
