@@ -86,8 +86,10 @@ def test_a_single_weights_file_is_named_by_its_own_sha256(tmp_path: Path) -> Non
     assert weights_sha256(tmp_path) == hashlib.sha256(b"weights").hexdigest()
     (tmp_path / "model-2.safetensors").write_bytes(b"more")
     assert weights_sha256(tmp_path) != hashlib.sha256(b"weights").hexdigest()
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(FileNotFoundError, match="no weights"):
-        weights_sha256(tmp_path / "..")
+        weights_sha256(empty)
 
 
 def test_versions_name_what_decides_the_numbers() -> None:
