@@ -21,18 +21,14 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.data import save_tokenizer
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate
-from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
+from diffmamba_interp.lm_training.loss import RoleSums
 from diffmamba_interp.lm_training.mixture import Batch, Mixture, iterate_batches
-from diffmamba_interp.lm_training.optimiser import (
-    clip_gradients,
-    learning_rate,
-    make_optimiser,
-    set_learning_rate,
-)
+from diffmamba_interp.lm_training.optimiser import learning_rate, make_optimiser, restore_optimiser
 from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.settings import to_values
 from diffmamba_interp.lm_training.snapshots import SNAPSHOT_FILE, Snapshot, cut_log, read_metrics, write_snapshot
+from diffmamba_interp.lm_training.step import COMPUTE_DTYPES, make_step
 from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
@@ -40,8 +36,6 @@ from diffmamba_interp.models.language_model import HookedMamba
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
-
-COMPUTE_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TrainingDivergedError(RuntimeError):
@@ -82,8 +76,8 @@ class Trainer:
         self.show_progress = show_progress and processes.is_first
         self.model = model.to(processes.device).train()
         self.optimiser = make_optimiser(self.model, recipe.optimiser)
-        self.role_weights = torch.tensor(recipe.role_weights, device=processes.device)
         self.compute_dtype = COMPUTE_DTYPES[recipe.precision]
+        self._step = make_step(self.model, self.optimiser, recipe, processes)
         self.step, self.tokens, self.seconds_before = 0, 0, 0.0
         self.metrics: dict[str, float] = {}
         if snapshot is not None:
@@ -139,34 +133,11 @@ class Trainer:
 
     def train_step(self, batch: Batch, sums: RoleSums) -> tuple[Tensor, Tensor]:
         """One optimiser step: the weighted mean loss of the whole batch, and the gradient's norm before clipping."""
-        device = self.processes.device
-        roles = batch.target_roles
-        scale = 1.0 / max(self._weight_of_all(roles), 1e-12)
-        loss = torch.zeros((), device=device)
-        self.optimiser.zero_grad(set_to_none=True)
-        for rows in torch.arange(len(roles)).chunk(self.recipe.accumulation):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            tokens = batch.tokens[part].to(device, non_blocking=True).long()
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16):
-                share = weighted_loss(
-                    self.model,
-                    tokens[:, :-1],
-                    tokens[:, 1:],
-                    roles[part].to(device, non_blocking=True),
-                    self.role_weights,
-                    sums,
-                    scale=scale,
-                    compute_dtype=self.compute_dtype,
-                )
-            share.backward()
-            loss += share.detach()
-        self.processes.sum_gradients(self.model.parameters())
-        norm = clip_gradients(self.model.parameters(), self.recipe.optimiser.clip)
-        set_learning_rate(self.optimiser, learning_rate(self.step, self.recipe.steps, self.recipe.optimiser))
-        self.optimiser.step()
+        lr = learning_rate(self.step, self.recipe.steps, self.recipe.optimiser)
+        loss, norm = self._step(batch, lr, sums)
         self.step += 1
         self.tokens += self.recipe.batch_size * self.recipe.data.length
-        return self.processes.sum(loss), norm
+        return loss, norm
 
     def export(self, tokenizer: PreTrainedTokenizerBase) -> list[Path]:
         """Write the model in each dtype of the recipe, the tokenizer beside it; the folders."""
@@ -186,15 +157,9 @@ class Trainer:
             folders.append(folder)
         return folders
 
-    def _weight_of_all(self, roles: Tensor) -> float:
-        """Sum of the loss weights of the whole batch, this process's rows and the others'."""
-        total = torch.tensor(self.recipe.role_weights, dtype=torch.float64)[roles.long()].sum()
-        # One process needs no exchange, and then the GPU is not waited for.
-        return float(total if self.processes.world_size == 1 else self.processes.sum(total.to(self.processes.device)))
-
     def _restore(self, snapshot: Snapshot) -> None:
         self.model.load_state_dict(snapshot.model)
-        self.optimiser.load_state_dict(snapshot.optimiser)
+        restore_optimiser(self.optimiser, snapshot.optimiser)
         torch.set_rng_state(snapshot.rng)
         self.step, self.tokens, self.seconds_before = snapshot.step, snapshot.tokens, snapshot.seconds
 
@@ -257,7 +222,7 @@ class Trainer:
             "loss": loss.item(),
             **sums.read(),
             "gradient_norm": norm.item(),
-            "lr": self.optimiser.param_groups[0]["lr"],
+            "lr": float(self.optimiser.param_groups[0]["lr"]),
             "lambda": _lambdas(self.model),
             "tokens": self.tokens,
             "tokens_per_s": round(rate),

@@ -50,7 +50,7 @@ def weighted_loss(
     role_weights: Float[Tensor, " role"],
     sums: RoleSums,
     *,
-    scale: float,
+    scale: float | Tensor,
     compute_dtype: torch.dtype,
 ) -> Float[Tensor, ""]:
     """scale * sum of weight * nll over all targets; `sums` counts every token in, whatever its weight.

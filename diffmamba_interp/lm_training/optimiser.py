@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,10 +25,13 @@ def make_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> torch.optim.Ada
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    on_gpu = any(parameter.is_cuda for _, parameter in named)
+    devices = {parameter.device for _, parameter in named if parameter.is_cuda}
+    on_gpu = bool(devices)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=recipe.lr,
+        # A captured step reads the learning rate from the GPU's memory.
+        lr=torch.tensor(recipe.lr, device=devices.pop()) if on_gpu else recipe.lr,
+        capturable=on_gpu,
         betas=recipe.betas,
         eps=recipe.eps,
         fused=True if on_gpu else None,
@@ -49,7 +53,19 @@ def learning_rate(step: int, steps: int, recipe: OptimiserRecipe) -> float:
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give all groups this learning rate."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over the moments of a snapshot; the learning rate stays where this optimiser keeps it."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate
+        group["capturable"] = isinstance(rate, torch.Tensor)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip: float | None) -> torch.Tensor:

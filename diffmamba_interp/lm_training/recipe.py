@@ -205,6 +205,7 @@ class Recipe:
     log_every, snapshot_every: steps. max_minutes: stop with a snapshot after so long; `None` for no limit.
     export: dtypes of the final model; the first one's folder is `model`, another's `model-<dtype>`.
     workers: processes that prepare data; 0 prepares it between steps.
+    cuda_graph: on a single GPU, launch each step as one CUDA graph: the same numbers, sooner.
     """
 
     model: ModelRecipe
@@ -222,6 +223,7 @@ class Recipe:
     max_minutes: float | None = None
     export: tuple[Literal["float32", "bf16"], ...] = field(default=("float32", "bf16"))
     workers: int = 0
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "snapshot_every"):
@@ -255,5 +257,6 @@ RESUMABLE_CHANGES = (
     "export",
     "evaluation",
     "accumulation",
+    "cuda_graph",
 )
 """Fields that may differ between a snapshot and the run that continues it."""

@@ -1,0 +1,83 @@
+"""Where a step is replayed as a graph, and that the graph computes what the launches one by one compute."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffmamba_interp.config import DifferentialConfig
+from diffmamba_interp.lm_training.loss import RoleSums
+from diffmamba_interp.lm_training.mixture import Batch
+from diffmamba_interp.lm_training.optimiser import make_optimiser, restore_optimiser
+from diffmamba_interp.lm_training.processes import Processes
+from diffmamba_interp.lm_training.recipe import Recipe
+from diffmamba_interp.lm_training.step import EAGER_STEPS, EagerStep, GraphedStep, make_step
+from diffmamba_interp.models.language_model import HookedMamba
+from tests.lm_training.tiny import ALONE, N_TOKENS, tiny_config, tiny_recipe
+
+GPU = Processes(0, 1, torch.device("cuda", 0))
+
+
+def batch(seed: int) -> Batch:
+    numbers = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, N_TOKENS, (4, 33), generator=numbers)
+    return Batch(tokens.to(torch.uint16), torch.randint(0, 4, (4, 33), generator=numbers).to(torch.uint8))
+
+
+def recipe(folder: Path, **changes: object) -> Recipe:
+    return tiny_recipe(folder, batch_size=4, **changes)
+
+
+def new_model(device: torch.device) -> HookedMamba:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_state": 16, "d_head": 16, "differential": DifferentialConfig()}
+    return HookedMamba(tiny_config(**sizes)).to(device).train()
+
+
+def train(step: EagerStep | GraphedStep, n: int) -> tuple[list[float], Tensor, dict[str, float]]:
+    """Losses and norms of `n` steps, the weights after them, the means by role."""
+    sums = RoleSums(GPU.device)
+    eager = step.eager if isinstance(step, GraphedStep) else step
+    values = [float(x) for i in range(n) for x in step(batch(i), 1e-3 * (i + 1), sums)]
+    weights = torch.cat([parameter.detach().flatten() for parameter in eager.model.parameters()])
+    return values, weights, sums.read()
+
+
+def test_a_cpu_takes_its_steps_one_launch_at_a_time(tmp_path: Path) -> None:
+    model = new_model(torch.device("cpu"))
+    made = recipe(tmp_path)
+    assert isinstance(make_step(model, make_optimiser(model, made.optimiser), made, ALONE), EagerStep)
+
+
+def test_a_snapshots_learning_rate_does_not_replace_this_runs(tmp_path: Path) -> None:
+    model, made = new_model(torch.device("cpu")), recipe(tmp_path)
+    saved = make_optimiser(model, made.optimiser)
+    EagerStep(model, saved, made, ALONE)(batch(0), 0.125, RoleSums("cpu"))
+    other = make_optimiser(model, dataclasses.replace(made.optimiser, lr=0.5))
+    restore_optimiser(other, saved.state_dict())
+    assert [group["lr"] for group in other.param_groups] == [0.5, 0.5]
+    moments = [state["exp_avg"] for state in other.state.values()]
+    assert sum(float(moment.abs().sum()) for moment in moments) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_graph_computes_what_single_launches_compute(tmp_path: Path, precision: str) -> None:
+    made = recipe(tmp_path, precision=precision)
+    results = []
+    for is_graph in (False, True):
+        model = new_model(GPU.device)
+        chosen = dataclasses.replace(made, cuda_graph=is_graph)
+        step = make_step(model, make_optimiser(model, made.optimiser), chosen, GPU)
+        assert isinstance(step, GraphedStep) == is_graph
+        results.append(train(step, EAGER_STEPS + 4))
+    (values, weights, means), (graph_values, graph_weights, graph_means) = results
+    assert graph_values == pytest.approx(values, rel=2e-3)
+    assert graph_means == pytest.approx(means, rel=2e-3)
+    assert (weights - graph_weights).norm() < 0.02 * (weights - initial_weights()).norm()
+
+
+def initial_weights() -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in new_model(GPU.device).parameters()])
