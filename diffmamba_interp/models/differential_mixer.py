@@ -168,8 +168,8 @@ class DifferentialMixer(nn.Module):
             return factor * m
         subnorm = cast(RMSNorm, self.subnorm)
         if fused and not subnorm.is_hooked:
-            # The factor goes into the gain, which spares a pass over m.
-            return fused_ops().rms_norm(m, factor * subnorm.weight, subnorm.eps)
+            # The kernel applies the factor too, which spares a pass over m.
+            return fused_ops().rms_norm(m, subnorm.weight, subnorm.eps, gain=factor)
         return factor * subnorm(m, fused=fused)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops.kernels import fused_conv_silu
+from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, fused_conv_silu, fused_rms_norm
 from diffmamba_interp.ops.reference import ScanOutput
 
 MAX_SCAN_POSITIONS = 32_768
@@ -169,11 +169,17 @@ def gated_rms_norm(
     return _kernels().gated_norm(y, weight, None, z=z, eps=eps, group_size=group_size, norm_before_gate=False)
 
 
-def rms_norm(x: Float[Tensor, "*batch d"], weight: Float[Tensor, " d"], eps: float) -> Float[Tensor, "*batch d"]:
-    """weight * x / rms(x) by PyTorch's kernel, the mean in float32, the result in the dtype of the weight."""
-    if x.dtype == weight.dtype:
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    return F.rms_norm(x.float(), (x.shape[-1],), weight.float(), eps).to(weight.dtype)
+def rms_norm(
+    x: Float[Tensor, "*batch d"], weight: Float[Tensor, " d"], eps: float, *, gain: float = 1.0
+) -> Float[Tensor, "*batch d"]:
+    """gain * weight * x / rms(x), the mean in float32, the result in the dtype of the weight.
+
+    By our kernel in one launch; by PyTorch's for float64 and for rows longer than a program of ours holds.
+    """
+    if x.shape[-1] <= MAX_NORM_WIDTH and torch.float64 not in (x.dtype, weight.dtype):
+        return fused_rms_norm(x, weight, eps, gain=gain)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return F.rms_norm(x.to(dtype), (x.shape[-1],), gain * weight.to(dtype), eps).to(weight.dtype)
 
 
 @functools.cache
