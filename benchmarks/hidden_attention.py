@@ -2,8 +2,8 @@
 
 Run on a machine with an NVIDIA GPU: `python benchmarks/hidden_attention.py [--out results.json]`.
 `--device cpu` runs the same on a CPU (without torch.compile), where `--blocks` is of interest: the head-mean of
-12 blocks of a whole model. Everything is float32 with IEEE products, the precision that is checked first;
-one process, alternating rounds; a ratio is the contender's time over ours.
+12 blocks of a whole model. Everything is float32 in the precision that is checked first; one process,
+alternating rounds; a ratio is the contender's time over ours.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def as_block(branch: BranchActivations) -> BlockActivations:
     )
 
 
-def measure(contenders: dict[str, Callable[[], object]], device: str) -> dict[str, Timing]:
+def measure(contenders: dict[str, Callable[[], object]], device: str, graphs: bool) -> dict[str, Timing]:
     if device == "cuda":
-        return time_side_by_side(contenders)
+        return time_side_by_side(contenders, graphs=graphs)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(3):
         for name, run in contenders.items():
@@ -98,8 +98,11 @@ def compiled(function: Callable[..., Tensor], device: str) -> Callable[..., Tens
     return torch.compile(function) if device == "cuda" else None
 
 
-def pictures(branch: BranchActivations, device: str) -> dict[str, dict[str, Timing]]:
-    """The three pictures of one block, each with its peers; ours is last and is what ratios refer to."""
+def pictures(branch: BranchActivations, device: str, *, graphs: bool) -> dict[str, dict[str, Timing]]:
+    """The three pictures of one block, each with its peers; ours is last and is what ratios refer to.
+
+    graphs: replay CUDA graphs, which leaves the GPU's time alone; else what a call costs on this host.
+    """
     scan = (branch.dt, branch.log_decay, branch.B, branch.C)
     v = torch.randn(branch.out_weight.shape[0], device=branch.dt.device)
     block = as_block(branch)
@@ -125,12 +128,12 @@ def pictures(branch: BranchActivations, device: str) -> dict[str, dict[str, Timi
             contenders["torch.compile"] = lambda f=fast: f(*scan)
             contenders["ours, reference"] = run("reference")
         contenders["ours"] = run(impl)
-        results[name] = measure(contenders, device)
+        results[name] = measure(contenders, device, graphs)
     contenders = {"eager PyTorch": lambda: eager_contribution(branch, v)}
     if device == "cuda":
         contenders["ours, reference"] = along("reference")
     contenders["ours"] = along(impl)
-    results["contribution along a direction"] = measure(contenders, device)
+    results["contribution along a direction"] = measure(contenders, device, graphs)
     return results
 
 
@@ -208,9 +211,12 @@ def main() -> None:
     with torch.no_grad():
         errors = precision(branch, given.device)
         print(f"error of what is timed: {errors}")
-        timings = pictures(branch, given.device)
-        for title, made in timings.items():
-            report(f"{title}, length {given.length}, {given.heads} heads, float32", made)
+        ways = {"GPU time": True, "eager": False} if given.device == "cuda" else {"eager": False}
+        timings = {}
+        for way, graphs in ways.items():
+            for title, made in pictures(branch, given.device, graphs=graphs).items():
+                timings[f"{title}, {way}"] = made
+                report(f"{title}, length {given.length}, {given.heads} heads, float32, {way}", made)
         long = rows_of_a_long_prompt(given.long, given.heads, given.d_state, given.device)
         print(f"\nrows of a long prompt: {long}")
         model = whole_model(given.length, given.blocks, given.device)

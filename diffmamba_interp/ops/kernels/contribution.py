@@ -28,8 +28,10 @@ from diffmamba_interp.ops.kernels.tiles import (
     Tiles,
     check_precision,
     decay_tile,
+    decay_vectors,
     destination_rows,
     in_one_dtype,
+    is_below_diagonal,
     product_tile,
 )
 from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, triton
@@ -147,6 +149,8 @@ def _contribution_kernel(
     s_ok = s < length
     diagonal = s[None, :] == t[:, None]
     total = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
+    pivot = tl.minimum(tl.program_id(0) * BLOCK_S + BLOCK_S, length) - 1
+    is_below = is_below_diagonal(t, row_ok, pivot)
     if tl.program_id(0) * BLOCK_S <= last:
         for used in range(0, n_used):
             group = tl.load(groups + used)
@@ -163,8 +167,12 @@ def _contribution_kernel(
                     P, PRECISION, BLOCK_T, BLOCK_S, BLOCK_N,
                 )  # fmt: skip
                 trace = running + (batch * n_selected + i) * 3 * length
-                decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
-                weight = scores * (decay * dt_s[None, :])
+                if is_below:
+                    since, until = decay_vectors(trace, length, t, row_ok, s, s_ok, pivot)
+                    weight = scores * (since[:, None] * until[None, :])
+                else:
+                    decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
+                    weight = scores * (decay * dt_s[None, :])
                 if HAS_D:
                     weight += tl.where(diagonal, tl.load(skip + head).to(tl.float32), 0.0)
                 total += weight * along

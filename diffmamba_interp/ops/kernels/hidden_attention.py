@@ -7,7 +7,7 @@
 
 One program takes a tile of destination rows times source positions: the product C B^T once per group, then
 the heads of the group in a loop. The full form is bound by writing H; a reduced one writes L x L numbers.
-Tiles above the diagonal are only filled with zeros. The backward is in `hidden_attention_backward`.
+Below the diagonal the decay of a tile is an outer product; tiles above it are only filled with zeros. The backward is in `hidden_attention_backward`.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,10 @@ from diffmamba_interp.ops.kernels.tiles import (
     Tiles,
     check_precision,
     decay_tile,
+    decay_vectors,
     destination_rows,
     in_one_dtype,
+    is_below_diagonal,
     product_tile,
     restaged,
 )
@@ -35,7 +37,7 @@ from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, tri
 
 Reduction = Literal["mean", "abs_mean", "max_abs"]
 
-FULL_TILES = Tiles(block_t=32, block_s=128, num_warps=8)
+FULL_TILES = Tiles()
 REDUCED_TILES = Tiles()
 BACKWARD_TILES = Tiles(num_warps=8)
 
@@ -189,13 +191,21 @@ def _full_kernel(
         )  # fmt: skip
         plane = (batch * n_selected + tl.load(slots + begin)) * n_rows * length
         scores = restaged(scores, target + plane, ok)
-        causal = s[None, :] <= t[:, None]
-        for i in range(begin, end):
-            trace = running + (batch * n_selected + i) * 3 * length
-            decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
-            tile = tl.where(causal, scores * (decay * dt_s[None, :]), 0.0)
-            plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
-            tl.store(target + plane, tile, mask=ok)
+        pivot = tl.minimum(tl.program_id(0) * BLOCK_S + BLOCK_S, length) - 1
+        if is_below_diagonal(t, row_ok, pivot):
+            for i in range(begin, end):
+                trace = running + (batch * n_selected + i) * 3 * length
+                since, until = decay_vectors(trace, length, t, row_ok, s, s_ok, pivot)
+                plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
+                tl.store(target + plane, scores * (since[:, None] * until[None, :]), mask=ok)
+        else:
+            causal = s[None, :] <= t[:, None]
+            for i in range(begin, end):
+                trace = running + (batch * n_selected + i) * 3 * length
+                decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
+                tile = tl.where(causal, scores * (decay * dt_s[None, :]), 0.0)
+                plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
+                tl.store(target + plane, tile, mask=ok)
     else:
         for i in range(begin, end):
             plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
@@ -219,6 +229,8 @@ def _reduced_kernel(
     place = (batch * n_rows + row)[:, None] * length + s[None, :]
     total = tl.zeros((BLOCK_T, BLOCK_S), tl.float32)
     best = tl.zeros((BLOCK_T, BLOCK_S), tl.int32)
+    pivot = tl.minimum(tl.program_id(0) * BLOCK_S + BLOCK_S, length) - 1
+    is_below = is_below_diagonal(t, row_ok, pivot)
     if tl.program_id(0) * BLOCK_S <= last:
         for used in range(0, n_used):
             group = tl.load(groups + used)
@@ -230,8 +242,12 @@ def _reduced_kernel(
             scores = restaged(scores, out + place, ok)
             for i in range(tl.load(offsets + used), tl.load(offsets + used + 1)):
                 trace = running + (batch * n_selected + i) * 3 * length
-                decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
-                hidden = scores * (decay * dt_s[None, :])
+                if is_below:
+                    since, until = decay_vectors(trace, length, t, row_ok, s, s_ok, pivot)
+                    hidden = scores * (since[:, None] * until[None, :])
+                else:
+                    decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
+                    hidden = scores * (decay * dt_s[None, :])
                 if FORM == "mean":
                     total += hidden
                 elif FORM == "abs_mean":

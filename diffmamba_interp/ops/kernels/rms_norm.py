@@ -35,8 +35,9 @@ class NormTiles:
 
     Attributes:
         block: elements in a tile, a power of 2; a tile is at least one row.
-        num_warps: warps in a program; rows longer than 1024 elements per warp take more.
-        programs_per_sm: programs of the backward per multiprocessor; each leaves one partial dweight.
+        num_warps: warps in a program; rows of more than 512 elements per warp take more.
+        programs_per_sm: programs of the backward per multiprocessor, each of which leaves one partial dweight;
+            as many as its registers hold at once, since one more would run alone at the end.
     """
 
     block: int = 4096
@@ -45,7 +46,7 @@ class NormTiles:
 
 
 NORM_TILES = NormTiles()
-BACKWARD_NORM_TILES = NormTiles()
+BACKWARD_NORM_TILES = NormTiles(block=2048)
 
 SUM_BLOCK_ROWS = 128
 SUM_BLOCK_D = 16
@@ -73,9 +74,14 @@ def fused_rms_norm(
 
     Raises:
         ImportError, RuntimeError: no Triton, or no GPU (see `check_launchable`).
-        ValueError: a dtype that is not served, or rows longer than `MAX_NORM_WIDTH`.
+        ValueError: a dtype that is not served, rows longer than `MAX_NORM_WIDTH`, or a weight of another length.
     """
     check_launchable("fused_rms_norm", x, weight)
+    _require_served(x, weight)
+    return _RMSNorm.apply(x, weight, float(eps), float(gain), tiles)
+
+
+def _require_served(x: Tensor, weight: Tensor) -> None:
     for name, value in (("x", x), ("weight", weight)):
         if value.dtype not in DTYPES:
             raise ValueError(
@@ -87,7 +93,10 @@ def fused_rms_norm(
             f"fused_rms_norm takes rows of at most {MAX_NORM_WIDTH} elements, but x has rows of {x.shape[-1]}: "
             "use torch.nn.functional.rms_norm."
         )
-    return _RMSNorm.apply(x, weight, float(eps), float(gain), tiles)
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(
+            f"weight must have one factor per element of a row, {x.shape[-1]}, but has shape {tuple(weight.shape)}."
+        )
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -137,7 +146,7 @@ def _row_blocks(x: Tensor, tiles: NormTiles) -> tuple[int, int, int, int]:
     """Number of rows, then rows and elements per row of a tile, and the warps that hold it."""
     d = x.shape[-1]
     block_d = triton.next_power_of_2(d)
-    return x.numel() // d, max(1, tiles.block // block_d), block_d, max(tiles.num_warps, block_d // 1024)
+    return x.numel() // d, max(1, tiles.block // block_d), block_d, max(tiles.num_warps, block_d // 512)
 
 
 def _multiprocessors(device: torch.device) -> int:

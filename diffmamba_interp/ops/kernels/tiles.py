@@ -130,3 +130,28 @@ def decay_tile(running, length, t, row_ok, s, s_ok):
     dt_s = tl.load(running + 2 * length + s, mask=s_ok, other=0.0)
     gap = (high_t[:, None] - high_s[None, :]) + (low_t[:, None] - low_s[None, :])
     return tl.exp2(tl.where(s[None, :] <= t[:, None], gap, float("-inf"))), dt_s
+
+
+@triton.jit
+@no_type_check
+def is_below_diagonal(t, row_ok, pivot):
+    """Whether every source up to `pivot`, the last one of a tile, lies at or before every valid row."""
+    return pivot <= tl.min(tl.where(row_ok, t, 2147483647), 0)
+
+
+@triton.jit
+@no_type_check
+def decay_vectors(running, length, t, row_ok, s, s_ok, pivot):
+    """The factors of a tile below the diagonal: exp(cum[t] - cum[pivot]), and exp(cum[pivot] - cum[s]) dt[s].
+
+    With s <= pivot <= t neither exponent is positive, so a tile needs exponentials of its edges only.
+    """
+    high_p, low_p = tl.load(running + pivot), tl.load(running + length + pivot)
+    high_t = tl.load(running + t, mask=row_ok, other=0.0)
+    low_t = tl.load(running + length + t, mask=row_ok, other=0.0)
+    high_s = tl.load(running + s, mask=s_ok, other=0.0)
+    low_s = tl.load(running + length + s, mask=s_ok, other=0.0)
+    dt_s = tl.load(running + 2 * length + s, mask=s_ok, other=0.0)
+    since = tl.exp2(tl.where(row_ok, (high_t - high_p) + (low_t - low_p), float("-inf")))
+    until = tl.exp2(tl.where(s_ok, (high_p - high_s) + (low_p - low_s), float("-inf")))
+    return since, until * dt_s

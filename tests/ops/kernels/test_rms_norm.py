@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffmamba_interp.ops import fused
 from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, NormTiles, fused_rms_norm, rms_norm
 from diffmamba_interp.ops.kernels.triton_import import INTERPRETED
 
@@ -135,3 +136,27 @@ def test_rows_longer_than_a_program_holds_are_refused(device: torch.device) -> N
     x = torch.zeros(1, MAX_NORM_WIDTH + 1).to(device)
     with pytest.raises(ValueError, match="at most 8192"):
         fused_rms_norm(x, x[0], EPS)
+
+
+def test_a_weight_of_another_length_is_refused(device: torch.device) -> None:
+    with pytest.raises(Exception, match="weight"):
+        fused_rms_norm(torch.randn(3, 8).to(device), torch.ones(4).to(device), EPS)
+
+
+@pytest.mark.parametrize(
+    ("d", "x_dtype", "dtype"),
+    [
+        (20, torch.float32, torch.float32),
+        (MAX_NORM_WIDTH + 1, torch.float32, torch.float32),
+        (20, torch.float64, torch.float64),
+        (20, torch.float64, torch.float32),
+    ],
+)
+def test_the_fused_path_serves_every_width_and_dtype(
+    d: int, x_dtype: torch.dtype, dtype: torch.dtype, device: torch.device
+) -> None:
+    x, weight, _ = make_inputs(2, d, device, x_dtype, dtype)
+    out = fused.rms_norm(x, weight, EPS, gain=0.4)
+    expected = reference(x.double(), weight.double(), EPS, 0.4)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
