@@ -182,7 +182,7 @@ def measure_370m_run() -> dict[str, float]:
 
 
 def report(title: str, timings: dict[str, Timing], peer: str) -> None:
-    print(f"\n{title}")
+    print(f"\n{title}", flush=True)
     for name, timing in timings.items():
         print(f"  {name:45s} {timing}   {timings[peer].median_s / timing.median_s:5.2f} x {peer}")
 
@@ -190,7 +190,9 @@ def report(title: str, timings: dict[str, Timing], peer: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", default="", help="measure only the cases whose title starts with this")
+    cases = ("scan", "mixer", "block", "model", "memory")
+    parser.add_argument("--only", nargs="*", choices=cases, default=cases, help="measure these cases only")
+    parser.add_argument("--batches", nargs="*", type=int, default=[8, 1])
     options = parser.parse_args()
     out = options.out
     results: dict[str, object] = {
@@ -199,16 +201,17 @@ def main() -> None:
         "python": platform.python_version(),
     }
     with torch.no_grad():
-        chunks = measure_scan_chunks(8)
-        report("mixers by the scan's chunk size, batch 8, CUDA graph", chunks, "plain, chunk 256")
-        results["scan"] = {name: vars(timing) for name, timing in chunks.items()}
-        for batch in (8, 1):
+        if "scan" in options.only:
+            chunks = measure_scan_chunks(8)
+            report("mixers by the scan's chunk size, batch 8, CUDA graph", chunks, "plain, chunk 256")
+            results["scan"] = {name: vars(timing) for name, timing in chunks.items()}
+        for batch in options.batches:
             for title, measure, peer in (
                 ("mixer", measure_mixers, "mamba_ssm.Mamba2"),
                 ("block", measure_blocks, "mamba_ssm block"),
                 ("model", measure_models, "mamba_ssm model"),
             ):
-                if not title.startswith(options.only):
+                if title not in options.only:
                     continue
                 for launches in ("eager", "CUDA graph"):
                     timings = measure(batch, launches == "CUDA graph")
@@ -216,8 +219,9 @@ def main() -> None:
                     report(f"{case}, length {LENGTH}, bf16", timings, peer)
                     results[case] = {name: vars(timing) for name, timing in timings.items()}
                     torch.cuda.empty_cache()
-        results["370M at 4 x 2048"] = measure_370m_run()
-        print(f"\n370M, batch 4 x {LENGTH}, all resid_post kept: {results['370M at 4 x 2048']}")
+        if "memory" in options.only:
+            results["370M at 4 x 2048"] = measure_370m_run()
+            print(f"\n370M, batch 4 x {LENGTH}, all resid_post kept: {results['370M at 4 x 2048']}")
     if out is not None:
         out.write_text(json.dumps(results, indent=1), encoding="utf-8")
 

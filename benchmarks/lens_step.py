@@ -5,17 +5,23 @@ anywhere: `python benchmarks/lens_step.py --device cpu --tiny`. Everything is me
 alternating rounds, on the same random residual streams. The library's loop is its lens class under bfloat16
 autocast, block by block, as its train_loop does it; it is handed the final logits, while ours makes its target
 from the final residual stream. The optimiser's step (once per 2^18 tokens) is in neither, but is in --whole.
+
+Each part is printed, and saved to --out, as soon as it is measured; a part that fails is reported and does not
+keep the others from being measured (the exit code is then 1).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import logging
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -26,20 +32,39 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import LensRecipe, LensTraining, ModelUnembed, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Translators, add_block_gradient, final_target
 from diffmamba_interp.lens.random_tokens import RandomTokenBatches
+from diffmamba_interp.lens.residual_stream import residual_stream
 from diffmamba_interp.lens.work_sizes import chunk_tokens
+from diffmamba_interp.models.checkpoints import FLOAT32_PARAMETERS
 from diffmamba_interp.ops.kernels.lens_loss import RowTiles, exponentiate_rows_fused_
+
+STARTED = time.perf_counter()
 
 
 @dataclass(frozen=True)
 class Shape:
+    """Sizes of the lens, micro-batches that are measured, and for --whole a step's tokens and a sequence's."""
+
     n_blocks: int
     d_model: int
     d_vocab: int
+    d_head: int
     tokens: tuple[int, ...]
+    tokens_per_step: int
+    sequence_length: int
 
 
-FULL = Shape(n_blocks=48, d_model=1024, d_vocab=50_288, tokens=(2048, 8192))
-TINY = Shape(n_blocks=3, d_model=64, d_vocab=1000, tokens=(128, 256))
+FULL = Shape(
+    n_blocks=48,
+    d_model=1024,
+    d_vocab=50_288,
+    d_head=64,
+    tokens=(2048, 8192),
+    tokens_per_step=2**16,
+    sequence_length=2048,
+)
+TINY = Shape(
+    n_blocks=3, d_model=64, d_vocab=1000, d_head=16, tokens=(128, 256), tokens_per_step=256, sequence_length=64
+)
 
 
 class Inputs:
@@ -48,7 +73,8 @@ class Inputs:
     def __init__(self, shape: Shape, n_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
         cfg = HookedMambaConfig(d_model=shape.d_model, n_layers=1, d_vocab=shape.d_vocab, d_state=16, d_head=32)
-        model = HookedMamba(cfg).to(device, dtype).requires_grad_(False)
+        with torch.device(device):
+            model = HookedMamba(cfg).to(dtype).requires_grad_(False)
         # Logits with a spread of about 3, so that the predictions are far from uniform.
         model.unembed.weight.normal_(std=3 / shape.d_model**0.5)
         self.unembed = ModelUnembed(model)
@@ -67,6 +93,7 @@ class Inputs:
         )
 
 
+@torch.no_grad()
 def ours(inputs: Inputs, chunk: int | None = None) -> tuple[Tensor, Translators]:
     """Losses [block] (means) and gradients of the mean loss."""
     read_out = ReadOut.of(inputs.unembed)
@@ -97,6 +124,7 @@ def the_librarys(inputs: Inputs) -> Tensor:
     return torch.stack(losses)
 
 
+@torch.no_grad()
 def two_products(inputs: Inputs) -> None:
     """The floor: per block, the logits and the way back through the unembedding."""
     U = inputs.unembed.weight
@@ -104,39 +132,78 @@ def two_products(inputs: Inputs) -> None:
         (h @ U.mT) @ U
 
 
-def seconds(run: Callable[[], object], calls: int) -> float:
-    _synchronize()
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens per second: median, lowest and highest round. extra_bytes: peak beyond what was allocated before."""
+
+    tokens_per_s: float
+    low: float
+    high: float
+    extra_bytes: int | None
+
+    def __str__(self) -> str:
+        extra = "" if self.extra_bytes is None else f", {self.extra_bytes / 1e9:.2f} GB extra"
+        return f"{self.tokens_per_s:10,.0f} tokens/s ({self.low:,.0f} to {self.high:,.0f}){extra}"
+
+
+def side_by_side(
+    shape: Shape, n_tokens: int, device: torch.device, dtype: torch.dtype, rounds: int
+) -> dict[str, object]:
+    """Speeds at one micro-batch size in alternating rounds; a contender that fails drops out."""
+    inputs = Inputs(shape, n_tokens, device, dtype)
+    contenders: dict[str, Callable[[], object]] = {
+        "ours": lambda: ours(inputs),
+        "library": lambda: the_librarys(inputs),
+        "two products": lambda: two_products(inputs),
+    }
+    times: dict[str, list[float]] = {}
+    memory: dict[str, int | None] = {}
+    for name, run in contenders.items():
+        try:
+            run()
+            inputs.lens.zero_grad(set_to_none=True)
+            memory[name] = extra_bytes(run, device)
+            times[name] = []
+        except RuntimeError:  # out of memory, above all
+            logging.exception("%s at %d tokens", name, n_tokens)
+            inputs.lens.zero_grad(set_to_none=True)
+            release(device)
+    for _ in range(rounds):
+        for name, values in times.items():
+            values.append(seconds(contenders[name], device))
+    found: dict[str, object] = {}
+    for name, values in times.items():
+        speeds = sorted(n_tokens / value for value in values)
+        speed = Speed(tokens_per_s=statistics.median(speeds), low=speeds[0], high=speeds[-1], extra_bytes=memory[name])
+        show(f"{n_tokens:6d} tokens  {name:13s}{speed}")
+        found[name] = asdict(speed)
+    if "library" in times and "ours" in times:
+        found["ratio"] = statistics.median(times["library"]) / statistics.median(times["ours"])
+        show(f"{n_tokens:6d} tokens  ratio to the library {found['ratio']:.2f}")
+    return found
+
+
+def seconds(run: Callable[[], object], device: torch.device, calls: int = 2) -> float:
+    """Mean time of a call, by the host's clock between two synchronisations."""
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
         run()
-    _synchronize()
+    synchronize(device)
     return (time.perf_counter() - start) / calls
 
 
-def side_by_side(contenders: dict[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, list[float]]:
-    for run in contenders.values():
-        run()
-        run()
-    return {
-        name: times
-        for name, times in zip(
-            contenders,
-            zip(*([seconds(run, calls) for run in contenders.values()] for _ in range(rounds)), strict=True),
-            strict=True,
-        )
-    }
-
-
-def extra_bytes(run: Callable[[], object]) -> int | None:
+def extra_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     """Peak of allocated memory beyond what was allocated before, gradients included."""
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
+        run()
         return None
-    _synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    release(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     run()
-    _synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def errors(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -171,103 +238,150 @@ def errors(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, 
     return worst
 
 
-def whole_run(device: torch.device) -> dict[str, float]:
-    """Tokens per second of training at the 370M shape (alternate placement), model forward and optimiser included."""
+def whole_run(shape: Shape, device: torch.device) -> dict[str, object]:
+    """Training with the model's forward and the optimiser (alternate placement, bfloat16), and the forward alone."""
     cfg = HookedMambaConfig(
-        d_model=1024,
-        n_layers=48,
-        d_vocab=50_288,
+        d_model=shape.d_model,
+        n_layers=shape.n_blocks,
+        d_vocab=shape.d_vocab,
+        d_head=shape.d_head,
         tie_embeddings=True,
         differential=DifferentialConfig(placement="alternate"),
     )
-    model = HookedMamba(cfg).to(device, torch.bfloat16).requires_grad_(False)
-    recipe = LensRecipe(steps=6, tokens_per_step=2**17, sequence_length=2048)
-    batches = RandomTokenBatches(cfg.d_vocab, length=2048, batch_size=recipe.sequences_per_step)
+    with torch.device(device):
+        model = HookedMamba(cfg).requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] not in FLOAT32_PARAMETERS:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    recipe = LensRecipe(steps=4, tokens_per_step=shape.tokens_per_step, sequence_length=shape.sequence_length)
+    batches = RandomTokenBatches(cfg.d_vocab, length=recipe.sequence_length, batch_size=recipe.sequences_per_step)
+    release(device)
+    before_bytes = 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before_bytes = torch.cuda.memory_allocated(device)
     training = LensTraining(model, TunedLens.from_model(model), batches, recipe, dtype=torch.bfloat16)
     times, before = [], time.perf_counter()
     for record in training.run():
+        synchronize(device)
         now = time.perf_counter()
         times.append(record.n_tokens / (now - before))
+        show(f"whole run, step {record.step}: {times[-1]:,.0f} tokens/s")
         before = now
-    return {"tokens_per_s": statistics.median(times[1:]), "micro_batch": training.micro_batch}
-
-
-def sweep(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Milliseconds of the pass over one tile of logits by its tiles, and tokens/s of the whole by chunk."""
-    found = {}
-    logits = torch.randn(4096, shape.d_vocab, device=device, dtype=dtype)
-    for block in (2048, 4096, 8192, 16384):
-        for num_warps in (4, 8, 16, 32):
-            tiles = RowTiles(block=block, num_warps=num_warps)
-            run = lambda tiles=tiles: exponentiate_rows_fused_(logits, tiles=tiles)  # noqa: E731
-            run()
-            found[f"exponentiate 4096 rows, block {block}, {num_warps} warps, ms"] = 1e3 * seconds(run, 10)
-    del logits
-    inputs = Inputs(shape, 8192, device, dtype)
-    for chunk in (1024, 2048, 4096, 8192):
-        run = lambda chunk=chunk: ours(inputs, chunk)  # noqa: E731
-        run()
-        found[f"chunk {chunk}, tokens/s"] = 8192 / seconds(run, 3)
+    peak = torch.cuda.max_memory_allocated(device) - before_bytes if device.type == "cuda" else None
+    tokens = next(batches)[: training.micro_batch].to(device)
+    forward = tokens.numel() / seconds(lambda: residual_stream(model, tokens, dtype=torch.bfloat16), device, calls=3)
+    found = {
+        "tokens_per_s": statistics.median(times[1:]),
+        "forward_tokens_per_s": forward,
+        "micro_batch": training.micro_batch,
+        "extra_bytes": peak,
+    }
+    show(f"whole run, forward and optimiser included: {found}")
     return found
 
 
-def main() -> None:
+def sweep_tiles(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """Milliseconds of the pass over 4,096 rows of logits, by the kernel's tiles."""
+    found: dict[str, object] = {}
+    logits = torch.randn(4096, shape.d_vocab, device=device, dtype=dtype)
+    for block, num_warps in ((2048, 8), (4096, 8), (4096, 16), (8192, 8), (8192, 16), (8192, 32), (16384, 16)):
+        tiles = RowTiles(block=block, num_warps=num_warps)
+        exponentiate_rows_fused_(logits, tiles=tiles)
+        run = lambda tiles=tiles: exponentiate_rows_fused_(logits, tiles=tiles)  # noqa: E731
+        name = f"block {block}, {num_warps} warps, ms"
+        found[name] = 1e3 * seconds(run, device, calls=10)
+        show(f"exponentiate 4096 rows, {name}: {found[name]:.3f}")
+    return found
+
+
+def sweep_chunks(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """Tokens per second of ours at the largest micro-batch, by the tokens whose logits are held at once."""
+    found: dict[str, object] = {}
+    n_tokens = shape.tokens[-1]
+    inputs = Inputs(shape, n_tokens, device, dtype)
+    for chunk in (n_tokens // 8, n_tokens // 4, n_tokens // 2, n_tokens):
+        run = lambda chunk=chunk: ours(inputs, chunk)  # noqa: E731
+        run()
+        memory = extra_bytes(run, device)
+        name = f"chunk {chunk}, tokens/s"
+        found[name] = n_tokens / seconds(run, device)
+        show(f"{name}: {found[name]:,.0f}" + ("" if memory is None else f", {memory / 1e9:.2f} GB extra"))
+    return found
+
+
+def measure_errors(shape: Shape, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """`errors`, shown."""
+    found = errors(shape, device, dtype)
+    show(f"errors against float32:\n{json.dumps(found, indent=1)}")
+    return dict(found)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--sweep", action="store_true", help="also try tile and chunk sizes (CUDA)")
-    parser.add_argument("--whole", action="store_true", help="also time training with the model's forward (CUDA)")
+    parser.add_argument("--sweep", action="store_true", help="also try tile and chunk sizes")
+    parser.add_argument("--whole", action="store_true", help="also time training with the model's forward")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device, shape = torch.device(options.device), TINY if options.tiny else FULL
-    torch.backends.cuda.matmul.allow_tf32 = False
-    dtype = torch.bfloat16
-    results: dict[str, object] = {"device": _name(device), "torch": torch.__version__, "shape": shape.__dict__}
-    for n_tokens in shape.tokens:
-        inputs = Inputs(shape, n_tokens, device, dtype)
-        contenders = {
-            "ours": lambda: ours(inputs),  # noqa: B023
-            "library": lambda: the_librarys(inputs),  # noqa: B023
-            "two products": lambda: two_products(inputs),  # noqa: B023
-        }
-        times = side_by_side(contenders, options.rounds, calls=2)
-        inputs.lens.zero_grad(set_to_none=True)
-        row: dict[str, object] = {}
-        for name, values in times.items():
-            speeds = sorted(n_tokens / value for value in values)
-            memory = extra_bytes(contenders[name])
-            row[name] = {
-                "tokens_per_s": statistics.median(speeds),
-                "low": speeds[0],
-                "high": speeds[-1],
-                "extra_bytes": memory,
-            }
-            extra = "" if memory is None else f", {memory / 2**30:.2f} GiB extra"
-            print(
-                f"{n_tokens:6d} tokens  {name:13s} {statistics.median(speeds):10,.0f} tokens/s "
-                f"({speeds[0]:,.0f} to {speeds[-1]:,.0f}){extra}"
-            )
-        ratio = statistics.median(times["library"]) / statistics.median(times["ours"])
-        row["ratio"] = ratio
-        print(f"{n_tokens:6d} tokens  ratio to the library {ratio:.2f}")
-        results[f"{n_tokens} tokens"] = row
-        del inputs, contenders
-    results["errors"] = errors(shape, device, dtype)
-    print(f"errors against float32:\n{json.dumps(results['errors'], indent=1)}")
-    if options.sweep:
-        results["sweep"] = sweep(shape, device, dtype)
-        print(json.dumps(results["sweep"], indent=1))
+    logging.basicConfig(format="%(message)s")
+    device, shape, dtype = torch.device(options.device), TINY if options.tiny else FULL, torch.bfloat16
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    parts: dict[str, Callable[[], dict[str, object]]] = {
+        f"{n} tokens": lambda n=n: side_by_side(shape, n, device, dtype, options.rounds)  # type: ignore[misc]
+        for n in shape.tokens
+    }
+    parts["errors"] = lambda: measure_errors(shape, device, dtype)
     if options.whole:
-        results["whole run"] = whole_run(device)
-        print(f"whole run, forward and optimiser included: {results['whole run']}")
-    if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        parts["whole run"] = lambda: whole_run(shape, device)
+    if options.sweep:
+        parts["chunks"] = lambda: sweep_chunks(shape, device, dtype)
+        if device.type == "cuda":
+            parts["tiles"] = lambda: sweep_tiles(shape, device, dtype)
+    results: dict[str, object] = {"device": _name(device), "torch": torch.__version__, "shape": asdict(shape)}
+    show(f"{results['device']}, PyTorch {torch.__version__}")
+    failed = [name for name, measure in parts.items() if not _measured(name, measure, results, device, options.out)]
+    return 1 if failed else 0
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def show(line: str) -> None:
+    """Print with the seconds since the start, at once."""
+    print(f"[{time.perf_counter() - STARTED:5.1f} s] {line}", flush=True)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back memory that nothing uses."""
+    gc.collect()
+    synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _measured(
+    name: str,
+    measure: Callable[[], dict[str, object]],
+    results: dict[str, object],
+    device: torch.device,
+    out: Path | None,
+) -> bool:
+    """Measure one part into `results` and save them; False, after reporting it, if it failed."""
+    try:
+        results[name] = measure()
+    except Exception as error:
+        logging.exception("%s failed", name)
+        results[name] = {"failed": f"{type(error).__name__}: {error}"}
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    release(device)
+    return not (isinstance(results[name], dict) and "failed" in results[name])
 
 
 def _name(device: torch.device) -> str:
@@ -275,4 +389,4 @@ def _name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
