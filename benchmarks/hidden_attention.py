@@ -126,11 +126,12 @@ def pictures(branch: BranchActivations, device: str, *, graphs: bool) -> dict[st
         contenders["eager PyTorch"] = lambda e=eager: e(*scan)
         if (fast := compiled(eager, device)) is not None:
             contenders["torch.compile"] = lambda f=fast: f(*scan)
+        if device == "cuda" and not graphs:
             contenders["ours, reference"] = run("reference")
         contenders["ours"] = run(impl)
         results[name] = measure(contenders, device, graphs)
     contenders = {"eager PyTorch": lambda: eager_contribution(branch, v)}
-    if device == "cuda":
+    if device == "cuda" and not graphs:
         contenders["ours, reference"] = along("reference")
     contenders["ours"] = along(impl)
     results["contribution along a direction"] = measure(contenders, device, graphs)

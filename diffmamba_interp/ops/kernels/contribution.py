@@ -36,7 +36,7 @@ from diffmamba_interp.ops.kernels.tiles import (
 )
 from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, triton
 
-CONTRIBUTION_TILES = Tiles()
+CONTRIBUTION_TILES = Tiles(block_n=64)
 BACKWARD_TILES = Tiles(num_warps=8)
 
 

@@ -7,7 +7,8 @@
 
 One program takes a tile of destination rows times source positions: the product C B^T once per group, then
 the heads of the group in a loop. The full form is bound by writing H; a reduced one writes L x L numbers.
-Below the diagonal the decay of a tile is an outer product; tiles above it are only filled with zeros. The backward is in `hidden_attention_backward`.
+Below the diagonal the decay of a tile is an outer product; tiles above it are only filled with zeros. The
+backward is in `hidden_attention_backward`.
 """
 
 from collections.abc import Sequence
@@ -37,9 +38,12 @@ from diffmamba_interp.ops.kernels.triton_import import check_launchable, tl, tri
 
 Reduction = Literal["mean", "abs_mean", "max_abs"]
 
-FULL_TILES = Tiles()
+FULL_TILES = Tiles(block_t=32)
 REDUCED_TILES = Tiles()
 BACKWARD_TILES = Tiles(num_warps=8)
+
+STORES = ".cs"
+"""How H is written: it is far larger than the caches, and nothing here reads it again."""
 
 
 def fused_hidden_attention(
@@ -138,7 +142,7 @@ class _HiddenAttention(torch.autograd.Function):
                 grid[2] *= plan.n_groups * tiles.head_splits
                 _full_kernel[tuple(grid)](
                     out, running, B, C, rows, plan.slot, plan.group, plan.offset, *sizes,
-                    HEAD_SPLITS=tiles.head_splits, **shared,
+                    HEAD_SPLITS=tiles.head_splits, STORES=STORES, **shared,
                 )  # fmt: skip
             else:
                 scale = 1.0 if form == "max_abs" else 1.0 / plan.n_heads
@@ -164,8 +168,8 @@ class _HiddenAttention(torch.autograd.Function):
 def _full_kernel(
     out, running, b_maps, c_maps, rows, slots, groups, offsets,
     n_rows, length, n_selected, n_used, stride_bb, stride_bt, stride_bg, stride_cb, stride_ct, stride_cg,
-    HEAD_SPLITS: tl.constexpr, N: tl.constexpr, ALL_ROWS: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr,
+    HEAD_SPLITS: tl.constexpr, STORES: tl.constexpr, N: tl.constexpr, ALL_ROWS: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of H for the heads of one group, or for one of HEAD_SPLITS parts of them."""
     part = tl.program_id(2)
@@ -197,7 +201,7 @@ def _full_kernel(
                 trace = running + (batch * n_selected + i) * 3 * length
                 since, until = decay_vectors(trace, length, t, row_ok, s, s_ok, pivot)
                 plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
-                tl.store(target + plane, scores * (since[:, None] * until[None, :]), mask=ok)
+                tl.store(target + plane, scores * (since[:, None] * until[None, :]), mask=ok, cache_modifier=STORES)
         else:
             causal = s[None, :] <= t[:, None]
             for i in range(begin, end):
@@ -205,11 +209,11 @@ def _full_kernel(
                 decay, dt_s = decay_tile(trace, length, t, row_ok, s, s_ok)
                 tile = tl.where(causal, scores * (decay * dt_s[None, :]), 0.0)
                 plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
-                tl.store(target + plane, tile, mask=ok)
+                tl.store(target + plane, tile, mask=ok, cache_modifier=STORES)
     else:
         for i in range(begin, end):
             plane = (batch * n_selected + tl.load(slots + i)) * n_rows * length
-            tl.store(target + plane, tl.zeros((BLOCK_T, BLOCK_S), tl.float32), mask=ok)
+            tl.store(target + plane, tl.zeros((BLOCK_T, BLOCK_S), tl.float32), mask=ok, cache_modifier=STORES)
 
 
 @triton.jit
