@@ -20,12 +20,12 @@ if TYPE_CHECKING:
         residual_attribution,
         token_contributions,
     )
-    from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_lens
+    from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_demo_lens, load_lens
     from diffmamba_interp.models.conversion import convert_to_differential
     from diffmamba_interp.models.demo import load_demo
     from diffmamba_interp.models.inspection import inspect_checkpoint
     from diffmamba_interp.models.language_model import HookedMamba
-    from diffmamba_interp.needle import make_needle_samples
+    from diffmamba_interp.needle import make_needle_samples, needle_trajectory
 
 _HOME = {
     "ActivationCache": "activation_cache",
@@ -43,8 +43,10 @@ _HOME = {
     "inspect_checkpoint": "models.inspection",
     "lens_trajectory": "lens",
     "load_demo": "models.demo",
+    "load_demo_lens": "lens",
     "load_lens": "lens",
     "make_needle_samples": "needle",
+    "needle_trajectory": "needle",
     "residual_attribution": "implicit_attention",
     "token_contributions": "implicit_attention",
 }
@@ -65,8 +67,10 @@ __all__ = [
     "inspect_checkpoint",
     "lens_trajectory",
     "load_demo",
+    "load_demo_lens",
     "load_lens",
     "make_needle_samples",
+    "needle_trajectory",
     "residual_attribution",
     "token_contributions",
 ]

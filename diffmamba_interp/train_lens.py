@@ -20,9 +20,10 @@ import tyro
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.data import DataError, TextSource, TokenBatches, cached_tokens, load_tokenizer, tokenizer_hash
+from diffmamba_interp.data.sources import is_hub_id
 from diffmamba_interp.figures.lens_svg import kl_svg
-from diffmamba_interp.lens.atomic_files import write_text
 from diffmamba_interp.lens.card import (
     Provenance,
     lens_sha256,
@@ -35,13 +36,14 @@ from diffmamba_interp.lens.card import (
 from diffmamba_interp.lens.evaluation import HeldOutDocument, measure_lens
 from diffmamba_interp.lens.folders import load_lens, read_description, save_lens
 from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.prefetch import StepBatches
 from diffmamba_interp.lens.process_group import ProcessGroup, local_device, process_group
 from diffmamba_interp.lens.random_tokens import RandomTokenBatches, random_tokens
 from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, with_schedule
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.run_log import RunLog
 from diffmamba_interp.lens.stop_signals import StopRequest, stop_requests
-from diffmamba_interp.lens.training import LensTraining, StepBatches, StepRecord, Stopped, TrainingError
+from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
 from diffmamba_interp.models.checkpoint_files import resolve_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
@@ -203,7 +205,9 @@ def load_materials(recipe: LensRecipe, device: torch.device) -> Materials:
         logger.warning("training on random tokens, not on text: the result says nothing about language")
         tokenizer, source = None, None
     else:
-        source = TextSource(location=location)
+        source = TextSource(location=location, max_documents=recipe.max_documents)
+        if is_hub_id(location) and recipe.max_documents is None:
+            logger.warning("reading all of the hub dataset %s before training; --max-documents N takes less", location)
     return Materials(model=model, folder=folder, tokenizer=tokenizer, location=location, source=source, dtype=dtype)
 
 

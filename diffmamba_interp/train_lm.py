@@ -24,6 +24,7 @@ from typing import Annotated
 import torch
 import tyro
 
+from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.data import tokenizer_hash
 from diffmamba_interp.lens.stop_signals import stop_requests
 from diffmamba_interp.lm_training.evaluation import prepare_evaluation
@@ -32,7 +33,7 @@ from diffmamba_interp.lm_training.preparation import make_mixture, make_model, o
 from diffmamba_interp.lm_training.processes import Processes, joined_processes
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.settings import read_toml, to_toml, to_values
-from diffmamba_interp.lm_training.snapshots import read_snapshot, require_same_run, write_bytes
+from diffmamba_interp.lm_training.snapshots import read_snapshot, require_same_run
 
 PROGRAM = "python -m diffmamba_interp.train_lm"
 RECIPE_FILE = "recipe.toml"
@@ -126,7 +127,7 @@ def train(options: TrainOptions, processes: Processes, stop: Callable[[], bool] 
     evaluation = prepare_evaluation(recipe.evaluation, tokenizer) if recipe.evaluation and processes.is_first else None
     if processes.is_first:
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / RECIPE_FILE, to_toml(to_values(recipe)).encode("utf-8"))
+        write_text(folder / RECIPE_FILE, to_toml(to_values(recipe)))
     # The tokenizer's threads do not survive the start of worker processes; from here on it runs in one.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     trainer = Trainer(
@@ -163,7 +164,7 @@ def _write_results(folder: Path, trainer: Trainer, outcome: Outcome) -> None:
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
         "device": str(trainer.processes.device),
     }
-    write_bytes(folder / RESULTS_FILE, json.dumps(results, indent=1).encode("utf-8"))
+    write_text(folder / RESULTS_FILE, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

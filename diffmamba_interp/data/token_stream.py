@@ -12,9 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,6 +21,7 @@ import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.atomic_files import replacing
 from diffmamba_interp.data.documents import DataError, Document, documents_of_split, shuffle_documents
 from diffmamba_interp.data.sources import TextSource
 from diffmamba_interp.data.tokenizer import tokenizer_hash
@@ -101,9 +100,8 @@ def write_tokens(
     if end_of_text is None:
         raise DataError("the tokenizer has no end-of-text token (eos_token), which must separate documents.")
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-    path.parent.mkdir(parents=True, exist_ok=True)
     ends, n_bytes, total = [], [], 0
-    with _replacing(path) as file:
+    with replacing(path, several_writers=True) as file:
         _write_header(file, dtype, 0)
         for document, ids in _encode_documents(documents, tokenizer):
             file.write(np.asarray([*ids, end_of_text], dtype=dtype).tobytes())
@@ -116,7 +114,7 @@ def write_tokens(
             raise DataError("there are no documents to tokenise: give more text, or another split.")
         _write_header(file, dtype, total)
         for part, values in zip(_parts(path), (ends, n_bytes), strict=True):
-            with _replacing(part) as part_file:
+            with replacing(part, several_writers=True) as part_file:
                 np.save(part_file, np.asarray(values, dtype=np.int64))
     return TokenStream.load(path)
 
@@ -170,15 +168,3 @@ def _write_header(file: IO[bytes], dtype: np.dtype, n_tokens: int) -> None:
     file.seek(0)
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_tokens,)}
     np.lib.format.write_array_header_1_0(file, description)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file under a temporary name beside `path`, renamed to it only if nothing goes wrong."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffmamba_interp.atomic_files import replacing
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 FORMAT = "diffmamba_interp.AttentionRecord/1"
@@ -25,17 +24,11 @@ def save_record(record: AttentionRecord, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: _to_array(getattr(record, name)) for name in TENSORS if getattr(record, name) is not None}
     arrays |= {f"part_{i}": _to_array(part) for i, part in enumerate(record.parts)}
     values = {"format": FORMAT} | {name: getattr(record, name) for name in VALUES}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, values=np.array(json.dumps(values)), **arrays)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path, several_writers=True) as file:
+        np.savez_compressed(file, allow_pickle=False, values=np.array(json.dumps(values)), **arrays)
     return path
 
 

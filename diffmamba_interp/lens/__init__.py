@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffmamba_interp.lens.demo import demo_lens_folder, load_demo_lens
 from diffmamba_interp.lens.evaluation import Estimate, HeldOutDocument, LensMeasurement, measure_lens
 from diffmamba_interp.lens.folders import load_lens, save_lens
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
@@ -25,7 +26,9 @@ __all__ = [
     "StepRecord",
     "TrainingError",
     "TunedLens",
+    "demo_lens_folder",
     "lens_trajectory",
+    "load_demo_lens",
     "load_lens",
     "measure_lens",
     "read_recipe",

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.lens.atomic_files import write_text
+from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.folders import PARAMS_FILE
 from diffmamba_interp.lens.recipe import LensRecipe
@@ -75,11 +75,11 @@ def package_versions() -> dict[str, str]:
 
 
 def write_metrics(folder: str | Path, measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> None:
-    """Write metrics.json."""
+    """Write metrics.json. The folder in which the run was made is left out of the recipe: it decides nothing."""
     content = {
         "format": METRICS_FORMAT,
         "provenance": asdict(provenance),
-        "recipe": {name: value for name, value in asdict(recipe).items() if value is not None},
+        "recipe": {name: value for name, value in asdict(recipe).items() if value is not None and name != "out"},
         "measurement": measurement.to_dict(),
     }
     write_text(Path(folder) / METRICS_FILE, json.dumps(content, indent=1) + "\n")

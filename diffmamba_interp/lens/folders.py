@@ -26,8 +26,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from tuned_lens.nn.lenses import TunedLensConfig
 
-from diffmamba_interp.lens.atomic_files import read_tensors, write_tensors, write_text
+from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import HUB_ID, read_json
 from diffmamba_interp.models.language_model import HookedMamba

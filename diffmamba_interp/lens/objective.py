@@ -35,6 +35,8 @@ Impl = Literal["auto", "fused", "reference"]
 
 # Rows whose float32 copy is alive at a time when the logits are narrower than float32.
 _ROWS_AT_ONCE = 256
+# Before PyTorch 2.8 a product has the dtype of its factors, and they are copied to float32 instead.
+_MM_WIDENS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,8 @@ class Translators:
 def final_target(read_out: ReadOut, final: Float[Tensor, "tokens d_model"]) -> Target:
     """Target of the KL objective: the model's own prediction, from the residual stream after its last block."""
     n = _normalised(final.float(), read_out.gain, read_out.eps)[0].to(read_out.weight.dtype)
-    mean_row, lse = _softmax_mean(n, read_out)
+    weighted_sum, total, lse = _weighted_sum(n, read_out)
+    mean_row = weighted_sum / total
     return Target(mean_row=mean_row, entropy_nats=lse - (n.float() * mean_row).sum(dim=-1))
 
 
@@ -123,9 +126,9 @@ def add_block_gradient(
     h = h.to(read_out.weight.dtype)
     W, b = translators.weight[block].to(h.dtype), translators.bias[block]
     n, y, r = _maybe_compiled(_translated_and_normalised, read_out)(h, h @ W.mT, b, read_out.gain, read_out.eps)
-    mean_row, lse = _softmax_mean(n, read_out)
+    weighted_sum, total, lse = _weighted_sum(n, read_out)
     loss, dx, db = _maybe_compiled(_loss_and_dx, read_out)(
-        n, y, r, mean_row, lse, target.mean_row, target.entropy_nats, read_out.gain
+        n, y, r, weighted_sum, total, lse, target.mean_row, target.entropy_nats, read_out.gain
     )
     gradient.weight[block] += product_float32(dx.mT, h)
     gradient.bias[block] += db
@@ -164,16 +167,20 @@ def product_float32(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"]) -> Float[T
     """a b with a float32 result, whatever the dtype of the factors."""
     if a.dtype == torch.float32:
         return a @ b
-    if a.is_cuda:
+    if a.is_cuda and _MM_WIDENS:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
 
 
-def _softmax_mean(n: Tensor, read_out: ReadOut) -> tuple[Tensor, Tensor]:
-    """U^T softmax(U n) in float32, [tokens, d_model], and logsumexp(U n), [tokens]."""
+def _weighted_sum(n: Tensor, read_out: ReadOut) -> tuple[Tensor, Tensor, Tensor]:
+    """U^T e in float32, [tokens, d_model], the sum of e, [tokens, 1], and logsumexp(U n), [tokens].
+
+    e are the weights of softmax(U n) before they are divided by their sum; the division is left to a pass that is
+    made in any case.
+    """
     logits = n @ read_out.weight.mT
     lse, total = (exponentiate_rows_fused_ if read_out.fused else exponentiate_rows_)(logits)
-    return product_float32(logits, read_out.weight).div_(total[:, None]), lse
+    return product_float32(logits, read_out.weight), total[:, None], lse
 
 
 def _normalised(x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,11 +199,19 @@ def _translated_and_normalised(
 
 
 def _loss_and_dx(
-    n: Tensor, y: Tensor, r: Tensor, mean_row: Tensor, lse: Tensor, T: Tensor, H: Tensor, gain: Tensor
+    n: Tensor,
+    y: Tensor,
+    r: Tensor,
+    weighted_sum: Tensor,
+    total: Tensor,
+    lse: Tensor,
+    T: Tensor,
+    H: Tensor,
+    gain: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum of the losses, dx in the dtype of n, and db."""
     loss = (lse - (n.float() * T).sum(dim=-1) - H).sum()
-    dy = gain * (mean_row - T)
+    dy = gain * (weighted_sum / total - T)
     dx = (dy - y * (dy * y).mean(dim=-1, keepdim=True)) / r
     return loss, dx.to(n.dtype), dx.sum(dim=0)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffmamba_interp.lens.atomic_files import write_text
+from diffmamba_interp.atomic_files import write_text
 
 Loss = Literal["kl", "ce"]
 OptimizerName = Literal["sgd", "adam"]
@@ -38,6 +38,8 @@ class LensRecipe:
     data: str = "auto"
     """Files, folder, pattern or hub dataset id; builtin; generated; random-tokens (no text at all). auto: builtin, or
     random-tokens for a model whose vocabulary is too small for any text."""
+    max_documents: int | None = None
+    """Read only so many documents of the data, in its own order; None: all. A large hub dataset needs it."""
     out: str | None = None
     """Folder for the lens; None: runs/lens/<model's name>."""
     loss: Loss = "kl"
@@ -72,7 +74,7 @@ class LensRecipe:
     """Folder of a lens to measure instead of training one."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens"):
+        for name in _SIZES:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be positive.")
@@ -165,7 +167,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16"),
     "report_to": ("none", "tensorboard", "wandb"),
 }
-_INTEGERS = ("steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens", "seed")
+_SIZES = ("max_documents", "steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens")
+_INTEGERS = (*_SIZES, "seed")
 _NUMBERS = ("lr_scale", "snapshot_minutes")
 
 

@@ -3,7 +3,7 @@
 recipe.toml    written at the start; another recipe is refused, with the field that differs
 log.jsonl      one line per step
 snapshot.pt    state of the training after its last snapshot; gone when the lens is finished
-config.json, params.pt, lens.json, metrics.json, CARD.md, figure.html       the finished lens
+config.json, params.pt, lens.json, metrics.json, CARD.md, figure.svg        the finished lens
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.lens.atomic_files import read_tensors, write_tensors
 from diffmamba_interp.lens.folders import CONFIG_FILE
 from diffmamba_interp.lens.recipe import LensRecipe, first_difference, read_recipe, recipe_from_dict, write_recipe
+from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.training import TrainingError
 
 RECIPE_FILE = "recipe.toml"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Target, Translators, add_block_gradient, final_target, token_target
+from diffmamba_interp.lens.prefetch import BatchesAhead, StepBatches
 from diffmamba_interp.lens.process_group import ProcessGroup
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lens.residual_stream import residual_stream
@@ -43,15 +44,6 @@ class TrainingError(RuntimeError):
 
 class Stopped(Exception):
     """Training was asked to stop; `LensTraining.state()` is that of the last whole step."""
-
-
-@runtime_checkable
-class StepBatches(Protocol):
-    """Where tokens come from: this process's share of one step's sequences at a time, from a saveable position."""
-
-    def __next__(self) -> Tensor: ...
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +89,7 @@ class LensTraining:
     ) -> None:
         assert recipe.steps is not None
         assert recipe.sequence_length is not None
-        self.model, self.lens, self.batches, self.recipe = model, lens, batches, recipe
+        self.model, self.lens, self.recipe = model, lens, recipe
         self.group = group or ProcessGroup()
         self.dtype = dtype
         self.n_steps = recipe.steps
@@ -110,7 +102,8 @@ class LensTraining:
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.optimizer = _optimizer([self.weight, self.bias], recipe)
         self.step = 0
-        self._position = batches.state()
+        self.batches = BatchesAhead(batches, self.weight.device)
+        self._position = self.batches.position()
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
         """Take the remaining steps, giving a record after each.
@@ -141,7 +134,7 @@ class LensTraining:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state()`; on the CPU, bit for bit. Raises ValueError if the data is not that of the state."""
         self.batches.restore(state["position"])
-        self._position = self.batches.state()
+        self._position = self.batches.position()
         self.weight.copy_(state["weight"])
         self.bias.copy_(state["bias"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -151,6 +144,9 @@ class LensTraining:
     @torch.no_grad()
     def _take_step(self, should_stop: Callable[[], bool]) -> StepRecord:
         gradient, losses, n_tokens = self._gradient(self._next_batch(), should_stop)
+        if self.step + 1 < self.n_steps:
+            # A GPU is still at work on what it was given; the first value is asked of it further down.
+            self.batches.fetch()
         self.group.sum_(gradient.weight)
         self.group.sum_(gradient.bias)
         self.group.sum_(losses)
@@ -164,14 +160,14 @@ class LensTraining:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._position = self.batches.state()
+        self._position = self.batches.position()
         return StepRecord(
             step=self.step, loss_nats=tuple(means), gradient_norm=float(norm), learning_rate=rate, n_tokens=n_tokens
         )
 
     def _next_batch(self) -> Int[Tensor, "sequence pos"]:
         try:
-            return next(self.batches)
+            return self.batches.take()
         except StopIteration as error:
             raise TrainingError(
                 f"the data ended after {self.step} of {self.n_steps} steps: give more data, fewer steps or tokens per "
@@ -196,8 +192,6 @@ class LensTraining:
                 self._halve_micro_batch(error)
 
     def _add_gradient(self, tokens: Tensor, gradient: Translators, losses: Tensor) -> int:
-        device = self.weight.device
-        tokens = tokens.to(device, non_blocking=True)
         stream = residual_stream(self.model, tokens, dtype=self.dtype)
         if self.recipe.loss == "ce":
             stream, next_tokens = stream.at(slice(None, -1)), tokens[:, 1:].flatten()

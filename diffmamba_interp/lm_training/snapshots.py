@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from diffmamba_interp.atomic_files import write_bytes
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
 from diffmamba_interp.lm_training.settings import to_values
 
@@ -67,20 +67,6 @@ def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, 
         raise ValueError(
             f"{folder} holds a run on other data: {', '.join(others)} changed since. Choose another --out."
         )
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside `path`, then rename it."""
-    # Without the process's number: what a killed run left half-written is replaced by the next one.
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def cut_log(path: Path, step: int) -> None:

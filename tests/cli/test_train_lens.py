@@ -249,6 +249,25 @@ def test_data_that_ends_keeps_a_snapshot_and_more_passes_go_on(
     assert not Path("lens/snapshot.pt").exists()
 
 
+def test_only_so_many_documents_are_read(text_model: Path) -> None:
+    args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl"), "--max-documents", "3"]
+    few = train_lens.load_materials(train_lens.parse(args), torch.device("cpu"))
+    assert few.source is not None
+    assert len(list(few.source.documents())) == 3
+    assert (
+        few.identity["data"]
+        != train_lens.load_materials(train_lens.parse(args[:-2]), torch.device("cpu")).identity["data"]
+    )
+
+
+def test_reading_all_of_a_hub_dataset_is_announced(text_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    args = ["--model", str(text_model / "model"), "--data", "owner/dataset"]
+    train_lens.load_materials(train_lens.parse([*args, "--max-documents", "9"]), torch.device("cpu"))
+    assert "--max-documents" not in caplog.text
+    train_lens.load_materials(train_lens.parse(args), torch.device("cpu"))
+    assert "reading all of the hub dataset owner/dataset before training; --max-documents N" in caplog.text
+
+
 def test_another_models_tokenizer_is_refused(
     options: list[str], text_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,3 +54,8 @@ def tokens(model: HookedMamba) -> torch.Tensor:
 def recipe() -> LensRecipe:
     """Four steps of four sequences of 16 tokens."""
     return LensRecipe(steps=4, tokens_per_step=64, sequence_length=16, eval_tokens=64)
+
+
+@pytest.fixture(scope="session")
+def lenses_dir() -> Path:
+    return Path(__file__).parents[2] / "lenses"

@@ -61,6 +61,13 @@ def test_metrics_read_back_as_they_were_written(
     assert used["steps"] == recipe.steps
 
 
+def test_metrics_do_not_tell_in_which_folder_the_run_was_made(
+    tmp_path: Path, measurement: LensMeasurement, recipe: LensRecipe
+) -> None:
+    write_metrics(tmp_path, measurement, PROVENANCE, replace(recipe, out="somewhere/private"))
+    assert "private" not in (tmp_path / "metrics.json").read_text()
+
+
 def test_the_card_names_what_was_used_and_the_row_that_is_not_better_beyond_the_interval(
     measurement: LensMeasurement, recipe: LensRecipe
 ) -> None:

@@ -198,3 +198,16 @@ def test_a_position_of_other_data_is_refused(model: HookedMamba, recipe: LensRec
     state: Mapping[str, Any] = train(model, recipe).state()
     with pytest.raises(ValueError, match="seed"):
         make_training(model, replace(recipe, seed=3)).restore(state)
+
+
+def test_the_next_step_s_tokens_are_fetched_within_a_step_but_not_beyond_the_last(
+    tiny_model: HookedMamba, recipe: LensRecipe
+) -> None:
+    batches = batches_for(tiny_model, recipe)
+    run = LensTraining(tiny_model, TunedLens.from_model(tiny_model), batches, recipe)
+    drawn, kept = [], []
+    for _ in run.run():
+        drawn.append(batches.state()["batch"])
+        kept.append(run.state()["position"]["batch"])
+    assert drawn == [2, 3, 4, 4]
+    assert kept == [1, 2, 3, 4]

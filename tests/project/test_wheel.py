@@ -31,6 +31,7 @@ def wheel(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfi
         copy / "diffmamba_interp",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
+    shutil.copytree(project_root / "lenses", copy / "lenses")
     for stray in [*(f"diffmamba_interp/data/{name}" for name in DATA_FILES), *NEIGHBOURS]:
         (copy / stray).parent.mkdir(parents=True, exist_ok=True)
         (copy / stray).write_bytes(b"stray")
@@ -57,6 +58,12 @@ def test_the_wheel_holds_every_source_file_and_py_typed(wheel: zipfile.ZipFile, 
 @pytest.mark.parametrize("name", DATA_FILES)
 def test_data_files_inside_the_package_are_installed(wheel: zipfile.ZipFile, name: str) -> None:
     assert f"diffmamba_interp/data/{name}" in wheel.namelist()
+
+
+@pytest.mark.parametrize("model", ["diff-mamba2", "mamba2"])
+def test_the_demo_pairs_lenses_are_installed(wheel: zipfile.ZipFile, model: str) -> None:
+    folder = f"diffmamba_interp/lens/demo_files/{model}"
+    assert {f"{folder}/config.json", f"{folder}/params.pt"} <= set(wheel.namelist())
 
 
 def test_kernels_and_streamlit_are_asked_for_only_by_their_extras(metadata: Message) -> None:

@@ -1,12 +1,8 @@
-"""Files that are whole or not there: written under a temporary name in the same folder, then renamed.
-
-Reading them back unpickles nothing but tensors and plain values.
-"""
+"""Tensors and plain values as files that are whole or not there, read back without unpickling anything else."""
 
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -14,27 +10,7 @@ from typing import Any
 
 import torch
 
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`; if that fails (disk full, no permission), the old file stays as it was.
-
-    The folder is made if it is missing. The bytes are on the disk when this returns. Raises OSError.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, content: str) -> None:
-    """`write_bytes` of UTF-8 text."""
-    write_bytes(path, content.encode("utf-8"))
+from diffmamba_interp.atomic_files import write_bytes
 
 
 def write_tensors(path: Path, content: Any) -> None:
