@@ -1,6 +1,7 @@
 """Retrieval accuracy by task and context length: one row per prompt and model, and what a cell of the grid says.
 
-Rows go to a compressed CSV file and back, so that every number of a cell can be counted again.
+Rows go to a compressed CSV file and back, so that every number of a cell can be counted again. A line of the file is a
+prompt; each model has three columns: the label it finds most probable, the word it generates, log-probabilities.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import gzip
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.atomic_files import write_bytes
 from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import NeedleSample
@@ -23,6 +25,8 @@ from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
 from diffmamba_interp.needle.stories import Story
 
 _SEPARATOR = "|"
+_OF_PROMPT = ("task", "length", "index", "story", "n_tokens", "n_mentioned", "answer", "labels")
+_OF_MODEL = ("predicted", "generated", "log_probs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,8 @@ class PromptRow:
     """What one model answered to one prompt.
 
     index: of the prompt in its cell; story: first 16 digits of the story's hash. n_tokens: of the prompt.
-    n_mentioned: labels that the facts mention. log_probs: of the labels, in nats. generated: the first word of
-    greedy generation.
+    n_mentioned: labels that the facts mention. predicted: the most probable label. generated: the first word of
+    greedy generation. log_probs: of the labels, in nats; empty if they were not kept.
     """
 
     model: str
@@ -42,14 +46,15 @@ class PromptRow:
     n_tokens: int
     n_mentioned: int
     answer: str
-    generated: str
     labels: tuple[str, ...]
-    log_probs: tuple[float, ...]
+    predicted: str
+    generated: str
+    log_probs: tuple[float, ...] = ()
 
     @property
     def is_right(self) -> bool:
         """Whether the answer is the most probable label."""
-        return self.labels[self.log_probs.index(max(self.log_probs))] == self.answer
+        return self.predicted == self.answer
 
     @property
     def generates_answer(self) -> bool:
@@ -118,9 +123,14 @@ def hide_stories(haystack: Haystack, stories: Iterable[Story], *, n: int, length
 
 
 def prompt_rows(
-    model: str, samples: Sequence[NeedleSample], scores: Sequence[LabelScores], tokenizer: PreTrainedTokenizerBase
+    model: str,
+    samples: Sequence[NeedleSample],
+    scores: Sequence[LabelScores],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    keep_log_probs: bool = True,
 ) -> list[PromptRow]:
-    """Rows of one cell, from its prompts and what the model made of them."""
+    """Rows of one cell, from its prompts and what the model made of them; log-probabilities rounded to 1e-5."""
     return [
         PromptRow(
             model=model,
@@ -131,9 +141,10 @@ def prompt_rows(
             n_tokens=sample.n_tokens,
             n_mentioned=_n_mentioned(sample),
             answer=sample.answer,
-            generated=_first_word(tokenizer, score.generated),
             labels=sample.labels,
-            log_probs=tuple(round(value, 5) for value in score.log_probs),
+            predicted=sample.labels[score.predicted],
+            generated=_first_word(tokenizer, score.generated),
+            log_probs=tuple(round(value, 5) for value in score.log_probs) if keep_log_probs else (),
         )
         for index, (sample, score) in enumerate(zip(samples, scores, strict=True))
     ]
@@ -148,34 +159,50 @@ def summarise(rows: Iterable[PromptRow], models: Sequence[str]) -> list[Cell]:
 
 
 def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
-    """Write rows as gzipped CSV; the same rows give the same bytes."""
-    text = io.StringIO()
-    names = [field.name for field in fields(PromptRow)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    """Write rows as gzipped CSV, in order of task, length and prompt; the same rows give the same bytes.
+
+    Raises ValueError unless every model answered every prompt.
+    """
+    prompts: dict[tuple[str, int, int], dict[str, PromptRow]] = defaultdict(dict)
     for row in rows:
-        values = asdict(row)
-        values["labels"] = _SEPARATOR.join(row.labels)
-        values["log_probs"] = _SEPARATOR.join(f"{value:.5f}" for value in row.log_probs)
-        writer.writerow([values[name] for name in names])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-    temporary.replace(path)
+        prompts[row.task, row.length, row.index][row.model] = row
+    models = list(dict.fromkeys(model for by_model in prompts.values() for model in by_model))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_OF_PROMPT, *(f"{field} {model}" for model in models for field in _OF_MODEL)])
+    for key, by_model in sorted(prompts.items()):
+        if set(by_model) != set(models):
+            raise ValueError(f"prompt {key} was answered by {', '.join(by_model)}, not by all of {', '.join(models)}.")
+        first = by_model[models[0]]
+        answers = [_text(getattr(by_model[model], field)) for model in models for field in _OF_MODEL]
+        writer.writerow([*(_text(getattr(first, field)) for field in _OF_PROMPT), *answers])
+    write_bytes(path, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read_rows(path: Path) -> list[PromptRow]:
-    """The inverse of `write_rows`."""
-    text = gzip.decompress(path.read_bytes()).decode()
-    rows = []
-    for line in csv.DictReader(io.StringIO(text)):
-        values: dict[str, Any] = dict(line)
-        for name in ("length", "index", "n_tokens", "n_mentioned"):
-            values[name] = int(values[name])
-        values["labels"] = tuple(values["labels"].split(_SEPARATOR))
-        values["log_probs"] = tuple(map(float, values["log_probs"].split(_SEPARATOR)))
-        rows.append(PromptRow(**values))
-    return rows
+    """The inverse of `write_rows`: each model's rows in turn, in the file's order."""
+    table = csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
+    prefix = f"{_OF_MODEL[0]} "
+    models = [name.removeprefix(prefix) for name in table.fieldnames or () if name.startswith(prefix)]
+    lines = list(table)
+    return [_row(line, model) for model in models for line in lines]
+
+
+def _row(line: dict[str, str], model: str) -> PromptRow:
+    values: dict[str, Any] = {name: line[name] for name in _OF_PROMPT}
+    values |= {name: int(line[name]) for name in ("length", "index", "n_tokens", "n_mentioned")}
+    values |= {name: line[f"{name} {model}"] for name in _OF_MODEL}
+    log_probs = values["log_probs"].split(_SEPARATOR) if values["log_probs"] else ()
+    return PromptRow(
+        model=model,
+        **{**values, "labels": tuple(line["labels"].split(_SEPARATOR)), "log_probs": tuple(map(float, log_probs))},
+    )
+
+
+def _text(value: str | int | tuple[str | float, ...]) -> str:
+    if isinstance(value, tuple):
+        return _SEPARATOR.join(f"{one:.5f}" if isinstance(one, float) else one for one in value)
+    return str(value)
 
 
 def _cell(by_model: dict[str, list[PromptRow]], models: Sequence[str]) -> Cell:

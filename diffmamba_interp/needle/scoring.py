@@ -9,16 +9,17 @@ batch, padded on the right.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.recurrent_state import RecurrentState
+from diffmamba_interp.needle.batches import batches, is_real, padded
 from diffmamba_interp.needle.records import NeedleSample
 
 BATCH_TOKENS = 65_536
@@ -93,10 +94,10 @@ def score_labels(
         raise ValueError("there are no samples to score: give at least one.")
     device = model.embed.weight.device
     results: dict[int, LabelScores] = {}
-    for indices in _batches(samples, batch_tokens):
+    for indices in batches(samples, batch_tokens):
         chosen = [samples[i] for i in indices]
         lengths = torch.tensor([sample.n_tokens for sample in chosen])
-        tokens = _pad([sample.tokens.tolist() for sample in chosen]).to(device)
+        tokens = padded([sample.tokens.tolist() for sample in chosen]).to(device)
         # Equal lengths need no mask, and then run the faster path.
         same = bool((lengths == lengths[0]).all())
         logits, state = model.forward_with_state(tokens, lengths=None if same else lengths.to(device), last_only=True)
@@ -129,21 +130,6 @@ def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _batches(samples: Sequence[NeedleSample], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts of similar length and equally many labels."""
-    order = sorted(range(len(samples)), key=lambda i: (len(samples[i].labels), -samples[i].n_tokens))
-    batch: list[int] = []
-    for i in order:
-        first = samples[batch[0]] if batch else None
-        if first is not None and (
-            len(first.labels) != len(samples[i].labels) or (len(batch) + 1) * first.n_tokens > batch_tokens
-        ):
-            yield batch
-            batch = []
-        batch.append(i)
-    yield batch
-
-
 def _label_scores(
     model: HookedMamba,
     logits: Float[Tensor, "batch d_vocab"],
@@ -153,14 +139,14 @@ def _label_scores(
     """[batch, label] sums of log-probabilities."""
     n_labels = len(labels[0])
     flat = [list(tokens) for sample in labels for tokens in sample]
-    targets = _pad(flat).to(logits.device)
+    targets = padded(flat).to(logits.device)
     first = torch.log_softmax(logits, dim=-1).repeat_interleave(n_labels, dim=0)
     total = first.gather(-1, targets[:, :1])[:, 0]
     if targets.shape[1] > 1:
         later, _ = model.forward_with_state(targets[:, :-1], state.repeat(n_labels))
         log_probs = torch.log_softmax(later, dim=-1).gather(-1, targets[:, 1:, None])[..., 0]
-        is_real = _is_real(flat, targets.shape[1])[:, 1:].to(logits.device)
-        total = total + (log_probs * is_real).sum(dim=-1)
+        real = is_real(flat, targets.shape[1])[:, 1:].to(logits.device)
+        total = total + (log_probs * real).sum(dim=-1)
     return total.view(-1, n_labels).tolist()
 
 
@@ -176,13 +162,3 @@ def _generate(
             later, state = model.forward_with_state(tokens[-1][:, None], state)
             logits = later[:, 0]
     return torch.stack(tokens, dim=1).tolist() if tokens else [[] for _ in range(len(logits))]
-
-
-def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "row pos"]:
-    """Rows of token ids, padded on the right with token 0."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-
-
-def _is_real(rows: Sequence[Sequence[int]], width: int) -> Tensor:
-    return torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]

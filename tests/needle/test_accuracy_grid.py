@@ -1,5 +1,6 @@
 """Rows of the accuracy grid go to a file and back, and its cells can be counted again from them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,9 @@ def row(model: str, index: int, *, right: bool, length: int = 0) -> PromptRow:
         n_tokens=40,
         n_mentioned=2,
         answer="kitchen",
-        generated="kitchen" if right else "tree",
         labels=LABELS,
+        predicted="kitchen" if right else "office",
+        generated="kitchen" if right else "tree",
         log_probs=(-3.0, -1.0 if right else -4.0, -2.0, -5.25),
     )
 
@@ -83,6 +85,20 @@ def test_rows_survive_the_way_to_a_file_and_back_in_the_same_bytes(rows: list[Pr
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "other.csv.gz").read_bytes()
 
 
+def test_a_file_without_log_probabilities_still_says_who_was_right(rows: list[PromptRow], tmp_path: Path) -> None:
+    bare = [replace(row, log_probs=()) for row in rows]
+    write_rows(tmp_path / "bare.csv.gz", bare)
+    again = read_rows(tmp_path / "bare.csv.gz")
+    assert again == bare
+    assert summarise(again, ("a", "b")) == summarise(rows, ("a", "b"))
+
+
+def test_a_prompt_that_one_model_did_not_answer_is_not_written(rows: list[PromptRow], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not by all of a, b"):
+        write_rows(tmp_path / "rows.csv.gz", rows[:-1])
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_name_the_first_generated_word_and_the_labels_that_facts_mention(
     tokenizer: PreTrainedTokenizerBase, story: Story
 ) -> None:
@@ -91,6 +107,9 @@ def test_rows_name_the_first_generated_word_and_the_labels_that_facts_mention(
     scores = LabelScores(log_probs=(-1.0,) * 6, n_label_tokens=(1,) * 6, answer=2, generated=generated)
     (found,) = prompt_rows("a", [sample], [scores], tokenizer)
     assert (found.generated, found.generates_answer) == ("garden", True)
+    assert (found.predicted, found.log_probs) == (story.labels[0], (-1.0,) * 6)
+    (bare,) = prompt_rows("a", [sample], [scores], tokenizer, keep_log_probs=False)
+    assert bare == replace(found, log_probs=())
     assert found.n_mentioned == 3
     assert story.hash.startswith(found.story)
 

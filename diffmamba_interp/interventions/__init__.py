@@ -1,0 +1,47 @@
+"""Interventions: causal tests of lambda, branches, heads, source tokens and noise, under any measurement.
+
+with intervene(model, [SetLambda(value=0.0, blocks=3), KnockOut(positions=(5, 6))]):
+    trajectory = lens_trajectory(model, lens, tokens)
+"""
+
+from diffmamba_interp.interventions.ablation import AblateBranch, AblateHead, SwapBranches, SwapHeads
+from diffmamba_interp.interventions.compare import compare, compare_each, sweep
+from diffmamba_interp.interventions.intervention import Intervention, describe, hooks_of, intervene
+from diffmamba_interp.interventions.knock_out import KnockOut
+from diffmamba_interp.interventions.lambdas import ScaleLambda, SetLambda
+from diffmamba_interp.interventions.means import collect_means
+from diffmamba_interp.interventions.noise import AddNoise, randomise_tokens
+from diffmamba_interp.interventions.patch import Patch
+from diffmamba_interp.interventions.patching import PatchGrid, patch_grid
+from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
+from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord
+from diffmamba_interp.interventions.targets import positions_in
+
+__all__ = [
+    "AblateBranch",
+    "AblateHead",
+    "AddNoise",
+    "AnswerReading",
+    "Effect",
+    "Intervention",
+    "InterventionRecord",
+    "KnockOut",
+    "Patch",
+    "PatchGrid",
+    "ScaleLambda",
+    "SetLambda",
+    "SwapBranches",
+    "SwapHeads",
+    "SweepRecord",
+    "answer_readings",
+    "collect_means",
+    "compare",
+    "compare_each",
+    "describe",
+    "hooks_of",
+    "intervene",
+    "patch_grid",
+    "positions_in",
+    "randomise_tokens",
+    "sweep",
+]

@@ -1,0 +1,101 @@
+"""Noise: Gaussian in the residual stream at a given signal-to-noise ratio, and random tokens among the filler.
+
+resid'[t] = resid[t] + sigma[t] n[t],   n[t] ~ N(0, I)
+sigma[t]^2 = mean_d resid[t,d]^2 / 10^(snr_db / 10)         so SNR = power of the stream over that of the noise
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from diffmamba_interp.hook_names import EMBED, block_point
+from diffmamba_interp.interventions.gaussian import gaussian, prefix_keys
+from diffmamba_interp.interventions.intervention import Hook, Observer
+from diffmamba_interp.interventions.targets import Blocks, Spans, chosen_blocks, positions_in
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.stable_random import StableRandom
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddNoise:
+    """Gaussian noise in the residual stream that enters (or leaves) the chosen blocks, at every position.
+
+    The noise of a position depends on the seed, the block and the prompt's tokens up to there: not on the batch
+    that a sample is in, and other prompts get other noise. A call that continues from a state counts its own
+    tokens only.
+
+    snr_db: power of the stream over that of the noise, per position, in dB; infinity for no noise.
+    blocks: None for all. seed: any whole number. point: "resid_pre" or "resid_post".
+    """
+
+    snr_db: float
+    blocks: Blocks = None
+    seed: int = 0
+    point: Literal["resid_pre", "resid_post"] = "resid_pre"
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.snr_db) or self.snr_db == -math.inf:
+            raise ValueError(f"snr_db is {self.snr_db}: it must be a number of dB, or infinity for no noise.")
+        if self.point not in ("resid_pre", "resid_post"):
+            raise ValueError(f"point is {self.point!r}: the residual stream is read at 'resid_pre' or 'resid_post'.")
+
+    def hooks(self, model: HookedMamba) -> list[Hook]:
+        blocks = {block_point(block, self.point): block for block in chosen_blocks(model, self.blocks)}
+        keys: dict[str, Tensor] = {}
+
+        def read_prompt(embedded: Tensor, name: str) -> None:
+            keys[EMBED] = prefix_keys(embedded)
+
+        def add(resid: Tensor, name: str) -> Tensor:
+            n = gaussian(keys[EMBED], resid.shape[-1], self.seed, blocks[name])
+            power = upcast(resid).square().mean(dim=-1, keepdim=True)
+            return upcast(resid) + (power * 10 ** (-self.snr_db / 10)).sqrt() * n.to(upcast(resid).dtype)
+
+        return [(EMBED, Observer(read_prompt)), *((name, add) for name in blocks)]
+
+
+def randomise_tokens(
+    tokens: Int[np.ndarray, " pos"],
+    spans: Spans,
+    *,
+    share: float,
+    d_vocab: int,
+    seed: int = 0,
+    exclude: Collection[int] = (),
+) -> Int[np.ndarray, " pos"]:
+    """A copy of a prompt in which a share of some spans, say its filler, is replaced by random tokens.
+
+    Args:
+        tokens: the prompt.
+        spans: half-open token intervals, as `positions_in` takes them; a position in two of them counts once.
+        share: of the spans' positions, in [0, 1]; rounded to a whole number of them.
+        d_vocab: tokens are drawn from 0 to d_vocab - 1, each equally likely, never the one that they replace.
+        seed: with the prompt it determines the choice.
+        exclude: tokens that are never drawn, such as those of the labels.
+
+    Raises:
+        ValueError: a share outside [0, 1], a span beyond the prompt, or fewer than two tokens to draw from.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}: it must lie in [0, 1].")
+    if len(set(range(d_vocab)) - set(exclude)) < 2:
+        raise ValueError(f"of {d_vocab} tokens {len(exclude)} are excluded: at least two must be left to draw from.")
+    positions = positions_in(spans)
+    if positions and positions[-1] >= len(tokens):
+        raise ValueError(f"position {positions[-1]} is beyond the prompt, which has positions 0 to {len(tokens) - 1}.")
+    random = StableRandom("random tokens", seed, *tokens.tolist())
+    replaced = tokens.copy()
+    for position in random.sample(positions, round(share * len(positions))):
+        token = int(tokens[position])
+        while token == tokens[position] or token in exclude:
+            token = random.integer(d_vocab)
+        replaced[position] = token
+    return replaced

@@ -1,0 +1,44 @@
+"""Activation patching: a value of one prompt's run put into another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffmamba_interp.interventions.intervention import Hook, OnPrompt
+from diffmamba_interp.interventions.targets import Positions, position_mask, require_positions
+from diffmamba_interp.models.language_model import HookedMamba
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patch:
+    """A hook point's value is replaced by a given one, everywhere or at some positions.
+
+    name: of the hook point, by `hook_names`. value: [batch, pos, ...], or [1, pos, ...] for all samples; what
+    `run_with_cache` gave for another prompt. positions: None for all.
+    """
+
+    name: str
+    value: Tensor
+    positions: Positions | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions is not None:
+            require_positions(self.positions)
+
+    def hooks(self, model: HookedMamba) -> list[Hook]:
+        return [(self.name, OnPrompt(self._replace))]
+
+    def _replace(self, value: Tensor, name: str) -> Tensor:
+        if self.value.shape[1:] != value.shape[1:] or self.value.shape[0] not in (1, value.shape[0]):
+            raise ValueError(
+                f"the patch for {name!r} has shape {tuple(self.value.shape)}, the value there {tuple(value.shape)}: "
+                "take it from a prompt of the same length."
+            )
+        given = self.value.to(value).expand(value.shape)
+        if self.positions is None:
+            return given
+        mask = position_mask(self.positions, value)
+        return torch.where(mask.reshape(*mask.shape, *[1] * (value.ndim - 2)), given, value)

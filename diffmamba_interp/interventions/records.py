@@ -1,0 +1,198 @@
+"""What interventions did to a measurement: values per sample, clean beside intervened, and their summary.
+
+    change[i] = intervened[i] - clean[i]         mean over samples i, with a 95 % percentile bootstrap interval
+
+Samples are drawn with replacement, each with both of its values: what makes a sample easy in both cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from diffmamba_interp.interventions.json_arrays import array_from_json, array_to_json
+
+N_RESAMPLES = 10_000
+RESAMPLED_AT_ONCE = 2**22
+"""Entries of one array of resampling weights."""
+
+Values = Mapping[str, Float[np.ndarray, "..."]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Effect:
+    """The mean effect on one reading, in its unit; arrays of the axes that the reading has beside the samples.
+
+    clean, intervened: means over samples. change: mean of the differences. low, high: 95 % percentile bootstrap
+    interval of `change` over samples, NaN for a single one. n: samples.
+    """
+
+    reading: str
+    unit: str
+    n: int
+    clean: Float[np.ndarray, "*axes"]
+    intervened: Float[np.ndarray, "*axes"]
+    change: Float[np.ndarray, "*axes"]
+    low: Float[np.ndarray, "*axes"]
+    high: Float[np.ndarray, "*axes"]
+
+    def __str__(self) -> str:
+        if self.change.ndim:
+            return f"{self.reading}: arrays of shape {self.change.shape}, n = {self.n}"
+        unit = f" {self.unit}" if self.unit else ""
+        interval = f" [{self.low:+.4g}, {self.high:+.4g}]" if self.n > 1 else ""
+        means = f"{self.clean:.4g} -> {self.intervened:.4g}{unit}"
+        return f"{self.reading}: {means}, change {self.change:+.4g}{interval}, n = {self.n}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InterventionRecord:
+    """Readings without and with interventions.
+
+    interventions: as `describe` gives them. clean, intervened: reading -> [sample, ...].
+    units: reading -> unit; "" for a reading without one.
+    """
+
+    interventions: tuple[dict[str, Any], ...]
+    clean: Values
+    intervened: Values
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def change(self, reading: str) -> Float[np.ndarray, "sample ..."]:
+        """Intervened minus clean, per sample. Raises KeyError, with the readings there are, for another one."""
+        require_reading(reading, self.clean)
+        return self.intervened[reading] - self.clean[reading]
+
+    def effect(self, reading: str, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Effect:
+        """Means and interval. Raises KeyError for a reading that there is not."""
+        low, high = mean_interval(self.change(reading), n_resamples, seed)
+        return Effect(
+            reading=reading,
+            unit=self.units.get(reading, ""),
+            n=len(self.clean[reading]),
+            clean=np.asarray(self.clean[reading].mean(axis=0)),
+            intervened=np.asarray(self.intervened[reading].mean(axis=0)),
+            change=np.asarray(self.change(reading).mean(axis=0)),
+            low=low,
+            high=high,
+        )
+
+    def summary(self) -> dict[str, Effect]:
+        """The effect on every reading."""
+        return {reading: self.effect(reading) for reading in self.clean}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same record back."""
+        return {
+            "interventions": list(self.interventions),
+            "clean": _to_json(self.clean),
+            "intervened": _to_json(self.intervened),
+            "units": dict(self.units),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InterventionRecord:
+        """The inverse of `to_dict`."""
+        return cls(
+            interventions=tuple(values["interventions"]),
+            clean=_from_json(values["clean"]),
+            intervened=_from_json(values["intervened"]),
+            units=values["units"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SweepRecord:
+    """Readings under one kind of intervention at several doses, in several groups of blocks.
+
+    dose: what is varied, with its unit, for axis titles. doses: its values. groups: the blocks that were changed
+    together; None stands for all that there are. clean: reading -> [sample, ...].
+    intervened: reading -> [group, dose, sample, ...]. units: reading -> unit; "" for a reading without one.
+    """
+
+    dose: str
+    doses: tuple[float, ...]
+    groups: tuple[tuple[int, ...] | None, ...]
+    clean: Values
+    intervened: Values
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def change(self, reading: str) -> Float[np.ndarray, "group dose sample ..."]:
+        """Intervened minus clean, per sample. Raises KeyError, with the readings there are, for another one."""
+        require_reading(reading, self.clean)
+        return self.intervened[reading] - self.clean[reading]
+
+    def effect(self, reading: str, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Effect:
+        """Means and intervals, [group, dose, ...]. Raises KeyError for a reading that there is not."""
+        by_sample = np.moveaxis(self.change(reading), 2, 0)
+        low, high = mean_interval(by_sample, n_resamples, seed)
+        return Effect(
+            reading=reading,
+            unit=self.units.get(reading, ""),
+            n=len(by_sample),
+            clean=np.broadcast_to(self.clean[reading].mean(axis=0), low.shape),
+            intervened=self.intervened[reading].mean(axis=2),
+            change=by_sample.mean(axis=0),
+            low=low,
+            high=high,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same record back."""
+        return {
+            "dose": self.dose,
+            "doses": list(self.doses),
+            "groups": [None if group is None else list(group) for group in self.groups],
+            "clean": _to_json(self.clean),
+            "intervened": _to_json(self.intervened),
+            "units": dict(self.units),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SweepRecord:
+        """The inverse of `to_dict`."""
+        return cls(
+            dose=values["dose"],
+            doses=tuple(values["doses"]),
+            groups=tuple(None if group is None else tuple(group) for group in values["groups"]),
+            clean=_from_json(values["clean"]),
+            intervened=_from_json(values["intervened"]),
+            units=values["units"],
+        )
+
+
+def mean_interval(
+    values: Float[np.ndarray, "sample ..."], n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> tuple[Float[np.ndarray, "*axes"], Float[np.ndarray, "*axes"]]:
+    """95 % percentile bootstrap interval of the mean over samples; NaN for fewer than two of them.
+
+    All entries of the other axes see the same resamples.
+    """
+    n, axes = values.shape[0], values.shape[1:]
+    if n < 2:
+        return np.full(axes, np.nan), np.full(axes, np.nan)
+    generator = np.random.default_rng(seed)
+    flat = values.reshape(n, -1).astype(np.float64)
+    at_once = max(1, RESAMPLED_AT_ONCE // n)
+    counts = (min(at_once, n_resamples - first) for first in range(0, n_resamples, at_once))
+    means = [generator.multinomial(n, np.full(n, 1 / n), size=count) / n @ flat for count in counts]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975), axis=0)
+    return low.reshape(axes), high.reshape(axes)
+
+
+def require_reading(reading: str, values: Values) -> None:
+    """Raise KeyError, with the readings there are, for another one."""
+    if reading not in values:
+        raise KeyError(f"there is no reading {reading!r}: the record holds {', '.join(values)}.")
+
+
+def _to_json(values: Values) -> dict[str, Any]:
+    return {name: array_to_json(value) for name, value in values.items()}
+
+
+def _from_json(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: array_from_json(value) for name, value in values.items()}

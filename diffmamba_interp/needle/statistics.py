@@ -1,0 +1,274 @@
+"""Error bars: bootstrap intervals over samples, and paired differences of two models with interval and p-value.
+
+    theta* = theta(x_1*, ..., x_n*)      x*: n samples drawn with replacement     interval: quantiles of theta*
+    p      = share of sign patterns s with |mean(s d)| >= |mean(d)|              d: paired differences
+
+Percentile bootstrap (Efron and Tibshirani 1993, chapter 13) and the paired sign-flip permutation test (Fisher 1935).
+scipy.stats is imported where it is needed, since that takes most of a second.
+All functions are pure: the same values and seed give the same numbers. Values are [sample, ...], and every
+column gets the interval that it would get alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+Statistic = Literal["mean", "median"]
+Test = Literal["sign_flip", "wilcoxon"]
+
+N_RESAMPLES = 10_000
+# Draws whose counts are held at once.
+_DRAWS_AT_ONCE = 1_000
+# Sums that are equal but for rounding count as equal, which makes a p-value larger, never smaller.
+_RELATIVE_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Interval:
+    """Estimates with their intervals, one per column of the values, in the values' unit.
+
+    value: of all samples. low, high: bounds of the interval. n: samples.
+    """
+
+    value: Float[np.ndarray, " ..."]
+    low: Float[np.ndarray, " ..."]
+    high: Float[np.ndarray, " ..."]
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairedTest(Interval):
+    """An `Interval` of the paired difference, second minus first.
+
+    p_value: two-sided, of no difference, one per column; not corrected for the number of columns (see `holm`).
+    """
+
+    p_value: Float[np.ndarray, " ..."]
+
+
+def bootstrap(
+    values: Float[np.ndarray, "sample ..."],
+    *,
+    statistic: Statistic = "mean",
+    clusters: Sequence[object] | None = None,
+    level: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Mean or median over samples with its percentile bootstrap interval.
+
+    Args:
+        values: one row per sample, without NaN.
+        statistic: of the samples.
+        clusters: one key per sample, for example its seed: keys are drawn first, then samples within each, so that
+            the interval covers both. With fewer than about five clusters it is too narrow.
+        level: probability that the interval is to cover.
+        n_resamples: draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no samples, NaN, one cluster only, or keys that do not match the samples.
+    """
+    rows = _rows(values)
+    if statistic not in get_args(Statistic):
+        raise ValueError(f"statistic is {statistic!r}: it must be one of {', '.join(get_args(Statistic))}.")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must lie between 0 and 1, such as 0.95.")
+    n = len(rows)
+    if clusters is None:
+        counts = _counts(n, n_resamples, seed)
+    else:
+        counts = _clustered_counts(_members(clusters, n), n, n_resamples, seed)
+    chunks = [counts[first : first + _DRAWS_AT_ONCE] for first in range(0, n_resamples, _DRAWS_AT_ONCE)]
+    if statistic == "mean":
+        resampled = np.concatenate([_means(rows, chunk) for chunk in chunks])
+    elif clusters is None:
+        resampled = np.concatenate([_medians_by_rank(rows, chunk) for chunk in chunks])
+    else:
+        resampled = np.concatenate([_medians(rows, chunk) for chunk in chunks])
+    value = rows.mean(axis=0) if statistic == "mean" else np.median(rows, axis=0)
+    low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), axis=0)
+    shape = values.shape[1:]
+    return Interval(value=value.reshape(shape), low=low.reshape(shape), high=high.reshape(shape), n=n)
+
+
+def paired_test(
+    first: Float[np.ndarray, "sample ..."],
+    second: Float[np.ndarray, "sample ..."],
+    *,
+    statistic: Statistic = "mean",
+    test: Test = "sign_flip",
+    clusters: Sequence[object] | None = None,
+    level: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> PairedTest:
+    """Second minus first on the same samples: mean or median of the differences, interval and p-value.
+
+    test: "sign_flip" flips the signs of the differences at random (all patterns, where they are at most
+        `n_resamples`) and looks at their mean, whatever the statistic; with clusters it flips whole clusters.
+        "wilcoxon" is the signed-rank test on the differences.
+    Other arguments as in `bootstrap`. Raises ValueError if the shapes differ, and as `bootstrap` does.
+    """
+    if first.shape != second.shape:
+        raise ValueError(
+            f"the values have shapes {first.shape} and {second.shape}: a paired comparison needs the same samples and "
+            "columns, in the same order."
+        )
+    if test not in get_args(Test):
+        raise ValueError(f"test is {test!r}: it must be one of {', '.join(get_args(Test))}.")
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    found = bootstrap(
+        differences, statistic=statistic, clusters=clusters, level=level, n_resamples=n_resamples, seed=seed
+    )
+    rows = _rows(differences)
+    if test == "wilcoxon":
+        if clusters is not None:
+            raise ValueError("the Wilcoxon test takes every sample as independent: with clusters take 'sign_flip'.")
+        p_value = np.array([_wilcoxon(column) for column in rows.T])
+    else:
+        p_value = _sign_flip(rows, clusters, n_resamples, seed)
+    return PairedTest(
+        value=found.value, low=found.low, high=found.high, n=found.n, p_value=p_value.reshape(found.value.shape)
+    )
+
+
+def t_test(differences: Float[np.ndarray, "run ..."], *, level: float = 0.95) -> PairedTest:
+    """Mean of a few independent differences, such as one per training seed, with Student's t interval and test.
+
+    For so few values a bootstrap is too narrow. `n` of the result counts the runs. Raises ValueError for fewer than two
+    runs, or NaN.
+    """
+    from scipy.stats import t
+
+    rows = _rows(differences)
+    n = len(rows)
+    if n < 2:
+        raise ValueError("there is one run: the spread between runs needs at least two.")
+    mean, error = rows.mean(axis=0), rows.std(axis=0, ddof=1) / np.sqrt(n)
+    half = t.ppf((1 + level) / 2, n - 1) * error
+    # Runs that agree exactly have no spread: certain if they differ from 0, and p = 1 if not.
+    ratio = np.divide(np.abs(mean), error, out=np.where(mean == 0, 0.0, np.inf), where=error > 0)
+    p_value = 2 * t.sf(ratio, n - 1)
+    value, low, high, p_value = (
+        one.reshape(differences.shape[1:]) for one in (mean, mean - half, mean + half, p_value)
+    )
+    return PairedTest(value=value, low=low, high=high, n=n, p_value=p_value)
+
+
+def holm(p_values: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
+    """p-values corrected for their number (Holm 1979): below a, the chance of any false finding is below a."""
+    flat = np.asarray(p_values, dtype=np.float64).ravel()
+    order = np.argsort(flat)
+    corrected = np.empty_like(flat)
+    corrected[order] = np.minimum(np.maximum.accumulate(flat[order] * np.arange(len(flat), 0, -1)), 1.0)
+    return corrected.reshape(np.shape(p_values))
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    """[sample, column] in float64. Raises ValueError if there are none, or for NaN."""
+    if values.ndim < 1 or not len(values):
+        raise ValueError(f"the values have shape {values.shape}: give at least one sample on the first axis.")
+    rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    if not np.isfinite(rows).all():
+        raise ValueError(
+            "the values hold NaN or infinity: an interval of them has no meaning; leave those samples out."
+        )
+    return rows
+
+
+def _members(clusters: Sequence[object] | None, n: int) -> list[np.ndarray]:
+    """Indices of each cluster's samples, in order of first appearance. Raises ValueError."""
+    if clusters is None:
+        return [np.array([i]) for i in range(n)]
+    if len(clusters) != n:
+        raise ValueError(f"there are {len(clusters)} cluster keys for {n} samples: give one for each.")
+    members: dict[object, list[int]] = {}
+    for i, key in enumerate(clusters):
+        members.setdefault(key, []).append(i)
+    if len(members) < 2:
+        raise ValueError("all samples are of one cluster: resampling clusters needs at least two; leave clusters out.")
+    return [np.array(indices) for indices in members.values()]
+
+
+@functools.lru_cache(maxsize=4)
+def _counts(n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each draw holds each sample, [draw, sample]; kept, since many groups have equally many samples."""
+    rng, counts = np.random.default_rng(seed), np.empty((n_resamples, n), dtype=np.int32)
+    for first in range(0, n_resamples, _DRAWS_AT_ONCE):
+        chunk = counts[first : first + _DRAWS_AT_ONCE]
+        chunk[:] = rng.multinomial(n, np.full(n, 1 / n), size=len(chunk))
+    counts.flags.writeable = False
+    return counts
+
+
+def _clustered_counts(members: list[np.ndarray], n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """The same, with clusters drawn first: one that is drawn k times gives k draws of its own size."""
+    rng, counts = np.random.default_rng(seed), np.zeros((n_resamples, n), dtype=np.int32)
+    times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
+    for k, own in zip(times.T, members, strict=True):
+        counts[:, own] = rng.multinomial(k * len(own), np.full(len(own), 1 / len(own)))
+    return counts
+
+
+def _means(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean of every draw and column, [draw, column]."""
+    return counts.astype(np.float64) @ rows / counts.sum(axis=1)[:, None]
+
+
+def _medians(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Median of every draw and column, [draw, column]."""
+    found = np.empty((len(counts), rows.shape[1]))
+    for column, order in enumerate(np.argsort(rows, axis=0, kind="stable").T):
+        found[:, column] = rows[order, column][_middles(counts[:, order])].mean(axis=0)
+    return found
+
+
+def _medians_by_rank(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The same in distribution, column by column, at the cost of one column.
+
+    Every sample is as likely to be drawn as any other, so it is all one whether the counts are those of the samples
+    as they stand or of the samples by rank.
+    """
+    return np.sort(rows, axis=0)[_middles(counts)].mean(axis=0)
+
+
+def _middles(counts: np.ndarray) -> np.ndarray:
+    """Places of each draw's two middle samples (the same one twice if their number is odd), [2, draw].
+
+    counts: of the samples in order of value; a draw's k-th smallest is where the running count first exceeds k.
+    """
+    reached = counts.cumsum(axis=1)
+    totals = reached[:, -1:]
+    return np.stack([(reached <= k).sum(axis=1) for k in ((totals - 1) // 2, totals // 2)])
+
+
+def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples: int, seed: int) -> np.ndarray:
+    """Two-sided p-value of every column's mean under exchange of the two models, sample by sample or by cluster."""
+    sums = np.stack([rows[own].sum(axis=0) for own in _members(clusters, len(rows))])
+    observed = np.abs(sums.sum(axis=0))
+    bound = observed - _RELATIVE_ROUNDING * np.abs(sums).sum(axis=0)
+    n = len(sums)
+    if n < 63 and 2**n <= n_resamples:
+        patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return (np.abs((1 - 2 * patterns) @ sums) >= bound).mean(axis=0)
+    rng = np.random.default_rng(seed)
+    as_extreme = np.ones(rows.shape[1])
+    for first in range(0, n_resamples, _DRAWS_AT_ONCE):
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(_DRAWS_AT_ONCE, n_resamples - first), n))
+        as_extreme += (np.abs(signs @ sums) >= bound).sum(axis=0)
+    # The pattern that was observed is one of them, so no p-value is 0.
+    return as_extreme / (n_resamples + 1)
+
+
+def _wilcoxon(differences: np.ndarray) -> float:
+    """The signed-rank test; models that never differ have p = 1."""
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0

@@ -1,0 +1,94 @@
+"""Batches of a measurement kept in a folder, so that it goes on after a break where it was.
+
+`measurement.json` says what is measured, `part-00000.safetensors` and so on hold a batch each; every file is whole or
+not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+from torch import nn
+
+from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.needle.trajectory_records import ReadSample
+
+_MEASUREMENT = "measurement.json"
+_FORMAT = "diffmamba_interp.needle_trajectory/1"
+
+
+@dataclass(frozen=True)
+class KeptParts:
+    """The folder of one measurement, whose description was found to be the same."""
+
+    folder: Path
+
+    @classmethod
+    def at(
+        cls,
+        folder: Path,
+        model: HookedMamba,
+        lenses: Mapping[str, Any],
+        name: str,
+        samples: Sequence[ReadSample],
+        plan: Sequence[Sequence[int]],
+    ) -> KeptParts:
+        """Start a folder, or go on with it. Raises ValueError if it holds another measurement.
+
+        Models and lenses are compared by their weights; hooks, and lenses that are no modules, only by name.
+        """
+        wanted = {
+            "format": _FORMAT,
+            "name": name,
+            "model": _digest(model),
+            "dtype": str(model.embed.weight.dtype),
+            "lenses": {key: _digest(lens) if isinstance(lens, nn.Module) else "" for key, lens in lenses.items()},
+            "samples": _digest_text([sample.id for sample in samples]),
+            "batches": _digest_text(plan),
+        }
+        file = folder / _MEASUREMENT
+        if file.exists():
+            held = json.loads(file.read_text(encoding="utf-8"))
+            differing = [key for key in wanted if held.get(key) != wanted[key]]
+            if differing:
+                raise ValueError(
+                    f"{folder} holds another measurement (it differs in {', '.join(differing)}): give another path, or "
+                    "remove that folder to measure again."
+                )
+        else:
+            write_bytes(file, json.dumps(wanted, indent=1).encode())
+        return cls(folder)
+
+    def read(self, number: int) -> dict[str, np.ndarray] | None:
+        """Batch `number`, or None if it has not been read yet."""
+        file = self._part(number)
+        return load(file.read_bytes()) if file.exists() else None
+
+    def write(self, number: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep batch `number`."""
+        write_bytes(self._part(number), save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:05d}.safetensors"
+
+
+def _digest(module: nn.Module) -> str:
+    """Sha256 of a module's parameters and buffers, as they are in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _digest_text(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

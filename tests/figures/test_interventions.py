@@ -1,0 +1,180 @@
+"""Figures of interventions: the record's numbers where they belong, and text that stays text."""
+
+import numpy as np
+import pytest
+
+from diffmamba_interp.figures.interventions import (
+    NEGATIVE,
+    POSITIVE,
+    block_effect_figure,
+    dose_response_figure,
+    patch_grid_figure,
+)
+from diffmamba_interp.interventions import PatchGrid, SweepRecord
+
+
+def sweep_of(n_groups: int = 2, n_samples: int = 6, *, stages: int | None = None) -> SweepRecord:
+    generator = np.random.default_rng(0)
+    axes = () if stages is None else (stages,)
+    clean = generator.normal(size=(n_samples, *axes))
+    effect = np.linspace(-1.0, 2.0, n_groups * 3).reshape(n_groups, 3, 1, *[1] * len(axes))
+    noise = 0.1 * generator.normal(size=(n_groups, 3, n_samples, *axes))
+    return SweepRecord(
+        dose="λ <b>",
+        doses=(1.0, 0.0, 0.5),
+        groups=tuple((block,) for block in range(n_groups - 1)) + (None,),
+        clean={"snr_db": clean},
+        intervened={"snr_db": clean + effect + noise},
+        units={"snr_db": "dB"},
+    )
+
+
+def grid_of(n_samples: int = 2) -> PatchGrid:
+    generator = np.random.default_rng(1)
+    return PatchGrid(
+        point="blocks.{}.hook_resid_pre",
+        blocks=(0, 3),
+        positions=(4, 1, 2),
+        answers=(0,) * n_samples,
+        against=None,
+        clean=np.ones(n_samples),
+        corrupted=np.zeros(n_samples),
+        patched=generator.normal(size=(n_samples, 2, 3)),
+    )
+
+
+def lines_of(figure) -> list:
+    return [trace for trace in figure.data if trace.mode == "lines+markers"]
+
+
+# ------------------------------------------------------------------ dose-response
+
+
+def test_a_curve_holds_the_means_in_order_of_dose_inside_its_band() -> None:
+    sweep = sweep_of()
+    figure = dose_response_figure(sweep, "snr_db", title="a <title>")
+    effect = sweep.effect("snr_db")
+    for row, line in enumerate(lines_of(figure)):
+        assert list(line.x) == [0.0, 0.5, 1.0]
+        assert np.allclose(line.y, effect.change[row, [1, 2, 0]])
+        assert np.allclose(line.customdata, np.stack([effect.low, effect.high], axis=-1)[row, [1, 2, 0]])
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert np.allclose(bands[0].y[:3], effect.high[0, [1, 2, 0]])
+    assert [line.name for line in lines_of(figure)] == ["0", "all"]
+    assert figure.layout.yaxis.title.text == "change of snr db (dB)"
+    assert figure.layout.xaxis.title.text == "λ &lt;b&gt;"
+    assert figure.layout.title.text.startswith("a &lt;title&gt;<br>")
+    assert "n = 6" in figure.layout.title.text
+
+
+def test_values_are_shown_instead_of_changes_where_asked_for() -> None:
+    sweep = sweep_of()
+    figure = dose_response_figure(sweep, "snr_db", quantity="value")
+    assert np.allclose(lines_of(figure)[0].y, sweep.intervened["snr_db"].mean(axis=2)[0, [1, 2, 0]])
+    assert figure.layout.yaxis.title.text == "snr db (dB)"
+    assert not figure.layout.shapes
+
+
+def test_several_models_have_a_line_each() -> None:
+    figure = dose_response_figure({"<a>": sweep_of(1), "b": sweep_of(1)}, "snr_db")
+    assert [line.name for line in lines_of(figure)] == ["&lt;a&gt;", "b"]
+    assert len({(line.line.color, line.marker.symbol) for line in lines_of(figure)}) == 2
+
+
+def test_many_blocks_are_told_apart_by_depth() -> None:
+    figure = dose_response_figure(sweep_of(9), "snr_db")
+    assert len({line.line.color for line in lines_of(figure)}) == 9
+
+
+def test_one_block_of_a_lens_reading_is_chosen_by_index() -> None:
+    sweep = sweep_of(stages=4)
+    figure = dose_response_figure(sweep, "snr_db", index=(2,))
+    assert np.allclose(lines_of(figure)[0].y, sweep.effect("snr_db").change[0, [1, 2, 0], 2])
+    with pytest.raises(ValueError, match="1 axes beside the samples"):
+        dose_response_figure(sweep, "snr_db")
+    with pytest.raises(ValueError, match="0 axes beside the samples"):
+        dose_response_figure(sweep_of(), "snr_db", index=(2,))
+
+
+def test_one_sample_has_a_line_without_a_band() -> None:
+    figure = dose_response_figure(sweep_of(n_samples=1), "snr_db")
+    assert len(figure.data) == len(lines_of(figure)) == 2
+
+
+# ------------------------------------------------------------------ bars
+
+
+def test_bars_hold_the_effect_of_each_group_at_one_dose() -> None:
+    sweep = sweep_of(3)
+    (bars,) = block_effect_figure(sweep, "snr_db", dose=0.5).data
+    effect = sweep.effect("snr_db")
+    assert list(bars.x) == ["0", "1", "all"]
+    assert np.allclose(bars.y, effect.change[:, 2])
+    assert np.allclose(bars.y + bars.error_y.array, effect.high[:, 2])
+    assert np.allclose(bars.y - bars.error_y.arrayminus, effect.low[:, 2])
+    assert list(bars.marker.color) == [NEGATIVE if value < 0 else POSITIVE for value in bars.y]
+    assert {NEGATIVE, POSITIVE} == set(bars.marker.color)
+
+
+def test_a_dose_must_be_chosen_from_those_there_are() -> None:
+    for dose in (None, 0.7):
+        with pytest.raises(ValueError, match="the sweep has 1, 0, 0.5"):
+            block_effect_figure(sweep_of(), "snr_db", dose=dose)
+
+
+# ------------------------------------------------------------------ grids
+
+
+def test_a_grid_has_blocks_by_positions_on_a_symmetric_scale() -> None:
+    grid = grid_of()
+    (heat,) = patch_grid_figure(grid).data
+    assert np.allclose(heat.z, grid.change.mean(axis=0))
+    assert list(heat.y) == ["0", "3"]
+    assert heat.zmin == -heat.zmax
+    assert heat.zmax == pytest.approx(np.abs(heat.z).max())
+    (one,) = patch_grid_figure(grid, sample=1, show="recovered").data
+    assert np.allclose(one.z, grid.recovered[1])
+
+
+def test_positions_are_labelled_with_their_tokens() -> None:
+    strings = ["zero", "<b>", " two", "three", "$x$"]
+    figure = patch_grid_figure(grid_of(), token_strings=strings, title="<i>")
+    assert list(figure.layout.xaxis.ticktext) == ["4 &#36;x&#36;", "1 &lt;b&gt;", "2 ␣two"]
+    assert figure.layout.title.text.startswith("&lt;i&gt;<br>")
+    assert list(patch_grid_figure(grid_of()).layout.xaxis.ticktext) == ["4", "1", "2"]
+
+
+def test_long_prompts_have_at_most_forty_ticks() -> None:
+    wide = PatchGrid(**{**grid_of(1).__dict__, "positions": tuple(range(500)), "patched": np.zeros((1, 2, 500))})
+    axis = patch_grid_figure(wide).layout.xaxis
+    assert len(axis.tickvals) == len(axis.ticktext) <= 40
+    assert axis.ticktext[1] == str(axis.tickvals[1])
+
+
+def test_neighbouring_blocks_are_named_as_a_range() -> None:
+    sweep = SweepRecord(**{**sweep_of(3).__dict__, "groups": ((0, 1, 2, 3), (1, 3, 4), (5, 6))})
+    assert list(block_effect_figure(sweep, "snr_db", dose=0.0).data[0].x) == ["0–3", "1, 3, 4", "5, 6"]
+
+
+def test_positions_patched_together_are_one_column() -> None:
+    grid = PatchGrid(**{**grid_of().__dict__, "positions": (4, (1, 2), (0, 3))})
+    assert list(patch_grid_figure(grid).layout.xaxis.ticktext) == ["4", "1–2", "0–3"]
+    labels = patch_grid_figure(grid, token_strings=["a", " b", " c", "d", "e"]).layout.xaxis.ticktext
+    assert list(labels) == ["4 e", "1–2 ␣b␣c", "0–3 ad"]
+
+
+def test_pairs_without_a_distance_are_left_out_of_the_mean() -> None:
+    grid = grid_of()
+    same = PatchGrid(**{**grid.__dict__, "clean": np.array([1.0, 0.0])})
+    (heat,) = patch_grid_figure(same, show="recovered").data
+    assert np.allclose(heat.z, grid.recovered[0])
+    nothing = PatchGrid(**{**grid.__dict__, "clean": np.zeros(2)})
+    (heat,) = patch_grid_figure(nothing, show="recovered").data
+    assert np.isnan(np.asarray(heat.z, dtype=float)).all()
+
+
+def test_what_a_grid_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="the grid has samples 0 to 1"):
+        patch_grid_figure(grid_of(), sample=2)
+    with pytest.raises(ValueError, match="there are 3 token strings, but position 4 was patched"):
+        patch_grid_figure(grid_of(), token_strings=["a", "b", "c"])
