@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--published-prompts", type=int, default=1, help="of those, read the published way")
     parser.add_argument("--exponentials", type=int, help="of the published way, a prompt and lens; 1 on a GPU")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one-token", action="store_true", help="of the published way, the one-token form alone")
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -146,6 +147,8 @@ def main() -> None:
         "published, one token": (lambda: published_way(model, tuned, some, answer_alone, limit), n_published),
         "published, same numbers": (lambda: published_way(model, lenses, some, every_label, limit), n_published),
     }
+    if options.one_token:
+        del runs["published, same numbers"]
     our_way(model, lenses, samples)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     found: dict[str, np.ndarray] = {}
@@ -153,6 +156,7 @@ def main() -> None:
         for name, (run, n) in runs.items():
             *spent, found[name] = seconds_per_prompt(run, n)
             times[name].append((spent[0], spent[1]))
+            print(f"  round: {name}, {spent[0]:.4f} s a prompt", flush=True)
     results = {
         name: report(name, spent, times[OURS], "" if limit is None else "at least ") for name, spent in times.items()
     }
