@@ -1,0 +1,171 @@
+"""README.md and figures of the long-context analysis, written from its results alone.
+
+python analyses/long_context/report.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from analyses.long_context.summary import FIRST, SECOND
+from diffmamba_interp.analysis_results import MIN_SAMPLES, estimate_from, read_results
+from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.figures.curves_svg import Curve, Panel, curves_svg
+
+HERE = Path(__file__).parent
+TITLES = {"paper": "Held-out novels", "builtin": "Generated text"}
+TRAINED = 1024
+
+
+def write(out: Path = HERE) -> None:
+    """Figures beside each results.json, and README.md over those that there are."""
+    found = {
+        name: read_results(out / name / "results.json") for name in TITLES if (out / name / "results.json").exists()
+    }
+    for name, results in found.items():
+        write_figures(out / name, results, TITLES[name])
+    findings = [line for name, results in found.items() for line in finding(name, results)]
+    sections = [line for name, results in found.items() for line in section(name, results)]
+    write_text(out / "README.md", "\n".join([*HEAD, *findings, *HOW, *sections, *LIMITS]) + "\n")
+
+
+def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
+    curves, ticks = results["curves"], [position(end) for end in results["bounds"][1:]]
+
+    def curve(name: str, values: Sequence[Sequence[float]]) -> Curve:
+        estimates = [estimate_from(one) for one in values]
+        return Curve(name=name, points=[(one.value, one.low, one.high) for one in estimates])
+
+    losses = [
+        Panel(title=heading, ticks=ticks, curves=[curve(name, curves[kind][name]) for name in (FIRST, SECOND)])
+        for kind, heading in (("full", "loss given the whole past"), ("windowed", "loss with the past cut off"))
+    ]
+    gains = [curve(name, curves["gain"][name]) for name in (FIRST, SECOND)]
+    figures = {
+        "loss": ("nats per token", losses),
+        "gain": ("nats per token", [Panel(title="what the older past gains", ticks=ticks, curves=gains)]),
+        "difference": (
+            "nats per token",
+            [Panel(title="Diff less plain", ticks=ticks, curves=[curve("difference", curves["difference"])])],
+        ),
+    }
+    for name, (axis, panels) in figures.items():
+        text = curves_svg(panels, title=title, x_axis="position up to, tokens", y_axis=axis)
+        write_text(folder / f"{name}.svg", text)
+
+
+def finding(name: str, results: dict[str, Any]) -> list[str]:
+    curves, ends, n = results["curves"], results["bounds"][1:], results["n_pieces"]
+    signs = [estimate_from(one).sign(n) for one in curves["difference"]]
+    beyond = [sign for sign, end in zip(signs, ends, strict=True) if end > TRAINED]
+    lines = [
+        f"{TITLES[name]} ({n} pieces of {results['bounds'][-1]:,} tokens from {results['n_sources']} sources): "
+        f"{verdict(beyond)}",
+        "",
+        f"- Lower loss in `{SECOND}` at positions up to {named(ends, signs, -1)}; in `{FIRST}` up to "
+        f"{named(ends, signs, 1)}; undecided up to {named(ends, signs, 0)}.",
+    ]
+    for model in (FIRST, SECOND):
+        gains = [estimate_from(one).sign(n) for one in curves["gain"][model]]
+        gains = [gain if end > TRAINED else 9 for gain, end in zip(gains, ends, strict=True)]
+        lines.append(
+            f"- `{model}`, past older than {TRAINED:,} tokens: helps at positions up to {named(ends, gains, 1)}; harms "
+            f"up to {named(ends, gains, -1)}; undecided up to {named(ends, gains, 0)}."
+        )
+    return [*lines, "", *table(results), ""]
+
+
+def verdict(beyond: Sequence[int]) -> str:
+    if not beyond:
+        return "nothing beyond the trained length was measured."
+    if set(beyond) == {-1}:
+        return f"**beyond the trained length `{SECOND}` has the lower loss**, in every bin."
+    if set(beyond) == {1}:
+        return f"**beyond the trained length `{FIRST}` has the lower loss**, in every bin."
+    if set(beyond) == {0}:
+        return "**undecided**, beyond the trained length the models' losses cannot be told apart at this n."
+    return "**mixed**, which model has the lower loss beyond the trained length depends on the position."
+
+
+def named(ends: Sequence[int], signs: Sequence[int], sign: int) -> str:
+    kept = [position(end) for end, one in zip(ends, signs, strict=True) if one == sign]
+    return ", ".join(kept) if kept else "none"
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    curves = results["curves"]
+    lines = [
+        f"| position | loss, {FIRST} | {SECOND} | {SECOND} less {FIRST} | p | older past gains, {FIRST} | {SECOND} |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for number, (start, end) in enumerate(zip(results["bounds"], results["bounds"][1:], strict=False)):
+        values = [estimate_from(curves["full"][model][number]).text() for model in (FIRST, SECOND)]
+        difference = estimate_from(curves["difference"][number]).text(signed=True)
+        gains = [estimate_from(curves["gain"][model][number]).text(signed=True) for model in (FIRST, SECOND)]
+        if end <= TRAINED:
+            gains = ["–", "–"]
+        p = curves["p_values"][number]
+        lines.append(f"| {start:,}–{end:,} | {' | '.join([*values, difference, f'{p:.3g}', *gains])} |")
+    return lines
+
+
+def position(end: int) -> str:
+    return f"{end // 1024}k" if end % 1024 == 0 else str(end)
+
+
+def section(name: str, results: dict[str, Any]) -> list[str]:
+    made = results["provenance"]
+    return [
+        f"## {TITLES[name]} (recipe `{name}`)",
+        "",
+        *(line for figure in ("loss", "gain", "difference") for line in (f"![{figure}]({name}/{figure}.svg)", "")),
+        f"Seed {made['seed']}, on {made['device']}, torch {made['versions']['torch']}. Weights: "
+        + ", ".join(f"{model} `{digest}`" for model, digest in made["models"].items())
+        + ".",
+        "",
+    ]
+
+
+HEAD = [
+    "# What happens to the loss far beyond the trained length?",
+    "",
+    "The question of Fig. 6 of the Diff-Mamba paper (arXiv 2507.06204), asked of the bundled pair, which was trained",
+    f"on contexts of {TRAINED:,} tokens: loss by position in long text, and whether older context is of any use.",
+    "",
+    "## Finding",
+    "",
+]
+HOW = [
+    "## How it was measured",
+    "",
+    "Each model reads a piece of text from its first to its last token in chunks, carried by the recurrent state, so",
+    "that every token is predicted from all tokens before it. Losses are means over the positions of a bin, in nats",
+    "per token; both models have one tokenizer, so their losses compare. Text is not equally hard everywhere: so the",
+    f"same tokens are predicted again with the past cut off, from the last {TRAINED // 2:,} to {TRAINED:,} tokens.",
+    "What the older past gains is that loss less the loss with the whole past: below zero the state has come to harm.",
+    "",
+    "`paper` takes the novels of the evaluation and the lens-training split, which the language models never saw, in",
+    "pieces that do not overlap. `builtin` takes text from a grammar, which has little to remember.",
+    "Intervals are 95 % percentile bootstraps over novels, each with all of its pieces (generated text: over pieces).",
+    f"A side is taken where the interval excludes zero and there are at least {MIN_SAMPLES} pieces. p: paired sign-",
+    "flip test of the difference by novel, not corrected for the number of bins.",
+    "",
+    "    python analyses/long_context/run.py --recipe builtin",
+    "    python analyses/long_context/run.py --recipe paper --data FOLDER       (--n 0 --device cuda for all novels)",
+    "",
+    "`records.csv.gz` holds every piece's loss in every bin. This page is written by `report.py` from `results.json`.",
+    "",
+]
+LIMITS = [
+    "## Limits",
+    "",
+    "- One training seed of each model: the intervals hold for these weights.",
+    "- Few novels: intervals over fewer than ten sources come out too narrow.",
+    "- Neither model was trained to carry anything beyond its trained length; the paper's Fig. 6 is of larger models.",
+]
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,236 @@
+"""What every analysis keeps: its recipe, what its results were made with, per-sample records, estimates with intervals.
+
+    recipe.toml     one table per recipe                    `read_recipe`
+    results.json    provenance first, then the findings     `write_results`, `read_results`
+    records.csv.gz  one line per sample                     `write_records`, `read_records`
+
+An estimate's interval is a 95 % percentile bootstrap: a statistic of how often each sample counts, computed once with
+every sample counted once, and again for counts drawn with replacement (`bootstrap`). Unlike `needle.statistics`, which
+has means and medians, it serves ratios of sums and samples that lack some of the values.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from diffmamba_interp.atomic_files import write_bytes, write_text
+from diffmamba_interp.data import TextSource
+from diffmamba_interp.lens.card import file_sha256, package_versions, weights_sha256
+from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
+
+Recipe = TypeVar("Recipe")
+Counts = Float[np.ndarray, "resample sample"]
+Statistic = Callable[[Float[np.ndarray, "resample sample"]], np.ndarray]
+
+N_RESAMPLES = 2_000
+MIN_SAMPLES = 10
+"""With fewer samples a bootstrap interval is too narrow to decide anything."""
+
+_NUMBERS = re.compile(r"\[\n[-+.\deul n,\s]*\]")
+TOKENIZER = DEMO_FOLDER / "tokenizer" / "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % bootstrap interval, in the unit of what was estimated; NaN where there was nothing."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    def sign(self, n_samples: int) -> int:
+        """1 or -1 where the interval of `n_samples` samples decides, 0 where it does not or they are fewer than 10."""
+        return 0 if n_samples < MIN_SAMPLES or not self.excludes_zero else 1 if self.value > 0 else -1
+
+    def text(self, decimals: int = 3, *, signed: bool = False) -> str:
+        """`0.123 [0.100, 0.150]`, or a dash where there was nothing to estimate."""
+        if not np.isfinite(self.value):
+            return "–"
+        style = f"{'+' if signed else ''}.{decimals}f"
+        return f"{self.value:{style}} [{self.low:{style}}, {self.high:{style}}]"
+
+
+def read_recipe(path: Path, name: str, kind: type[Recipe]) -> Recipe:
+    """The table `name` of a TOML file as a dataclass `kind`; arrays become tuples.
+
+    Raises ValueError for a recipe that the file does not have, and for unknown or missing keys.
+    """
+    recipes = tomllib.loads(path.read_text(encoding="utf-8"))
+    if name not in recipes:
+        raise ValueError(f"there is no recipe {name!r} in {path.name}: choose one of {', '.join(recipes)}.")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipes[name].items()}
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"recipe {name!r} in {path.name} has unknown keys: {', '.join(unknown)}. Known: {', '.join(known)}."
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(
+            f"recipe {name!r} in {path.name} is not complete: {error}. Keys: {', '.join(known)}."
+        ) from None
+
+
+def provenance(
+    name: str, recipe: Any, *, device: str, data: Mapping[str, Path] | None = None, models: Sequence[str] = DEMO_NAMES
+) -> dict[str, Any]:
+    """What results were made with: sha256 of models, tokenizer and data; recipe, seed, device and versions.
+
+    recipe: a dataclass with a field `seed`. data: what was read, by name; files, or folders of text.
+    """
+    made: dict[str, Any] = {
+        "models": {model: weights_sha256(demo_folder(model)) for model in models},  # type: ignore[arg-type]
+        "tokenizer": file_sha256(TOKENIZER),
+        "recipe": {"name": name, **asdict(recipe)},
+        "seed": recipe.seed,
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
+        "versions": package_versions(),
+    }
+    if data:
+        made["data"] = {key: _data_sha256(path) for key, path in data.items()}
+    return made
+
+
+def require_shipped(made: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError unless the provenance `made`, read from `path`, names the weights that come with the package."""
+    for model, measured in made["models"].items():
+        shipped = weights_sha256(demo_folder(model))
+        if measured != shipped:
+            raise ValueError(f"{path} was measured on {model} {measured}, but {shipped} is shipped: run it again.")
+
+
+def write_results(path: Path, made: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Write results.json: provenance, then what was found; an estimate as [value, low, high], NaN as null."""
+    text = json.dumps(_plain({"provenance": made, **found}), indent=1, allow_nan=False)
+    # One line for each list of numbers keeps the file readable, and a third of the size.
+    short = _NUMBERS.sub(lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
+    write_text(path, short + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `write_results` wrote."""
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def estimate_from(values: Sequence[float | None]) -> Estimate:
+    """The estimate that results.json holds as [value, low, high]; null is NaN."""
+    return Estimate(*(float("nan") if value is None else float(value) for value in values))
+
+
+def write_records(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray], *, decimals: int = 4) -> None:
+    """Write columns of equal length as gzipped CSV; the same columns give the same bytes.
+
+    Numbers with a fraction are rounded to `decimals`; NaN is an empty cell.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    cells = ([_cell(value, decimals) for value in column] for column in columns.values())
+    writer.writerows(zip(*cells, strict=True))
+    write_bytes(path, gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+
+
+def read_records(path: Path, *, text: Sequence[str] = ("model", "task", "story")) -> dict[str, np.ndarray]:
+    """The columns that `write_records` wrote: those named in `text` as strings, the others as float64."""
+    lines = list(csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode())))
+    header, columns = lines[0], list(zip(*lines[1:], strict=True)) or [()] * len(lines[0])
+    return {
+        name: np.array(column, dtype=str) if name in text else np.array([float(cell or "nan") for cell in column])
+        for name, column in zip(header, columns, strict=True)
+    }
+
+
+def bootstrap(
+    statistic: Statistic, n_samples: int, *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "3 ..."]:
+    """Value, low and high of a statistic, with the 95 % interval over samples, along the first axis.
+
+    statistic: from how often each sample counts, [resample, sample], to [resample, ...]. Sums over samples weighted by
+        the counts keep it fast (`weighted_sum`). All of its entries come from the same resamples.
+    Raises ValueError if there are no samples.
+    """
+    if n_samples < 1:
+        raise ValueError("there are no samples to draw from: measure at least one.")
+    uniform = np.full(n_samples, 1 / n_samples)
+    drawn = np.random.default_rng(seed).multinomial(n_samples, uniform, size=n_resamples).astype(np.float64)
+    value, spread = np.asarray(statistic(np.ones((1, n_samples)))), np.asarray(statistic(drawn))
+    # A ratio over nothing is infinite in some resamples.
+    with np.errstate(invalid="ignore"):
+        return np.concatenate([value, np.quantile(spread, (0.025, 0.975), axis=0)])
+
+
+def estimate(statistic: Statistic, n_samples: int, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Estimate:
+    """`bootstrap` of a statistic that gives one number per resample."""
+    value, low, high = bootstrap(statistic, n_samples, n_resamples=n_resamples, seed=seed)
+    return Estimate(value=float(value), low=float(low), high=float(high))
+
+
+def weighted_sum(counts: Counts, values: Float[np.ndarray, "sample ..."]) -> Float[np.ndarray, "resample ..."]:
+    """Sum over samples, each as often as it counts."""
+    return np.tensordot(counts, values, axes=1)
+
+
+def mean_of(values: Float[np.ndarray, "sample ..."]) -> Statistic:
+    """The samples' mean as a statistic; a sample that is NaN counts for nothing."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+
+    def statistic(counts: Counts) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return weighted_sum(counts, filled) / weighted_sum(counts, known.astype(np.float64))
+
+    return statistic
+
+
+def ratio_of(above: Float[np.ndarray, "sample ..."], below: Float[np.ndarray, "sample ..."]) -> Statistic:
+    """Sum of `above` over sum of `below` as a statistic: a sample with next to nothing below does not decide."""
+
+    def statistic(counts: Counts) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return weighted_sum(counts, above) / weighted_sum(counts, below)
+
+    return statistic
+
+
+def _data_sha256(path: Path) -> str:
+    return TextSource(location=str(path)).sha256() if path.is_dir() else file_sha256(path)
+
+
+def _cell(value: Any, decimals: int) -> str:
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{float(value):.{decimals}f}".rstrip("0").rstrip(".") or "0"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values, with NaN as null and estimates as objects."""
+    if isinstance(value, Estimate):
+        return _plain([value.value, value.low, value.high])
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), 5) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,185 @@
+"""What the last position of a prompt reads, block by block: how much each class of source writes into a logit.
+
+    K_i[s]                                            contribution of source s in block i (`contributions`), in logits
+    mass_S = sum_S |K_i|                              net, of the minuend, and of lambda times the subtrahend
+    smaller_S = sum_S min(|K1|, |lambda K2|)          see below
+    snr = mean_needle |K_i| / mean_others |K_i|       in dB (`spans`)
+
+Of |K1| + |lambda K2|, the subtraction takes away 2 min(|K1|, |lambda K2|) at a source where both have one sign, and
+nothing elsewhere. Were their signs independent, half of it would go: smaller_S is what chance alone would cancel.
+Only one row of the scan's matrix is made, so memory grows with the prompt's length and not with its square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diffmamba_interp.implicit_attention.activations import run_block
+from diffmamba_interp.implicit_attention.branch_parts import along_rows
+from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
+from diffmamba_interp.implicit_attention.extract import final_scale
+from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES
+from diffmamba_interp.implicit_attention.selection import select_rows, take_rows
+from diffmamba_interp.implicit_attention.spans import (
+    SPAN_CLASSES,
+    Spans,
+    attention_snr,
+    branch_cosine,
+    decibel,
+    span_masks,
+    span_mass,
+)
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.token_checks import check_tokens, valid_positions
+from diffmamba_interp.ops.precision import upcast
+
+CLASSES = (*SPAN_CLASSES, "other")
+"""The classes of a prompt's sources; "other" holds the tokens that no span names, the last position among them."""
+
+PICTURES = ("net", "minuend", "lambda_subtrahend")
+"""net: what a block really writes, the difference in a differential block. The others are NaN in plain blocks."""
+
+HEAD_PICTURES = ("net", "minuend", "lambda_subtrahend", "strangers")
+"""Per head. strangers: |K1[h] - lambda K2[g]| averaged over all g other than h."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Sizes of contributions to one or more directions at each prompt's last position, by block.
+
+    mass: sum of |K| per picture (`PICTURES`) and class (`CLASSES`), heads summed before the size is taken; logits.
+    smaller: sum of min(|K1|, |lambda K2|) per class; logits; NaN in plain blocks.
+    snr_db: needle against all other visible tokens; dB; NaN without needle or without a picture.
+    cosine: of the branches' rows over the sources, lambda left out; NaN in plain blocks.
+    n_sources: tokens of each class.
+    head_mass: as `mass`, heads apart (`HEAD_PICTURES`); None unless asked for. Branches are paired by head
+        index, an arbitrary pairing: hence the strangers.
+    """
+
+    mass: Float[Tensor, "prompt direction block picture span_class"]
+    smaller: Float[Tensor, "prompt direction block span_class"]
+    snr_db: Float[Tensor, "prompt direction block picture"]
+    cosine: Float[Tensor, "prompt direction block"]
+    n_sources: Int[Tensor, "prompt span_class"]
+    head_mass: Float[Tensor, "prompt direction block head head_picture span_class"] | None = None
+
+    def select(self, prompts: Int[Tensor, " chosen"]) -> Allocation:
+        """The chosen prompts, in that order."""
+        return Allocation(**{name: value[prompts] for name, value in self._tensors().items()})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Allocation]) -> Allocation:
+        """The prompts of all parts, one part after the other, on the CPU."""
+        names = parts[0]._tensors()
+        return cls(**{name: torch.cat([getattr(part, name).cpu() for part in parts]) for name in names})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@torch.no_grad()
+def allocate(
+    model: HookedMamba,
+    tokens: Int[Tensor, "batch pos"],
+    directions: Float[Tensor, "batch direction d_model"],
+    spans: Spans | Sequence[Spans],
+    *,
+    lengths: Int[Tensor, " batch"] | None = None,
+    per_head: bool = False,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> Allocation:
+    """Measure every block in one forward pass and one block's memory.
+
+    Args:
+        directions: in the final residual stream, before the final norm's scale divides (`logit_direction`).
+        spans: one for all samples, or one per sample.
+        lengths: tokens per sample, if padded on the right. per_head: fill `head_mass`.
+        max_bytes: as in `contribution_along`.
+
+    Raises:
+        ValueError: tokens, spans or directions that do not fit. MemoryLimitError: too much at once.
+    """
+    check_tokens(tokens, model.cfg.d_vocab)
+    n_batch, n_pos = tokens.shape
+    valid = valid_positions(tokens, lengths)
+    in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
+    rows = select_rows([-1] * directions.shape[1], in_use, n_pos)
+    masks = class_masks(spans, in_use, n_pos)
+    resid = model(tokens, lengths=lengths, stop_at_block=0)
+    blocks = []
+    for index in range(model.cfg.n_layers):
+        resid, activations = run_block(model, resid, index, valid)
+        # One row per direction needs no kernel, and the kernel would serve prompts of different lengths one by one.
+        made = contribution_along(
+            activations, directions, rows, per_head=per_head, impl="reference", max_bytes=max_bytes
+        )
+        blocks.append(_measure(made, masks))
+    # A direction enters every size linearly, so the final scale, known only now, divides the sums.
+    scale = take_rows(upcast(final_scale(model, resid)), rows)[:, :, 0]
+    stacked = {name: torch.stack([block[name] for block in blocks], dim=2) for name in blocks[0]}
+    for name in ("mass", "smaller", "head_mass"):
+        if name in stacked:
+            stacked[name] = stacked[name] / scale.reshape(*scale.shape, *[1] * (stacked[name].ndim - 2))
+    return Allocation(**stacked, n_sources=masks.sum(dim=-1))
+
+
+def class_masks(
+    spans: Spans | Sequence[Spans], lengths: Int[Tensor, " batch"], n_pos: int
+) -> Bool[Tensor, "batch span_class pos"]:
+    """One row per class of `CLASSES`; positions behind a sample's length belong to none."""
+    visible = torch.arange(n_pos, device=lengths.device) < lengths[:, None]
+    named = span_masks(spans, lengths.shape[0], n_pos).to(lengths.device) & visible[:, None]
+    return torch.cat([named, (visible & ~named.any(dim=1))[:, None]], dim=1)
+
+
+def _measure(made: Contribution, masks: Bool[Tensor, "batch span_class src"]) -> dict[str, Tensor]:
+    """One block: every field of `Allocation` that depends on it, without its block axis."""
+    found: dict[str, Tensor] = {}
+    if made.per_head:
+        found["head_mass"] = _head_mass(made, masks)
+    parts = [part.sum(dim=1) for part in made.parts] if made.per_head else list(made.parts)
+    missing = torch.full_like(parts[0], float("nan"))
+    if made.is_differential:
+        first, second = parts
+        scaled = _times_lambda(made, second)
+        pictures = (first - scaled, first, scaled)
+        smaller = torch.minimum(first.abs(), scaled.abs())
+        # Of the subtrahend itself: lambda may be 0 or negative, and a cosine should not see that.
+        cosine = branch_cosine(first, second)
+    else:
+        pictures = (parts[0], missing, missing)
+        smaller, cosine = missing, missing[..., 0]
+    visible, needle = masks.any(dim=1), masks[:, CLASSES.index("needle")]
+    return found | {
+        "mass": torch.stack([span_mass(picture, masks) for picture in pictures], dim=-2),
+        "snr_db": torch.stack([decibel(attention_snr(p, needle, visible)) for p in pictures], dim=-1),
+        "smaller": span_mass(smaller, masks),
+        "cosine": cosine,
+    }
+
+
+def _head_mass(made: Contribution, masks: Tensor) -> Float[Tensor, "batch direction head head_picture span_class"]:
+    first = made.parts[0]
+    if not made.is_differential:
+        own = span_mass(first, masks).movedim(1, 2)
+        missing = torch.full_like(own, float("nan"))
+        return torch.stack([own, missing, missing, missing], dim=-2)
+    scaled = _times_lambda(made, made.parts[1])
+    n_heads = first.shape[1]
+    # One shift at a time: all pairs of heads at once would take n_heads times the memory.
+    shifts = (span_mass(first - scaled.roll(shift, dims=1), masks) for shift in range(1, n_heads))
+    strangers = sum(shifts, torch.zeros_like(span_mass(first, masks))) / max(n_heads - 1, 1)
+    own_pictures = [span_mass(picture, masks) for picture in (first - scaled, first, scaled)]
+    return torch.stack([*own_pictures, strangers], dim=-2).movedim(1, 2)
+
+
+def _times_lambda(
+    made: Contribution, part: Float[Tensor, "batch *head row src"]
+) -> Float[Tensor, "batch *head row src"]:
+    return along_rows(made.lambda_, part.ndim, part.ndim - 2) * part

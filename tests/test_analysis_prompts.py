@@ -1,0 +1,52 @@
+"""Prompts of the analyses are the same for everybody who asks, and a story keeps its place at every n."""
+
+from pathlib import Path
+
+import pytest
+
+from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of
+from diffmamba_interp.splits import split_of_hash
+
+RECIPE = PromptRecipe(stories="generated", lengths=(0, 256), n=(3, 2), seed=7)
+
+
+def test_cells_come_task_by_task_with_the_asked_number_of_prompts() -> None:
+    found = list(cells(RECIPE, Path()))
+    assert [(task, length, len(samples)) for task, length, samples in found[:4]] == [
+        ("qa1", 0, 3),
+        ("qa1", 256, 2),
+        ("qa2", 0, 3),
+        ("qa2", 256, 2),
+    ]
+    assert len(found) == 10
+    for task, length, samples in found:
+        assert {(sample.task, sample.length, sample.seed) for sample in samples} == {(task, length, 7)}
+        assert all(split_of_hash(sample.story_hash) == "eval" for sample in samples)
+        assert all(sample.n_tokens <= length for sample in samples if length)
+
+
+def test_more_prompts_begin_with_the_same_ones() -> None:
+    few, many = (
+        [sample.story_hash for _, _, samples in cells(RECIPE.with_n((n,)), Path(), ["qa1"]) for sample in samples[:2]]
+        for n in (2, 4)
+    )
+    assert few == many
+
+
+def test_n_is_given_for_each_length_or_once_for_all() -> None:
+    assert RECIPE.with_n((5,)).n == (5, 5)
+    assert RECIPE.with_n((5, 6)).n == (5, 6)
+    assert RECIPE.with_n(None) == RECIPE
+    with pytest.raises(ValueError, match="one for each of the lengths"):
+        RECIPE.with_n((1, 2, 3))
+
+
+def test_only_real_stories_name_data() -> None:
+    assert data_of(RECIPE, Path("data")) == {}
+    real = PromptRecipe(stories="babi", lengths=(0,), n=(1,), seed=7)
+    assert set(data_of(real, Path("data"))) == {"babi_tasks_v1-2.tar.gz", "novels"}
+
+
+def test_unknown_stories_are_refused() -> None:
+    with pytest.raises(ValueError, match='"generated" or "babi"'):
+        PromptRecipe(stories="bible", lengths=(0,), n=(1,), seed=7)

@@ -1,0 +1,193 @@
+"""Recipes are read strictly, records and results come back as they were written, intervals are those of theory."""
+
+import gzip
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffmamba_interp.analysis_results import (
+    MIN_SAMPLES,
+    Estimate,
+    bootstrap,
+    estimate,
+    estimate_from,
+    mean_of,
+    provenance,
+    ratio_of,
+    read_recipe,
+    read_records,
+    read_results,
+    require_shipped,
+    weighted_sum,
+    write_records,
+    write_results,
+)
+from diffmamba_interp.lens.card import weights_sha256
+from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    lengths: tuple[int, ...]
+    seed: int
+    text: str = "generated"
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_a_table_of_the_file(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "[a]\nlengths = [1, 2]\nseed = 7\n[b]\nlengths = []\nseed = 8\ntext = 'novels'\n")
+    assert read_recipe(path, "a", Recipe) == Recipe(lengths=(1, 2), seed=7)
+    assert read_recipe(path, "b", Recipe) == Recipe(lengths=(), seed=8, text="novels")
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "words"),
+    [
+        ("[a]\nseed = 1", "b", "choose one of a"),
+        ("[a]\nlengths = []\nseed = 1\nsize = 2", "a", "unknown keys: size. Known: lengths, seed, text"),
+        ("[a]\nseed = 1", "a", "not complete.*lengths"),
+    ],
+)
+def test_a_wrong_recipe_is_told_what_is_right(tmp_path: Path, table: str, name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_recipe(recipe_file(tmp_path, table), name, Recipe)
+
+
+def test_provenance_names_models_recipe_seed_and_data(tmp_path: Path) -> None:
+    (tmp_path / "novels").mkdir()
+    (tmp_path / "novels" / "one.txt").write_text("Once.")
+    (tmp_path / "stories").write_bytes(b"x")
+    data = {name: tmp_path / name for name in ("novels", "stories")}
+    made = provenance("paper", Recipe(lengths=(1,), seed=7), device="cpu", data=data)
+    assert made["models"] == {name: weights_sha256(demo_folder(name)) for name in DEMO_NAMES}
+    assert made["recipe"] == {"name": "paper", "lengths": (1,), "seed": 7, "text": "generated"}
+    assert (made["seed"], made["device"]) == (7, "cpu")
+    assert {len(digest) for digest in made["data"].values()} == {64}
+    (tmp_path / "novels" / "one.txt").write_text("Twice.")
+    again = provenance("paper", Recipe(lengths=(1,), seed=7), device="cpu", data=data)
+    assert again["data"]["novels"] != made["data"]["novels"]
+    assert "data" not in provenance("builtin", Recipe(lengths=(1,), seed=7), device="cpu")
+
+
+def test_results_of_other_weights_are_refused() -> None:
+    made = {"models": {name: weights_sha256(demo_folder(name)) for name in DEMO_NAMES}}
+    require_shipped(made, Path("results.json"))
+    made["models"]["mamba2"] = "0" * 64
+    with pytest.raises(ValueError, match=r"results.json was measured on mamba2 0+, but .* run it again"):
+        require_shipped(made, Path("results.json"))
+
+
+def test_results_hold_estimates_as_three_numbers_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    found = {"cells": [{"n": np.int64(3), "share": Estimate(0.123456789, 0.1, NAN)}], "row": np.array([1.0, 2.5])}
+    write_results(path, {"seed": 7}, found)
+    assert '"share": [0.12346, 0.1, null]' in path.read_text()
+    read = read_results(path)
+    assert read == {
+        "provenance": {"seed": 7},
+        "cells": [{"n": 3, "share": [0.12346, 0.1, None]}],
+        "row": [1.0, 2.5],
+    }
+    share = estimate_from(read["cells"][0]["share"])
+    assert (share.value, share.low) == (0.12346, 0.1)
+    assert math.isnan(share.high)
+
+
+def test_texts_in_results_are_left_as_they_are(tmp_path: Path) -> None:
+    words = {"text": "[1,  2]\n[3]", "names": ["a", "b"]}
+    write_results(tmp_path / "results.json", {}, words)
+    assert json.loads((tmp_path / "results.json").read_text()) == {"provenance": {}, **words}
+
+
+def test_records_come_back_rounded_with_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "records.csv.gz"
+    columns = {"model": ["a", "b"], "story": ["12e4", "0099"], "n": [1, 2], "share": np.array([0.123456, NAN])}
+    write_records(path, columns)
+    assert gzip.decompress(path.read_bytes()).decode().splitlines() == [
+        "model,story,n,share",
+        "a,12e4,1,0.1235",
+        "b,0099,2,",
+    ]
+    read = read_records(path)
+    assert read["story"].tolist() == ["12e4", "0099"]
+    assert read["n"].tolist() == [1.0, 2.0]
+    assert read["share"][0] == 0.1235
+    assert math.isnan(read["share"][1])
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_records(tmp_path / name, {"x": [1.0, -0.00001]})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_records(tmp_path / "a")["x"].tolist() == [1.0, 0.0]
+
+
+def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_records(tmp_path / "a", {"x": [1], "y": [1, 2]})
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    found = estimate(mean_of(values), len(values))
+    assert found.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+
+
+def test_a_ratio_is_of_sums_and_never_of_means_of_ratios() -> None:
+    above, below = np.array([1.0, 0.0, 5.0]), np.array([2.0, 0.0, 2.0])
+    assert estimate(ratio_of(above, below), 3).value == 6 / 4
+
+
+def test_a_ratio_over_nothing_is_no_number_and_no_warning() -> None:
+    found = estimate(ratio_of(np.array([1.0, 0.0, 0.0]), np.zeros(3)), 3)
+    assert not math.isfinite(found.high)
+
+
+def test_what_a_sample_lacks_counts_for_nothing() -> None:
+    values = np.array([[1.0, NAN], [3.0, 5.0]])
+    value, low, high = bootstrap(mean_of(values), 2)
+    assert value.tolist() == [2.0, 5.0]
+    assert low[0] == 1.0
+    assert high[0] == 3.0
+
+
+def test_sums_weight_every_sample_as_often_as_it_counts() -> None:
+    values = np.arange(12.0).reshape(3, 2, 2)
+    assert weighted_sum(np.array([[1.0, 0.0, 2.0]]), values).tolist() == [[[16.0, 19.0], [22.0, 25.0]]]
+
+
+def test_columns_of_one_statistic_are_drawn_together() -> None:
+    values = np.random.default_rng(0).normal(size=(20, 1))
+    both = np.concatenate([values, 1 - values], axis=1)
+    found = bootstrap(lambda counts: weighted_sum(counts, both).sum(axis=1), 20)
+    assert found == pytest.approx(np.full(3, 20.0))
+
+
+def test_a_side_is_taken_only_beyond_the_interval_and_with_enough_samples() -> None:
+    up, down, open_ = Estimate(1.0, 0.5, 2.0), Estimate(-1.0, -2.0, -0.5), Estimate(1.0, -0.5, 2.0)
+    assert [one.sign(MIN_SAMPLES) for one in (up, down, open_)] == [1, -1, 0]
+    assert up.sign(MIN_SAMPLES - 1) == 0
+
+
+def test_an_estimate_reads_as_text() -> None:
+    assert Estimate(0.5, -0.25, 1.0).text(2, signed=True) == "+0.50 [-0.25, +1.00]"
+    assert Estimate(NAN, NAN, NAN).text() == "–"
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        estimate(mean_of(np.empty(0)), 0)
