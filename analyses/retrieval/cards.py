@@ -11,18 +11,20 @@ import json
 import math
 import shutil
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from analyses.retrieval import report
+from analyses.retrieval.seeds import FIRST, SECOND, name_of, pooled
+from diffmamba_interp.atomic_files import write_bytes, write_text
 from diffmamba_interp.figures.retrieval import length_name
-from diffmamba_interp.lens.atomic_files import write_bytes, write_text
 from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder
 from diffmamba_interp.models.inspection import inspect_checkpoint
-from diffmamba_interp.needle.accuracy_grid import Cell
+from diffmamba_interp.needle.accuracy_grid import Cell, read_rows
 
 HERE = Path(__file__).parent
 
@@ -65,9 +67,10 @@ def card(name: DemoName, results: Path) -> str:
         "",
         *training(recipe, trained, log),
         *(line for key, values in found.items() for line in retrieval(key, values, name)),
+        *other_seeds(found["paper"], name),
         *text(found["paper"], name),
         *lambdas(name),
-        *limits(trained),
+        *limits(trained, recipe, found, words(results / "builtin" / "records.csv.gz", name)),
         *provenance(name, trained, found),
     ]
     return "\n".join(lines) + "\n"
@@ -103,7 +106,7 @@ def training(recipe: dict[str, Any], trained: dict[str, Any], log: list[dict[str
         f"{optimiser['clip']:g}",
         f"- last losses, nats per token: text {last['text_loss']:.3f}, answers {last['answer_loss']:.3f}; answer "
         f"tokens weigh {mixed['answer_weight']:g}, the rest of a retrieval prompt {mixed['context_weight']:g}",
-        "- one training seed; the resolved recipe and the log are in `analyses/retrieval/training`",
+        "- the resolved recipe and the log are in `analyses/retrieval/training`",
         "",
     ]
 
@@ -131,15 +134,40 @@ def retrieval(recipe: str, results: dict[str, Any], name: DemoName) -> list[str]
     return [*lines, ""]
 
 
+def other_seeds(results: dict[str, Any], name: DemoName) -> list[str]:
+    """The same model from other training seeds, whose weights are not shipped; nothing if there are none."""
+    made = results["provenance"]
+    if not made["other_seeds"]:
+        return []
+    seeds = [{"seed": 0, "sha256": made["models"]}, *made["other_seeds"]]
+    names, column = report.seed_names(results), (FIRST, SECOND).index(name)
+    grids = [[Cell.from_dict(values) for values in cells] for cells in (results["cells"], *results["seeds"])]
+    lengths = sorted({cell.length for cell in grids[0]})
+    lines = [
+        "## Other training seeds",
+        "",
+        "Accuracy on the same prompts, all tasks together, and bits per byte of the held-out Pile text. Seed 0 is this "
+        "model; the others' weights are not shipped.",
+        "",
+        "| seed | " + " | ".join(map(length_name, lengths)) + " | Pile | sha256 of the weights |",
+        "| --- |" + " --- |" * (len(lengths) + 2),
+    ]
+    for seed, called, cells in zip(seeds, names, grids, strict=True):
+        shares = " | ".join(f"{pooled(cells, length)[1 + column]:.3f}" for length in lengths)
+        bits = results["text"][name_of(name, seed["seed"])]["pile"]["bits_per_byte"]
+        lines.append(f"| {called.removeprefix('seed ')} | {shares} | {bits:.3f} | `{seed['sha256'][name]}` |")
+    return [*lines, ""]
+
+
 def text(results: dict[str, Any], name: DemoName) -> list[str]:
     recipe = results["provenance"]["recipe"]
     cut = recipe["text_chars"]
-    sample = f"a sample of about {cut:,} characters of each" if cut else "all of each"
+    sample = f"a sample of about {cut:,} characters of each (from the middle of documents)" if cut else "all of each"
     lines = [
         "## Held-out text",
         "",
-        f"Bits per UTF-8 byte, {sample} (from the middle of documents), in rows of 1,024 tokens from an empty state. "
-        "`pile` is all subsets together, weighted by the bytes stated.",
+        f"Bits per UTF-8 byte, {sample}, in rows of 1,024 tokens from an empty state. `pile` is all subsets together, "
+        "weighted by the bytes stated.",
         "",
         "| text | bits per byte | bytes | documents |",
         "| --- | --- | --- | --- |",
@@ -169,16 +197,33 @@ def lambdas(name: DemoName) -> list[str]:
     return [*lines, ""]
 
 
-def limits(trained: dict[str, Any]) -> list[str]:
+def words(path: Path, name: DemoName) -> str:
+    """How facts in bAbI's words and in others are found, without filler."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for row in read_rows(path):
+        if row.model == name and row.length == 0:
+            right[report.words_of(row)].append(row.is_right)
+    shares = {kind: sum(found) / len(found) for kind, found in right.items()}
+    return (
+        f"Of generated stories without filler it answers {shares[report.BABI_WORDS]:.0%} when they are told in bAbI's "
+        f"words and {shares[report.OTHER_WORDS]:.0%} when in others (by task: `analyses/retrieval/README.md`)."
+    )
+
+
+def limits(
+    trained: dict[str, Any], recipe: dict[str, Any], found: dict[str, dict[str, Any]], by_words: str
+) -> list[str]:
+    n_seeds, context = 1 + len(found["paper"]["seeds"]), recipe["data"]["length"]
+    seeds = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    few = sorted({c["length"] for one in found.values() for c in one["cells"] if c["n"] < report.FEW})
+    rough = f", and cells at {report.listed_lengths(few)} with n below {report.FEW} are rough" if few else ""
     return [
         "## Limits",
         "",
-        f"- A first pair: one seed and {trained['tokens'] / 1e6:.2f} million tokens, not trained to convergence. "
-        "Differences between the two models hold for these weights, not for the architectures.",
-        "- Facts told in bAbI's words are found more surely than the same kinds of fact in other words: see the table "
-        "by words in `analyses/retrieval/README.md`.",
-        "- Trained on contexts of at most 1,024 tokens; cells beyond are extrapolation, and those with n below 20 "
-        "are rough.",
+        f"- A small model, trained on {trained['tokens'] / 1e6:.0f} million tokens. Differences between the pair hold "
+        f"for the weights that were measured ({seeds} of each model), not for the architectures.",
+        f"- {by_words}",
+        f"- Trained on contexts of at most {context:,} tokens; cells beyond are extrapolation{rough}.",
         "- It answers the five task kinds in the words it was trained on; it follows no instruction and knows little "
         "of the world. Its text can be wrong or offensive, as its training text can.",
         "- The training text is not shipped; each subset of The Pile has its own terms, bAbI is CC BY 3.0.",

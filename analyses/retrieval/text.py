@@ -19,14 +19,13 @@ N_DOCUMENTS = 8
 
 
 def measure(
-    model: HookedMamba, tokenizer: PreTrainedTokenizerBase, data: Path, n_chars: int | None, seed: int
+    model: HookedMamba, streams: dict[str, TokenStream], batch_tokens: int
 ) -> dict[str, dict[str, float | int]]:
-    """Per subset and for "pile" (all subsets together): bits_per_byte, n_bytes, n_tokens, n_documents."""
+    """Per text and for "pile" (all but the novels together): bits_per_byte, n_bytes, n_tokens, n_documents."""
     found: dict[str, dict[str, float | int]] = {}
-    for path in [*sorted((data / "pile_test").glob("*.jsonl.gz")), data / "novels"]:
-        stream = held_out_stream(path, tokenizer, n_chars, seed)
-        found[path.name.split(".")[0]] = {
-            "bits_per_byte": bits_per_byte(model, stream, length=ROW_TOKENS, batch_tokens=8 * ROW_TOKENS),
+    for name, stream in streams.items():
+        found[name] = {
+            "bits_per_byte": bits_per_byte(model, stream, length=ROW_TOKENS, batch_tokens=batch_tokens),
             "n_bytes": int(stream.n_bytes.sum()),
             "n_tokens": len(stream.tokens),
             "n_documents": len(stream.ends),
@@ -35,6 +34,14 @@ def measure(
     total = {key: int(sum(one[key] for one in subsets)) for key in ("n_bytes", "n_tokens", "n_documents")}
     bits = sum(one["bits_per_byte"] * one["n_bytes"] for one in subsets)
     return {**found, "pile": {"bits_per_byte": bits / total["n_bytes"], **total}}
+
+
+def held_out_streams(
+    data: Path, tokenizer: PreTrainedTokenizerBase, n_chars: int | None, seed: int
+) -> dict[str, TokenStream]:
+    """Held-out documents of every subset of The Pile and of the novels."""
+    paths = [*sorted((data / "pile_test").glob("*.jsonl.gz")), data / "novels"]
+    return {path.name.split(".")[0]: held_out_stream(path, tokenizer, n_chars, seed) for path in paths}
 
 
 def held_out_stream(path: Path, tokenizer: PreTrainedTokenizerBase, n_chars: int | None, seed: int) -> TokenStream:

@@ -19,12 +19,15 @@ STYLES = (
     ("#CC79A7", "dashdot", "x"),
 )
 _CHANCE = "#666666"
+FAINT = 0.45
+"""Opacity of the curves of other training seeds."""
 
 
-def accuracy_by_length(cells: Sequence[Cell], *, title: str = "") -> go.Figure:
+def accuracy_by_length(cells: Sequence[Cell], *, title: str = "", others: Sequence[Sequence[Cell]] = ()) -> go.Figure:
     """One panel per task: accuracy of each model against length, 95 % Wilson intervals, chance as a grey line.
 
-    Lengths stand at equal distances, in tokens. `title` is escaped. Raises ValueError if there are no cells.
+    Lengths stand at equal distances, in tokens. `others`: the same cells for the same models from other training seeds,
+    drawn as faint curves. `title` is escaped. Raises ValueError if there are no cells.
     """
     tasks = tasks_of(cells)
     figure = make_subplots(
@@ -53,6 +56,19 @@ def accuracy_by_length(cells: Sequence[Cell], *, title: str = "") -> go.Figure:
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
                 marker={"symbol": symbol},
+                row=1,
+                col=column,
+            )
+        for number, curve in seed_curves(others, task):
+            figure.add_scatter(
+                x=lengths,
+                y=curve,
+                name=html.escape(own[0].models[number].model),
+                legendgroup=own[0].models[number].model,
+                showlegend=False,
+                mode="lines",
+                line={"color": STYLES[number % len(STYLES)][0], "width": 1},
+                opacity=FAINT,
                 row=1,
                 col=column,
             )
@@ -112,6 +128,16 @@ def ratio_heat_map(cells: Sequence[Cell], *, title: str = "") -> go.Figure:
         yaxis={"autorange": "reversed"},
     )
     return figure
+
+
+def seed_curves(others: Sequence[Sequence[Cell]], task: str) -> list[tuple[int, list[float]]]:
+    """Of every seed in `others` and each of its models: the model's number, its accuracies at rising lengths."""
+    found = []
+    for cells in others:
+        own = sorted((cell for cell in cells if cell.task == task), key=lambda cell: cell.length)
+        for number in range(len(own[0].models) if own else 0):
+            found.append((number, [cell.models[number].accuracy for cell in own]))
+    return found
 
 
 def tasks_of(cells: Sequence[Cell]) -> list[str]:

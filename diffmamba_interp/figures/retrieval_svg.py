@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from diffmamba_interp.figures.retrieval import STYLES, length_name, ratio_of, tasks_of
+from diffmamba_interp.figures.retrieval import FAINT, STYLES, length_name, ratio_of, seed_curves, tasks_of
 from diffmamba_interp.needle.accuracy_grid import Cell
 
 PANEL, GAP, HEIGHT, LEFT, TOP, BOTTOM = 180, 14, 300, 50, 60, 50
@@ -14,8 +14,11 @@ _HEAD = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" font-fami
 _CELL_WIDTH, _CELL_HEIGHT = 84, 36
 
 
-def accuracy_svg(cells: Sequence[Cell], *, title: str) -> str:
-    """One panel per task: accuracy against length with 95 % Wilson intervals; chance as a thin grey line."""
+def accuracy_svg(cells: Sequence[Cell], *, title: str, others: Sequence[Sequence[Cell]] = ()) -> str:
+    """One panel per task: accuracy against length with 95 % Wilson intervals; chance as a thin grey line.
+
+    `others`: the same cells for the same models from other training seeds, drawn as faint curves.
+    """
     tasks = tasks_of(cells)
     width = LEFT + len(tasks) * (PANEL + GAP)
     parts = [
@@ -28,7 +31,7 @@ def accuracy_svg(cells: Sequence[Cell], *, title: str) -> str:
         parts.append(f'<text x="{LEFT - 6}" y="{_y(level) + 4:.1f}" text-anchor="end">{level:g}</text>')
     for column, task in enumerate(tasks):
         own = sorted((cell for cell in cells if cell.task == task), key=lambda cell: cell.length)
-        parts += _panel(own, LEFT + column * (PANEL + GAP), task)
+        parts += _panel(own, LEFT + column * (PANEL + GAP), task, seed_curves(others, task))
     middle = width / 2
     parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">context length, tokens</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -62,7 +65,7 @@ def ratio_svg(cells: Sequence[Cell], *, title: str) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(cells: Sequence[Cell], left: int, task: str) -> list[str]:
+def _panel(cells: Sequence[Cell], left: int, task: str, faint: Sequence[tuple[int, list[float]]]) -> list[str]:
     def x(index: int) -> float:
         return left + 16 + (PANEL - 32) * index / max(len(cells) - 1, 1)
 
@@ -75,6 +78,11 @@ def _panel(cells: Sequence[Cell], left: int, task: str) -> list[str]:
         parts.append(f'<text x="{x(index):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{name}</text>')
     chance = " ".join(f"{x(index):.1f},{_y(cell.chance):.1f}" for index, cell in enumerate(cells))
     parts.append(f'<polyline points="{chance}" fill="none" stroke="#666"/>')
+    for number, shares in faint:
+        points = " ".join(f"{x(index) + 4 * number:.1f},{_y(share):.1f}" for index, share in enumerate(shares))
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{STYLES[number % len(STYLES)][0]}" opacity="{FAINT}"/>'
+        )
     for number in range(len(cells[0].models)):
         colour, dash, _ = STYLES[number % len(STYLES)]
         # Beside each other, or the intervals would hide one another.

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from diffmamba_interp.figures.retrieval import accuracy_by_length, length_name, ratio_heat_map, ratio_of
+from diffmamba_interp.figures.retrieval import FAINT, accuracy_by_length, length_name, ratio_heat_map, ratio_of
 from diffmamba_interp.figures.retrieval_svg import accuracy_svg, ratio_svg
 from diffmamba_interp.needle.accuracy_grid import Cell, ModelAccuracy
 from diffmamba_interp.needle.comparison import paired_difference
@@ -66,6 +66,18 @@ def test_svgs_are_whole_xml_and_show_the_cells(cells: list[Cell]) -> None:
         assert {"qa1", "qa2", "0k", "1k"} <= set(words)
     assert curves.count("<circle") == 8
     assert {"1.90*", "0.25*", "–"} <= {e.text for e in ElementTree.fromstring(grid).iter()}
+
+
+def test_other_training_seeds_are_faint_curves_of_the_same_models(cells: list[Cell]) -> None:
+    others = [[cell("qa1", 0, 5, 10), cell("qa1", 1024, 4, 9), cell("qa2", 0, 1, 2), cell("qa2", 1024, 0, 0)]]
+    plain, figure = accuracy_by_length(cells), accuracy_by_length(cells, others=others)
+    assert len(figure.data) == len(plain.data) + 4
+    faint = [trace for trace in figure.data if trace.opacity == FAINT]
+    assert [list(trace.y) for trace in faint] == [[0.25, 0.2], [0.5, 0.45], [0.05, 0.0], [0.1, 0.0]]
+    assert not any(trace.showlegend for trace in faint)
+    drawn = ElementTree.fromstring(accuracy_svg(cells, title="", others=others))
+    assert sum(element.get("opacity") == str(FAINT) for element in drawn.iter()) == 4
+    assert "opacity" not in accuracy_svg(cells, title="")
 
 
 def test_a_higher_accuracy_is_drawn_higher(cells: list[Cell]) -> None:
