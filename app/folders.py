@@ -58,7 +58,9 @@ def resolve_below(root: Path, name: str) -> Path:
             "explorer with `-- --root FOLDER` to choose another root."
         )
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {name!r} below {base}.")
+        raise FileNotFoundError(
+            f"there is no folder {name!r} below {base}. A model of the Hugging Face hub is named `hub:owner/name`."
+        )
     return path
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from app import loading
-from app.folders import fingerprint, resolve_below
+from app.folders import bundled_name, fingerprint, resolve_below
 from app.loading import ModelKey
 from app.prompts import Prompt
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
+from diffmamba_interp.lens.demo import demo_lens_folder
 
 STATISTICS = {
     "probability": "probability of the top token",
@@ -23,6 +24,7 @@ STATISTICS = {
     "target_probability": "probability of the next token",
 }
 LOGIT_LENS = "logit lens"
+BUNDLED_LENS = "bundled tuned lens"
 TOP_K = 10
 
 
@@ -54,9 +56,27 @@ class LensRequest:
         return found if targets is None else {**found, "targets": f"torch.tensor([{targets}])"}
 
 
-def lens_request(name: str, *, first: int, last: int, needs_target: bool, target: int | None) -> LensRequest:
-    """`name`: LOGIT_LENS or a lens folder below the root. Raises as `resolve_below`."""
-    folder = None if name == LOGIT_LENS else resolve_below(loading.options().root, name)
+def bundled_lens(key: ModelKey) -> Path | None:
+    """The folder of the tuned lens that comes with a bundled model; None if there is none."""
+    name = bundled_name(key.folder)
+    if name is None:
+        return None
+    try:
+        return demo_lens_folder(name)
+    except FileNotFoundError:
+        return None
+
+
+def lens_request(
+    name: str, key: ModelKey, *, first: int, last: int, needs_target: bool, target: int | None
+) -> LensRequest:
+    """`name`: LOGIT_LENS, BUNDLED_LENS or a lens folder below the root. Raises as `resolve_below`."""
+    if name == BUNDLED_LENS:
+        folder = bundled_lens(key)
+        if folder is None:
+            raise FileNotFoundError("no tuned lens comes with this model: choose the logit lens, or a lens folder.")
+    else:
+        folder = None if name == LOGIT_LENS else resolve_below(loading.options().root, name)
     return LensRequest(
         lens=folder, revision=fingerprint(folder) if folder else "", first=first, last=last,
         needs_target=needs_target, target=target,

@@ -6,19 +6,19 @@ recently used go. A model serves one computation at a time, since hooks belong t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Lock, RLock
 from typing import Any
-from weakref import WeakValueDictionary
 
 import streamlit as st
 import torch
 from tokenizers import Tokenizer
 
+from app.budgeted_cache import BudgetedCache
 from app.folders import bundled_names, find_folders, fingerprint, open_folder, tokenizer_folder
+from app.hub import hub_folder, is_hub_name
 from app.options import AppOptions, read_options
 from app.prompts import read_tokenizer
 from diffmamba_interp import HookedMamba, HookedMambaConfig
@@ -38,39 +38,6 @@ class ModelKey:
     device: str
 
 
-class BudgetedCache:
-    """Values by key up to `budget_bytes`; each is made once, however many sessions ask for it at a time."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        self.budget_bytes = budget_bytes
-        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = Lock()
-        self._locks: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
-
-    @property
-    def used_bytes(self) -> int:
-        return sum(size for _, size in self._entries.values())
-
-    def get(self, key: Hashable, make: Callable[[], Any], size_bytes: Callable[[Any], int]) -> Any:
-        """The value of `key`, made by `make` if it is not held; nothing is kept of a `make` that raises."""
-        with self.lock_of(key):
-            with self._lock:
-                if key in self._entries:
-                    self._entries.move_to_end(key)
-                    return self._entries[key][0]
-            value = make()
-            with self._lock:
-                self._entries[key] = (value, size_bytes(value))
-                while self.used_bytes > self.budget_bytes and len(self._entries) > 1:
-                    self._entries.popitem(last=False)
-            return value
-
-    def lock_of(self, key: Hashable) -> Any:
-        """The lock under which `key` is made, or used if it serves one at a time; gone when nobody holds it."""
-        with self._lock:
-            return self._locks.setdefault(key, RLock())
-
-
 def options() -> AppOptions:
     return _process()[0]
 
@@ -86,10 +53,22 @@ def found_folders(root: Path) -> tuple[list[str], list[str]]:
     return bundled_names() + models, lenses
 
 
-def model_key(name: str, dtype: str) -> ModelKey:
-    """The key of a bundled model or the one in the folder `name` below the root. Raises as `open_folder`."""
-    folder = open_folder(options().root, name)
-    return ModelKey(folder=folder, revision=fingerprint(folder), dtype=dtype, device=options().device)
+def devices() -> list[str]:
+    """Where models can run, the one that the explorer was started with first."""
+    return list(dict.fromkeys([options().device, "cpu", *(["cuda"] if torch.cuda.is_available() else [])]))
+
+
+def model_key(name: str, dtype: str, device: str | None = None) -> ModelKey:
+    """The key of a bundled model, one of the hub or the one in the folder `name` below the root.
+
+    Raises as `open_folder` and `hub_folder`.
+    """
+    if is_hub_name(name):
+        fetch = partial(hub_folder, name, allowed=options().hub, max_bytes=cache().budget_bytes)
+        folder = cache().get(("hub", name), fetch, lambda _: 1000)
+    else:
+        folder = open_folder(options().root, name)
+    return ModelKey(folder=folder, revision=fingerprint(folder), dtype=dtype, device=device or options().device)
 
 
 def report(key: ModelKey) -> CheckpointReport:
@@ -107,6 +86,11 @@ def config(key: ModelKey) -> HookedMambaConfig:
 def tokenizer(key: ModelKey) -> Tokenizer | None:
     """The tokenizer that comes with the model, if any."""
     return cache().get(("tokenizer", key), lambda: read_tokenizer(tokenizer_folder(key.folder)), lambda _: 10**7)
+
+
+def held_models() -> list[tuple[ModelKey, int]]:
+    """The models in memory and their bytes."""
+    return [(key[1], size) for key, size in cache().held() if isinstance(key, tuple) and key[0] == "model"]
 
 
 def model(key: ModelKey) -> HookedMamba:
@@ -128,12 +112,14 @@ def model(key: ModelKey) -> HookedMamba:
 def result(key: ModelKey, what: Hashable, make: Callable[[HookedMamba], Any], size_bytes: Callable[[Any], int]) -> Any:
     """What `make` computes with the model; `what` tells it from other results of the same model."""
 
-    def compute() -> Any:
-        loaded = model(key)
-        with cache().lock_of(("running", key)):
-            return make(loaded)
+    return cache().get(("result", key, what), lambda: use(key, make), size_bytes)
 
-    return cache().get(("result", key, what), compute, size_bytes)
+
+def use(key: ModelKey, make: Callable[[HookedMamba], Any]) -> Any:
+    """What `make` computes with the model, not kept; one computation at a time."""
+    loaded = model(key)
+    with cache().lock_of(("running", key)):
+        return make(loaded)
 
 
 @st.cache_resource(show_spinner=False)

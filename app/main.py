@@ -11,7 +11,7 @@ PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
-from app import view_state  # noqa: E402
+from app import kept_state  # noqa: E402
 
 # Not in a folder `pages`: Streamlit takes such a folder for an app without navigation, and a link to one of its
 # pages would then run that file alone, without this one.
@@ -19,10 +19,16 @@ PAGES = [
     st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
     st.Page("views/attention.py", title="Attention", icon=":material/grid_on:"),
     st.Page("views/lens.py", title="Lens", icon=":material/layers:"),
+    st.Page("views/needle.py", title="Needle", icon=":material/search:"),
+    st.Page("views/interventions.py", title="Interventions", icon=":material/tune:"),
+    st.Page("views/retrieval.py", title="Retrieval", icon=":material/query_stats:"),
+    st.Page("views/session.py", title="Session", icon=":material/save:"),
 ]
 
 st.set_page_config(page_title="Diff-Mamba explorer", page_icon=str(APP / "icon.svg"), layout="wide")
 st.html(APP / "style.css")
-view_state.begin()
-st.navigation(PAGES).run()
-view_state.write_url()
+kept_state.begin()
+page = st.navigation(PAGES)
+kept_state.visit(page.url_path)
+page.run()
+kept_state.write_url()

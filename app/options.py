@@ -19,13 +19,15 @@ class AppOptions:
     """Options of the explorer.
 
     root: models and lenses are opened below this folder only. memory_gib: what models and results may take
-    together before the least recently used go. device: where models run. threads: of torch on the CPU; half of
+    together before the least recently used go. device: where models run unless a page says otherwise. hub: may
+    models be fetched from the Hugging Face hub? threads: of torch on the CPU; half of
     the cores unless told otherwise, since pages are drawn meanwhile.
     """
 
     root: Path = field(default_factory=lambda: Path(os.environ.get(ROOT_VARIABLE) or "."))
     memory_gib: float = field(default_factory=lambda: float(os.environ.get(MEMORY_VARIABLE) or 4.0))
     device: str = "cpu"
+    hub: bool = True
     threads: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) // 2))
 
     @property

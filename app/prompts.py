@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+
+from app.prompt_spans import spans_of_sample, spans_of_text
+from diffmamba_interp.implicit_attention.spans import Spans
+
+if TYPE_CHECKING:
+    from diffmamba_interp.needle import NeedleSample
 
 MAX_CHARACTERS = 200_000
 MAX_TOKENS = 16_384
@@ -17,13 +24,22 @@ DEFAULT_TEXT = (
 )
 """A needle prompt in the form of the retrieval tasks (`diffmamba_interp.needle.prompts`)."""
 
+DEFAULT_NEEDLE = "John went back to the hallway."
+DEFAULT_DISTRACTORS = "garden; kitchen; office; bathroom"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """Token ids and the text of each (the id itself, in digits, where there is no tokenizer)."""
+    """Token ids and the text of each (the id itself, in digits, where there is no tokenizer).
+
+    spans: where needle, question and distractors lie. answer: the right continuation, if known, with its space.
+    """
 
     tokens: tuple[int, ...]
     strings: tuple[str, ...]
+    # What is computed from the tokens does not hang on these.
+    spans: Spans = field(default_factory=Spans, compare=False)
+    answer: str = field(default="", compare=False)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:
@@ -43,22 +59,26 @@ def default_ids(d_vocab: int, length: int = 24) -> str:
     return " ".join(str(token) for token in half * 2)
 
 
-def parse_prompt(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> Prompt:
+def parse_prompt(
+    typed: str, tokenizer: Tokenizer | None, d_vocab: int, needle: str = "", distractors: str = ""
+) -> Prompt:
     """The prompt that was typed: text if there is a tokenizer, otherwise ids between blanks or commas.
 
-    Raises ValueError, saying which part, for what is empty, too long, no number or outside of the vocabulary.
+    needle, distractors: texts in it to mark. Raises ValueError, saying which part, for what is empty, too long, no
+    number or outside of the vocabulary.
     """
     if len(typed) > MAX_CHARACTERS:
         raise ValueError(f"the prompt has {len(typed):,} characters: give at most {MAX_CHARACTERS:,}.")
-    tokens = _ids_of_text(typed, tokenizer) if tokenizer else _ids_of_digits(typed)
-    if not tokens:
-        raise ValueError("the prompt is empty: give at least one token.")
-    if len(tokens) > MAX_TOKENS:
-        raise ValueError(f"the prompt has {len(tokens):,} tokens: give at most {MAX_TOKENS:,}.")
-    for place, token in enumerate(tokens):
-        if token >= d_vocab:
-            raise ValueError(f"token {place} is {token}, but the model's vocabulary is 0 to {d_vocab - 1}.")
-    return Prompt(tokens=tokens, strings=tuple(token_text(token, tokenizer) for token in tokens))
+    if tokenizer is None:
+        return _prompt(_ids_of_digits(typed), None, d_vocab, Spans())
+    text, encoded = _encoded(typed, tokenizer)
+    return _prompt(tuple(encoded.ids), tokenizer, d_vocab, spans_of_text(text, encoded.offsets, needle, distractors))
+
+
+def prompt_of_sample(sample: NeedleSample, tokenizer: Tokenizer, d_vocab: int) -> Prompt:
+    """A generated needle prompt."""
+    tokens = tuple(sample.tokens.tolist())
+    return _prompt(tokens, tokenizer, d_vocab, spans_of_sample(sample), answer=f" {sample.answer}")
 
 
 def parse_token(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> int:
@@ -75,10 +95,24 @@ def token_text(token: int, tokenizer: Tokenizer | None) -> str:
     return str(token) if tokenizer is None else tokenizer.decode([token], skip_special_tokens=False)
 
 
-def _ids_of_text(typed: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+def _prompt(
+    tokens: tuple[int, ...], tokenizer: Tokenizer | None, d_vocab: int, spans: Spans, answer: str = ""
+) -> Prompt:
+    if not tokens:
+        raise ValueError("the prompt is empty: give at least one token.")
+    if len(tokens) > MAX_TOKENS:
+        raise ValueError(f"the prompt has {len(tokens):,} tokens: give at most {MAX_TOKENS:,}.")
+    for place, token in enumerate(tokens):
+        if token >= d_vocab:
+            raise ValueError(f"token {place} is {token}, but the model's vocabulary is 0 to {d_vocab - 1}.")
+    strings = tuple(token_text(token, tokenizer) for token in tokens)
+    return Prompt(tokens=tokens, strings=strings, spans=spans, answer=answer)
+
+
+def _encoded(typed: str, tokenizer: Tokenizer) -> tuple[str, Encoding]:
     # Half of a surrogate pair can be typed but not encoded.
     text = typed.encode("utf-8", "replace").decode("utf-8")
-    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+    return text, tokenizer.encode(text, add_special_tokens=False)
 
 
 def _ids_of_digits(typed: str) -> tuple[int, ...]:

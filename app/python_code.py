@@ -1,4 +1,4 @@
-"""Copy as Python: a program that makes what a page shows, with the same numbers."""
+"""Parts of "copy as Python": programs that make what a page shows, with the same numbers."""
 
 from __future__ import annotations
 
@@ -7,72 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from app.folders import bundled_name
+from app.hub import hub_id
 from app.loading import ModelKey
 from app.prompts import TOKENIZER_FILE, Prompt
 
 CALL_WIDTH = 100
 
 
-def attention_code(
-    key: ModelKey, prompt: Prompt, arguments: Mapping[str, Any], figure_arguments: Mapping[str, Any]
-) -> str:
-    """`arguments`: what `extract_attention` is given beside the model and the tokens; `figure_arguments`: likewise."""
-    given = {**arguments, "token_strings": list(prompt.strings)}
-    return "\n".join(
-        [
-            "import torch",
-            *_model_imports(key),
-            "from diffmamba_interp.implicit_attention import extract_attention",
-            "",
-            *_model_and_tokens(key, prompt),
-            _call("record = extract_attention", ["model", "tokens"], given),
-            _call("figure = record.figure", [], figure_arguments),
-            "",
-        ]
-    )
-
-
-def lens_code(key: ModelKey, prompt: Prompt, lens: Path | None, arguments: Mapping[str, str], statistic: str) -> str:
-    """`lens`: folder of a tuned lens, None for the logit lens. `arguments`: of `lens_trajectory`, as Python."""
-    if lens is None:
-        lens_line, lens_name = "lens = LogitLens.from_model(model)", "LogitLens"
-    else:
-        lens_line, lens_name = f"lens = load_lens({_path(lens)}, model)", "load_lens"
-    given = "".join(f", {name}={value}" for name, value in arguments.items())
-    return "\n".join(
-        [
-            "import torch",
-            *_model_imports(key),
-            "from diffmamba_interp.figures.lens import lens_heat_map",
-            f"from diffmamba_interp.lens import {lens_name}, lens_trajectory",
-            "",
-            *_model_and_tokens(key, prompt),
-            lens_line,
-            f"trajectory = lens_trajectory(model, lens, tokens{given})",
-            *_token_text(key),
-            f"figure = lens_heat_map(trajectory, token_text, statistic={statistic!r})",
-            "",
-        ]
-    )
-
-
-def _model_imports(key: ModelKey) -> list[str]:
+def model_imports(key: ModelKey) -> list[str]:
     if bundled_name(key.folder) is not None:
         return ["from diffmamba_interp.models.demo import load_demo"]
     return ["from diffmamba_interp import HookedMamba"]
 
 
-def _model_and_tokens(key: ModelKey, prompt: Prompt) -> list[str]:
+def model_and_tokens(key: ModelKey, prompt: Prompt) -> list[str]:
+    """Lines that define `model` (and `tokenizer`, of a bundled one) and `tokens`."""
+    return [load_model(key), f"tokens = torch.tensor([{list(prompt.tokens)}], device={key.device!r})"]
+
+
+def load_model(key: ModelKey) -> str:
+    """The line that defines `model`."""
     settings = f"device={key.device!r}, dtype=torch.{key.dtype}"
     bundled = bundled_name(key.folder)
     if bundled is not None:
-        model = f"model, tokenizer = load_demo({bundled!r}, {settings})"
-    else:
-        model = f"model = HookedMamba.from_pretrained({_path(key.folder)}, {settings}).eval()"
-    return [model, f"tokens = torch.tensor([{list(prompt.tokens)}], device={key.device!r})"]
+        return f"model, tokenizer = load_demo({bundled!r}, {settings})"
+    return f"model = HookedMamba.from_pretrained({checkpoint_place(key)}, {settings}).eval()"
 
 
-def _token_text(key: ModelKey) -> list[str]:
+def checkpoint_place(key: ModelKey) -> str:
+    """Where the checkpoint is, as Python: a bundled one, a hub id, or a path."""
+    bundled = bundled_name(key.folder)
+    if bundled is not None:
+        return f"demo_folder({bundled!r})"
+    return repr(hub_id(key.folder)) if hub_id(key.folder) else path_text(key.folder)
+
+
+def token_text_lines(key: ModelKey) -> list[str]:
     """Lines that define `token_text`, from a token id to its text."""
     if bundled_name(key.folder) is not None:
         return ["token_text = lambda token: tokenizer.decode([token])"]
@@ -81,18 +51,25 @@ def _token_text(key: ModelKey) -> list[str]:
         return ["token_text = str"]
     return [
         "from tokenizers import Tokenizer",
-        f"tokenizer = Tokenizer.from_file({_path(file)})",
+        f"tokenizer = Tokenizer.from_file({path_text(file)})",
         "token_text = lambda token: tokenizer.decode([token], skip_special_tokens=False)",
     ]
 
 
-def _path(folder: Path) -> str:
+def tokenizer_line(key: ModelKey) -> str:
+    """The line that makes `tokenizer` one of transformers; a bundled model's is one already."""
+    if bundled_name(key.folder) is not None:
+        return "# the bundled pair shares one tokenizer"
+    return f"tokenizer = PreTrainedTokenizerFast(tokenizer_file={path_text(key.folder / TOKENIZER_FILE)})"
+
+
+def path_text(folder: Path) -> str:
     """Relative to where the explorer was started, if the folder lies below."""
     here = Path.cwd()
     return repr(folder.relative_to(here).as_posix() if folder.is_relative_to(here) else str(folder))
 
 
-def _call(function: str, first: Sequence[str], given: Mapping[str, Any]) -> str:
+def call(function: str, first: Sequence[str], given: Mapping[str, Any]) -> str:
     parts = [*first, *(f"{name}={value!r}" for name, value in given.items())]
     line = f"{function}({', '.join(parts)})"
     if len(line) <= CALL_WIDTH:

@@ -1,4 +1,4 @@
-"""The side bar: which model, in which dtype, on which prompt."""
+"""The side bar: which models, in which dtype, on which device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from app import loading, view_state
 from app.loading import ModelKey
 from app.panels.errors import shown_errors
-from app.prompts import DEFAULT_TEXT, Prompt, default_ids, parse_prompt
 from diffmamba_interp import HookedMambaConfig
 
 FIRST_CHOICES = (
@@ -39,16 +38,17 @@ def choose_model() -> ChosenModel | None:
         root = loading.options().root
         names, _ = loading.found_folders(root)
         default = next((name for name in FIRST_CHOICES if name in names), names[0] if names else "")
-        below = f"A bundled model, or a checkpoint folder below {root.resolve()}"
+        below = f"A bundled model, a checkpoint folder below {root.resolve()}, or `hub:owner/name`"
         with st.sidebar:
             name = view_state.selectbox("Model", "model", names, default, accept_new_options=True, help=below)
             dtype = view_state.selectbox("Numbers", "dtype", tuple(loading.DTYPES), "float32")
+            device = choose_device()
         if not name:
             raise FileNotFoundError(
                 f"no checkpoint folder below the root {root.resolve()}: start the explorer with "
                 "`-- --root FOLDER`, or type a folder's name in the side bar."
             )
-        return _opened(name, dtype)
+        return _opened(name, dtype, device)
     return None
 
 
@@ -62,27 +62,18 @@ def choose_second_model(first: ChosenModel) -> ChosenModel | None:
             name = view_state.selectbox(
                 "Beside it", "beside", others, default if default in others else NO_MODEL, accept_new_options=True
             )
-        return None if name in (NO_MODEL, first.name) else _opened(name, first.key.dtype)
+        return None if name in (NO_MODEL, first.name) else _opened(name, first.key.dtype, first.key.device)
     return None
 
 
-def choose_prompt(chosen: ChosenModel) -> Prompt | None:
-    """The prompt in the side bar; None, with an error box on the page, if it is none for this model."""
-    with_text = chosen.tokenizer is not None
-    with st.sidebar:
-        typed = view_state.text_area(
-            "Prompt" if with_text else "Prompt: token ids, since this model has no tokenizer",
-            "prompt" if with_text else "ids",
-            DEFAULT_TEXT if with_text else default_ids(chosen.cfg.d_vocab),
-            height=160,
-        )
-    with shown_errors("Reading the prompt"):
-        prompt = parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab)
-        st.sidebar.caption(f"{len(prompt.tokens):,} tokens")
-        return prompt
-    return None
+def choose_device() -> str:
+    """Where the models run; nothing to choose where there is one place only."""
+    devices = loading.devices()
+    if len(devices) == 1:
+        return devices[0]
+    return view_state.selectbox("Runs on", "device", devices, devices[0])
 
 
-def _opened(name: str, dtype: str) -> ChosenModel:
-    key = loading.model_key(name, dtype)
+def _opened(name: str, dtype: str, device: str) -> ChosenModel:
+    key = loading.model_key(name, dtype, device)
     return ChosenModel(name=name, key=key, cfg=loading.config(key), tokenizer=loading.tokenizer(key))

@@ -16,11 +16,12 @@ logger = logging.getLogger(__name__)
 class shown_errors:  # lower case: used as `with shown_errors(...)`, as contextlib names such classes
     """Show what is raised inside the `with` block as an error box, in the error's own words.
 
-    `doing`: what failed, in words. The traceback goes to the log. What follows the block runs.
+    `doing`: what failed, in words. `memory_advice`: what to do on the page where memory is short. The traceback goes
+    to the log. What follows the block runs.
     """
 
-    def __init__(self, doing: str) -> None:
-        self.doing = doing
+    def __init__(self, doing: str, memory_advice: str = "") -> None:
+        self.doing, self.memory_advice = doing, memory_advice
 
     def __enter__(self) -> None:
         return None
@@ -35,4 +36,6 @@ class shown_errors:  # lower case: used as `with shown_errors(...)`, as contextl
         st.error(f"{self.doing} failed.")
         # st.code shows text as it is: an error may quote a file name or a prompt.
         st.code((str(error) or type(error).__name__)[:MAX_SHOWN], language=None, wrap_lines=True)
+        if isinstance(error, MemoryError) and self.memory_advice:
+            st.info(self.memory_advice)
         return True

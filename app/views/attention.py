@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from app import view_state
+from app import kept_state, view_state
+from app.attention_code import attention_code
 from app.attention_files import attention_files
-from app.attention_request import KINDS, REDUCTIONS, AttentionRequest, attention_record
-from app.panels.chosen_model import ChosenModel, choose_model, choose_prompt
+from app.attention_pictures import collapsed, collapsed_figure, cut_to_window, thumbnails_figure
+from app.attention_request import KINDS, MAX_CELLS, REDUCTIONS, VIEWS, AttentionRequest, attention_record
+from app.panels.attention_row import choose_row, draw_row, whole_rows
+from app.panels.chosen_model import ChosenModel, choose_model
+from app.panels.chosen_prompt import choose_prompt
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
+from app.panels.kept_records import keep
 from app.panels.long_runs import agreed
+from app.prompt_spans import segments
 from app.prompts import Prompt, parse_token
-from app.python_code import attention_code
-from diffmamba_interp.figures.attention import PANEL_NAMES, attention_figure
-from diffmamba_interp.figures.coloured_text import coloured_text
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 
 PLAIN_MEANS = {
@@ -25,8 +30,8 @@ PLAIN_MEANS = {
     "contribution": "exact: what each source adds to mixer_out along the direction, frozen scales",
     "contribution_norm": "norm of what each source adds to mixer_out, frozen scales",
 }
-FIGURE_HEIGHT = 480
-MAX_ROW_TOKENS = 120
+FIGURE_HEIGHT = 440
+LINE_HEIGHT = 85
 
 
 def page() -> None:
@@ -35,74 +40,101 @@ def page() -> None:
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:
         return
-    with shown_errors("Computing the attention"):
-        request = choose_request(chosen, prompt)
+    with shown_errors("Computing the attention", "Zoom in, or choose fewer heads, to need less."):
+        controls, picture, below = st.container(), st.container(), st.container()
+        with controls:
+            columns = st.columns(4)
+        with below:
+            window = choose_window(prompt)
+        request = choose_request(chosen, prompt, window, columns)
         if agreed(chosen.key, len(prompt.tokens), what=(prompt, request), reduce="Shorten the prompt"):
-            with st.spinner("Computing", show_time=True):
+            with picture, st.spinner("Computing", show_time=True):
                 record = attention_record(chosen.key, prompt, request)
-            draw(chosen, prompt, request, record)
+            with picture:
+                figure = draw_picture(prompt, request, record)
+            with below:
+                draw_rest(chosen, prompt, request, record, figure)
 
 
-def choose_request(chosen: ChosenModel, prompt: Prompt) -> AttentionRequest:
-    left, middle, right = st.columns(3)
-    with left:
+def choose_window(prompt: Prompt) -> tuple[int, int]:
+    """The positions shown: all of them, unless told otherwise."""
+    return view_state.range_slider("Zoom: positions shown", "zoom", 0, len(prompt.tokens) - 1)
+
+
+def choose_request(
+    chosen: ChosenModel, prompt: Prompt, window: tuple[int, int], columns: Sequence[DeltaGenerator]
+) -> AttentionRequest:
+    with columns[0]:
         block = view_state.slider("Block", "block", 0, chosen.cfg.n_layers - 1, 0)
-    with middle:
+    with columns[1]:
         kind = view_state.selectbox("Shown", "kind", list(KINDS), "hidden", format_func=KINDS.__getitem__)
+    with columns[3]:
+        views = [view for view in VIEWS if view != "heads" or kind != "contribution_norm"]
+        long = window[1] - window[0] >= MAX_CELLS and bool(prompt.spans.needle)
+        view = view_state.selectbox("View", "view", views, "spans" if long else "positions", format_func=VIEWS.get)
     heads, token = "mean", None
-    with right:
-        if kind == "hidden":
+    with columns[2]:
+        if kind == "hidden" and view != "heads":
             n_heads = chosen.cfg.mixer_sizes(chosen.cfg.block_kind(block)).n_heads
             choices = [*REDUCTIONS, *(str(head) for head in range(n_heads))]
             heads = view_state.selectbox("Heads", "heads", choices, "mean", format_func=heads_name)
         elif kind == "contribution":
             label = "Token" if chosen.tokenizer else "Token id"
-            typed = view_state.text_input(label, "token", prompt.strings[-1])
+            typed = view_state.text_input(label, "token", prompt.answer or prompt.strings[-1])
             token = parse_token(typed, chosen.tokenizer, chosen.cfg.d_vocab)
-    return AttentionRequest(block=block, kind=cast(Kind, kind), heads=heads, token=token)
+    return AttentionRequest(block=block, kind=cast(Kind, kind), heads=heads, token=token, view=view, window=window)
 
 
 def heads_name(heads: str) -> str:
     return REDUCTIONS.get(heads, f"head {heads}")
 
 
-def draw(chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> None:
-    figure = attention_figure(record, **request.figure_arguments())
-    figure.update_layout(height=FIGURE_HEIGHT)
+def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> go.Figure:
+    title = f"Block {record.block}: {KINDS[record.kind]}"
+    if request.view == "heads":
+        figure = thumbnails_figure(record, title=f"{title}, every head. Click one to see it large")
+        n_lines = len(record.pictures) * -(-len(record.heads) // 16)
+        figure.update_layout(height=120 + LINE_HEIGHT * n_lines, margin={"b": 10})
+        st.plotly_chart(
+            figure, width="stretch", key="heads_figure", config=FIGURE_BUTTONS, selection_mode="points",
+            on_select=take_head if request.kind == "hidden" else "ignore",
+        )  # fmt: skip
+        return figure
+    if request.view == "spans":
+        cut = segments(prompt.spans, *request.window)
+        rows = record.rows[0].numpy()
+        pictures = {name: collapsed(picture, rows, cut) for name, picture in whole_rows(record).items()}
+        figure = collapsed_figure(pictures, cut, title=f"{title}: sums over sources, means over destinations")
+    else:
+        figure = record.figure(**request.figure_arguments(prompt))
+        if request.window != (0, len(prompt.tokens) - 1):
+            cut_to_window(figure, prompt.strings, *request.window)
+    # The legend of the spans hangs from the top edge; without an anchor the page's theme puts it above.
+    figure.update_layout(height=FIGURE_HEIGHT, margin={"b": 10}, legend_yanchor="top")
     st.plotly_chart(figure, width="stretch", key="attention_figure", config=FIGURE_BUTTONS)
+    return figure
+
+
+def take_head() -> None:
+    """Show the head that was clicked."""
+    points = st.session_state["heads_figure"]["selection"]["points"]
+    if points:
+        kept_state.put("heads", str(int(points[0]["customdata"][0])))
+        kept_state.put("view", "positions")
+
+
+def draw_rest(
+    chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record: AttentionRecord, figure: go.Figure
+) -> None:
     if record.is_differential:
         st.caption(f"Block {record.block} is differential. Difference: {record.difference_means}.")
     else:
         st.caption(f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}.")
-    draw_row(prompt, record)
-    code = attention_code(chosen.key, prompt, request.arguments(len(prompt.tokens)), request.figure_arguments())
+    if request.view != "heads":
+        draw_row(prompt, record, choose_row(prompt, record))
+    keep(chosen, prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
+    code = attention_code(chosen.key, prompt, request)
     draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")
-
-
-def draw_row(prompt: Prompt, record: AttentionRecord) -> None:
-    """One destination's row over the text that it reads, every picture on one scale."""
-    rows = record.rows[0].tolist()
-    row = view_state.slider("Row: what is read at this position", "row", rows[0], rows[-1], rows[-1])
-    pictures = {name: picture[row - rows[0], : row + 1] for name, picture in whole_rows(record).items()}
-    limit = max(float(np.abs(picture).max()) for picture in pictures.values()) or 1.0
-    first = max(0, row + 1 - MAX_ROW_TOKENS)
-    for name, picture in pictures.items():
-        before = f", {earlier(picture, first)}" if first else ""
-        st.caption(f"{PANEL_NAMES.get(name, name)}{before}")
-        st.html(coloured_text(prompt.strings[first : row + 1], picture[first:], limit=limit, first=first))
-    st.caption(f"Blue is negative, red positive; the scale ends at ±{limit:.3g}.")
-
-
-def earlier(picture: np.ndarray, first: int) -> str:
-    """How much of a row falls on tokens that have no room."""
-    share = float(np.abs(picture[:first]).sum() / max(float(np.abs(picture).sum()), 1e-30))
-    return f"last {MAX_ROW_TOKENS} tokens; {share:.1%} of the row's magnitude falls on the {first:,} before"
-
-
-def whole_rows(record: AttentionRecord) -> dict[str, np.ndarray]:
-    """The pictures as [row, src]: a record of one head has that head only."""
-    arrays = record.to_numpy()
-    return {name: arrays[name][0, 0] if record.per_head else arrays[name][0] for name in record.pictures}
 
 
 page()

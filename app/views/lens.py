@@ -1,98 +1,128 @@
-"""Lens: what the model would predict at each depth, for every token of the prompt."""
+"""Lens: what the model would predict at each depth, for every token of the prompt; two models if wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
+import plotly.graph_objects as go
 import streamlit as st
 
-from app import loading, view_state
-from app.panels.chosen_model import ChosenModel, choose_model, choose_prompt
+from app import kept_state
+from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
+from app.panels.chosen_prompt import choose_prompt
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
+from app.panels.kept_records import keep
 from app.panels.long_runs import agreed
-from app.prompts import Prompt, parse_token, token_text
-from app.python_code import lens_code
+from app.panels.plain_text import markdown
+from app.prompts import Prompt, token_text
 
 with st.spinner("Loading the lens library"):
+    from app.lens_code import lens_code
     from app.lens_files import lens_files
-    from app.lens_request import LOGIT_LENS, STATISTICS, LensRequest, lens_request, trajectory
-    from diffmamba_interp.figures.lens import Statistic, lens_heat_map
+    from app.lens_pictures import difference_picture, lens_picture, plain_label, top_tokens
+    from app.lens_request import LensRequest, trajectory
+    from app.panels.lens_choices import LensChoices, choose_reads
     from diffmamba_interp.lens import LensTrajectory
 
-# Positions shown at a time: as many as have room for their text.
-WINDOW = 16
 
-STAGE_HEIGHT, FRAME_HEIGHT = 26, 210
-COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.6}
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One model, what is asked of its lens, and what came out."""
+
+    chosen: ChosenModel
+    request: LensRequest
+    found: LensTrajectory
+
+    @property
+    def text(self) -> Callable[[int], str]:
+        return partial(token_text, tokenizer=self.chosen.tokenizer)
 
 
 def page() -> None:
     st.header("Lens")
-    chosen = choose_model()
-    prompt = choose_prompt(chosen) if chosen else None
-    if chosen is None or prompt is None:
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    prompt = choose_prompt(first) if first else None
+    if first is None or prompt is None:
         return
     with shown_errors("Reading with the lens"):
-        statistic, request = choose_request(chosen, prompt)
-        n_read_outs = (request.last - request.first + 1) * (chosen.cfg.n_layers + 1)
-        reduce = "Shorten the prompt"
-        if agreed(chosen.key, len(prompt.tokens), n_read_outs, what=(prompt, request), reduce=reduce):
+        choices = choose_reads([model for model in (first, second) if model], prompt)
+        what = (prompt, *(request for _, request in choices.requests))
+        if agreed(first.key, len(prompt.tokens), choices.n_read_outs, what=what, reduce="Shorten the prompt"):
             with st.spinner("Computing", show_time=True):
-                found = trajectory(chosen.key, prompt, request)
-            draw(chosen, prompt, request, statistic, found)
+                reads = [Read(chosen=m, request=r, found=trajectory(m.key, prompt, r)) for m, r in choices.requests]
+            draw(choices, prompt, reads)
 
 
-def choose_request(chosen: ChosenModel, prompt: Prompt) -> tuple[Statistic, LensRequest]:
-    _, lenses = loading.found_folders(loading.options().root)
-    left, middle, right = st.columns(3)
-    with left:
-        name = view_state.selectbox("Lens", "lens", [LOGIT_LENS, *lenses], LOGIT_LENS, accept_new_options=True)
-    with middle:
-        statistic = view_state.selectbox(
-            "Colour", "colour", list(STATISTICS), "probability", format_func=STATISTICS.__getitem__
+def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
+    statistic, first, text = choices.statistic, choices.first, reads[0].text
+    if choices.compare == "difference":
+        figure = difference_picture(reads[0].found, reads[1].found, text, statistic, first)
+        draw_figure(figure, "lens_figure")
+        st.caption(
+            f"Red: more in `{reads[0].chosen.name}`, blue: more in `{reads[1].chosen.name}`. A word: the first model's "
+            "top token, where the second has another."
         )
-    needs_target, target = statistic.startswith("target"), None
-    with right:
-        if needs_target:
-            typed = view_state.text_input(
-                "Target token", "target", "", help="Empty: the token that follows in the prompt."
-            )
-            target = parse_token(typed, chosen.tokenizer, chosen.cfg.d_vocab) if typed else None
-    end = len(prompt.tokens) - (1 if needs_target and target is None else 0)
-    if end < 1:
-        raise ValueError("a prompt of one token has no next token: give a longer prompt, or a target token.")
-    first = choose_first(end)
-    last = min(first + WINDOW, end) - 1
-    request = lens_request(name, first=first, last=last, needs_target=needs_target, target=target)
-    return cast(Statistic, statistic), request
-
-
-def choose_first(end: int) -> int:
-    """The first position shown; the end of a long prompt unless told otherwise."""
-    if end <= WINDOW:
-        return 0
-    last_window = end - WINDOW
-    return view_state.slider(f"First of the {WINDOW} positions shown", "first", 0, last_window, last_window)
-
-
-def draw(
-    chosen: ChosenModel, prompt: Prompt, request: LensRequest, statistic: Statistic, found: LensTrajectory
-) -> None:
-    text: Callable[[int], str] = partial(token_text, tokenizer=chosen.tokenizer)
-    figure = lens_heat_map(found, text, statistic=statistic)
-    figure.update_layout(height=FRAME_HEIGHT + STAGE_HEIGHT * len(found.stages), margin={"t": 60})
-    figure.update_traces(textfont_size=10, colorbar=COLOUR_BAR, colorbar_title_side="right")
-    st.plotly_chart(figure, width="stretch", key="lens_figure", config=FIGURE_BUTTONS)
+    else:
+        for place, (column, read) in enumerate(zip(st.columns(len(reads)), reads, strict=True)):
+            with column:
+                if len(reads) > 1:
+                    st.text(read.chosen.name)
+                figure = lens_picture(read.found, text, statistic, first)
+                draw_figure(figure, f"lens_figure_{place}" if place else "lens_figure")
     st.caption(
-        f"Each cell: the token that {'the tuned' if request.lens else 'the logit'} lens finds most likely to follow "
-        f"the token below, at that depth. Positions {request.first} to {request.last} of {len(prompt.tokens)}. "
-        "Point at a cell for its list."
+        f"Each cell: the token that {'the tuned' if reads[0].request.lens else 'the logit'} lens finds most likely to "
+        f"follow the token below, at that depth. Positions {first} to {reads[0].request.last} of "
+        f"{len(prompt.tokens)}. Click a cell for its list."
     )
-    code = lens_code(chosen.key, prompt, request.lens, request.arguments(prompt), statistic)
-    draw_downloads(lens_files(found, figure, text), code, name="lens")
+    draw_cell(prompt, reads)
+    for read in reads:
+        ids = {int(token) for token in read.found.top_tokens.flat} | {int(token) for token in read.found.tokens.flat}
+        keep(read.chosen, prompt, f"lens, positions {first} to {read.request.last}", read.found, ids)
+    code = lens_code([(r.chosen.key, r.request) for r in reads], prompt, statistic, choices.compare)
+    draw_downloads(lens_files(reads[-1].found, figure, text), code, name="lens")
+
+
+def draw_figure(figure: go.Figure, key: str) -> None:
+    st.plotly_chart(
+        figure, width="stretch", key=key, config=FIGURE_BUTTONS, selection_mode="points",
+        on_select=partial(take_cell, key),
+    )  # fmt: skip
+
+
+def take_cell(key: str) -> None:
+    """Show the list of the cell that was clicked."""
+    points = st.session_state[key]["selection"]["points"]
+    if points:
+        stage, place = points[0]["customdata"][:2]
+        kept_state.put("cell", f"{int(stage)}-{int(place)}")
+
+
+def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
+    """The most likely tokens of one cell: the clicked one, or the output at the last position shown."""
+    request, stages = reads[0].request, reads[0].found.stages
+    stage, place = cell(kept_state.remembered("cell", ""), len(stages), request)
+    st.subheader(f"{stages[stage]}, position {place}: {markdown(plain_label(prompt.strings[place]))}", anchor=False)
+    for column, read in zip(st.columns(2), reads, strict=False):
+        with column:
+            if stage < len(read.found.stages):
+                st.caption(f"`{read.chosen.name}`")
+                table = top_tokens(read.found, read.text, stage, place - request.first)
+                config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
+                st.dataframe(table, hide_index=True, width="stretch", column_config=config, height=390)
+
+
+def cell(said: str, n_stages: int, request: LensRequest) -> tuple[int, int]:
+    """Stage and position; what is not on the page is replaced by the last cell."""
+    stage, _, place = said.partition("-")
+    if stage.isdecimal() and place.isdecimal():
+        found = int(stage), int(place)
+        if found[0] < n_stages and request.first <= found[1] <= request.last:
+            return found
+    return n_stages - 1, request.last
 
 
 page()

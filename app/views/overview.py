@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import loading
-from app.panels.chosen_model import ChosenModel, choose_model, choose_prompt, choose_second_model
-from app.panels.downloads import FIGURE_BUTTONS
+from app.overview_files import block_code, block_files
+from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
+from app.panels.chosen_prompt import choose_prompt
+from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
+from app.panels.next_tokens import draw_next_tokens
 from diffmamba_interp.figures.blocks import lambda_figure
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
 
@@ -21,18 +25,25 @@ def page() -> None:
     second = choose_second_model(first) if first else None
     if first is None:
         return
-    choose_prompt(first)
+    prompt = choose_prompt(first)
     models = [model for model in (first, second) if model is not None]
     with shown_errors("Inspecting the model"):
         reports = {model.name: loading.report(model.key) for model in models}
         for column, model in zip(st.columns(len(models)), models, strict=True):
             with column:
                 draw_facts(model, reports[model.name])
-        draw_lambdas(reports)
+        figure = draw_lambdas(reports)
+    if prompt is not None:
+        with shown_errors("Running the models"):
+            draw_next_tokens(models, prompt)
+    with shown_errors("Listing the blocks"):
         for column, report in zip(st.columns(len(models)), reports.values(), strict=False):
             with column:
                 draw_blocks(report)
                 draw_problems(report)
+        code = block_code({model.name: model.key for model in models})
+        draw_downloads(block_files(reports, figure), code, name="blocks")
+        draw_loaded()
 
 
 def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
@@ -50,7 +61,7 @@ def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
         st.text("\n".join([f"Format: {report.format}. Scan: {report.scan}.", *report.conventions]))
 
 
-def draw_lambdas(reports: dict[str, CheckpointReport]) -> None:
+def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
     figure = lambda_figure(reports)
     if figure.data:
         figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
@@ -59,6 +70,7 @@ def draw_lambdas(reports: dict[str, CheckpointReport]) -> None:
         "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
         "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it."
     )
+    return figure
 
 
 def draw_blocks(report: CheckpointReport) -> None:
@@ -74,6 +86,18 @@ def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
         "λ_init": None if block.lambda_init is None else round(block.lambda_init, 4),
         "sigmoid": SIGMOID[block.saturated],
     }
+
+
+def draw_loaded() -> None:
+    """Which models are in memory, and how much of the budget is taken."""
+    held = [
+        f"{key.folder.name} ({key.dtype} on {key.device}, {size / 2**20:.1f} MiB)"
+        for key, size in loading.held_models()
+    ]
+    st.text(
+        f"In memory: {', '.join(held) or 'no model'}. Models and results take {loading.cache().used_bytes / 2**20:.1f} "
+        f"of {loading.cache().budget_bytes / 2**20:,.0f} MiB."
+    )
 
 
 def draw_problems(report: CheckpointReport) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -33,10 +34,16 @@ FIGURE = ".js-plotly-plot .heatmaplayer image"
 DRAWN = """() => {
     const plot = document.querySelector('.js-plotly-plot');
     const rows = trace => Array.from(trace.z, row => Array.from(row));
-    return {title: plot._fullLayout.title.text, z: plot._fullData.map(rows)};
+    return {title: plot._fullLayout.title.text, z: plot._fullData.filter(trace => trace.z).map(rows)};
 }"""
 # A link to a page makes Streamlit look for its server below the page's own path before it looks at the root.
 STREAMLIT_LOOKS_FOR_ITS_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$")
+
+
+NEEDS_CHROMIUM = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"),
+]
 
 
 @contextmanager
@@ -117,3 +124,7 @@ def opened(browser: Browser, address: str, **options: Any) -> Iterator[Watched]:
         yield watched
     finally:
         context.close()
+
+
+def wait_for_title(watched: Watched, words: str) -> None:
+    watched.page.locator(".js-plotly-plot .gtitle", has_text=words).first.wait_for()

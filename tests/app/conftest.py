@@ -73,6 +73,27 @@ def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) ->
     st.cache_data.clear()
 
 
+@pytest.fixture(scope="module")
+def address(project_root: Path, root: Path) -> Iterator[str]:
+    """Where the explorer answers, for tests in a browser."""
+    from tests.app.browser import served
+
+    with served(project_root, root) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    from tests.app.browser import CHROMIUM, CHROMIUM_ARGUMENTS
+
+    with sync_playwright() as started:
+        made = started.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
+        yield made
+        made.close()
+
+
 def texts(elements: Any) -> list[str]:
     return [element.value for element in elements]
 
@@ -86,10 +107,20 @@ def complaint(app: AppTest) -> str:
 
 def drawn(app: AppTest) -> dict[str, Any]:
     """The page's only figure as JSON values, arrays decoded."""
+    (figure,) = figures(app)
+    return figure
+
+
+def figures(app: AppTest) -> list[dict[str, Any]]:
+    """All figures of the page, as `drawn`."""
     assert not app.exception
     assert texts(app.error) == []
-    (chart,) = app.get("plotly_chart")
-    return json.loads(chart.proto.spec, object_hook=_decoded)
+    return [json.loads(chart.proto.spec, object_hook=_decoded) for chart in app.get("plotly_chart")]
+
+
+def block_tables(app: AppTest) -> list[Any]:
+    """The tables of blocks, one per model."""
+    return [table.value for table in app.dataframe if "kind" in table.value]
 
 
 def run_code(app: AppTest) -> dict[str, Any]:

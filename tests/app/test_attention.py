@@ -76,6 +76,7 @@ def test_a_picture_beyond_the_memory_limit_is_refused_with_advice(open_app: Open
     app = open_app("attention", ids="5 " * 16_000)
     assert "more than the limit" in complaint(app)
     assert "fewer" in complaint(app)
+    assert any("Zoom in" in text for text in texts(app.info))
 
 
 def test_contributions_along_a_token_and_their_norms_can_be_shown(open_app: OpenApp, model: HookedMamba) -> None:
@@ -111,7 +112,7 @@ def test_of_a_long_row_the_end_is_drawn_and_the_share_of_the_rest_is_told(open_a
     body = next(html.proto.body for html in app.get("html") if "<span" in html.proto.body)
     places = [int(part.split(":")[0]) for part in re.findall(r'title="([^"]*)"', body)]
     assert places == list(range(180, 300))
-    assert any("falls on the 180 before" in caption for caption in texts(app.caption))
+    assert any("falls on the others" in caption for caption in texts(app.caption))
     assert "pooled" in drawn(app)["layout"]["title"]["text"]
 
 

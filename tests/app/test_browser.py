@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,13 +16,10 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import extract_attention
 from tests.app.conftest import IDS, MODEL, WORDS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import CHROMIUM, CHROMIUM_ARGUMENTS, FIGURE, Watched, opened, served  # noqa: E402
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+from tests.app.browser import FIGURE, NEEDS_CHROMIUM, Watched, opened, wait_for_title
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 HARM = '<img/src="x"onerror="window.harm=1">'
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
@@ -31,26 +27,8 @@ MODEL_AND_IDS = f"model={quote(MODEL)}&ids={quote(IDS)}"
 
 
 @pytest.fixture(scope="module")
-def address(project_root: Path, root: Path) -> Iterator[str]:
-    with served(project_root, root) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def model(root: Path) -> HookedMamba:
     return HookedMamba.from_pretrained(root / MODEL).eval()
-
-
-def wait_for_title(watched: Watched, words: str) -> None:
-    watched.page.locator(".js-plotly-plot .gtitle", has_text=words).first.wait_for()
 
 
 def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, model: HookedMamba) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_lens, save_lens
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, run_code
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, figures, run_code
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 
@@ -30,7 +30,7 @@ def lens_name(root: Path, model: HookedMamba) -> str:
 
 
 def test_the_logit_lens_is_shown_stage_by_stage(open_app: OpenApp, model: HookedMamba) -> None:
-    (trace,) = drawn(open_app("lens", ids=IDS))["data"]
+    trace = drawn(open_app("lens", ids=IDS))["data"][0]
     found = lens_trajectory(model, LogitLens.from_model(model), TOKENS)
     assert np.array_equal(trace["z"], found.top_probabilities[0, ..., 0])
     assert trace["y"] == list(found.stages)
@@ -98,7 +98,55 @@ def test_the_lens_of_another_model_is_an_error_box(open_app: OpenApp, lens_name:
 @pytest.mark.parametrize("address", [{}, {"lens": "lenses/tuned", "colour": "target_rank"}, {"target": "3"}])
 def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, lens_name: str, address: dict[str, str]) -> None:
     app = open_app("lens", ids=IDS, **address)
-    (trace,), (made,) = drawn(app)["data"], run_code(app)["figure"].data
+    trace, (made,) = drawn(app)["data"][0], run_code(app)["figure"].data
     assert np.array_equal(trace["z"], made.z)
     assert trace["text"] == [list(row) for row in made.text]
     assert trace["customdata"] == [list(row) for row in made.customdata]
+
+
+def test_a_cell_of_the_address_shows_its_list(open_app: OpenApp, model: HookedMamba) -> None:
+    app = open_app("lens", ids=IDS, cell="2-5")
+    found = lens_trajectory(model, LogitLens.from_model(model), TOKENS)
+    table = app.dataframe[0].value
+    assert list(table["token"]) == [str(token) for token in found.top_tokens[0, 2, 5]]
+    assert list(table["probability"]) == pytest.approx(found.top_probabilities[0, 2, 5].tolist())
+    assert any("after block 1, position 5: 17" in element.value for element in app.subheader)
+
+
+@pytest.mark.parametrize("cell", ["99-1", "1-99", "x-y", "-", "1"])
+def test_a_cell_that_is_not_on_the_page_gives_the_last_one(open_app: OpenApp, cell: str) -> None:
+    app = open_app("lens", ids=IDS, cell=cell)
+    assert any("output, position 10" in element.value for element in app.subheader)
+
+
+def test_two_models_stand_side_by_side_with_their_lists(open_app: OpenApp) -> None:
+    app = open_app("lens", ids=IDS, beside="models/all", compare="beside")
+    first, second = figures(app)
+    made = run_code(app)
+    assert np.allclose(first["data"][0]["z"], made["figure"].data[0].z)
+    assert np.allclose(second["data"][0]["z"], made["second_figure"].data[0].z)
+    assert not np.allclose(first["data"][0]["z"], second["data"][0]["z"])
+    assert len(app.dataframe) == 2
+
+
+def test_the_difference_of_two_models_is_first_minus_second(open_app: OpenApp) -> None:
+    app = open_app("lens", ids=IDS, beside="models/all", compare="difference", colour="entropy")
+    trace = drawn(app)["data"][0]
+    made = run_code(app)
+    assert np.allclose(trace["z"], made["difference"])
+    assert trace["zmin"] == -trace["zmax"] < 0
+    same = made["trajectory"].top_tokens[0, ..., 0] == made["second_trajectory"].top_tokens[0, ..., 0]
+    assert [[word == "" for word in line] for line in trace["text"]] == same.tolist()
+
+
+def test_models_of_other_words_cannot_be_compared(open_app: OpenApp, worded: str) -> None:
+    app = open_app("lens", model=worded, prompt="the keys are", beside="models/all", compare="beside")
+    assert "different vocabularies" in complaint(app)
+
+
+def test_every_cell_has_a_point_that_can_be_clicked(open_app: OpenApp) -> None:
+    cells, points = drawn(open_app("lens", ids=IDS))["data"]
+    assert len(points["x"]) == np.size(cells["z"])
+    stage, place, words = points["customdata"][-1]
+    assert (stage, place) == (4, 10)
+    assert words == cells["customdata"][-1][-1]

@@ -7,8 +7,8 @@ from threading import Barrier
 
 import pytest
 
-from app.loading import BudgetedCache
-from tests.app.conftest import MODEL, OpenApp, complaint
+from app.budgeted_cache import BudgetedCache
+from tests.app.conftest import MODEL, OpenApp, block_tables, complaint
 
 
 def size(value: object) -> int:
@@ -63,7 +63,7 @@ def test_a_model_beyond_the_budget_is_refused_before_it_is_loaded(open_app: Open
 def test_a_replaced_checkpoint_is_read_again(open_app: OpenApp, root: Path, tmp_path: Path) -> None:
     shutil.copytree(root / "models", tmp_path / "models")
     app = open_app(at_root=tmp_path)
-    assert list(app.dataframe[0].value["kind"]) == ["differential", "plain"] * 2
+    assert list(block_tables(app)[0]["kind"]) == ["differential", "plain"] * 2
     shutil.copytree(root / "models" / "all", tmp_path / MODEL, dirs_exist_ok=True)
     app.run()
-    assert set(app.dataframe[0].value["kind"]) == {"differential"}
+    assert set(block_tables(app)[0]["kind"]) == {"differential"}

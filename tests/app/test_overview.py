@@ -1,19 +1,23 @@
 """Overview page: the chosen model, block by block."""
 
+import csv
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from app.overview_files import block_csv, block_npz
 from diffmamba_interp.models.inspection import inspect_checkpoint
-from tests.app.conftest import MODEL, OpenApp, complaint, drawn, texts
+from tests.app.conftest import MODEL, OpenApp, block_tables, complaint, drawn, run_code, texts
 
 
 def test_the_block_table_says_what_inspect_checkpoint_says(open_app: OpenApp, root: Path) -> None:
     app = open_app()
-    table = app.dataframe[0].value
+    table = block_tables(app)[0]
     report = inspect_checkpoint(root / MODEL)
     assert list(table["kind"]) == [block.kind for block in report.blocks]
     assert list(table["parameters"]) == [block.n_parameters for block in report.blocks]
@@ -41,16 +45,16 @@ def test_lambda_is_drawn_by_depth(open_app: OpenApp, root: Path) -> None:
 def test_two_models_can_stand_side_by_side(open_app: OpenApp) -> None:
     app = open_app()
     app.selectbox(key="beside").select("models/all").run()
-    assert [table.value["kind"].nunique() for table in app.dataframe] == [2, 1]
+    assert [table["kind"].nunique() for table in block_tables(app)] == [2, 1]
     assert [line["name"] for line in drawn(app)["data"]] == [MODEL, "models/all", "λ_init"]
     app.selectbox(key="model").select("models/all").run()
-    assert len(app.dataframe) == 1
+    assert len(block_tables(app)) == 1
 
 
 def test_another_model_can_be_chosen(open_app: OpenApp) -> None:
     app = open_app()
     app.selectbox(key="model").select("models/all").run()
-    assert set(app.dataframe[0].value["kind"]) == {"differential"}
+    assert set(block_tables(app)[0]["kind"]) == {"differential"}
 
 
 def test_the_models_to_choose_from_lie_below_the_root_or_come_with_the_package(open_app: OpenApp) -> None:
@@ -70,7 +74,7 @@ def test_a_folder_that_cannot_be_opened_is_an_error_box(open_app: OpenApp, name:
     app = open_app(model=name)
     assert re.search(words, complaint(app))
     app.selectbox(key="model").select(MODEL).run()
-    assert len(app.dataframe) == 1
+    assert len(block_tables(app)) == 1
     assert not app.error
 
 
@@ -99,3 +103,26 @@ def test_the_first_page_does_not_wait_for_the_lens_library(project_root: Path) -
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["0", "False", "False"]
+
+
+def test_copy_as_python_gives_the_same_lambdas(open_app: OpenApp) -> None:
+    app = open_app(beside="models/all")
+    for trace, made in zip(drawn(app)["data"], run_code(app)["figure"].data, strict=True):
+        assert list(trace["y"]) == list(made.y)
+
+
+def test_the_files_hold_every_block(open_app: OpenApp, root: Path) -> None:
+    reports = {name: inspect_checkpoint(root / name) for name in (MODEL, "models/all")}
+    lines = list(csv.DictReader(io.StringIO(block_csv(reports))))
+    assert [line["model"] for line in lines] == [MODEL] * 4 + ["models/all"] * 4
+    assert float(lines[2]["lambda_"]) == reports[MODEL].blocks[2].lambda_
+    with np.load(io.BytesIO(block_npz(reports)), allow_pickle=False) as file:
+        assert np.isnan(file["lambda_"]).sum() == 2
+    assert [button.label for button in open_app().get("download_button")] == ["HTML", "CSV", "NPZ"]
+
+
+def test_what_each_model_would_say_next_is_shown(open_app: OpenApp) -> None:
+    app = open_app(model="bundled:diff-mamba2", beside="bundled:mamba2")
+    tables = [table.value for table in app.dataframe if "next token" in table.value]
+    assert [table["next token"][0] for table in tables] == ["' hallway'"] * 2
+    assert any("In memory: diff-mamba2" in text.value and "mamba2 (float32" in text.value for text in app.text)

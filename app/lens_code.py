@@ -1,0 +1,38 @@
+"""The lens page as Python."""
+
+from __future__ import annotations
+
+from app.lens_request import LensRequest
+from app.loading import ModelKey
+from app.prompts import Prompt
+from app.python_code import model_and_tokens, model_imports, path_text, token_text_lines
+
+
+def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str) -> str:
+    """What makes the trajectories and figures of one model or two; for "difference" its numbers too."""
+    imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
+    names = dict.fromkeys("LogitLens" if request.lens is None else "load_lens" for _, request in reads)
+    lines = [
+        "import torch",
+        *imports,
+        "from diffmamba_interp.figures.lens import lens_heat_map",
+        f"from diffmamba_interp.lens import {', '.join([*names, 'lens_trajectory'])}",
+        "",
+    ]
+    for number, (key, request) in enumerate(reads):
+        lines += _read(key, request, prompt, statistic, "second_" if number else "")
+    if compare == "difference":
+        lines.append("difference = figure.data[0].z - second_figure.data[0].z")
+    return "\n".join([*lines, ""])
+
+
+def _read(key: ModelKey, request: LensRequest, prompt: Prompt, statistic: str, prefix: str) -> list[str]:
+    lens = "LogitLens.from_model(model)" if request.lens is None else f"load_lens({path_text(request.lens)}, model)"
+    given = "".join(f", {name}={value}" for name, value in request.arguments(prompt).items())
+    return [
+        *model_and_tokens(key, prompt),
+        f"lens = {lens}",
+        f"{prefix}trajectory = lens_trajectory(model, lens, tokens{given})",
+        *token_text_lines(key),
+        f"{prefix}figure = lens_heat_map({prefix}trajectory, token_text, statistic={statistic!r})",
+    ]

@@ -1,0 +1,93 @@
+"""Lens trajectories as figures whose cells can be clicked, and the difference of two models."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import numpy as np
+import plotly.graph_objects as go
+
+from diffmamba_interp.figures.lens import Statistic, lens_heat_map
+from diffmamba_interp.figures.scales import SIGNED_SCALE, token_label
+from diffmamba_interp.lens import LensTrajectory
+
+STAGE_HEIGHT, FRAME_HEIGHT = 25, 170
+COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.7}
+
+
+def lens_picture(found: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int) -> go.Figure:
+    """The heat map, to be clicked. first: position of the first column in the prompt."""
+    figure = lens_heat_map(found, text, statistic=statistic)
+    figure.update_traces(textfont_size=10, colorbar=COLOUR_BAR, colorbar_title_side="right")
+    make_clickable(figure, first)
+    return figure
+
+
+def difference_picture(
+    one: LensTrajectory, other: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int
+) -> go.Figure:
+    """The first model's values minus the second's, on a signed scale.
+
+    A cell holds the first model's top token where the second has another. Raises ValueError if the models
+    have not equally many blocks.
+    """
+    if one.stages != other.stages:
+        raise ValueError(
+            f"the models have {len(one.stages) - 1} and {len(other.stages) - 1} blocks: their stages cannot be "
+            "subtracted. Compare them side by side."
+        )
+    figure = lens_heat_map(one, text, statistic=statistic)
+    own, others = figure.data[0], lens_heat_map(other, text, statistic=statistic).data[0]
+    values = np.asarray(own.z) - np.asarray(others.z)
+    limit = float(np.abs(values).max()) or 1.0
+    same = one.top_tokens[0, ..., 0] == other.top_tokens[0, ..., 0]
+    lines = zip(own.text, same, strict=True)
+    pairs = zip(own.customdata, others.customdata, strict=True)
+    figure.update_traces(
+        z=values, zmin=-limit, zmax=limit, colorscale=SIGNED_SCALE, textfont_size=10,
+        text=[["" if agrees else word for word, agrees in zip(*line, strict=True)] for line in lines],
+        customdata=[[f"{a}<br>second model:<br>{b}" for a, b in zip(*pair, strict=True)] for pair in pairs],
+        colorbar={**COLOUR_BAR, "title": {"text": f"first − second:<br>{own.colorbar.title.text}", "side": "right"}},
+    )  # fmt: skip
+    make_clickable(figure, first)
+    return figure
+
+
+def make_clickable(figure: go.Figure, first: int) -> None:
+    """Lay an invisible point over each cell, since a heat map's own cells cannot be selected.
+
+    A point's custom data: its stage, its position in the prompt, and what pointing at it shows.
+    """
+    cells = figure.data[0]
+    places = [(stage, place) for stage in range(len(cells.y)) for place in range(len(cells.x))]
+    unseen = {"marker": {"opacity": 0}}
+    figure.add_scatter(
+        x=[cells.x[place] for _, place in places], y=[cells.y[stage] for stage, _ in places], mode="markers",
+        marker={"opacity": 0, "size": 14}, selected=unseen, unselected=unseen, showlegend=False,
+        customdata=[[stage, place + first, cells.customdata[stage][place]] for stage, place in places],
+        hovertemplate="%{customdata[2]}<extra></extra>",
+    )  # fmt: skip
+    cells.hoverinfo, cells.hovertemplate = "skip", None
+    n_stages = len(cells.y)
+    # Without a limit to the distance, the nearest point is that of the cell under the pointer.
+    figure.update_layout(
+        hoverdistance=-1, hovermode="closest", clickmode="event+select", dragmode=False,
+        height=FRAME_HEIGHT + STAGE_HEIGHT * n_stages, margin={"t": 60, "b": 10},
+    )  # fmt: skip
+    figure.update_xaxes(range=[-0.5, len(cells.x) - 0.5])
+    figure.update_yaxes(range=[-0.5, n_stages - 0.5])
+
+
+def top_tokens(found: LensTrajectory, text: Callable[[int], str], stage: int, column: int) -> list[dict[str, object]]:
+    """One line per likely token of a cell, best first."""
+    pairs = zip(found.top_tokens[0, stage, column], found.top_probabilities[0, stage, column], strict=True)
+    return [
+        {"rank": rank, "token": plain_label(text(int(token))), "probability": float(probability)}
+        for rank, (token, probability) in enumerate(pairs, start=1)
+    ]
+
+
+def plain_label(text: str) -> str:
+    """A token with its white space visible, not escaped: for a table, which takes text as it is."""
+    return html.unescape(token_label(text))

@@ -1,0 +1,142 @@
+"""What is asked of the needle page: prompts, models and lenses; read step by step, so that it can be stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from app import loading
+from app.estimates import forward_seconds
+from app.lens_request import LensRequest
+from app.loading import ModelKey
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.implicit_attention.allocation import Allocation
+from diffmamba_interp.implicit_attention.prompt_allocation import allocate_prompts
+from diffmamba_interp.lens import LogitLens, TunedLens, load_lens
+from diffmamba_interp.needle import NeedleSample, NeedleTrajectory, Story, make_needle_samples, needle_trajectory
+
+STEP_TOKENS = 1024
+"""Of the prompts that are read before the page is drawn again: about a second."""
+
+FACT_TOKENS = 120
+"""About what a story without filler takes."""
+
+TUNED, LOGIT = "tuned", "logit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """task, length (tokens, 0 for no filler), n, seed: of generated prompts. stories: pasted ones, in their place."""
+
+    task: str
+    length: int
+    n: int
+    seed: int
+    stories: tuple[Story, ...] = ()
+
+    @property
+    def n_tokens(self) -> int:
+        """About how many tokens all prompts have."""
+        if self.stories:
+            return sum(sum(map(len, story.facts)) // 3 + 20 for story in self.stories)
+        return self.n * (self.length or FACT_TOKENS)
+
+    def samples(self, key: ModelKey) -> list[NeedleSample]:
+        """The prompts in the model's tokens. Raises ValueError where too few stories fit the length."""
+
+        def make() -> list[NeedleSample]:
+            wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))
+            if self.stories:
+                return make_needle_samples(wrapped, stories=self.stories, n=None, length=0)
+            return make_needle_samples(wrapped, task=self.task, n=self.n, length=self.length, seed=self.seed)
+
+        return loading.cache().get(("samples", key.folder, key.revision, self), make, _sample_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleRead:
+    """One model and how it is read. lens: of the first curves. with_logit: the logit lens beside a tuned one?
+    attention: what the last position reads, block by block, too?"""
+
+    name: str
+    key: ModelKey
+    lens: LensRequest
+    with_logit: bool = False
+    attention: bool = True
+
+    @property
+    def lens_names(self) -> list[str]:
+        """As the curves call them."""
+        if self.lens.lens is None:
+            return [LOGIT]
+        return [TUNED, LOGIT] if self.with_logit else [TUNED]
+
+    def lenses(self, model: HookedMamba) -> dict[str, LogitLens | TunedLens]:
+        """By name. Raises ValueError for the lens of another model."""
+        logit = LogitLens.from_model(model)
+        return {n: logit if n == LOGIT or self.lens.lens is None else load_lens(self.lens.lens, model)
+                for n in self.lens_names}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleFound:
+    """What one model makes of the prompts that were read so far. allocation: None if it was not asked for."""
+
+    trajectory: NeedleTrajectory
+    allocation: Allocation | None
+
+    def joined(self, other: NeedleFound) -> NeedleFound:
+        """This and then the other's prompts."""
+        both = self.allocation, other.allocation
+        return replace(
+            self,
+            trajectory=NeedleTrajectory.join([self.trajectory, other.trajectory]),
+            allocation=None if both[0] is None or both[1] is None else Allocation.cat([both[0], both[1]]),
+        )
+
+
+def seconds(reads: Sequence[NeedleRead], request: SampleRequest) -> float:
+    """At least so many seconds for all models; the attention takes about a forward pass more."""
+    return sum(forward_seconds(read.key, request.n_tokens * (2 if read.attention else 1)) for read in reads)
+
+
+def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[tuple[float, list[NeedleFound]]]:
+    """Share done and what is found so far, one per model, all of the same prompts; the list is empty at first.
+
+    Between the steps others can use the models. What was read before comes from the cache.
+    """
+    samples = request.samples(reads[0].key)
+    at_a_time = max(1, STEP_TOKENS // max(sample.n_tokens for sample in samples))
+    found: list[NeedleFound] = []
+    for start in range(0, len(samples), at_a_time):
+        chosen = samples[start : start + at_a_time]
+        parts = []
+        for place, read in enumerate(reads):
+            parts.append(_read(read, request, start, chosen))
+            done = start + len(chosen) * (place + 1) / len(reads)
+            if place + 1 < len(reads):
+                yield done / len(samples), found
+        found = [one.joined(part) for one, part in zip(found, parts, strict=True)] if found else parts
+        yield (start + len(chosen)) / len(samples), found
+
+
+def _read(read: NeedleRead, request: SampleRequest, start: int, samples: list[NeedleSample]) -> NeedleFound:
+    def make(model: HookedMamba) -> NeedleFound:
+        return NeedleFound(
+            trajectory=needle_trajectory(model, read.lenses(model), samples, name=read.name),
+            allocation=allocate_prompts(model, samples) if read.attention else None,
+        )
+
+    return loading.result(read.key, ("needle", read, request, start), make, _found_bytes)
+
+
+def _found_bytes(found: NeedleFound) -> int:
+    arrays = [value for value in vars(found.trajectory).values() if isinstance(value, np.ndarray)]
+    return sum(array.nbytes for array in arrays) * 2 + 10_000
+
+
+def _sample_bytes(samples: list[NeedleSample]) -> int:
+    return 100 * sum(sample.n_tokens for sample in samples)

@@ -1,0 +1,118 @@
+"""A small grid of retrieval accuracy, cell by cell, so that it can be shown while it grows and stopped at any time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import plotly.graph_objects as go
+from transformers import PreTrainedTokenizerFast
+
+from app import loading
+from app.estimates import forward_seconds
+from app.loading import ModelKey
+from app.panels.downloads import Download, html_file
+from diffmamba_interp.figures.csv_text import csv_text
+from diffmamba_interp.generated_text import generated_documents
+from diffmamba_interp.needle import Filler, Haystack
+from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories, prompt_rows
+from diffmamba_interp.needle.scoring import LabelScores, score_labels
+from diffmamba_interp.needle.tasks import generate_stories
+
+FILLER_CHARS = 200_000
+SPARE_STORIES = 20
+STEP_TOKENS = 4096
+FACT_TOKENS = 200
+"""About what a story without filler takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRequest:
+    """tasks: "qa1" to "qa5". lengths: in tokens, 0 for no filler. n: prompts per cell."""
+
+    tasks: tuple[str, ...]
+    lengths: tuple[int, ...]
+    n: int
+    seed: int
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        return [(task, length) for length in sorted(self.lengths) for task in self.tasks]
+
+    def seconds(self, keys: Sequence[ModelKey]) -> float:
+        """At least so many seconds for all models."""
+        n_tokens = self.n * len(self.tasks) * sum(length or FACT_TOKENS for length in self.lengths)
+        return sum(forward_seconds(key, n_tokens) for key in keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridStep:
+    """rows: of a cell that is done, of all models; none on the way to one. share: of the grid that is done."""
+
+    task: str
+    length: int
+    share: float
+    rows: tuple[PromptRow, ...] = ()
+
+
+def run_grid(models: dict[str, ModelKey], request: GridRequest) -> Iterator[GridStep]:
+    """One cell after the other, in steps of a few seconds; the models must share a tokenizer.
+
+    Between the steps others can use the models. Raises ValueError for a task of which no story fits a length.
+    """
+    first = next(iter(models.values()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(first))
+    haystack = Haystack(tokenizer, Filler.from_texts(tokenizer, list(generated_documents(n_chars=FILLER_CHARS))))
+    for number, (task, length) in enumerate(request.cells):
+        stories = generate_stories(
+            task, n=request.n + SPARE_STORIES, seed=request.seed, split="eval", vocabulary="mixed"
+        )
+        samples = hide_stories(haystack, stories, n=request.n, length=length, seed=request.seed)
+        if not samples:
+            raise ValueError(f"no story of {task} fits {length} tokens: give a greater length.")
+        rows: list[PromptRow] = []
+        at_a_time = max(1, STEP_TOKENS // max(length, FACT_TOKENS))
+        for place, (name, key) in enumerate(models.items()):
+            scores: list[LabelScores] = []
+            for start in range(0, len(samples), at_a_time):
+                score = partial(score_labels, samples=samples[start : start + at_a_time], n_generated=3)
+                scores += loading.use(key, score)
+                done = (place + len(scores) / len(samples)) / len(models)
+                yield GridStep(task=task, length=length, share=(number + done) / len(request.cells))
+            rows += prompt_rows(name, samples, scores, tokenizer)
+        yield GridStep(task=task, length=length, share=(number + 1) / len(request.cells), rows=tuple(rows))
+
+
+def grid_files(figure: go.Figure, cells: Sequence[Cell]) -> list[Download]:
+    """The figure and the cells behind it."""
+    return [
+        html_file(figure),
+        Download(ending="csv", mime="text/csv", make=lambda: cells_csv(cells).encode()),
+        Download(ending="npz", mime="application/octet-stream", make=lambda: cells_npz(cells)),
+    ]
+
+
+def cells_csv(cells: Sequence[Cell]) -> str:
+    """One line per cell and model."""
+    header = ["task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated"]
+    return csv_text(header, lines_of(cells))
+
+
+def cells_npz(cells: Sequence[Cell]) -> bytes:
+    """The columns of the CSV file as arrays."""
+    columns = list(zip(*lines_of(cells), strict=True))
+    names = ("task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated")
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **{name: np.array(c) for name, c in zip(names, columns, strict=True)})
+    return file.getvalue()
+
+
+def lines_of(cells: Sequence[Cell]) -> list[list[object]]:
+    return [
+        [cell.task, cell.length, cell.n, cell.chance, m.model, m.n_right, m.accuracy, m.low, m.high, m.generated]
+        for cell in cells
+        for m in cell.models
+    ]

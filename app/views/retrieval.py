@@ -1,0 +1,129 @@
+"""Retrieval: accuracy by task and length, and the ratio of two models; as measured, or run here in small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from app import view_state
+from app.estimates import require_feasible
+from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
+from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
+from app.panels.errors import shown_errors
+
+with st.spinner("Loading the retrieval tasks"):
+    from app.retrieval_code import grid_code, results_code
+    from app.retrieval_grid import GridRequest, grid_files, run_grid
+    from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
+    from diffmamba_interp.needle import TASKS
+    from diffmamba_interp.needle.accuracy_grid import Cell, summarise
+
+RESULTS = Path(__file__).resolve().parents[2] / "analyses" / "retrieval"
+LIVE = "run here"
+TITLES = {
+    "paper": "measured: bAbI stories in novels",
+    "builtin": "measured: generated stories in generated text",
+    LIVE: "run a small grid here",
+}
+LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
+ROWS, REQUEST = "retrieval_rows", "retrieval_request"
+
+
+def page() -> None:
+    st.header("Retrieval")
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    shipped = [name for name in TITLES if (RESULTS / name / "results.json").is_file()]
+    source = view_state.selectbox(
+        "Accuracies", "results", [*shipped, LIVE], (shipped or [LIVE])[0], format_func=TITLES.__getitem__
+    )
+    if source != LIVE:
+        with shown_errors("Reading the results"):
+            cells, others, sentence = read_results(RESULTS / source / "results.json")
+            st.caption(sentence)
+            draw(cells, results_code(source), others)
+    elif first is not None:
+        with shown_errors("Running the grid"):
+            live([model for model in (first, second) if model])
+
+
+def read_results(file: Path) -> tuple[list[Cell], list[list[Cell]], str]:
+    """The cells of a results file, those of other training seeds, and what they were made with, in a sentence."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    made = found["provenance"]
+    weights = ", ".join(f"{name} {digest[:12]}…" for name, digest in made["models"].items())
+    others = [[Cell.from_dict(values) for values in cells] for cells in found.get("seeds", [])]
+    faint = "Faint curves: other training seeds. " if others else ""
+    return (
+        [Cell.from_dict(values) for values in found["cells"]],
+        others,
+        (
+            f"From analyses/retrieval/{file.parent.name}/results.json: weights {weights}; seed {made['seed']}, on "
+            f"{made['device']}. {faint}Each length has its own number of prompts: point at a marker."
+        ),
+    )
+
+
+def live(models: Sequence[ChosenModel]) -> None:
+    request = choose_grid()
+    if models[0].tokenizer is None or any(m.cfg.d_vocab != models[0].cfg.d_vocab for m in models):
+        raise ValueError("the tasks are text: choose models that have a tokenizer, the same one.")
+    seconds = request.seconds([model.key for model in models])
+    require_feasible(seconds, "Choose fewer prompts, tasks or lengths")
+    left, right, words = st.columns([1, 1, 4])
+    pressed = left.button("Run", key="run_grid", type="primary", disabled=not request.cells)
+    stop = right.empty()
+    words.caption(f"{len(request.cells)} cells of {request.n} prompts; at least {seconds:.0f} s here.")
+    names = [model.name for model in models]
+    if pressed:
+        # A press while the grid runs makes Streamlit leave this run at its next drawing; the rows stay.
+        stop.button("Cancel", key="cancel_grid")
+        st.session_state[ROWS], st.session_state[REQUEST] = [], (names, request)
+        bar = st.progress(0.0, "Making the prompts")
+        for step in run_grid({model.name: model.key for model in models}, request):
+            st.session_state[ROWS] += step.rows
+            bar.progress(min(step.share, 1.0), f"{step.task} at {step.length} tokens")
+        bar.empty()
+        stop.empty()
+    if st.session_state.get(ROWS):
+        ran_names, ran = st.session_state[REQUEST]
+        cells = summarise(st.session_state[ROWS], ran_names)
+        if len(cells) < len(ran.cells):
+            st.warning(f"Stopped after {len(cells)} of {len(ran.cells)} cells.")
+        keys = {model.name: model.key for model in models}
+        same = (names, request) == (ran_names, ran)
+        draw(cells, grid_code(keys, ran) if same else "# press Run again: the models or the grid were changed")
+
+
+def choose_grid() -> GridRequest:
+    columns = st.columns([3, 3, 1, 1])
+    with columns[0]:
+        tasks = view_state.multiselect("Tasks", "tasks", list(TASKS), ["qa1", "qa2"])
+    with columns[1]:
+        lengths = view_state.multiselect("Lengths, tokens", "lengths", LENGTHS, ["0", "256"])
+    with columns[2]:
+        n = view_state.number_input("Prompts", "n", 1, 200, 10)
+    with columns[3]:
+        seed = view_state.number_input("Seed", "grid_seed", 0, 99, 0)
+    return GridRequest(tasks=tuple(tasks), lengths=tuple(int(length) for length in lengths), n=n, seed=seed)
+
+
+def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()) -> None:
+    """Curves, the ratio where there are two models, and the files."""
+    figure = accuracy_by_length(cells, others=others)
+    figure.update_layout(height=330, margin={"t": 40, "b": 10}, legend={"orientation": "h", "y": -0.15})
+    st.plotly_chart(figure, width="stretch", key="accuracy_figure", config=FIGURE_BUTTONS)
+    st.caption("Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals.")
+    if len(cells[0].models) == 2:
+        ratio = ratio_heat_map(cells)
+        ratio.update_layout(height=300, margin={"t": 30, "b": 10})
+        st.plotly_chart(ratio, width="stretch", key="ratio_figure", config=FIGURE_BUTTONS)
+        names = " over ".join(model.model for model in reversed(cells[0].models))
+        st.caption(f"Accuracy of {names}. * the paired 95 % interval of their difference excludes zero.")
+    draw_downloads(grid_files(figure, cells), code, name="retrieval")
+
+
+page()

@@ -1,0 +1,77 @@
+"""Session: take what was looked at away as one file, and look at it again where no model and no GPU is."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from app import kept_state
+from app.panels.downloads import FIGURE_BUTTONS
+from app.panels.errors import shown_errors
+from app.panels.kept_records import KeptRecord, forget_all, kept_records
+from app.session_file import MAX_PACKED_BYTES, Session, read_session, write_session
+from app.session_records import KINDS, kind_of
+
+PAGES = ("overview", "attention", "lens", "retrieval")
+
+
+def page() -> None:
+    st.header("Session")
+    left, right = st.columns(2)
+    with left:
+        draw_writing()
+    with right:
+        opened = choose_file()
+    if opened is not None:
+        draw_opened(opened)
+
+
+def draw_writing() -> None:
+    records = kept_records()
+    st.subheader("Take it away")
+    st.caption("The state of all widgets, and the figures that were looked at last, as numbers:")
+    for kept in records:
+        st.text(f"{kept.model}: {kept.title}")
+    if not records:
+        st.text("none yet: open the Attention or the Lens page first")
+    # The file is made in another thread, which knows no session.
+    make = partial(write_session, kept_state.visited(), kept_state.values(), records)
+    st.download_button(
+        "Download the session", make, "session.zip", "application/zip",
+        on_click="ignore", type="primary", disabled=not records,
+    )  # fmt: skip
+    if records:
+        st.button("Forget these figures", on_click=forget_all)
+
+
+def choose_file() -> Session | None:
+    st.subheader("Open one")
+    file = st.file_uploader(f"A session file, at most {MAX_PACKED_BYTES // 2**20} MB", type="zip", key="session_upload")
+    if file is None:
+        return None
+    with shown_errors("Opening the session file"):
+        return read_session(file.getvalue())
+    return None
+
+
+def draw_opened(session: Session) -> None:
+    st.subheader(f"{len(session.records)} figures in the file")
+    if session.state and st.button("Set the widgets as they were"):
+        kept_state.replace_all(session.state)
+        st.switch_page(f"views/{session.page if session.page in PAGES else 'overview'}.py")
+    for number, kept in enumerate(session.records):
+        with shown_errors(f"Drawing figure {number}"):
+            draw_record(number, kept)
+
+
+def draw_record(number: int, kept: KeptRecord) -> None:
+    st.markdown(f"**Figure {number + 1}**")
+    st.text(f"{kept.title}. Model {kept.model}, {kept.dtype} on {kept.device}; {len(kept.strings)} tokens.")
+    figure = KINDS[kind_of(kept.record)].draw(kept)
+    st.plotly_chart(figure, width="stretch", key=f"session_figure_{number}", config=FIGURE_BUTTONS)
+    with st.expander("Its prompt"):
+        st.code("".join(kept.strings), language=None, wrap_lines=True)
+
+
+page()

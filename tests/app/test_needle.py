@@ -1,0 +1,189 @@
+"""Needle page: probability and SNR by block of two models, what the subtraction does, and runs that can be stopped."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import needle_request
+from app.needle_attention import measures
+from app.needle_files import attention_npz, block_curves_csv, curves_csv, trajectories_npz
+from app.needle_request import NeedleFound, run_needle
+from app.pasted_samples import EXAMPLE, parse_stories
+from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
+from diffmamba_interp.needle import summarise
+from tests.app.conftest import OpenApp, complaint, figures, texts
+
+TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt at a time."""
+    monkeypatch.setattr(needle_request, "STEP_TOKENS", 1)
+
+
+def found_by(app: AppTest) -> list[NeedleFound]:
+    return app.session_state["needle_found"][1]
+
+
+def codes(app: AppTest) -> Iterator[dict[str, Any]]:
+    """What each program of the page leaves behind when it is run."""
+    for element in app.code:
+        if element.language == "python":
+            made: dict[str, Any] = {}
+            exec(compile(element.value, "copied", "exec"), made)
+            yield made
+
+
+def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY)
+    probability, snr, difference, snr_difference, attention = figures(app)
+    trajectories, allocations = codes(app)
+    assert [one.name for one in trajectories["figure"].data if one.name] == [
+        "bundled:diff-mamba2, logit lens", "bundled:mamba2, logit lens",
+    ]  # fmt: skip
+    drawn_and_made = {
+        "figure": probability, "snr_figure": snr, 0: difference, 1: snr_difference,
+    }  # fmt: skip
+    for name, drawn in drawn_and_made.items():
+        made = trajectories["difference_figures"][name] if isinstance(name, int) else trajectories[name]
+        for trace, again in zip(drawn["data"], made.data, strict=True):
+            assert np.allclose(trace["y"], again.y, rtol=1e-3, atol=1e-6), name
+    over = next(t for t in reversed(attention["data"]) if t.get("name") == "bundled:mamba2: written")
+    again = allocations["over_allocation"]["bundled:mamba2"]["net"].mean(dim=0)
+    assert np.allclose(over["y"], again, rtol=1e-3)
+    removed = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: needle")
+    again = allocations["removed"]["bundled:diff-mamba2"]["needle"].mean(dim=0)
+    assert np.allclose(removed["y"], again, rtol=1e-3, atol=1e-5)
+    signal = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: minuend")
+    assert np.allclose(signal["y"], allocations["snr_db"]["bundled:diff-mamba2"]["minuend"].mean(dim=0), rtol=1e-3)
+
+
+def test_the_scale_and_the_measure_can_be_chosen_without_another_run(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY, needle_attention="False")
+    before = app.session_state["needle_found"]
+    app.toggle(key="needle_log").set_value(True).run()
+    probability, snr, *_ = figures(app)
+    assert probability["layout"]["yaxis"]["type"] == "log"
+    assert "dB" in snr["layout"]["yaxis"]["title"]["text"]
+    app.selectbox(key="needle_measure").select("label_rank").run()
+    rank = found_by(app)[0].trajectory.measure("label_rank")[0].mean(axis=0)
+    assert np.allclose(figures(app)[0]["data"][1]["y"], rank)
+    assert app.session_state["needle_found"] is before
+
+
+def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_app: OpenApp) -> None:
+    app = open_app("needle", **{**TINY, "needle_source": "pasted", "beside": "none"}, needle_attention="False")
+    probability, _ = figures(app)
+    (made,) = codes(app)
+    assert [sample.answer for sample in made["samples"]] == ["hallway", "office"]
+    assert np.allclose(probability["data"][1]["y"], made["figure"].data[1].y, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"needle": "Nobody was there."}, "does not occur"),
+        ({"distractors": ["hallway"]}, "among the distractors"),
+        ({"distractors": []}, "at least one"),
+        ({"answer": 3}, "must be a text"),
+        ({"extra": "x"}, "and no other"),
+    ],
+)
+def test_a_pasted_sample_that_is_none_is_refused_by_name(changes: dict[str, object], words: str) -> None:
+    samples = json.loads(EXAMPLE)
+    with pytest.raises(ValueError, match=f"sample 1.*{words}"):
+        parse_stories(json.dumps([samples[0], samples[0] | changes]))
+
+
+@pytest.mark.parametrize("pasted", ["", "{}", "[]", "[1]", "[" * 100_000, "x" * 500_000, f"{EXAMPLE[:-1]},1]"])
+def test_what_is_no_list_of_samples_is_an_error_box_and_the_app_lives_on(open_app: OpenApp, pasted: str) -> None:
+    app = open_app("needle", **TINY, needle_source="pasted")
+    app.text_area(key="needle_pasted").set_value(pasted).run()
+    assert "Reading the needle failed" in complaint(app)
+    app.text_area(key="needle_pasted").set_value(EXAMPLE).run()
+    assert len(figures(app)) == 5
+
+
+def test_a_sample_given_twice_is_refused() -> None:
+    samples = json.loads(EXAMPLE)
+    with pytest.raises(ValueError, match="given twice"):
+        parse_stories(json.dumps([samples[0], samples[0]]))
+
+
+def test_a_run_that_was_stopped_shows_what_was_read_and_goes_on(open_app: OpenApp, small_steps: None) -> None:
+    app = open_app("needle", **TINY, needle_attention="False")
+    what, _, share = app.session_state["needle_found"]
+    assert share == 1
+    first = next(found for _, found in run_needle(*what) if found)
+    app.session_state["needle_found"] = (what, first, 0.5)
+    app.session_state["needle_stopped"] = what
+    app.run()
+    assert any("Stopped after 1 prompts, 50%" in text for text in texts(app.warning))
+    assert len(figures(app)) == 4
+    (made,) = codes(app)
+    assert np.allclose(made["figure"].data[1].y, figures(app)[0]["data"][1]["y"], rtol=1e-3)
+    app.button(key="run_needle").click().run()
+    assert not app.warning
+    assert len(found_by(app)[0].trajectory.samples) == 2
+
+
+def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needle_request, "forward_seconds", lambda *_: 20.0)
+    app = open_app("needle", **TINY)
+    assert not app.get("plotly_chart")
+    assert any("at least 40 s" in text for text in texts(app.caption))
+    app.button(key="run_needle").click().run()
+    assert len(figures(app)) == 5
+    monkeypatch.setattr(needle_request, "forward_seconds", lambda *_: 1e5)
+    app.run()
+    assert "Choose fewer or shorter prompts" in complaint(app)
+
+
+def test_a_model_without_words_cannot_be_asked(open_app: OpenApp) -> None:
+    assert "tokenizer" in complaint(open_app("needle"))
+
+
+def test_a_bundled_lens_of_other_weights_is_replaced_by_the_logit_lens_with_a_note(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.panels import fitting_lens
+
+    monkeypatch.setattr(fitting_lens, "fits", lambda *_: False)
+    app = open_app("needle", **TINY | {"needle_lens": "bundled tuned lens"}, needle_attention="False")
+    assert any("trained for other weights" in text for text in texts(app.caption))
+    assert found_by(app)[0].trajectory.lenses == ("logit",)
+
+
+def test_the_files_hold_every_number(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY)
+    found = found_by(app)
+    curves = summarise([one.trajectory for one in found], measures=("probability",), statistics=("mean",), by=())
+    lines = list(csv.DictReader(io.StringIO(curves_csv(curves))))
+    assert [float(line["value"]) for line in lines if line["model"] == "bundled:mamba2"] == list(curves[1].value)
+    with np.load(io.BytesIO(trajectories_npz(found)), allow_pickle=False) as file:
+        assert np.array_equal(file["1.log_probs"], found[1].trajectory.log_probs)
+        assert json.loads(str(file["about"]))["models"] == ["bundled:diff-mamba2", "bundled:mamba2"]
+    with np.load(io.BytesIO(attention_npz(found)), allow_pickle=False) as file:
+        assert file["0.removed.needle"].shape == (2, 12)
+        assert np.isnan(file["1.removed.needle"]).all()
+    assert block_curves_csv([]) == "model,measure,of,n,block,value,low,high\n"
+
+
+def test_over_allocation_and_removed_shares_are_those_of_the_masses(open_app: OpenApp) -> None:
+    allocation = found_by(open_app("needle", **TINY, beside="none"))[0].allocation
+    mass = dict(zip(PICTURES, allocation.mass[:, 0].double().numpy().transpose(2, 0, 1, 3), strict=True))
+    got = measures(allocation)
+    noise = [CLASSES.index("distractors"), CLASSES.index("filler")]
+    assert np.allclose(got["over_allocation"]["net"], mass["net"][..., noise].sum(-1) / mass["net"].sum(-1))
+    needle = CLASSES.index("needle")
+    kept = (1 - got["removed"]["needle"]) * mass["minuend"][..., needle]
+    assert np.allclose(kept, mass["net"][..., needle])

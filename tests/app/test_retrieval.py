@@ -1,0 +1,68 @@
+"""Retrieval page: the shipped accuracies, and a small grid that is run here and can be stopped."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.retrieval_grid import GridRequest, cells_csv, cells_npz
+from diffmamba_interp.needle.accuracy_grid import Cell
+from tests.app.conftest import OpenApp, complaint, figures, run_code, texts
+
+LIVE = {"model": "bundled:diff-mamba2", "results": "run here", "tasks": "qa1", "lengths": "0", "n": "3"}
+
+
+@pytest.fixture(scope="module")
+def cells(project_root: Path) -> list[Cell]:
+    file = project_root / "analyses" / "retrieval" / "builtin" / "results.json"
+    return [Cell.from_dict(values) for values in json.loads(file.read_text(encoding="utf-8"))["cells"]]
+
+
+def test_the_shipped_accuracies_and_their_ratio_are_drawn(open_app: OpenApp, cells: list[Cell]) -> None:
+    app = open_app("retrieval", results="builtin")
+    curves, ratio = figures(app)
+    wanted = [cell.models[0].accuracy for cell in cells if cell.task == "qa1"]
+    assert curves["data"][0]["y"] == wanted
+    assert np.shape(ratio["data"][0]["z"]) == (5, 3)
+    assert any("seed 7" in text for text in texts(app.caption))
+
+
+def test_the_files_hold_every_cell(cells: list[Cell]) -> None:
+    lines = list(csv.DictReader(io.StringIO(cells_csv(cells))))
+    assert len(lines) == 2 * len(cells)
+    assert float(lines[1]["accuracy"]) == cells[0].models[1].accuracy
+    with np.load(io.BytesIO(cells_npz(cells)), allow_pickle=False) as file:
+        assert file["n_right"].tolist() == [model.n_right for cell in cells for model in cell.models]
+
+
+def test_a_grid_is_run_here_and_its_code_gives_the_same_accuracies(open_app: OpenApp) -> None:
+    app = open_app("retrieval", **LIVE)
+    assert not app.get("plotly_chart")
+    app.button(key="run_grid").click().run()
+    curves, _ = figures(app)
+    made = run_code(app)
+    assert [cell.n for cell in made["cells"]] == [3]
+    assert [curves["data"][k]["y"] for k in (0, 1)] == [[model.accuracy] for model in made["cells"][0].models]
+
+
+def test_a_grid_that_was_left_shows_the_cells_that_were_done(open_app: OpenApp) -> None:
+    app = open_app("retrieval", **{**LIVE, "tasks": "qa1 qa4"})
+    app.button(key="run_grid").click().run()
+    names, request = app.session_state["retrieval_request"]
+    rows = [row for row in app.session_state["retrieval_rows"] if row.task == "qa1"]
+    app.session_state["retrieval_rows"] = rows
+    app.run()
+    assert any("Stopped after 1 of 2 cells" in text for text in texts(app.warning))
+    assert len(figures(app)) == 2
+
+
+def test_a_grid_that_takes_far_too_long_is_refused(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GridRequest, "seconds", lambda *_: 1e5)
+    assert "Choose fewer prompts, tasks or lengths" in complaint(open_app("retrieval", **LIVE))
+
+
+def test_a_model_without_words_cannot_be_asked(open_app: OpenApp) -> None:
+    assert "tokenizer" in complaint(open_app("retrieval", results="run here"))

@@ -1,0 +1,80 @@
+"""Session page: figures that were looked at go into a file, and come out of it without their model."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.panels.kept_records import MAX_RECORDS
+from app.session_file import read_session, write_session
+from tests.app.conftest import IDS, OpenApp, complaint, drawn, figures, texts
+
+
+def session_of(app: AppTest) -> bytes:
+    """What the page's button gives, from the state that this run left."""
+    kept = list(app.session_state["kept_records"].values())
+    return write_session(app.session_state["view_page"], dict(app.session_state["view_values"]), kept)
+
+
+def uploaded(app: AppTest, content: bytes) -> AppTest:
+    return app.file_uploader(key="session_upload").upload("session.zip", content, "application/zip").run()
+
+
+@pytest.fixture
+def written(open_app: OpenApp) -> bytes:
+    app = open_app("attention", ids=IDS, block="2")
+    app.switch_page("views/lens.py").run()
+    return session_of(app)
+
+
+def test_the_figures_that_were_looked_at_are_in_the_file(written: bytes) -> None:
+    session = read_session(written)
+    assert [kept.title for kept in session.records] == [
+        "attention, block 2, hidden, positions",
+        "lens, positions 0 to 10",
+    ]
+    assert session.state["ids"] == IDS
+    assert session.page == "lens"
+
+
+def test_a_file_is_drawn_where_its_model_is_not(open_app: OpenApp, written: bytes, tmp_path: Path) -> None:
+    app = uploaded(open_app("session", at_root=tmp_path, model=""), written)
+    attention, lens = figures(app)
+    assert len(attention["data"]) == 3
+    assert lens["data"][0]["y"][-1] == "output"
+
+
+def test_the_widgets_can_be_set_as_they_were(open_app: OpenApp, written: bytes) -> None:
+    app = uploaded(open_app("session"), written)
+    next(button for button in app.button if button.label == "Set the widgets as they were").click().run()
+    assert app.text_area(key="ids").value == IDS
+    app.switch_page("views/attention.py").run()
+    assert app.slider(key="block").value == 2
+    assert len(drawn(app)["data"]) == 3
+
+
+def test_a_corrupt_file_is_an_error_box_and_the_page_lives_on(open_app: OpenApp, written: bytes) -> None:
+    app = uploaded(open_app("session"), written[:200])
+    assert "no session file" in complaint(app)
+    app = uploaded(app, written)
+    assert len(figures(app)) == 2
+
+
+def test_only_the_last_figures_are_kept(open_app: OpenApp) -> None:
+    app = open_app("attention", ids=IDS)
+    for kind in ("hidden", "contribution", "contribution_norm"):
+        app.selectbox(key="kind").select(kind).run()
+        for block in range(4):
+            app.slider(key="block").set_value(block).run()
+    for view in ("heads", "spans"):
+        app.selectbox(key="kind").select("hidden").run()
+        app.selectbox(key="view").select(view).run()
+    titles = [title for title, _ in app.session_state["kept_records"]]
+    assert len(titles) == MAX_RECORDS
+    assert titles[-1].endswith("spans")
+
+
+def test_without_figures_there_is_nothing_to_take_away(open_app: OpenApp) -> None:
+    app = open_app("session")
+    assert app.get("download_button")[0].disabled
+    assert any("none yet" in text for text in texts(app.text))
