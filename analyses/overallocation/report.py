@@ -14,7 +14,7 @@ from diffmamba_interp.analysis_results import MIN_SAMPLES, Estimate, estimate_fr
 from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.figures.allocation import ShareBar, share_bars_svg
 from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
-from diffmamba_interp.figures.retrieval import length_name
+from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.implicit_attention.allocation import CLASSES
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from diffmamba_interp.figures.retrieval import STYLES
+from diffmamba_interp.figures.styles import STYLES
 
 PANEL, ROW, GAP, LEFT, RIGHT, HEAD_HEIGHT, FOOT, PER_ROW = 300, 250, 26, 64, 16, 52, 30, 3
 LEGEND = 150

@@ -10,8 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from diffmamba_interp.figures.retrieval import STYLES
 from diffmamba_interp.figures.scales import SIGNED_SCALE, token_label
+from diffmamba_interp.figures.styles import STYLES
 from diffmamba_interp.interventions.patching import PatchGrid, Place, positions_of
 from diffmamba_interp.interventions.records import SweepRecord, mean_interval
 

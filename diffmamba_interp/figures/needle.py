@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from diffmamba_interp.figures.retrieval import STYLES
+from diffmamba_interp.figures.styles import STYLES
 from diffmamba_interp.needle.curves import Curve, PairedCurve
 from diffmamba_interp.needle.trajectory_records import Measure
 

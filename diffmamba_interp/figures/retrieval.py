@@ -9,15 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from diffmamba_interp.figures.styles import STYLES, length_name
 from diffmamba_interp.needle.accuracy_grid import Cell
 
-# Okabe and Ito's blue, vermilion, green and purple; dashes and markers tell them apart in grey.
-STYLES = (
-    ("#0072B2", "solid", "circle"),
-    ("#D55E00", "dash", "square"),
-    ("#009E73", "dot", "diamond"),
-    ("#CC79A7", "dashdot", "x"),
-)
 _CHANCE = "#666666"
 FAINT = 0.45
 """Opacity of the curves of other training seeds."""
@@ -145,11 +139,6 @@ def tasks_of(cells: Sequence[Cell]) -> list[str]:
     if not cells:
         raise ValueError("there are no cells to draw: summarise at least one row per model first.")
     return sorted({cell.task for cell in cells})
-
-
-def length_name(length: int) -> str:
-    """As in the paper: 0k, 1k, 2k; other lengths as they are."""
-    return f"{length // 1024}k" if length % 1024 == 0 else str(length)
 
 
 def ratio_of(cell: Cell) -> float | None:

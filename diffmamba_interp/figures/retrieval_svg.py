@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from diffmamba_interp.figures.retrieval import FAINT, STYLES, length_name, ratio_of, seed_curves, tasks_of
+from diffmamba_interp.figures.retrieval import FAINT, ratio_of, seed_curves, tasks_of
+from diffmamba_interp.figures.styles import STYLES, length_name
 from diffmamba_interp.needle.accuracy_grid import Cell
 
 PANEL, GAP, HEIGHT, LEFT, TOP, BOTTOM = 180, 14, 300, 50, 60, 50

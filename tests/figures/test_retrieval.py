@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from diffmamba_interp.figures.retrieval import FAINT, accuracy_by_length, length_name, ratio_heat_map, ratio_of
+from diffmamba_interp.figures.retrieval import FAINT, accuracy_by_length, ratio_heat_map, ratio_of
 from diffmamba_interp.figures.retrieval_svg import accuracy_svg, ratio_svg
+from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.needle.accuracy_grid import Cell, ModelAccuracy
 from diffmamba_interp.needle.comparison import paired_difference
 from diffmamba_interp.needle.scoring import wilson_interval

@@ -1,0 +1,141 @@
+"""One HTML page about a needle measurement that needs no network: tables, interactive figures, small figures by task.
+
+The script that draws the interactive figures is inside the page, once; the small ones are SVG and need no script.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from diffmamba_interp.figures.needle import curves_by_stage, difference_by_stage
+from diffmamba_interp.figures.needle_svg import group_name, stages_svg
+from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
+from diffmamba_interp.needle.verdict import MIN_PROMPTS, Verdict
+
+STYLE = """
+body { font: 16px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; font-size: 14px; } td, th { border-bottom: 1px solid #ddd; padding: 4px 8px; }
+th { text-align: left; } td.number { text-align: right; } pre { overflow-x: auto; background: #f6f6f6; padding: 1em; }
+svg { max-width: 100%; height: auto; } details { margin: 1em 0; } .scroll { overflow-x: auto; }
+"""
+HOW = (
+    "The signal-to-noise ratio of a prompt is p(answer) over the mean p of the task's other labels, 10 log10 of it in "
+    "decibels; probabilities are of whole answers. A lens reads them from the residual stream at the last prompt "
+    "position, after every block; the last stage is the model's own output. Bands and intervals are 95 % percentile "
+    "bootstraps over prompts. Differences are paired by prompt; their p-values are of a two-sided sign-flip test, "
+    f"not corrected for the number of rows. Below {MIN_PROMPTS} prompts nothing is decided."
+)
+
+
+def needle_report(
+    curves: Sequence[Curve],
+    differences: Sequence[PairedCurve],
+    verdicts: Sequence[Verdict],
+    about: Mapping[str, Any],
+    *,
+    title: str,
+) -> str:
+    """The page. curves: of `snr_db` (mean, median) and `probability` (mean), by length and by task and length.
+
+    differences: of mean `snr_db`; none for a single model, and then no verdicts. about: JSON values for the end of
+    the page, the provenance. All text is escaped. Raises ValueError if there are no curves.
+    """
+    if not curves:
+        raise ValueError("there are no curves to report: summarise at least one trajectory first.")
+    overall = [group for group in dict.fromkeys(curve.group for curve in curves) if "task" not in dict(group)]
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(HOW)}</p>",
+        *_verdict_section(verdicts),
+        *(part for group in overall for part in _group_section(group, curves, differences)),
+        *_task_section(curves),
+        "<h2>How it was made</h2>",
+        f"<pre>{html.escape(json.dumps(about, indent=1))}</pre>",
+    ]
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
+            f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
+            *parts,
+            "</body></html>\n",
+        ]
+    )
+
+
+def _verdict_section(verdicts: Sequence[Verdict]) -> list[str]:
+    if not verdicts:
+        return []
+    baseline, model = (html.escape(getattr(verdicts[0], name)) for name in ("baseline", "model"))
+    head = (
+        "tasks, length",
+        "n",
+        "lens",
+        "where",
+        f"{baseline}, dB",
+        f"{model}, dB",
+        "difference, dB",
+        "p",
+        "higher SNR",
+    )
+    rows = []
+    for one in verdicts:
+        interval = f"{one.difference_db:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+        numbers = (f"{one.baseline_db:+.2f}", f"{one.model_db:+.2f}", interval, f"{one.p_value:.2g}")
+        winner = html.escape(one.winner or "undecided")
+        rows.append(
+            f"<tr><td>{html.escape(group_name(one.group))}</td>{_number(str(one.n))}<td>{html.escape(one.lens)}</td>"
+            f"<td>{one.place}</td>{''.join(map(_number, numbers))}<td>{winner}</td></tr>"
+        )
+    titles = "".join(f"<th>{name}</th>" for name in head)
+    return [
+        "<h2>Which model stands out more</h2>",
+        f'<div class="scroll"><table><tr>{titles}</tr>',
+        *rows,
+        "</table></div>",
+    ]
+
+
+def _number(text: str) -> str:
+    return f'<td class="number">{text}</td>'
+
+
+def _group_section(group: Group, curves: Sequence[Curve], differences: Sequence[PairedCurve]) -> list[str]:
+    """Interactive figures of all tasks at one length: Fig. 5 of the paper, linear and logarithmic, and the ratio."""
+    own = [curve for curve in curves if curve.group == group]
+    snr = [curve for curve in own if curve.measure == "snr_db" and curve.statistic == "mean"]
+    median = [curve for curve in own if curve.measure == "snr_db" and curve.statistic == "median"]
+    probability = [curve for curve in own if curve.measure == "probability" and curve.statistic == "mean"]
+    paired = [curve for curve in differences if curve.group == group and curve.measure == "snr_db"]
+    figures = [
+        *([curves_by_stage(snr, title="Mean signal-to-noise ratio")] if snr else []),
+        *([difference_by_stage(paired, title="Paired difference")] if paired else []),
+        *([curves_by_stage(probability, title="Probability of the answer")] if probability else []),
+        *([curves_by_stage(probability, log=True, title="The same on a logarithmic axis")] if probability else []),
+        *([curves_by_stage(median, title="Median signal-to-noise ratio")] if median else []),
+    ]
+    n = own[0].n
+    return [f"<h2>{html.escape(group_name(group))}, n = {n}</h2>", *map(_figure, figures)]
+
+
+def _figure(figure: go.Figure) -> str:
+    return figure.to_html(full_html=False, include_plotlyjs=False, default_height="480px")
+
+
+def _task_section(curves: Sequence[Curve]) -> list[str]:
+    by_task = [curve for curve in curves if "task" in dict(curve.group) and curve.statistic == "mean"]
+    if not by_task:
+        return []
+    wanted = (("snr_db", False), ("probability", False), ("probability", True))
+    drawn = []
+    for measure, log in wanted:
+        own = [curve for curve in by_task if curve.measure == measure]
+        if own:
+            drawn.append(stages_svg(own, title="Task by task, means", log=log))
+    return ["<h2>Task by task</h2>", *drawn]
