@@ -1,4 +1,4 @@
-"""Interventions page: what the widgets change is what the model is run with, and the answer is shown before and after."""
+"""Interventions page: what the widgets change is what the model runs with; the answer is shown before and after."""
 
 import csv
 import io

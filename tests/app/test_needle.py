@@ -58,9 +58,9 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
     over = next(t for t in reversed(attention["data"]) if t.get("name") == "bundled:mamba2: written")
     again = allocations["over_allocation"]["bundled:mamba2"]["net"].mean(dim=0)
     assert np.allclose(over["y"], again, rtol=1e-3)
-    removed = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: needle")
-    again = allocations["removed"]["bundled:diff-mamba2"]["needle"].mean(dim=0)
-    assert np.allclose(removed["y"], again, rtol=1e-3, atol=1e-5)
+    cancelled = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: needle")
+    again = allocations["cancelled"]["bundled:diff-mamba2"]["needle"].mean(dim=0)
+    assert np.allclose(cancelled["y"], again, rtol=1e-3, atol=1e-5)
     signal = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: minuend")
     assert np.allclose(signal["y"], allocations["snr_db"]["bundled:diff-mamba2"]["minuend"].mean(dim=0), rtol=1e-3)
 
@@ -173,17 +173,18 @@ def test_the_files_hold_every_number(open_app: OpenApp) -> None:
         assert np.array_equal(file["1.log_probs"], found[1].trajectory.log_probs)
         assert json.loads(str(file["about"]))["models"] == ["bundled:diff-mamba2", "bundled:mamba2"]
     with np.load(io.BytesIO(attention_npz(found)), allow_pickle=False) as file:
-        assert file["0.removed.needle"].shape == (2, 12)
-        assert np.isnan(file["1.removed.needle"]).all()
+        assert file["0.cancelled.needle"].shape == (2, 12)
+        assert np.isnan(file["1.cancelled.needle"]).all()
     assert block_curves_csv([]) == "model,measure,of,n,block,value,low,high\n"
 
 
-def test_over_allocation_and_removed_shares_are_those_of_the_masses(open_app: OpenApp) -> None:
+def test_over_allocation_and_cancelled_shares_are_those_of_the_masses(open_app: OpenApp) -> None:
     allocation = found_by(open_app("needle", **TINY, beside="none"))[0].allocation
     mass = dict(zip(PICTURES, allocation.mass[:, 0].double().numpy().transpose(2, 0, 1, 3), strict=True))
     got = measures(allocation)
     noise = [CLASSES.index("distractors"), CLASSES.index("filler")]
     assert np.allclose(got["over_allocation"]["net"], mass["net"][..., noise].sum(-1) / mass["net"].sum(-1))
     needle = CLASSES.index("needle")
-    kept = (1 - got["removed"]["needle"]) * mass["minuend"][..., needle]
+    read = mass["minuend"][..., needle] + mass["lambda_subtrahend"][..., needle]
+    kept = (1 - got["cancelled"]["needle"]) * read
     assert np.allclose(kept, mass["net"][..., needle])

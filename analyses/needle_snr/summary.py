@@ -1,0 +1,101 @@
+"""What the records say: curves by stage with intervals, paired differences, verdicts, and the relation to attention."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyses.needle_snr import relation
+from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
+from diffmamba_interp.atomic_files import write_bytes, write_text
+from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
+from diffmamba_interp.needle.results_json import results_json
+from diffmamba_interp.needle.statistics import Interval, Statistic, bootstrap, holm, paired_test
+from diffmamba_interp.needle.trajectory_records import Measure, stage_names
+from diffmamba_interp.needle.verdict import judge
+
+BASELINE, MODEL = "mamba2", "diff-mamba2"
+LENSES = ("tuned", "logit")
+TEXT = ("model", "lens", "task", "story")
+DRAWN: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("snr_db", "median"), ("probability", "mean"))
+COMPARED: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("probability", "mean"))
+
+Records = dict[str, np.ndarray]
+
+
+def write(source: Path, folder: Path) -> None:
+    """results.json in `folder` from the records in `source`, which are copied there with what they were made with."""
+    if source != folder:
+        for name in ("records.csv.gz", "made.json"):
+            write_bytes(folder / name, (source / name).read_bytes())
+    made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+    records = read(folder / "records.csv.gz")
+    found: dict[str, Any] = {"provenance": made, **summarise(records)}
+    found["attention"] = relation.found(records, relation.attention(made))
+    write_text(folder / "results.json", results_json(found) + "\n")
+
+
+def read(path: Path) -> Records:
+    return read_records(path, text=TEXT)
+
+
+def summarise(records: Records) -> dict[str, list[dict[str, Any]]]:
+    """Of all tasks by length, then of each task: verdicts, curves and differences, as results.json holds them."""
+    found: dict[str, list[dict[str, Any]]] = {"verdicts": [], "curves": [], "differences": []}
+    for group in groups(records):
+        for kind, more in of_group(records, group).items():
+            found[kind] += more
+    return found
+
+
+def groups(records: Records) -> list[Group]:
+    lengths = [str(int(length)) for length in sorted(set(records["length"].tolist()))]
+    tasks = sorted(set(records["task"].tolist()))
+    whole: list[Group] = [(("length", length),) for length in lengths]
+    return [*whole, *((("task", task), ("length", length)) for task in tasks for length in lengths)]
+
+
+def of_group(records: Records, group: Group) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {"verdicts": [], "curves": [], "differences": []}
+    for lens in LENSES:
+        first, second = (values_of(records, model, lens, group) for model in (BASELINE, MODEL))
+        names = {"lens": lens, "group": group}
+        for one in judge(first["snr_db"], second["snr_db"], names=(BASELINE, MODEL), n_resamples=N_RESAMPLES, **names):
+            found["verdicts"].append(one.to_dict())
+        for model, values in ((BASELINE, first), (MODEL, second)):
+            for measure, statistic in DRAWN:
+                interval = bootstrap(values[measure], statistic=statistic, n_resamples=N_RESAMPLES)
+                own = {"model": model, "measure": measure, "statistic": statistic, **names, **numbers(interval)}
+                found["curves"].append(Curve(**own).to_dict())
+        for measure, statistic in COMPARED:
+            tested = paired_test(first[measure], second[measure], statistic=statistic, n_resamples=N_RESAMPLES)
+            p_values = {"p_value": tuple(tested.p_value.tolist()), "p_holm": tuple(holm(tested.p_value).tolist())}
+            own = {"model": MODEL, "baseline": BASELINE, "measure": measure, "statistic": statistic, **names}
+            found["differences"].append(PairedCurve(**own, **numbers(tested), **p_values).to_dict())
+    return found
+
+
+def values_of(records: Records, model: str, lens: str, group: Group) -> dict[str, np.ndarray]:
+    """Each measure, [prompt, stage], prompts in an order that both models share."""
+    chosen = (records["model"] == model) & (records["lens"] == lens)
+    for key, value in group:
+        chosen &= records[key] == (float(value) if key == "length" else value)
+    places = np.flatnonzero(chosen)
+    places = places[np.lexsort((records["story"][places], records["task"][places]))]
+
+    def by_stage(name: str) -> np.ndarray:
+        return np.stack([records[f"{name}_{stage}"][places] for stage in range(n_stages(records))], axis=1)
+
+    return {"snr_db": by_stage("snr_db"), "probability": np.exp(by_stage("log_p"))}
+
+
+def n_stages(records: Records) -> int:
+    return sum(name.startswith("snr_db_") for name in records)
+
+
+def numbers(interval: Interval) -> dict[str, Any]:
+    bounds: dict[str, Any] = {name: tuple(getattr(interval, name).tolist()) for name in ("value", "low", "high")}
+    return {**bounds, "n": interval.n, "stages": stage_names(len(bounds["value"]) - 1)}

@@ -1,0 +1,386 @@
+"""`python -m diffmamba_interp.evaluate_needle`: does the answer stand out from its distractors, block by block?
+
+Reads retrieval prompts with a model and a baseline through tuned and logit lens, and writes records, results with
+intervals, figures and one HTML page. Without options: the bundled pair. The same command resumes a run that was
+stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from transformers import PreTrainedTokenizerBase
+
+from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.data import TextSource, documents_of_split, load_tokenizer, tokenizer_hash
+from diffmamba_interp.figures.needle_report import needle_report
+from diffmamba_interp.figures.needle_svg import stages_svg
+from diffmamba_interp.lens.card import file_sha256, lens_sha256, package_versions, weights_sha256
+from diffmamba_interp.lens.demo import demo_lens_folder
+from diffmamba_interp.lens.folders import load_lens, read_description
+from diffmamba_interp.lens.lenses import LogitLens
+from diffmamba_interp.lm_training.settings import read_toml, to_toml, to_values
+from diffmamba_interp.models.checkpoint_files import resolve_folder
+from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo_tokenizer
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, summarise
+from diffmamba_interp.needle.filler import Filler
+from diffmamba_interp.needle.records import NeedleSample
+from diffmamba_interp.needle.results_json import results_json
+from diffmamba_interp.needle.samples import make_needle_samples
+from diffmamba_interp.needle.stories import TASKS
+from diffmamba_interp.needle.trajectory import Lens, needle_trajectory
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
+from diffmamba_interp.needle.verdict import Verdict, aligned_table, verdict_table, verdicts
+from diffmamba_interp.needle.vocabulary import VocabularyName
+
+RUNS = Path("runs/needle")
+AUTO, NONE = "auto", "none"
+N_RESAMPLES = 2_000
+FORMAT = 1
+
+logger = logging.getLogger("diffmamba_interp.evaluate_needle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleRecipe:
+    """Options of `python -m diffmamba_interp.evaluate_needle`."""
+
+    model: str = "diff-mamba2"
+    """A bundled model (diff-mamba2, mamba2), a checkpoint folder, or a hub id."""
+    baseline: str = "mamba2"
+    """The model that it is compared with, of equally many blocks and the same tokenizer; none: no comparison."""
+    lens: str = AUTO
+    """Folder of the model's tuned lens; auto: the bundled one of a bundled model, else none; none: the logit lens
+    alone."""
+    baseline_lens: str = AUTO
+    """The same for the baseline."""
+    tokenizer: str | None = None
+    """Folder, tokenizer.json or hub id; None: that of the models."""
+    tasks: tuple[str, ...] = TASKS
+    """Of qa1, qa2, qa3, qa4, qa5."""
+    lengths: tuple[int, ...] = (0, 512)
+    """Of the prompts, in tokens; 0 for the facts alone."""
+    n: int = 100
+    """Prompts per task and length."""
+    seed: int = 0
+    """Decides stories, filler and positions, and the draws of the bootstrap."""
+    vocabulary: VocabularyName = "babi"
+    """Words of the generated stories: bAbI's, our own, or mixed."""
+    babi: str | None = None
+    """The bAbI archive or folder: takes real, held-out stories instead of generated ones."""
+    filler: str | None = None
+    """Text to hide the facts in, as train_lens takes it (files, folder, hub id), its evaluation split; None: generated
+    text."""
+    device: str = AUTO
+    """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the models."""
+    batch_tokens: int | None = None
+    """Tokens per forward pass; None: 8,192 on a CPU, 65,536 on a GPU."""
+    out: str | None = None
+    """Folder for the results; None: runs/needle/<model>-and-<baseline>."""
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks:
+            raise ValueError(f"tasks are {', '.join(unknown) or 'none'}: choose among {', '.join(TASKS)}.")
+        if not self.lengths or min(self.lengths) < 0:
+            raise ValueError(f"lengths are {self.lengths}: give at least one number of tokens, 0 for the facts alone.")
+        for name, values in (("tasks", self.tasks), ("lengths", self.lengths)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} holds a value twice, which would count its prompts twice: {values}.")
+        if self.n < 1:
+            raise ValueError(f"n is {self.n}: give at least 1 prompt per task and length (10 decide something).")
+        if self.model == self.baseline and self.lens == self.baseline_lens:
+            raise ValueError(f"model and baseline are both {self.model!r}: give another one, or --baseline none.")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when done, 2 for an error that the user can mend."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        run(parse(sys.argv[1:] if args is None else args))
+    except (OSError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the prompts that were read.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(args: Sequence[str]) -> NeedleRecipe:
+    """The recipe that the command line asks for: `--recipe FILE.toml`, then options that override it.
+
+    Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
+    """
+    args, default = list(args), NeedleRecipe()
+    for index, argument in enumerate(args):
+        name, _, value = argument.partition("=")
+        if name != "--recipe":
+            continue
+        end = index + 1 if value else index + 2
+        path = value or "".join(args[index + 1 : end])
+        if not path:
+            raise ValueError("--recipe needs the path of a TOML file.")
+        default = read_toml(NeedleRecipe, path)
+        del args[index:end]
+        break
+    described = f"{__doc__}\n--recipe FILE.toml gives the options from a file; those on the command line override it."
+    return tyro.cli(
+        NeedleRecipe,
+        default=default,
+        args=args,
+        description=described,
+        prog="python -m diffmamba_interp.evaluate_needle",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model with what reads it. folder: of the checkpoint. lens_folder: of its tuned lens, if it has one.
+
+    tokenizer: its own; None where its folder holds none.
+    """
+
+    name: str
+    model: HookedMamba
+    folder: Path
+    lens_folder: str | None
+    lenses: dict[str, Lens]
+    tokenizer: PreTrainedTokenizerBase | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Curves by length and by task and length; differences and verdicts are empty without a baseline."""
+
+    curves: list[Curve]
+    differences: list[PairedCurve]
+    verdicts: list[Verdict]
+
+
+def run(recipe: NeedleRecipe) -> None:
+    """Measure, write the folder, print the table. Raises FileNotFoundError or ValueError for what does not fit."""
+    if recipe.device == AUTO:
+        recipe = replace(recipe, device="cuda" if torch.cuda.is_available() else "cpu")
+    subjects = load_subjects(recipe)
+    out = Path(recipe.out or RUNS / "-and-".join(subject.name for subject in reversed(subjects)))
+    recipe = replace(recipe, out=str(out))
+    tokenizer = common_tokenizer(recipe, subjects)
+    samples = make_samples(recipe, tokenizer)
+    logger.info("%d prompts, %d tokens", len(samples), sum(sample.n_tokens for sample in samples))
+    trajectories = [
+        needle_trajectory(
+            subject.model,
+            subject.lenses,
+            samples,
+            name=subject.name,
+            batch_tokens=recipe.batch_tokens,
+            path=out / "parts" / subject.name,
+            show_progress=True,
+        )
+        for subject in subjects
+    ]
+    found = findings(trajectories, recipe.seed)
+    write(out, recipe, trajectories, found, provenance(recipe, subjects, tokenizer))
+    # What was read is in the records now.
+    shutil.rmtree(out / "parts")
+    print("\n".join(table(found)))
+    print(
+        f"n = {recipe.n} per task and length, seed {recipe.seed}; written to {out}, to look at: {out / 'report.html'}"
+    )
+
+
+def load_subjects(recipe: NeedleRecipe) -> list[Subject]:
+    """The baseline, if there is one, then the model. Raises ValueError if they cannot be compared."""
+    wanted = [(recipe.model, recipe.lens)]
+    if recipe.baseline != NONE:
+        wanted.insert(0, (recipe.baseline, recipe.baseline_lens))
+    subjects = [_load_subject(name, lens, recipe) for name, lens in wanted]
+    if len(subjects) == 1:
+        return subjects
+    baseline, subject = subjects
+    if baseline.name == subject.name:
+        subject = replace(subject, name=f"{subject.name}-2")
+    for size in ("n_layers", "d_vocab"):
+        theirs, ours = (getattr(one.model.cfg, size) for one in (baseline, subject))
+        if theirs != ours:
+            reason = (
+                "stage by stage, only models of equally many blocks" if size == "n_layers" else "only one vocabulary"
+            )
+            raise ValueError(
+                f"{recipe.model} has {size} {ours}, but the baseline {recipe.baseline} has {theirs}: {reason} can be "
+                "compared. Give another --baseline, or --baseline none."
+            )
+    return [baseline, subject]
+
+
+def common_tokenizer(recipe: NeedleRecipe, subjects: Sequence[Subject]) -> PreTrainedTokenizerBase:
+    """The one that all subjects use. Raises ValueError if there are several, none, or it does not fit a lens."""
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    else:
+        own = {tokenizer_hash(one.tokenizer): one.tokenizer for one in subjects if one.tokenizer is not None}
+        if len(own) > 1:
+            raise ValueError(
+                f"{recipe.model} and {recipe.baseline} have different tokenizers, so they would not read the same "
+                "prompts. Give another --baseline, or --tokenizer if you know that one serves both."
+            )
+        if not own:
+            raise ValueError(
+                f"{recipe.model} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID (the published Mamba models "
+                "use EleutherAI/gpt-neox-20b)."
+            )
+        (tokenizer,) = own.values()
+    d_vocab = subjects[-1].model.cfg.d_vocab
+    if len(tokenizer) > d_vocab:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {recipe.model} a vocabulary of {d_vocab}.")
+    for one in subjects:
+        stored = None if one.lens_folder is None else read_description(one.lens_folder).get("tokenizer_sha256")
+        if stored not in (None, tokenizer_hash(tokenizer)):
+            raise ValueError(f"the lens in {one.lens_folder} was trained with another tokenizer than this one.")
+    return tokenizer
+
+
+def make_samples(recipe: NeedleRecipe, tokenizer: PreTrainedTokenizerBase) -> list[NeedleSample]:
+    """The prompts of all tasks and lengths, the same for both models."""
+    filler = None
+    if recipe.filler is not None and max(recipe.lengths) > 0:
+        documents = documents_of_split(TextSource(location=recipe.filler).documents(), "eval")
+        filler = Filler.from_texts(tokenizer, [document.text for document in documents])
+    return [
+        sample
+        for task in recipe.tasks
+        for length in recipe.lengths
+        for sample in make_needle_samples(
+            tokenizer,
+            task=task,
+            n=recipe.n,
+            length=length,
+            filler=filler,
+            stories="generated" if recipe.babi is None else "babi",
+            babi_path=recipe.babi,
+            seed=recipe.seed,
+            vocabulary=recipe.vocabulary,
+        )
+    ]
+
+
+def findings(trajectories: Sequence[NeedleTrajectory], seed: int = 0) -> Findings:
+    """Curves of all trajectories, and, of two, the second against the first."""
+    curves, differences = [], []
+    for by in (("length",), ("task", "length")):
+        draws: dict[str, Any] = {"by": by, "n_resamples": N_RESAMPLES, "seed": seed}
+        curves += summarise(trajectories, **draws)
+        if len(trajectories) == 2:
+            differences += compare(trajectories[0], trajectories[1], **draws)
+    judged = verdicts(*trajectories, n_resamples=N_RESAMPLES, seed=seed) if len(trajectories) == 2 else []
+    return Findings(curves=curves, differences=differences, verdicts=judged)
+
+
+def write(
+    out: Path,
+    recipe: NeedleRecipe,
+    trajectories: Sequence[NeedleTrajectory],
+    found: Findings,
+    made: dict[str, Any],
+) -> None:
+    """Recipe, records of every model, results.json, figures and report.html, each whole or not at all."""
+    write_text(out / "recipe.toml", to_toml(to_values(recipe)))
+    for trajectory in trajectories:
+        for suffix in ("parquet", "csv.gz"):
+            trajectory.save(out / f"{trajectory.model}.{suffix}")
+    lists = {name: [one.to_dict() for one in getattr(found, name)] for name in ("verdicts", "curves", "differences")}
+    write_text(out / "results.json", results_json({"format": FORMAT, "provenance": made, **lists}) + "\n")
+    title = " and ".join(trajectory.model for trajectory in reversed(trajectories))
+    means = [curve for curve in found.curves if curve.statistic == "mean"]
+    for measure, log in (("snr_db", False), ("probability", False), ("probability", True)):
+        own = [curve for curve in means if curve.measure == measure]
+        write_text(out / f"{measure}{'_log' if log else ''}.svg", stages_svg(own, title=title, log=log))
+    paired = [curve for curve in found.differences if curve.measure == "snr_db" and curve.statistic == "mean"]
+    if paired:
+        name = f"{trajectories[1].model} less {trajectories[0].model}"
+        write_text(out / "snr_db_difference.svg", stages_svg(paired, title=name))
+    page = needle_report(found.curves, paired, found.verdicts, made, title=f"Needle in a haystack: {title}")
+    write_text(out / "report.html", page)
+
+
+def provenance(recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the results were made with: sha256 of models, lenses, tokenizer and data; recipe, seed, versions, device."""
+    made: dict[str, Any] = {
+        "models": {one.name: weights_sha256(one.folder) for one in subjects},
+        "lenses": {one.name: lens_sha256(one.lens_folder) for one in subjects if one.lens_folder is not None},
+        "tokenizer": tokenizer_hash(tokenizer),
+        "recipe": to_values(recipe),
+        "seed": recipe.seed,
+        "device": torch.cuda.get_device_name(recipe.device) if recipe.device.startswith("cuda") else recipe.device,
+        "versions": package_versions(),
+    }
+    if recipe.babi is not None and Path(recipe.babi).is_file():
+        made["babi"] = file_sha256(recipe.babi)
+    if recipe.filler is not None:
+        made["filler"] = TextSource(location=recipe.filler).sha256()
+    return made
+
+
+def table(found: Findings) -> list[str]:
+    """What the terminal shows: the verdicts of the first lens; of a single model, its signal-to-noise ratio."""
+    lens = found.curves[0].lens
+    if found.verdicts:
+        return verdict_table([one for one in found.verdicts if one.lens == lens])
+    stages = found.curves[0].stages
+    middle = stages[len(stages) // 2]
+    rows: list[tuple[str, ...]] = [("task", "length", "n", f"SNR [95 % CI] {middle}, dB", "at the output, dB")]
+    for curve in found.curves:
+        if (curve.lens, curve.measure, curve.statistic) != (lens, "snr_db", "mean"):
+            continue
+        shown = (
+            f"{curve.value[i]:+.2f} [{curve.low[i]:+.2f}, {curve.high[i]:+.2f}]" for i in (stages.index(middle), -1)
+        )
+        group = dict(curve.group)
+        rows.append((group.get("task", "all"), group["length"], str(curve.n), *shown))
+    return aligned_table(rows)
+
+
+def _load_subject(name: str, lens: str, recipe: NeedleRecipe) -> Subject:
+    bundled = name in DEMO_NAMES and not Path(name).exists()
+    folder = demo_folder(_demo_name(name)) if bundled else resolve_folder(name)
+    dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+    model = HookedMamba.from_pretrained(folder, device=recipe.device, dtype=dtype).requires_grad_(False)
+    lens_folder: str | None = None if lens == NONE else lens
+    if lens == AUTO:
+        lens_folder = str(demo_lens_folder(_demo_name(name))) if bundled else None
+        if not bundled:
+            logger.warning("%s: no tuned lens was given, so the logit lens reads alone", name)
+    lenses: dict[str, Lens] = {} if lens_folder is None else {"tuned": load_lens(lens_folder, model)}
+    tokenizer: PreTrainedTokenizerBase | None = None
+    if bundled:
+        tokenizer = load_demo_tokenizer()
+    elif (folder / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(folder)
+    return Subject(
+        name=Path(name).name,
+        model=model,
+        folder=folder,
+        lens_folder=lens_folder,
+        lenses=lenses | {"logit": LogitLens.from_model(model)},
+        tokenizer=tokenizer,
+    )
+
+
+def _demo_name(name: str) -> DemoName:
+    return "diff-mamba2" if name == "diff-mamba2" else "mamba2"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

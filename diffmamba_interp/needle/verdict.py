@@ -1,0 +1,169 @@
+"""Which of two models has the higher signal-to-noise ratio: one answer per task, length and lens, not one per stage.
+
+    inner stages   d = mean over stages but the embedding and the output of snr_db(second) - snr_db(first), per prompt
+    output         d = the same at the model's own output
+    verdict        mean of d over prompts, its 95 % bootstrap interval, p-value of a sign-flip test
+
+The paper speaks of intermediate representations (section 4.4 of arXiv 2507.06204), hence the first; a single number per
+cell needs no correction for the number of stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from diffmamba_interp.needle.curves import Group, matched
+from diffmamba_interp.needle.statistics import N_RESAMPLES, paired_test
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
+
+Place = Literal["inner stages", "output"]
+
+MIN_PROMPTS = 10
+"""With fewer prompts an interval is too narrow to decide anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Second model (`model`) against the first (`baseline`) on the same prompts.
+
+    group: (("length", "512"),) for all tasks, or (("task", "qa1"), ("length", "512")). n: prompts.
+    baseline_db, model_db: mean signal-to-noise ratios, dB. difference_db, low, high: model less baseline and its 95 %
+    interval, dB. p_value: two-sided, not corrected for the number of verdicts.
+    """
+
+    baseline: str
+    model: str
+    lens: str
+    place: Place
+    group: Group
+    n: int
+    baseline_db: float
+    model_db: float
+    difference_db: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def winner(self) -> str | None:
+        """The model with the higher ratio; None where the interval holds 0 or there are fewer than 10 prompts."""
+        if self.n < MIN_PROMPTS or self.low <= 0 <= self.high:
+            return None
+        return self.model if self.difference_db > 0 else self.baseline
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, `winner` among them; `from_dict` gives the same verdict back."""
+        return {**asdict(self), "group": dict(self.group), "winner": self.winner}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Verdict:
+        """The inverse of `to_dict`."""
+        found = {name: value for name, value in values.items() if name != "winner"}
+        return cls(**{**found, "group": tuple(values["group"].items())})
+
+
+def verdicts(
+    first: NeedleTrajectory, second: NeedleTrajectory, *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> list[Verdict]:
+    """For every lens that both have: all tasks by length, then task by task. Raises ValueError as `compare` does."""
+    second = matched(first, second)
+    snr = {lens: [one.snr_db[one.lens_index(lens)] for one in (first, second)] for lens in first.lenses}
+    return [
+        verdict
+        for group, indices in groups(first.samples).items()
+        for lens, (a, b) in snr.items()
+        for verdict in judge(
+            a[indices],
+            b[indices],
+            names=(first.model, second.model),
+            lens=lens,
+            group=group,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+    ]
+
+
+def judge(
+    first_db: Float[np.ndarray, "sample stage"],
+    second_db: Float[np.ndarray, "sample stage"],
+    *,
+    names: tuple[str, str],
+    lens: str,
+    group: Group,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> list[Verdict]:
+    """The verdicts of both places, from signal-to-noise ratios in dB; the first stage is the embedding, the last the
+    output. Raises ValueError if the shapes differ or there is no stage between those.
+    """
+    if first_db.shape[-1] < 3:
+        raise ValueError(f"there are {first_db.shape[-1]} stages, none between embedding and output: nothing to judge.")
+    places: dict[Place, slice] = {"inner stages": slice(1, -1), "output": slice(-1, None)}
+    found = []
+    for place, stages in places.items():
+        a, b = (values[:, stages].mean(axis=1) for values in (first_db, second_db))
+        tested = paired_test(a, b, n_resamples=n_resamples, seed=seed)
+        found.append(
+            Verdict(
+                baseline=names[0],
+                model=names[1],
+                lens=lens,
+                place=place,
+                group=group,
+                n=tested.n,
+                baseline_db=float(a.mean()),
+                model_db=float(b.mean()),
+                difference_db=float(tested.value),
+                low=float(tested.low),
+                high=float(tested.high),
+                p_value=float(tested.p_value),
+            )
+        )
+    return found
+
+
+def groups(samples: Sequence[ReadSample]) -> dict[Group, list[int]]:
+    """Indices of the prompts of all tasks by length, then of each task and length, sorted."""
+    found: dict[Group, list[int]] = {}
+    for length in sorted({sample.length for sample in samples}):
+        found[(("length", str(length)),)] = [i for i, sample in enumerate(samples) if sample.length == length]
+    for task, length in sorted({(sample.task, sample.length) for sample in samples}):
+        found[("task", task), ("length", str(length))] = [
+            i for i, sample in enumerate(samples) if (sample.task, sample.length) == (task, length)
+        ]
+    return found
+
+
+def verdict_table(found: Sequence[Verdict]) -> list[str]:
+    """Lines of a Markdown table that also reads well in a terminal; a row per verdict."""
+    rows = [("task", "length", "n", "lens", "where", *_names(found), "difference [95 % CI], dB", "p", "higher SNR")]
+    for one in found:
+        group = dict(one.group)
+        interval = f"{one.difference_db:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+        rows.append(
+            (
+                *(group.get("task", "all"), group["length"], str(one.n), one.lens, one.place),
+                *(f"{one.baseline_db:+.2f}", f"{one.model_db:+.2f}", interval),
+                *(f"{one.p_value:.2g}", one.winner or "undecided"),
+            )
+        )
+    return aligned_table(rows)
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table with columns of equal width; the first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def _names(found: Sequence[Verdict]) -> tuple[str, str]:
+    if not found:
+        raise ValueError("there are no verdicts to tabulate: judge at least one pair first.")
+    return f"{found[0].baseline}, dB", f"{found[0].model}, dB"

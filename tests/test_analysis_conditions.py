@@ -1,0 +1,105 @@
+"""Prompts are read under conditions, and what was read is aligned by prompt."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffmamba_interp import LogitLens, load_demo
+from diffmamba_interp.analysis_conditions import (
+    ALL,
+    CLEAN,
+    Condition,
+    Key,
+    Readings,
+    changes,
+    estimates,
+    lens_blocks,
+    read_prompts,
+    together,
+)
+from diffmamba_interp.analysis_prompts import PromptRecipe, cells
+from diffmamba_interp.analysis_results import write_records
+from diffmamba_interp.interventions import SetLambda
+from diffmamba_interp.needle import NeedleSample
+from diffmamba_interp.needle.scoring import score_labels
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[NeedleSample]:
+    recipe = PromptRecipe(stories="generated", lengths=(0,), n=(3,), seed=7)
+    ((_, _, found),) = cells(recipe, Path(), ["qa1"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def records(samples: list[NeedleSample]) -> dict[str, np.ndarray]:
+    model, _ = load_demo("diff-mamba2")
+    lens = LogitLens.from_model(model)
+    conditions = [
+        Condition(kind=CLEAN),
+        Condition(kind="lambda", dose=0.0, interventions=(SetLambda(value=0.0),)),
+        Condition(kind="lambda", where="3", dose=0.0, interventions=(SetLambda(value=0.0, blocks=3),)),
+    ]
+    parts = [read_prompts(model, lens, samples, condition, name="m") for condition in conditions]
+    return together(parts, decimals=4)
+
+
+def test_a_clean_reading_is_that_of_score_labels(
+    samples: list[NeedleSample], records: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    model, _ = load_demo("diff-mamba2")
+    write_records(tmp_path / "records.csv.gz", records, decimals=6)
+    readings = Readings.read(tmp_path / "records.csv.gz")
+    found = readings.of(Key("m", CLEAN), "qa1", 0, ("right", "log_prob", "share"))
+    by_story = dict(zip(readings.stories(Key("m", CLEAN), "qa1", 0), found, strict=True))
+    for sample, score in zip(samples, score_labels(model, samples), strict=True):
+        right, log_prob, share = by_story[f"qa1 {sample.story_hash[:16]}"]
+        assert right == score.is_right
+        assert log_prob == pytest.approx(score.log_probs[score.answer], abs=1e-4)
+        assert share == pytest.approx(score.probability, abs=1e-4)
+
+
+def test_a_condition_changes_what_is_read_and_none_outlives_it(records: dict[str, np.ndarray]) -> None:
+    readings = Readings(records)
+    clean, all_blocks, one_block = (
+        readings.of(key, ALL, 0, ("snr_db",))
+        for key in (Key("m", CLEAN), Key("m", "lambda", ALL), Key("m", "lambda", "3"))
+    )
+    assert np.abs(all_blocks - clean).max() > 1
+    assert not np.array_equal(one_block, clean)
+    assert not np.array_equal(one_block, all_blocks)
+
+
+def test_one_block_alone_keeps_no_lens_readings_and_all_blocks_do(records: dict[str, np.ndarray]) -> None:
+    alone = records["where"] != ALL
+    for block in lens_blocks(12):
+        assert np.array_equal(np.isnan(records[f"snr_db_{block}"]), alone)
+    assert np.array_equal(np.isnan(records["log_prob"]), alone)
+
+
+def test_prompts_without_text_are_read_as_with_it(samples: list[NeedleSample]) -> None:
+    model, _ = load_demo("diff-mamba2")
+    lens = LogitLens.from_model(model)
+    with_text, without = (
+        read_prompts(model, lens, own, Condition(kind=CLEAN), name="m")
+        for own in (samples, [replace(sample, prompt="") for sample in samples])
+    )
+    assert with_text["story"] == without["story"]
+    assert with_text["snr_db"] == pytest.approx(without["snr_db"])
+
+
+def test_a_cell_that_was_not_measured_is_named(records: dict[str, np.ndarray]) -> None:
+    with pytest.raises(KeyError, match=r"was not measured on qa1 at length 0"):
+        Readings(records).of(Key("m", "lambda", "7"), "qa1", 0, ("right",))
+
+
+def test_changes_are_paired() -> None:
+    before = np.array([[1.0], [100.0], [-50.0]])
+    (change,), (p,) = changes(before, before + 2.0)
+    assert (change.value, change.low, change.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert p == pytest.approx(0.25)
+    (value,) = estimates(before)
+    assert value.value == pytest.approx(17.0)
+    assert value.low < 17.0 < value.high
