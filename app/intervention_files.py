@@ -41,7 +41,7 @@ def readings_csv(record: InterventionRecord, stages: tuple[str, ...]) -> str:
 
 
 def readings_npz(record: InterventionRecord, trajectories: Mapping[str, LensTrajectory]) -> bytes:
-    """Arrays "before.snr_db" and so on; the trajectories' arrays as "before.trajectory.top_tokens"; what was changed."""
+    """Arrays "before.snr_db" and so on; those of the trajectories as "before.trajectory.top_tokens"; the changes."""
     readings = {"before": record.clean, "after": record.intervened}
     arrays = {f"{when}.{name}": value for when, values in readings.items() for name, value in values.items()}
     for when, trajectory in trajectories.items():

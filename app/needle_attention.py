@@ -11,14 +11,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from diffmamba_interp.figures.retrieval import STYLES
+from diffmamba_interp.figures.styles import STYLES
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
 from diffmamba_interp.needle.statistics import bootstrap
 
 PANELS = {
     "snr_db": "needle over other tokens, dB",
-    "removed": "share taken away by the subtraction",
+    "cancelled": "share cancelled by the subtraction",
     "over_allocation": "share on distractors and filler",
 }
 NAMES = {"net": "written", "lambda_subtrahend": "λ · subtrahend"}
@@ -46,7 +46,7 @@ class BlockCurve:
 
 
 def block_curves(model: str, allocation: Allocation) -> list[BlockCurve]:
-    """All curves of one model; those of the branches and of what is removed for differential blocks only."""
+    """All curves of one model; those of the branches and of what is cancelled for differential blocks only."""
     found = []
     for panel, by_name in measures(allocation).items():
         for name, values in by_name.items():
@@ -59,18 +59,19 @@ def block_curves(model: str, allocation: Allocation) -> list[BlockCurve]:
 def measures(allocation: Allocation) -> dict[str, dict[str, np.ndarray]]:
     """Per panel and name, [prompt, block]; NaN where a block or a prompt has no such number.
 
-    removed = 1 - sum |K1 - lambda K2| / sum |K1|          over_allocation = share of sum |K| on `NOISE`
+    cancelled = 1 - sum |K1 - lambda K2| / (sum |K1| + sum |lambda K2|)      0 if nothing cancels
+    over_allocation = sum over `NOISE` |K| / sum |K|
     """
     mass = allocation.mass[:, ANSWER].double().numpy()
     snr = allocation.snr_db[:, ANSWER].double().numpy()
     noise = [CLASSES.index(name) for name in NOISE]
-    net, minuend = (mass[:, :, PICTURES.index(name)] for name in ("net", "minuend"))
+    net, minuend, scaled = (mass[:, :, PICTURES.index(name)] for name in ("net", "minuend", "lambda_subtrahend"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        removed = 1 - net / minuend
+        cancelled = 1 - net / (minuend + scaled)
         over = mass[..., noise].sum(axis=-1) / mass.sum(axis=-1)
     return {
         "snr_db": {name: snr[..., k] for k, name in enumerate(PICTURES)},
-        "removed": {name: removed[..., k] for k, name in enumerate(CLASSES) if name != "other"},
+        "cancelled": {name: cancelled[..., k] for k, name in enumerate(CLASSES) if name != "other"},
         "over_allocation": {name: over[..., k] for k, name in enumerate(PICTURES)},
     }
 
@@ -89,12 +90,12 @@ def attention_figure(curves: Sequence[BlockCurve]) -> go.Figure:
         column, names = panels.index(panel) + 1, []
         for curve in own:
             names += [curve.name] if curve.name not in names else []
-            colour_of = names.index(curve.name) if panel == "removed" else models.index(curve.model)
+            colour_of = names.index(curve.name) if panel == "cancelled" else models.index(curve.model)
             colour = STYLES[colour_of % len(STYLES)][0]
             for trace in _traces(curve, colour, STYLES[names.index(curve.name) % len(STYLES)]):
                 figure.add_trace(trace, row=1, col=column)
     figure.update_xaxes(title_text="block", dtick=2)
-    figure.update_layout(legend={"orientation": "h", "y": -0.25}, margin={"t": 40})
+    figure.update_layout(legend={"orientation": "h", "y": -0.3})
     return figure
 
 
@@ -110,7 +111,7 @@ def _traces(curve: BlockCurve, colour: str, style: tuple[str, str, str]) -> list
     """The interval as a band, and the line."""
     name = html.escape(f"{curve.model}: {NAMES.get(curve.name, curve.name)}")
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    group = f"{curve.panel} {name}" if curve.panel == "removed" else name
+    group = f"{curve.panel} {name}" if curve.panel == "cancelled" else name
     band = go.Scatter(
         x=[*curve.blocks, *reversed(curve.blocks)], y=[*curve.high, *reversed(curve.low)], fill="toself",
         fillcolor=f"rgba({red}, {green}, {blue}, {BAND_OPACITY})", line={"width": 0}, mode="lines", hoverinfo="skip",

@@ -28,13 +28,10 @@ def choose_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
     token = first_token(typed, chosen)
     texts = [part.strip() for part in wrong.split(SEPARATOR) if part.strip()]
     labels = dict.fromkeys([token, *(first_token(text, chosen) for text in texts)])
-    notes = []
     if chosen.tokenizer and len(encoded(typed, chosen.tokenizer)) > 1:
-        notes.append(f"read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}")
+        st.caption(f"The answer is read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}.")
     if len(labels) <= len(texts):
-        notes.append("wrong answers that begin with a token of another label are left out")
-    if notes:
-        st.caption("The answer is " + "; ".join(notes) + "." if len(notes[0]) < 60 else "; ".join(notes) + ".")
+        st.caption("Wrong answers that begin with the first token of another label are left out.")
     return Answer(token=token, labels=tuple(labels) if len(labels) > 1 else ())
 
 

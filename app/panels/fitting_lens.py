@@ -8,6 +8,7 @@ from app import loading
 from app.lens_request import BUNDLED_LENS, LOGIT_LENS, LensRequest, lens_request
 from app.panels.chosen_model import ChosenModel
 from app.panels.lens_choices import choose_lens, lens_of_second
+from app.panels.plain_text import markdown
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import load_lens
 
@@ -28,7 +29,7 @@ def choose_fitting_lenses(models: list[ChosenModel], key: str) -> list[LensReque
     if not unfit:
         return requests
     st.caption(
-        f"The bundled tuned lens of {', '.join(f'`{name}`' for name in unfit)} was trained for other weights than "
+        f"The bundled tuned lens of {markdown(', '.join(unfit))} was trained for other weights than "
         "these: the logit lens reads instead."
     )
     return [request_for(LOGIT_LENS, model) for model in models]

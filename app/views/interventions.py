@@ -34,6 +34,7 @@ WINDOW, NARROW_WINDOW = 14, 7
 MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 STAGE_HEIGHT = 320
+LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 
 def page() -> None:
@@ -97,7 +98,7 @@ def draw_stages(
     """Curves by stage; returns the figures by the name of their file."""
     made = stage_figures(record, found[BEFORE].stages, "tuned" if request.lens else "logit", log=log)
     for column, one in zip(st.columns(len(made)), made, strict=True):
-        one.figure.update_layout(height=STAGE_HEIGHT, margin={"t": 20, "b": 10})
+        one.figure.update_layout(height=STAGE_HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND_ABOVE)
         column.plotly_chart(one.figure, width="stretch", key=f"stages_{one.name}", config=FIGURE_BUTTONS)
     return {one.name: one.figure for one in made}
 

@@ -21,10 +21,11 @@ with st.spinner("Loading the needle library"):
     from diffmamba_interp.figures.needle import curves_by_stage, difference_by_stage
     from diffmamba_interp.needle import Curve, compare, summarise
 
-AT_ONCE_S = 3.0
+AT_ONCE_S = 1.5
 """A run that is expected to take less needs no press on a button."""
 
-FIGURE_HEIGHT = 360
+FIGURE_HEIGHT = 380
+LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 FOUND, STOPPED = "needle_found", "needle_stopped"
 
 
@@ -96,6 +97,7 @@ def draw_curves(
             figures[name] = difference_by_stage(of_measure(differences, measure))
         curves += differences
     for place, (name, figure) in enumerate(figures.items()):
+        figure.update_layout(legend=LEGEND_ABOVE)
         if place % 2 == 0:
             columns = st.columns(2)
         with columns[place % 2]:
@@ -116,14 +118,14 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, found: S
     draw_figure(figure, "needle_attention_figure")
     st.caption(
         "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "
-        "minuend − λ · subtrahend in a differential one. Taken away: 1 − |difference| / |minuend|; negative is added."
+        "minuend − λ · subtrahend in a differential one. Cancelled: 1 − |difference| / (|minuend| + |λ · subtrahend|)."
     )
     code = attention_code(reads, request, len(found[0].trajectory.samples))
     draw_downloads(attention_files(figure, curves, found), code, name="needle")
 
 
 def draw_figure(figure: go.Figure, key: str) -> None:
-    figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 10})
+    figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 70, "b": 10})
     st.plotly_chart(figure, width="stretch", key=key, config=FIGURE_BUTTONS)
 
 

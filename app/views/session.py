@@ -13,7 +13,7 @@ from app.panels.kept_records import KeptRecord, forget_all, kept_records
 from app.session_file import MAX_PACKED_BYTES, Session, read_session, write_session
 from app.session_records import KINDS, kind_of
 
-PAGES = ("overview", "attention", "lens", "retrieval")
+PAGES = ("overview", "attention", "lens", "needle", "interventions", "retrieval")
 
 
 def page() -> None:

@@ -17,6 +17,13 @@ PICTURES = {
     "attention": ("attention?source=needle&block=4", "What is read at position", 1330, "light"),
     "heads": ("attention?block=1&view=heads", "every head", 800, "dark"),
     "lens": ("lens?compare=difference", "Red: more in", 900, "light"),
+    "needle": ("needle?needle_n=6", "exact contributions", 1700, "light"),
+    "interventions": (
+        "interventions?source=needle&length=256&swapped=3&maps=beside",
+        "What comes next, after",
+        1500,
+        "light",
+    ),
     "retrieval": ("retrieval", "excludes zero", 1060, "light"),
 }
 """By name: address, words to wait for, height in pixels, theme."""

@@ -101,6 +101,8 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             "Overview": "In memory",
             "Attention": "What is read at position",
             "Lens": "Click a cell for its list",
+            "Needle": "exact contributions",
+            "Interventions": "What comes next, after",
             "Retrieval": "Wilson intervals",
             "Session": "The state of all widgets",
         }.items():

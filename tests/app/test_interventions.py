@@ -136,6 +136,17 @@ def test_the_lens_reads_the_changed_stream(open_app: OpenApp, model: HookedMamba
     assert list(table["token"]) == [str(token) for token in found.top_tokens[0, -1, -1, :5]]
 
 
+def test_an_answer_of_several_tokens_is_read_by_its_first_and_labels_that_share_it_are_left_out(
+    open_app: OpenApp,
+) -> None:
+    address = {"model": "bundled:diff-mamba2", "lens": "logit lens", "answer": "hallway of *the* house"}
+    app = open_app("interventions", **address, wrong="hallway;garden")
+    said = texts(app.caption)
+    assert any("first token, ' hallway'" in text.replace("\\", "") for text in said)
+    assert any("left out" in text for text in said)
+    assert len(app.metric) == 4
+
+
 def test_without_wrong_answers_there_is_no_ratio(open_app: OpenApp) -> None:
     app = open_app("interventions", ids=IDS)
     assert len(app.metric) == 2

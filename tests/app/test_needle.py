@@ -104,11 +104,11 @@ def test_a_pasted_sample_that_is_none_is_refused_by_name(changes: dict[str, obje
 
 @pytest.mark.parametrize("pasted", ["", "{}", "[]", "[1]", "[" * 100_000, "x" * 500_000, f"{EXAMPLE[:-1]},1]"])
 def test_what_is_no_list_of_samples_is_an_error_box_and_the_app_lives_on(open_app: OpenApp, pasted: str) -> None:
-    app = open_app("needle", **TINY, needle_source="pasted")
+    app = open_app("needle", **TINY, needle_source="pasted", needle_attention="False", beside="none")
     app.text_area(key="needle_pasted").set_value(pasted).run()
     assert "Reading the needle failed" in complaint(app)
     app.text_area(key="needle_pasted").set_value(EXAMPLE).run()
-    assert len(figures(app)) == 5
+    assert len(figures(app)) == 2
 
 
 def test_a_sample_given_twice_is_refused() -> None:
