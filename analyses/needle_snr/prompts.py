@@ -35,7 +35,9 @@ def load_prompts(path: Path, recipe: PromptRecipe) -> tuple[list[NeedleSample], 
 
 
 def task_prompts(recipe: PromptRecipe, data: Path, task: str) -> list[NeedleSample]:
-    return [sample for _, _, prompts in cells(recipe, data, [task]) for sample in prompts]
+    """The prompts of one task, each once: bAbI tells some of its short stories twice."""
+    found = [sample for _, _, prompts in cells(recipe, data, [task]) for sample in prompts]
+    return list({(sample.length, sample.prompt, sample.answer): sample for sample in found}.values())
 
 
 def plain(recipe: PromptRecipe) -> dict[str, Any]:
