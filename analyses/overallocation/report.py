@@ -65,7 +65,7 @@ def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
             title=title,
             x_axis="context length, tokens",
             y_axis="share on filler and distractors",
-            y_range=(0, 1),
+            y_range=(0.0, 1.0),
         ),
     )
     for measure, axis in (("noise", "share on filler and distractors, %"), ("snr_db", "needle over the rest, dB")):

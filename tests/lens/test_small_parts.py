@@ -77,6 +77,15 @@ def test_the_first_signal_is_noted_and_handlers_come_back(number: signal.Signals
 
 
 def test_a_second_interrupt_ends_the_process_at_once() -> None:
+    # A process that a shell started in the background ignores interrupts, and so would this test's.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice() -> None:
     with stop_requests():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
