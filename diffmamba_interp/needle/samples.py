@@ -116,7 +116,8 @@ def _hide_all(
             in_a_row = 0
             yield sample
     finally:
-        logger.info("%d stories passed over: longer than %d tokens without filler", too_long, length)
+        if too_long:
+            logger.info("%d stories passed over: longer than %d tokens without filler", too_long, length)
 
 
 def _real_stories(task: str, path: str | Path | None, index: str | Path | None, split: Split, seed: int) -> list[Story]:
