@@ -16,17 +16,21 @@ import numpy as np
 import pytest
 import torch
 
+from tests.published import write_converted
+
 # Read once, when Triton is imported: without a GPU its kernels run in its interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    # The first run on a GPU compiles every kernel, which a slow host takes minutes for.
+    mark = pytest.mark.timeout(600)
+    if not torch.cuda.is_available():
+        mark = pytest.mark.skip(reason="needs a CUDA device, and torch sees none")
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,3 +55,13 @@ def project_root() -> Path:
 def fixtures_dir() -> Path:
     """`tests/fixtures`: small checkpoints, with what their published implementation computes for them."""
     return Path(__file__).resolve().parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def published_models(tmp_path_factory: pytest.TempPathFactory, fixtures_dir: Path) -> Path:
+    """Published checkpoints by placement: alternate, all, and quarter, which is the published conversion's."""
+    folder = tmp_path_factory.mktemp("published")
+    for name in ("alternate", "all"):
+        (folder / name).symlink_to(fixtures_dir / "published_diffmamba2" / name, target_is_directory=True)
+    write_converted(fixtures_dir / "published_conversion", folder / "quarter")
+    return folder

@@ -13,9 +13,9 @@ from diffmamba_interp.models.checkpoints import open_checkpoint
 from tests.models.tiny import assert_same, tiny_config, tiny_model
 
 
-def published(tmp_path: Path, fixtures_dir: Path, placement: str, **fields: Any) -> Path:
+def published(tmp_path: Path, published_models: Path, placement: str, **fields: Any) -> Path:
     """The published fixture with other config fields; None removes one."""
-    source = fixtures_dir / "published_diffmamba2" / placement
+    source = published_models / placement
     raw = json.loads((source / "config.json").read_text()) | fields
     (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in raw.items() if value is not None}))
     os.link(source / "model.safetensors", tmp_path / "model.safetensors")
@@ -23,15 +23,15 @@ def published(tmp_path: Path, fixtures_dir: Path, placement: str, **fields: Any)
 
 
 def test_a_silent_config_is_overruled_by_the_weights_with_a_warning(
-    tmp_path: Path, fixtures_dir: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, published_models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = published(tmp_path, fixtures_dir, "alternate", diffmamba=None, diffmamba_settings=None)
+    folder = published(tmp_path, published_models, "alternate", diffmamba=None, diffmamba_settings=None)
     with caplog.at_level(logging.WARNING, logger="diffmamba_interp"):
         model = HookedMamba.from_pretrained(folder)
     assert model.cfg.differential_blocks == (0, 2)
     assert "does not say that the model is differential" in caplog.text
     caplog.clear()
-    HookedMamba.from_pretrained(fixtures_dir / "published_diffmamba2" / "alternate")
+    HookedMamba.from_pretrained(published_models / "alternate")
     assert caplog.text == ""
 
 
@@ -64,20 +64,20 @@ def test_a_silent_config_is_overruled_by_the_weights_with_a_warning(
     ids=str,
 )
 def test_a_config_that_contradicts_the_weights_or_itself_is_an_error(
-    fields: dict[str, Any], tmp_path: Path, fixtures_dir: Path
+    fields: dict[str, Any], tmp_path: Path, published_models: Path
 ) -> None:
     with pytest.raises(ValueError):
-        HookedMamba.from_pretrained(published(tmp_path, fixtures_dir, "alternate", **fields))
+        HookedMamba.from_pretrained(published(tmp_path, published_models, "alternate", **fields))
 
 
 @pytest.mark.parametrize(
     ("placement", "setting"), [("quarter", 1), ("quarter", "1"), ("all", 4), ("all", 9), ("alternate", [0, 2])]
 )
 def test_a_number_as_setting_counts_the_last_blocks_and_a_list_names_them(
-    placement: str, setting: object, tmp_path: Path, fixtures_dir: Path
+    placement: str, setting: object, tmp_path: Path, published_models: Path
 ) -> None:
-    folder = published(tmp_path, fixtures_dir, placement, diffmamba_settings=setting)
-    expected = open_checkpoint(fixtures_dir / "published_diffmamba2" / placement).cfg
+    folder = published(tmp_path, published_models, placement, diffmamba_settings=setting)
+    expected = open_checkpoint(published_models / placement).cfg
     assert open_checkpoint(folder).cfg == expected
 
 

@@ -88,9 +88,9 @@ def test_a_format_without_vocabulary_padding_says_that_it_is_lost(
     assert HookedMamba.from_pretrained(tmp_path).cfg.d_vocab_padding == 0
 
 
-def test_published_files_come_back_key_by_key(fixtures_dir: Path, tmp_path: Path) -> None:
+def test_published_files_come_back_key_by_key(published_models: Path, tmp_path: Path) -> None:
     for placement in ("all", "alternate", "quarter"):
-        source = fixtures_dir / "published_diffmamba2" / placement
+        source = published_models / placement
         HookedMamba.from_pretrained(source).save_pretrained(tmp_path, format="diff_mamba")
         given, written = load_file(source / "model.safetensors"), load_file(tmp_path / "model.safetensors")
         assert given.keys() == written.keys()

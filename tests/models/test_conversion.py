@@ -8,6 +8,7 @@ from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.models.checkpoints import key_table
 from diffmamba_interp.models.conversion import convert_to_differential
 from tests.models.tiny import random_tokens, relative_error, tiny_config, tiny_model
+from tests.published import converted_tensors
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def published(fixtures_dir: Path, tmp_path: Path) -> tuple[HookedMamba, dict[str
     source = fixtures_dir / "published_conversion"
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes((source / "plain.safetensors").read_bytes())
-    return HookedMamba.from_pretrained(tmp_path), load_file(source / "converted_last_quarter.safetensors")
+    return HookedMamba.from_pretrained(tmp_path), converted_tensors(source)
 
 
 def test_the_published_alignment_gives_the_published_tensors_exactly(
