@@ -105,11 +105,14 @@ def lens_blocks(n_layers: int) -> tuple[int, ...]:
 
 
 def together(parts: Sequence[Columns], *, decimals: int) -> dict[str, np.ndarray]:
-    """All lines, those of one prompt beside each other, which packs well; lens readings rounded to `decimals`."""
+    """All lines, those of one prompt beside each other, which packs well.
+
+    decimals: of signal-to-noise ratios at the entrances of blocks (dB); one more of the output's.
+    """
     columns = {name: np.array([value for part in parts for value in part[name]]) for name in parts[0]}
     for name in columns:
-        if name.startswith("snr_db_"):
-            columns[name] = columns[name].round(decimals)
+        if name.startswith("snr_db"):
+            columns[name] = columns[name].round(decimals + (name == "snr_db"))
     order = np.lexsort([columns[name] for name in ("dose", "where", "kind", "model", "story", "task", "length")])
     return {name: column[order] for name, column in columns.items()}
 

@@ -7,7 +7,7 @@ and the recipe's seed, so records of different analyses can be joined on these.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,6 +65,11 @@ def cells(
         stories = stories_of(task, recipe, data)
         for length, n in zip(recipe.lengths, recipe.n, strict=True):
             yield task, length, hide_stories(haystack, stories, n=n, length=length, seed=recipe.seed)
+
+
+def each_once(samples: Iterable[NeedleSample]) -> list[NeedleSample]:
+    """The prompts without repeats, in their order: bAbI tells some of its short stories twice."""
+    return list({(sample.length, sample.prompt, sample.answer): sample for sample in samples}.values())
 
 
 def stories_of(task: str, recipe: PromptRecipe, data: Path) -> list[Story]:

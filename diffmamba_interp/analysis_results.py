@@ -2,7 +2,7 @@
 
     recipe.toml     one table per recipe                    `read_recipe`
     results.json    provenance first, then the findings     `write_results`, `read_results`
-    records.csv.gz  one line per sample                     `write_records`, `read_records`
+    records.parquet one line per sample                     `write_records`, `read_records`
 
 An estimate's interval is a 95 % percentile bootstrap: a statistic of how often each sample counts, computed once with
 every sample counted once, and again for counts drawn with replacement (`bootstrap`). Unlike `needle.statistics`, which
@@ -11,11 +11,8 @@ has means and medians, it serves ratios of sums and samples that lack some of th
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import json
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from jaxtyping import Float
 
@@ -30,16 +29,22 @@ from diffmamba_interp.atomic_files import write_bytes, write_text
 from diffmamba_interp.data import TextSource
 from diffmamba_interp.lens.card import file_sha256, package_versions, weights_sha256
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
+from diffmamba_interp.needle.results_json import results_json
 
 Recipe = TypeVar("Recipe")
 Counts = Float[np.ndarray, "resample sample"]
 Statistic = Callable[[Float[np.ndarray, "resample sample"]], np.ndarray]
 
 N_RESAMPLES = 2_000
+RESULT_DIGITS = 4
+"""Significant ones of a number in results.json: the records have more, and intervals leave room for fewer."""
+
 MIN_SAMPLES = 10
 """With fewer samples a bootstrap interval is too narrow to decide anything."""
 
-_NUMBERS = re.compile(r"\[\n[-+.\deul n,\s]*\]")
+_DIGITS = 18
+"""Of a number in a table of records: what eight bytes hold."""
+
 TOKENIZER = DEMO_FOLDER / "tokenizer" / "tokenizer.json"
 
 
@@ -120,11 +125,11 @@ def require_shipped(made: Mapping[str, Any], path: Path) -> None:
 
 
 def write_results(path: Path, made: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Write results.json: provenance, then what was found; an estimate as [value, low, high], NaN as null."""
-    text = json.dumps(_plain({"provenance": made, **found}), indent=1, allow_nan=False)
-    # One line for each list of numbers keeps the file readable, and a third of the size.
-    short = _NUMBERS.sub(lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
-    write_text(path, short + "\n")
+    """Write results.json: provenance, then what was found; an estimate as [value, low, high], NaN as null.
+
+    Numbers have `RESULT_DIGITS` digits.
+    """
+    write_text(path, results_json(_listed({"provenance": made, **found}), digits=RESULT_DIGITS) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -139,25 +144,41 @@ def estimate_from(values: Sequence[float | None]) -> Estimate:
 
 
 def write_records(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray], *, decimals: int = 4) -> None:
-    """Write columns of equal length as gzipped CSV; the same columns give the same bytes.
+    """Write columns of equal length as Parquet (brotli); the same columns give the same bytes.
 
-    Numbers with a fraction are rounded to `decimals`; NaN is an empty cell.
+    Numbers with a fraction are rounded to `decimals` and kept as decimals, with fewer places where fewer will do; NaN
+    is null. Their bytes are kept apart by place (byte stream split), for those of high places hardly differ and pack
+    well. A column with infinite values is kept in single precision.
+
+    Raises ValueError for columns of different lengths.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    cells = ([_cell(value, decimals) for value in column] for column in columns.values())
-    writer.writerows(zip(*cells, strict=True))
-    write_bytes(path, gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns have different lengths: {lengths}. Give one value for each line.")
+    table = pa.table({name: _column(np.asarray(column), decimals) for name, column in columns.items()})
+    fractions = [field.name for field in table.schema if pa.types.is_decimal(field.type)]
+    file = io.BytesIO()
+    pq.write_table(
+        table,
+        file,
+        compression="brotli",
+        compression_level=11,
+        use_dictionary=[name for name in columns if name not in fractions],
+        column_encoding=dict.fromkeys(fractions, "BYTE_STREAM_SPLIT"),
+        data_page_size=2**28,  # one page a column: larger pages cost nothing, since tables are read whole
+        dictionary_pagesize_limit=2**26,
+        write_statistics=False,
+        store_schema=False,
+    )
+    write_bytes(path, file.getvalue())
 
 
 def read_records(path: Path, *, text: Sequence[str] = ("model", "task", "story")) -> dict[str, np.ndarray]:
-    """The columns that `write_records` wrote: those named in `text` as strings, the others as float64."""
-    lines = list(csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode())))
-    header, columns = lines[0], list(zip(*lines[1:], strict=True)) or [()] * len(lines[0])
+    """The columns that `write_records` wrote: those named in `text` as strings, the others as float64, null as NaN."""
+    table = pq.read_table(path)
     return {
-        name: np.array(column, dtype=str) if name in text else np.array([float(cell or "nan") for cell in column])
-        for name, column in zip(header, columns, strict=True)
+        name: np.array(table[name].to_pylist(), dtype=str) if name in text else _numbers(table[name])
+        for name in table.column_names
     }
 
 
@@ -217,20 +238,28 @@ def _data_sha256(path: Path) -> str:
     return TextSource(location=str(path)).sha256() if path.is_dir() else file_sha256(path)
 
 
-def _cell(value: Any, decimals: int) -> str:
-    if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{float(value):.{decimals}f}".rstrip("0").rstrip(".") or "0"
-    return str(value)
+def _column(values: np.ndarray, decimals: int) -> Any:
+    if values.dtype.kind != "f":
+        return values.astype(np.int32) if values.dtype.kind == "i" else values
+    if np.isinf(values).any():
+        return values.astype(np.float32)
+    values = values.astype(np.float64).round(decimals)
+    places = next(n for n in range(decimals + 1) if np.array_equal(values.round(n), values, equal_nan=True))
+    return pa.array(values, from_pandas=True).cast(pa.decimal128(_DIGITS, places))
 
 
-def _plain(value: Any) -> Any:
-    """JSON values, with NaN as null and estimates as objects."""
+def _numbers(column: Any) -> np.ndarray:
+    """float64: of a decimal the one that is nearest to it."""
+    values = column.cast(pa.float64()).to_numpy()
+    return values.round(column.type.scale) if pa.types.is_decimal(column.type) else values
+
+
+def _listed(value: Any) -> Any:
+    """With estimates as [value, low, high]."""
     if isinstance(value, Estimate):
-        return _plain([value.value, value.low, value.high])
+        return [value.value, value.low, value.high]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return round(float(value), 5) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+        return {key: _listed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_listed(item) for item in value]
+    return value

@@ -50,8 +50,8 @@ def test_a_clean_reading_is_that_of_score_labels(
     samples: list[NeedleSample], records: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     model, _ = load_demo("diff-mamba2")
-    write_records(tmp_path / "records.csv.gz", records, decimals=6)
-    readings = Readings.read(tmp_path / "records.csv.gz")
+    write_records(tmp_path / "records.parquet", records, decimals=6)
+    readings = Readings.read(tmp_path / "records.parquet")
     found = readings.of(Key("m", CLEAN), "qa1", 0, ("right", "log_prob", "share"))
     by_story = dict(zip(readings.stories(Key("m", CLEAN), "qa1", 0), found, strict=True))
     for sample, score in zip(samples, score_labels(model, samples), strict=True):

@@ -1,12 +1,12 @@
 """Recipes are read strictly, records and results come back as they were written, intervals are those of theory."""
 
-import gzip
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from diffmamba_interp.analysis_results import (
@@ -92,15 +92,15 @@ def test_results_hold_estimates_as_three_numbers_on_one_line(tmp_path: Path) -> 
     path = tmp_path / "results.json"
     found = {"cells": [{"n": np.int64(3), "share": Estimate(0.123456789, 0.1, NAN)}], "row": np.array([1.0, 2.5])}
     write_results(path, {"seed": 7}, found)
-    assert '"share": [0.12346, 0.1, null]' in path.read_text()
+    assert '"share": [0.1235, 0.1, null]' in path.read_text()
     read = read_results(path)
     assert read == {
         "provenance": {"seed": 7},
-        "cells": [{"n": 3, "share": [0.12346, 0.1, None]}],
+        "cells": [{"n": 3, "share": [0.1235, 0.1, None]}],
         "row": [1.0, 2.5],
     }
     share = estimate_from(read["cells"][0]["share"])
-    assert (share.value, share.low) == (0.12346, 0.1)
+    assert (share.value, share.low) == (0.1235, 0.1)
     assert math.isnan(share.high)
 
 
@@ -111,19 +111,24 @@ def test_texts_in_results_are_left_as_they_are(tmp_path: Path) -> None:
 
 
 def test_records_come_back_rounded_with_gaps(tmp_path: Path) -> None:
-    path = tmp_path / "records.csv.gz"
+    path = tmp_path / "records.parquet"
     columns = {"model": ["a", "b"], "story": ["12e4", "0099"], "n": [1, 2], "share": np.array([0.123456, NAN])}
     write_records(path, columns)
-    assert gzip.decompress(path.read_bytes()).decode().splitlines() == [
-        "model,story,n,share",
-        "a,12e4,1,0.1235",
-        "b,0099,2,",
-    ]
     read = read_records(path)
     assert read["story"].tolist() == ["12e4", "0099"]
     assert read["n"].tolist() == [1.0, 2.0]
     assert read["share"][0] == 0.1235
     assert math.isnan(read["share"][1])
+    assert pq.read_table(path).column_names == list(columns)
+
+
+def test_decimals_are_written_as_such_with_no_more_places_than_they_need(tmp_path: Path) -> None:
+    write_records(tmp_path / "a", {"db": [3.0, -12.0], "share": [0.25, NAN], "ratio": [1.0, math.inf]}, decimals=3)
+    table = pq.read_table(tmp_path / "a")
+    kinds = [str(table.schema.field(name).type) for name in ("db", "share")]
+    assert kinds == ["decimal128(18, 0)", "decimal128(18, 2)"]
+    assert table["share"].null_count == 1
+    assert read_records(tmp_path / "a")["ratio"].tolist() == [1.0, math.inf]
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
@@ -134,7 +139,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="different lengths"):
         write_records(tmp_path / "a", {"x": [1], "y": [1, 2]})
 
 

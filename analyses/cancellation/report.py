@@ -134,6 +134,12 @@ def verdict(cells: Sequence[Cell]) -> str:
     )
     if shrinks == selective == {1}:
         return "**the subtraction cancels noise**, at every length, and spares the needle in comparison."
+    if shrinks == {-1} and 1 not in cancels:
+        return (
+            "**the subtraction does not cancel noise**: at every length the difference writes more of it than the "
+            "minuend alone, for the branches read different things or add up, no less than parts with independent "
+            "signs would."
+        )
     if 1 not in shrinks and 1 not in cancels:
         return (
             "**the subtraction is not seen to cancel noise** at any length: token by token, the branches read "
@@ -232,9 +238,9 @@ HOW = [
     "drawn from -3 upward; a block that writes next to nothing can lie far below.",
     "",
     "    python analyses/cancellation/run.py --recipe builtin",
-    "    python analyses/cancellation/run.py --recipe paper --data FOLDER       (--n 500 --device cuda for more)",
+    "    python analyses/cancellation/run.py --recipe paper --data FOLDER --device cuda",
     "",
-    "`records.csv.gz` holds every prompt's sizes over all blocks (logits); a prompt is known by task, length and",
+    "`records.parquet` holds every prompt's sizes over all blocks (logits); a prompt is known by task, length and",
     "story, as in `analyses/retrieval`. `results.json` has blocks and heads too. This page is written by `report.py`.",
     "",
 ]

@@ -4,7 +4,7 @@
     python analyses/cancellation/run.py --recipe paper        held-out bAbI stories in held-out novels, from --data
 
 For every prompt, block and head: the size of what minuend, λ · subtrahend and their difference write from needle and
-noise to the answer's logit. Writes records.csv.gz, results.json and figures into a folder named after the recipe, then
+noise to the answer's logit. Writes records.parquet, results.json and figures into a folder named after the recipe, then
 README.md.
 """
 
@@ -59,13 +59,13 @@ def main(
     records = {name: [value for part, _ in parts for value in part[name]] for name in parts[0][0]}
     found = {length: joined([part[length] for _, part in parts]) for length in settings.lengths}
     folder = out / recipe
-    write_records(folder / "records.csv.gz", records)
+    write_records(folder / "records.parquet", records, decimals=4 if settings.stories == "generated" else 2)
     write_results(
         folder / "results.json",
         provenance(recipe, settings, device=device, data=data_of(settings, data), models=(MODEL,)),
         {
             "lambda": [block.lambda_ for block in inspect_checkpoint(demo_folder(MODEL)).blocks],
-            "cells": summary.summarise(summary.read(folder / "records.csv.gz")),
+            "cells": summary.summarise(summary.read(folder / "records.parquet")),
             "blocks": [summary.by_block(length, arrays) for length, arrays in found.items()],
             "heads": [summary.by_head(length, arrays) for length, arrays in found.items()],
         },

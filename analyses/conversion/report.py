@@ -36,7 +36,7 @@ PAIRS = (
 def write(out: Path = HERE) -> None:
     """Figures and README.md beside results.json."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    rows = read_rows(out / "records.csv.gz")
+    rows = read_rows(out / "records.csv.xz")
     drawn = summarise([row for row in rows if row.model in DRAWN], DRAWN)
     write_text(out / "accuracy.svg", accuracy_svg(drawn, title=TITLE))
     write_text(out / "accuracy.plotly.json", accuracy_by_length(drawn, title=TITLE).to_json())

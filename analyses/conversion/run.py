@@ -6,7 +6,7 @@
     python analyses/conversion/run.py
 
 Measures the demo Mamba-2, and what each alignment makes of it, before and after the same fine-tuning: held-out bAbI
-stories bare and in held-out novels, bits per byte of held-out text. Writes records.csv.gz, results.json, accuracy.svg,
+stories bare and in held-out novels, bits per byte of held-out text. Writes records.csv.xz, results.json, accuracy.svg,
 accuracy.plotly.json and README.md.
 """
 
@@ -29,6 +29,7 @@ from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.settings import read_toml
 from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.needle.accuracy_grid import PromptRow, summarise, write_rows
+from diffmamba_interp.needle.results_json import results_json
 
 HERE = Path(__file__).parent
 
@@ -67,13 +68,13 @@ def main(
         sizes[name] = measure.about(model, recipe, tokenizer, text_tokens)
         rows += own
         print(f"{name}: {sum(row.is_right for row in own)} of {len(own)}", sizes[name]["bits_per_byte"], flush=True)
-    write_rows(out / "records.csv.gz", rows)
+    write_rows(out / "records.csv.xz", rows)
     results = {
         "provenance": provenance(recipe, runs, trained, n, device),
         "models": sizes,
         "cells": [cell.to_dict() for cell in summarise(rows, tuple(models))],
     }
-    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(out / "results.json", results_json(results, digits=17) + "\n")
     if page:
         # Plotly draws the figure; a machine that only measures need not have it.
         from analyses.conversion import report

@@ -13,6 +13,7 @@ from diffmamba_interp.implicit_attention import SPAN_CLASSES, Spans
 
 WIDTH, LEFT, RIGHT, TOP = 860, 170, 20, 44
 _PANEL, _ROW = 110, 22
+_LEAST_SIZE = 0.05  # pixels; less is not seen
 _HEAD = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" font-family="sans-serif" font-size="12">'
 
 
@@ -43,14 +44,16 @@ def row_svg(pictures: Mapping[str, np.ndarray], spans: Spans, *, title: str) -> 
         step = (WIDTH - LEFT - RIGHT) / len(row)
         parts.append(f'<text x="{LEFT - 8}" y="{zero + 4:.1f}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{zero}" y2="{zero}" stroke="#999"/>')
+        bars: dict[str, list[str]] = {}
         for position, value in enumerate(row):
-            size = abs(float(value)) / limit * (_PANEL / 2 - 4)
-            top = zero - size if value > 0 else zero
-            colour = SPAN_COLOURS.get(owner.get(position, ""), "#333333")
-            parts.append(
-                f'<rect x="{LEFT + position * step:.1f}" y="{top:.1f}" width="{max(step * 0.8, 1):.1f}" '
-                f'height="{size:.2f}" fill="{colour}"/>'
-            )
+            size = float(value) / limit * (_PANEL / 2 - 4)
+            if abs(size) >= _LEAST_SIZE:
+                colour = SPAN_COLOURS.get(owner.get(position, ""), "#333333")
+                bars.setdefault(colour, []).append(f"M{LEFT + (position + 0.4) * step:.1f},{zero:g}v{-size:.1f}")
+        width = max(step * 0.8, 1)
+        parts += [
+            f'<path d="{"".join(own)}" stroke="{colour}" stroke-width="{width:.1f}"/>' for colour, own in bars.items()
+        ]
     parts.append(
         f'<text x="{LEFT}" y="{height - 8}">source position, 0 to {len(row) - 1}; full height ±{limit:.3g}</text>'
     )

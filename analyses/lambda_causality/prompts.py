@@ -17,7 +17,7 @@ from analyses.retrieval.material import Material
 from analyses.retrieval.prompts import Recipe as PlainRecipe
 from diffmamba_interp import LogitLens, load_demo_lens
 from diffmamba_interp.analysis_conditions import Columns, together
-from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of
+from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each_once
 from diffmamba_interp.analysis_results import provenance, write_records
 from diffmamba_interp.atomic_files import write_bytes, write_text
 from diffmamba_interp.data import TextSource
@@ -28,7 +28,7 @@ from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle import NeedleSample
 from diffmamba_interp.needle.trajectory import Lens
 
-RECORDS, PROVENANCE = "records.csv.gz", "provenance.json"
+RECORDS, PROVENANCE = "records.parquet", "provenance.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def prepare(recipe: TaskRecipe, data: Path, path: Path) -> None:
         ]
         lengths, n = zip(*kept, strict=True)
         own = replace(recipe, lengths=lengths, n=n)
-        by_cell |= {(task, length): tuple(samples) for task, length, samples in cells(own, data, [task])}
+        by_cell |= {(task, length): tuple(each_once(samples)) for task, length, samples in cells(own, data, [task])}
     sha256 = {
         name: TextSource(location=str(place)).sha256() if place.is_dir() else file_sha256(place)
         for name, place in data_of(recipe, data).items()
@@ -97,7 +97,7 @@ def about(name: str, recipe: TaskRecipe, material: Path, device: str, lens: str)
 def keep(folder: Path, recipe: TaskRecipe, parts: Sequence[Columns], made: Mapping[str, Any]) -> None:
     """Write records and their provenance; statistics and pages are made of these alone."""
     # A test compares the small recipe's to 0.001; the other's are many.
-    decimals, lens_decimals = (5, 4) if recipe.stories == "generated" else (2, 1)
+    decimals, lens_decimals = (5, 4) if recipe.stories == "generated" else (2, 0)
     write_records(folder / RECORDS, together(parts, decimals=lens_decimals), decimals=decimals)
     write_text(folder / PROVENANCE, json.dumps(made, indent=1) + "\n")
 

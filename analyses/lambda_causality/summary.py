@@ -21,9 +21,9 @@ CLEAN_KEY = Key(MODEL, CLEAN)
 
 
 def write(folder: Path) -> None:
-    """Write the folder's results.json beside its records.csv.gz and provenance.json."""
+    """Write the folder's results.json beside its records.parquet and provenance.json."""
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    readings = Readings.read(folder / "records.csv.gz")
+    readings = Readings.read(folder / "records.parquet")
     lambda_ = made.pop("lambda")
     found = [cell(readings, task, length) for task, length in readings.cells]
     filler = [with_filler(readings, length) for length in sorted({length for _, length in readings.cells}) if length]

@@ -5,7 +5,7 @@ python analyses/long_context/report.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,21 @@ def finding(name: str, results: dict[str, Any]) -> list[str]:
     curves, ends, n = results["curves"], results["bounds"][1:], results["n_pieces"]
     signs = [estimate_from(one).sign(n) for one in curves["difference"]]
     beyond = [sign for sign, end in zip(signs, ends, strict=True) if end > TRAINED]
+    p_beyond = [p for p, end in zip(curves["p_values"], ends, strict=True) if end > TRAINED]
+    tested = f" Sign-flip p beyond it: {min(p_beyond):.2g} to {max(p_beyond):.2g}." if p_beyond else ""
     lines = [
         f"{TITLES[name]} ({n} pieces of {results['bounds'][-1]:,} tokens from {results['n_sources']} sources): "
-        f"{verdict(beyond)}",
+        f"{verdict(beyond)}{tested}",
         "",
-        f"- Lower loss in `{SECOND}` at positions up to {named(ends, signs, -1)}; in `{FIRST}` up to "
-        f"{named(ends, signs, 1)}; undecided up to {named(ends, signs, 0)}.",
+        "- Lower loss, by the end of the bin of positions: "
+        + listed(ends, signs, {-1: f"in `{SECOND}` at", 1: f"in `{FIRST}` at", 0: "undecided at"}),
     ]
     for model in (FIRST, SECOND):
         gains = [estimate_from(one).sign(n) for one in curves["gain"][model]]
-        gains = [gain if end > TRAINED else 9 for gain, end in zip(gains, ends, strict=True)]
-        lines.append(
-            f"- `{model}`, past older than {TRAINED:,} tokens: helps at positions up to {named(ends, gains, 1)}; harms "
-            f"up to {named(ends, gains, -1)}; undecided up to {named(ends, gains, 0)}."
-        )
+        older = [(end, gain) for end, gain in zip(ends, gains, strict=True) if end > TRAINED]
+        if older:
+            words = {1: "helps at", -1: "harms at", 0: "undecided at"}
+            lines.append(f"- `{model}`, past older than {TRAINED:,} tokens: {listed(*zip(*older, strict=True), words)}")
     return [*lines, "", *table(results), ""]
 
 
@@ -89,9 +90,10 @@ def verdict(beyond: Sequence[int]) -> str:
     return "**mixed**, which model has the lower loss beyond the trained length depends on the position."
 
 
-def named(ends: Sequence[int], signs: Sequence[int], sign: int) -> str:
-    kept = [position(end) for end, one in zip(ends, signs, strict=True) if one == sign]
-    return ", ".join(kept) if kept else "none"
+def listed(ends: Sequence[int], signs: Sequence[int], words: Mapping[int, str]) -> str:
+    """The bins of each sign after its words, without the signs that no bin has."""
+    kept = {sign: [position(end) for end, one in zip(ends, signs, strict=True) if one == sign] for sign in words}
+    return "; ".join(f"{words[sign]} {', '.join(own)}" for sign, own in kept.items() if own) + "."
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -155,7 +157,7 @@ HOW = [
     "    python analyses/long_context/run.py --recipe builtin",
     "    python analyses/long_context/run.py --recipe paper --data FOLDER       (--n 0 --device cuda for all novels)",
     "",
-    "`records.csv.gz` holds every piece's loss in every bin. This page is written by `report.py` from `results.json`.",
+    "`records.parquet` holds every piece's loss in every bin. This page is written by `report.py` from `results.json`.",
     "",
 ]
 LIMITS = [

@@ -4,7 +4,7 @@
     python analyses/long_context/run.py --recipe paper        held-out novels from --data, 64k tokens
 
 Both models read long pieces of text token by token through their recurrent state, and again with the past cut off.
-Writes records.csv.gz, results.json and figures into a folder named after the recipe, then README.md.
+Writes records.parquet, results.json and figures into a folder named after the recipe, then README.md.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main(
                 for place, end in enumerate(bounds[1:]):
                     records[f"{kind}_{end}"].append(float(losses[index, place]))
     folder = out / recipe
-    write_records(folder / "records.csv.gz", records, decimals=5)
+    write_records(folder / "records.parquet", records, decimals=5)
     read = {"novels": data / "novels"} if settings.text == "novels" else {}
     write_results(
         folder / "results.json",
@@ -85,7 +85,7 @@ def main(
             "bounds": bounds.tolist(),
             "n_pieces": len(sources),
             "n_sources": len(set(sources)),
-            "curves": summary.summarise(summary.read(folder / "records.csv.gz")),
+            "curves": summary.summarise(summary.read(folder / "records.parquet")),
         },
     )
     report.write(out)

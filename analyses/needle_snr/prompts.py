@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of
+from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each_once
 from diffmamba_interp.analysis_results import provenance
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, NeedleSample
@@ -35,9 +35,8 @@ def load_prompts(path: Path, recipe: PromptRecipe) -> tuple[list[NeedleSample], 
 
 
 def task_prompts(recipe: PromptRecipe, data: Path, task: str) -> list[NeedleSample]:
-    """The prompts of one task, each once: bAbI tells some of its short stories twice."""
-    found = [sample for _, _, prompts in cells(recipe, data, [task]) for sample in prompts]
-    return list({(sample.length, sample.prompt, sample.answer): sample for sample in found}.values())
+    """The prompts of one task, each once."""
+    return each_once(sample for _, _, prompts in cells(recipe, data, [task]) for sample in prompts)
 
 
 def plain(recipe: PromptRecipe) -> dict[str, Any]:

@@ -29,12 +29,12 @@ Records = dict[str, np.ndarray]
 def attention(made: dict[str, Any]) -> Records | None:
     """The other analysis' blocks of the same recipe, seed and weights; None where there are none."""
     folder = OVERALLOCATION / made["recipe"]["name"]
-    if not (folder / "results.json").exists() or not (folder / "blocks.csv.gz").exists():
+    if not (folder / "results.json").exists() or not (folder / "blocks.parquet").exists():
         return None
     theirs = read_results(folder / "results.json")["provenance"]
     if any(theirs[key] != made[key] for key in ("models", "seed", "tokenizer")):
         return None
-    return read_records(folder / "blocks.csv.gz", text=("model", "picture", "task", "story"))
+    return read_records(folder / "blocks.parquet", text=("model", "picture", "task", "story"))
 
 
 def found(records: Records, blocks: Records | None) -> list[dict[str, Any]]:

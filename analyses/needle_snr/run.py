@@ -9,8 +9,8 @@ Where time on a GPU is short, all that needs none can be done before and after, 
     ... --recipe paper --samples FILE --device cuda --out DIR --records-only
     ... --recipe paper --from-records DIR/paper
 
-Writes records.csv.gz, made.json (what it was made with), results.json and figures into a folder named after the recipe,
-then README.md.
+Writes records.parquet, made.json (what it was made with), results.json and figures into a folder named after the
+recipe, then README.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(
 
     data: holds babi_tasks_v1-2.tar.gz and novels/ (recipe "paper" alone reads them). n: prompts per cell instead of the
     recipe's, for each length, or one for all. jobs: processes. prepare: only write the prompts into this file, from
-    which samples reads them. records_only: leave the rest to from_records, a folder with records.csv.gz and made.json.
+    which samples reads them. records_only: leave the rest to from_records, a folder with records.parquet and made.json.
     """
     settings = read_recipe(HERE / "recipe.toml", recipe, PromptRecipe).with_n(n)
     if prepare is not None:
@@ -83,13 +83,14 @@ def main(
 
 
 def write_measured(folder: Path, name: str, recipe: PromptRecipe, samples: Path, device: str, jobs: int) -> None:
-    """records.csv.gz and made.json, with the models side by side in processes of their own."""
+    """records.parquet and made.json, with the models side by side in processes of their own."""
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = [pool.submit(measure, model, samples, recipe, device) for model in DEMO_NAMES]
         found = [one.result() for one in running]
     # A test compares the small recipe's to 0.001; the other's are many.
-    decimals = 4 if recipe.stories == "generated" else 2
-    write_records(folder / "records.csv.gz", together([columns for columns, _ in found]), decimals=decimals)
+    decimals, snr_decimals = (4, 4) if recipe.stories == "generated" else (2, 0)
+    records = together([columns for columns, _ in found], snr_decimals=snr_decimals)
+    write_records(folder / "records.parquet", records, decimals=decimals)
     made = provenance(name, recipe, device=device)
     made["lenses"] = {model: lens_sha256(demo_lens_folder(model)) for model in DEMO_NAMES}
     if found[0][1]:
@@ -133,9 +134,12 @@ def read(name: DemoName, model: HookedMamba, samples: list[NeedleSample]) -> Col
     return columns
 
 
-def together(parts: Sequence[Columns]) -> dict[str, np.ndarray]:
-    """The lines of both models; those of one prompt are neighbours, which packs well."""
+def together(parts: Sequence[Columns], *, snr_decimals: int) -> dict[str, np.ndarray]:
+    """The lines of both models; those of one prompt are neighbours, which packs well. snr_decimals: of the dB."""
     columns = {name: np.array([value for part in parts for value in part[name]]) for name in parts[0]}
+    for name in columns:
+        if name.startswith("snr_db"):
+            columns[name] = columns[name].round(snr_decimals)
     order = np.lexsort((columns["model"], columns["lens"], columns["story"], columns["length"], columns["task"]))
     return {name: column[order] for name, column in columns.items()}
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from analyses.needle_snr import relation
-from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
-from diffmamba_interp.atomic_files import write_bytes, write_text
+from diffmamba_interp.analysis_results import N_RESAMPLES, read_records, write_results
+from diffmamba_interp.atomic_files import write_bytes
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
-from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.statistics import Interval, Statistic, bootstrap, holm, paired_test
 from diffmamba_interp.needle.trajectory_records import Measure, stage_names
 from diffmamba_interp.needle.verdict import judge
@@ -29,13 +28,13 @@ Records = dict[str, np.ndarray]
 def write(source: Path, folder: Path) -> None:
     """results.json in `folder` from the records in `source`, which are copied there with what they were made with."""
     if source != folder:
-        for name in ("records.csv.gz", "made.json"):
+        for name in ("records.parquet", "made.json"):
             write_bytes(folder / name, (source / name).read_bytes())
     made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
-    records = read(folder / "records.csv.gz")
-    found: dict[str, Any] = {"provenance": made, **summarise(records)}
+    records = read(folder / "records.parquet")
+    found: dict[str, Any] = {"stages": stage_names(n_stages(records) - 1), **summarise(records)}
     found["attention"] = relation.found(records, relation.attention(made))
-    write_text(folder / "results.json", results_json(found) + "\n")
+    write_results(folder / "results.json", made, found)
 
 
 def read(path: Path) -> Records:
@@ -43,7 +42,10 @@ def read(path: Path) -> Records:
 
 
 def summarise(records: Records) -> dict[str, list[dict[str, Any]]]:
-    """Of all tasks by length, then of each task: verdicts, curves and differences, as results.json holds them."""
+    """Of all tasks by length, then of each task: verdicts, curves and differences, as results.json holds them.
+
+    The stages of a curve are the same for all, and named once beside them.
+    """
     found: dict[str, list[dict[str, Any]]] = {"verdicts": [], "curves": [], "differences": []}
     for group in groups(records):
         for kind, more in of_group(records, group).items():
@@ -69,13 +71,17 @@ def of_group(records: Records, group: Group) -> dict[str, list[dict[str, Any]]]:
             for measure, statistic in DRAWN:
                 interval = bootstrap(values[measure], statistic=statistic, n_resamples=N_RESAMPLES)
                 own = {"model": model, "measure": measure, "statistic": statistic, **names, **numbers(interval)}
-                found["curves"].append(Curve(**own).to_dict())
+                found["curves"].append(without_stages(Curve(**own)))
         for measure, statistic in COMPARED:
             tested = paired_test(first[measure], second[measure], statistic=statistic, n_resamples=N_RESAMPLES)
             p_values = {"p_value": tuple(tested.p_value.tolist()), "p_holm": tuple(holm(tested.p_value).tolist())}
             own = {"model": MODEL, "baseline": BASELINE, "measure": measure, "statistic": statistic, **names}
-            found["differences"].append(PairedCurve(**own, **numbers(tested), **p_values).to_dict())
+            found["differences"].append(without_stages(PairedCurve(**own, **numbers(tested), **p_values)))
     return found
+
+
+def without_stages(curve: Curve) -> dict[str, Any]:
+    return {name: value for name, value in curve.to_dict().items() if name != "stages"}
 
 
 def values_of(records: Records, model: str, lens: str, group: Group) -> dict[str, np.ndarray]:

@@ -103,19 +103,20 @@ def verdict(cells: Sequence[Cell]) -> str:
         for measure, name in NAMES.items():
             signs = [sign_of(level, measure, cell["n"]) for cell in cells for level in cell[kind]]
             if signs:
-                parts.append(f"{winner(signs, name)} under {noise}")
+                parts.append(f"under {noise}, {winner(signs, name)}")
     return "; ".join(parts) + "."
 
 
 def winner(signs: Sequence[int], name: str) -> str:
     if {1, -1} <= set(signs):
-        return f"**mixed**: which model loses less {name} depends on the level or the length"
+        return f"it is **mixed**, by level or length, which model loses less {name}"
     if set(signs) == {0}:
-        return f"**undecided** at every level which model loses less {name}"
+        return f"it is **undecided** at every level which model loses less {name}"
     model = "diff-mamba2" if 1 in signs else "mamba2"
     n_told = len(signs) - signs.count(0)
     rest = "" if n_told == len(signs) else ", undecided at the others"
-    return f"**`{model}` loses less** {name} (at {n_told} of {len(signs)} levels{rest})"
+    seldom = "" if 2 * n_told >= len(signs) else "where they can be told apart, "
+    return f"{seldom}**`{model}` loses less** {name} (at {n_told} of {len(signs)} levels{rest})"
 
 
 def count_line(cell: Cell, kind: str, noise: str) -> str:
@@ -222,13 +223,14 @@ HOW = [
     "A model's loss is its change from its own clean answers, prompt by prompt; `loss less` is Diff-Mamba-2's less",
     "Mamba-2's, so above zero Diff-Mamba-2 bears the noise better. Means over prompts; intervals are 95 % percentile",
     f"bootstraps over prompts; a side is taken where the interval of at least {MIN_SAMPLES} prompts excludes zero,",
-    "one in twenty by luck. p: paired sign-flip tests, two-sided, not corrected for the number of comparisons.",
+    "one in twenty by luck. p: paired sign-flip tests, two-sided, not corrected for the number of comparisons; of",
+    "2,000 flips, so that none is below 0.0005.",
     "All tasks: those of the recipe at that length, prompts pooled; longer prompts are asked for fewer tasks.",
     "",
     "    python analyses/noise_robustness/run.py --recipe builtin",
     "    python analyses/noise_robustness/run.py --recipe paper --data FOLDER --device cuda",
     "",
-    "`records.csv.gz` holds every prompt at every level; a prompt is known by task, length and story, as in",
+    "`records.parquet` holds every prompt at every level; a prompt is known by task, length and story, as in",
     "`analyses/retrieval`. This page is written by `report.py` from `results.json`, and that by `summary.py` from the",
     "records.",
     "",

@@ -3,7 +3,7 @@
     python analyses/noise_robustness/run.py --recipe builtin      generated stories in generated text
     python analyses/noise_robustness/run.py --recipe paper        held-out bAbI stories in held-out novels, from --data
 
-Writes records.csv.gz, results.json and figures into a folder named after the recipe, then README.md. In steps, for a
+Writes records.parquet, results.json and figures into a folder named after the recipe, then README.md. In steps, for a
 machine that is lent with its GPU and need not have SciPy or Plotly:
 
     ... --prepare-to FILE    ... --material FILE --records-only --out DIR       ... --from-records DIR/paper

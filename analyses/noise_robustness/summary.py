@@ -20,9 +20,9 @@ KINDS = ("gaussian", "tokens")
 
 
 def write(folder: Path) -> None:
-    """Write the folder's results.json beside its records.csv.gz and provenance.json."""
+    """Write the folder's results.json beside its records.parquet and provenance.json."""
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    readings = Readings.read(folder / "records.csv.gz")
+    readings = Readings.read(folder / "records.parquet")
     found = [cell(readings, task, length) for task, length in readings.cells]
     write_results(folder / "results.json", made, {"cells": found})
 

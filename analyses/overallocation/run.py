@@ -4,7 +4,7 @@
     python analyses/overallocation/run.py --recipe paper        held-out bAbI stories in held-out novels, from --data
 
 For every prompt and model: the share of |contribution to the answer's logit|, at the last position and over all
-blocks, that falls on needle, question, distractors and filler. Writes records.csv.gz, blocks.csv.gz, results.json and
+blocks, that falls on needle, question, distractors and filler. Writes records.parquet, blocks.parquet, results.json and
 figures into a folder named after the recipe, then README.md.
 """
 
@@ -30,7 +30,7 @@ from diffmamba_interp.needle import TASKS, NeedleSample
 
 HERE = Path(__file__).parent
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 32_768}
-BLOCK_PROMPTS = 100  # of each cell, in blocks.csv.gz
+BLOCK_PROMPTS = 100  # of each cell, in blocks.parquet
 ANSWER, CONTRAST = (DIRECTIONS.index(name) for name in ("answer", "contrast"))
 NEEDLE = CLASSES.index("needle")
 NOISE = [CLASSES.index(name) for name in summary.NOISE]
@@ -62,15 +62,16 @@ def main(
     records, blocks = (together([part[number] for part in parts]) for number in range(2))
     folder = out / recipe
     # A test compares the small recipe's to 0.001; the other's are many.
-    write_records(folder / "records.csv.gz", records, decimals=5 if settings.stories == "generated" else 3)
+    write_records(folder / "records.parquet", records, decimals=5 if settings.stories == "generated" else 3)
     # A sample of them, and without the branches: every number would be ten times the size.
     kept = np.isin(blocks["picture"], summary.WRITTEN) & (blocks["index"] < BLOCK_PROMPTS)
-    write_records(folder / "blocks.csv.gz", {name: column[kept] for name, column in blocks.items()}, decimals=1)
+    kept_blocks = {name: column[kept] for name, column in blocks.items()}
+    write_records(folder / "blocks.parquet", kept_blocks, decimals=1 if settings.stories == "generated" else 0)
     write_results(
         folder / "results.json",
         provenance(recipe, settings, device=device, data=data_of(settings, data)),
         {
-            "cells": summary.summarise(summary.read(folder / "records.csv.gz")),
+            "cells": summary.summarise(summary.read(folder / "records.parquet")),
             "blocks": summary.by_block(blocks),
         },
     )

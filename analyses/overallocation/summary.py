@@ -49,7 +49,10 @@ def cell(records: Records, task: str, length: int) -> dict[str, Any]:
     differences, p_values = {}, {}
     for first, second in COMPARED:
         a, b = (values[:, PICTURES.index(name)] for name in (first, second))
-        estimates = bootstrap(mean_of(a - b), len(values))
+        # Where nothing is noise, a signal-to-noise ratio is infinite and its differences are unknown.
+        with np.errstate(invalid="ignore"):
+            difference = a - b
+        estimates = bootstrap(mean_of(difference), len(values))
         name = f"{first} - {second}"
         differences[name] = {m: Estimate(*map(float, estimates[:, j])) for j, m in enumerate(MEASURES)}
         noise = [MEASURES.index(measure) for measure in TESTED]

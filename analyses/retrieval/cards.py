@@ -70,7 +70,7 @@ def card(name: DemoName, results: Path) -> str:
         *other_seeds(found["paper"], name),
         *text(found["paper"], name),
         *lambdas(name),
-        *limits(trained, recipe, found, words(results / "builtin" / "records.csv.gz", name)),
+        *limits(trained, recipe, found, words(results / "builtin" / "records.csv.xz", name)),
         *provenance(name, trained, found),
     ]
     return "\n".join(lines) + "\n"

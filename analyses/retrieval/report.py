@@ -63,7 +63,7 @@ def write_figures(folder: Path, grids: Sequence[Sequence[Cell]], title: str) -> 
 
 def finding(folder: Path) -> list[str]:
     """Who wins and by how much: the bundled pair's cells, all tasks together, and over training seeds."""
-    rows = read_rows(folder / "records.csv.gz")
+    rows = read_rows(folder / "records.csv.xz")
     results, grids = read_results(folder)
     won = {}
     for name in (FIRST, SECOND):
@@ -296,7 +296,7 @@ METHOD = [
     "    python analyses/retrieval/run.py --recipe builtin",
     "    python analyses/retrieval/run.py --recipe paper --data FOLDER       (--n 1000 for other numbers of prompts)",
     "",
-    "`records.csv.gz` holds what each model answered to every prompt (with `builtin` every label's",
+    "`records.csv.xz` holds what each model answered to every prompt (with `builtin` every label's",
     "log-probability); `results.json` the cells and what they were made with; the figures are there as SVG and as",
     "Plotly JSON. The curves are the bundled pair's with Wilson intervals; faint ones are other training seeds.",
     "This page is written by `report.py`.",

@@ -8,12 +8,11 @@ train_lm, checkpoint folders, or bare .safetensors files.
 
     ... --recipe paper --device cuda --mamba2 RUN1 RUN2 --diff-mamba2 RUN1 RUN2
 
-Writes records.csv.gz, results.json and figures into a folder named after the recipe, then README.md and the cards.
+Writes records.csv.xz, results.json and figures into a folder named after the recipe, then README.md and the cards.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.lens.card import file_sha256, package_versions
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, summarise, write_rows
+from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.scoring import score_labels
 
 HERE = Path(__file__).parent
@@ -76,11 +76,11 @@ def main(
     rows = [row for part, _, _ in parts for row in part]
     texts = {name: found for _, part, _ in parts for name, found in part.items()}
     folder = out / recipe
-    write_rows(folder / "records.csv.gz", rows)
+    write_rows(folder / "records.csv.xz", rows)
     grids = [[cell.to_dict() for cell in summarise(rows, seeds.pair_of(pair["mamba2"].seed))] for pair in pairs]
     about = provenance(recipe, settings, device, about_seeds(pairs)) | {"data": parts[0][2]}
     results = {"provenance": about, "cells": grids[0], "seeds": grids[1:], "text": texts}
-    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(folder / "results.json", results_json(results, digits=17) + "\n")
     if page:
         write_pages(out)
 

@@ -80,14 +80,15 @@ def head_map_svg(values: Sequence[Sequence[float]], *, title: str, note: str) ->
     for block, row in enumerate(values):
         y = 60 + block * CELL_HEIGHT
         parts.append(f'<text x="{LEFT - 8}" y="{y + 16}" text-anchor="end">block {block}</text>')
+        parts.append('<g font-size="10" text-anchor="middle">')
         for head, value in enumerate(row):
             x = LEFT + head * CELL_WIDTH
-            label = "" if math.isnan(value) else f"{value:+.2f}"
-            parts.append(
-                f'<rect x="{x}" y="{y}" width="{CELL_WIDTH}" height="{CELL_HEIGHT}" fill="{_tint(value)}" '
-                f'stroke="white"/><text x="{x + CELL_WIDTH / 2:.0f}" y="{y + 16}" text-anchor="middle" '
-                f'font-size="10">{label}</text>'
-            )
+            # The edge of a cell is the white behind it.
+            cell = f"M{x},{y}h{CELL_WIDTH - 1}v{CELL_HEIGHT - 1}h{1 - CELL_WIDTH}"
+            parts.append(f'<path d="{cell}" fill="{_tint(value)}"/>')
+            if not math.isnan(value):
+                parts.append(f'<text x="{x + CELL_WIDTH / 2:.0f}" y="{y + 16}">{value:+.2f}</text>')
+        parts.append("</g>")
     parts.append(f'<text x="10" y="{height - 14}">{escape(note)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 

@@ -95,33 +95,49 @@ class _Place:
 
 def _panel(panel: Panel, place: _Place, names: Sequence[str], *, is_first: bool) -> list[str]:
     n_ticks, bottom = len(panel.ticks), place.y(place.levels[0])
-    middle_x = place.left + PANEL / 2
-    parts = [f'<text x="{middle_x:.0f}" y="{place.top + 12}" text-anchor="middle">{escape(panel.title)}</text>']
-    for level in place.levels:
-        colour = "#888" if level == 0 and place.levels[0] < 0 else "#ddd"
-        at = f'y1="{place.y(level):.1f}" y2="{place.y(level):.1f}"'
-        parts.append(f'<line x1="{place.left}" x2="{place.left + PANEL}" {at} stroke="{colour}"/>')
+    grid = [f"M{_short(place.left)},{_short(place.y(level))}h{PANEL}" for level in place.levels]
+    parts = [f'<path d="{"".join(grid)}" stroke="#ddd"/>']
+    for level, line in zip(place.levels, grid, strict=True):
+        if level == 0 and place.levels[0] < 0:
+            parts.append(f'<path d="{line}" stroke="#888"/>')
         if is_first:
-            parts.append(f'<text x="{LEFT - 6}" y="{place.y(level) + 4:.1f}" text-anchor="end">{level:g}</text>')
+            parts.append(f'<text x="{LEFT - 6}" y="{_short(place.y(level) + 4)}" text-anchor="end">{level:g}</text>')
+    middle_x = place.left + PANEL / 2
+    parts.append('<g text-anchor="middle">')
+    parts.append(f'<text x="{_short(middle_x)}" y="{_short(place.top + 12)}">{escape(panel.title)}</text>')
     for index in range(0, n_ticks, math.ceil(n_ticks / _MAX_LABELS)):
         x, label = place.x(index, n_ticks), escape(panel.ticks[index])
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{label}</text>')
+        parts.append(f'<text x="{_short(x)}" y="{_short(bottom + 18)}">{label}</text>')
+    parts.append("</g>")
     for curve in panel.curves:
-        colour, dash, _ = STYLES[names.index(curve.name) % len(STYLES)]
-        at_value = [
-            [f"{place.x(i, n_ticks):.1f},{place.y(p[side]):.1f}" if math.isfinite(p[0]) else "" for side in range(3)]
-            for i, p in enumerate(curve.points)
-        ]
-        for run in _runs(curve.points):
-            middle, low, high = ([at_value[i][side] for i in run] for side in range(3))
-            parts += [
-                f'<polygon points="{" ".join([*high, *reversed(low)])}" fill="{colour}" opacity="0.18"/>',
-                f'<polyline points="{" ".join(middle)}" fill="none" stroke="{colour}" stroke-width="2" '
-                f'stroke-dasharray="{DASHES[dash]}"/>',
-            ]
-            dots = (point.split(",") for point in middle)
-            parts += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in dots]
+        parts += _curve(curve, place, names.index(curve.name) % len(STYLES))
     return parts
+
+
+def _curve(curve: Curve, place: _Place, style: int) -> list[str]:
+    """Band, line and dots. A dot is a line of no length with round ends, which is shorter than a circle of its own."""
+    colour, dash, _ = STYLES[style]
+    parts = []
+    for run in _runs(curve.points):
+        middle, low, high = (
+            [f"{_short(place.x(i, len(curve.points)))},{_short(place.y(curve.points[i][side]))}" for i in run]
+            for side in range(3)
+        )
+        parts += [
+            f'<polygon points="{" ".join([*high, *reversed(low)])}" fill="{colour}" opacity="0.18"/>',
+            f'<g fill="none" stroke="{colour}"><polyline points="{" ".join(middle)}" stroke-width="2"{_dashes(dash)}/>',
+            f'<path d="{"".join(f"M{point}h0" for point in middle)}" stroke-width="6" stroke-linecap="round"/></g>',
+        ]
+    return parts
+
+
+def _short(pixels: float) -> str:
+    """To a tenth of a pixel, without a fraction where there is none."""
+    return f"{pixels:.1f}".removesuffix(".0")
+
+
+def _dashes(dash: str) -> str:
+    return f' stroke-dasharray="{DASHES[dash]}"' if DASHES[dash] else ""
 
 
 def _runs(points: Sequence[Point]) -> list[list[int]]:
@@ -141,8 +157,8 @@ def _legend(names: Sequence[str], per_row: int) -> list[str]:
         colour, dash, _ = STYLES[number % len(STYLES)]
         x, y = LEFT + LEGEND * (number % per_row), 36 + 18 * (number // per_row)
         parts.append(
-            f'<line x1="{x}" x2="{x + 26}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2" '
-            f'stroke-dasharray="{DASHES[dash]}"/><text x="{x + 32}" y="{y + 4}">{escape(name)}</text>'
+            f'<line x1="{x}" x2="{x + 26}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"{_dashes(dash)}/>'
+            f'<text x="{x + 32}" y="{y + 4}">{escape(name)}</text>'
         )
     return parts
 

@@ -7,8 +7,8 @@ prompt; each model has three columns: the label it finds most probable, the word
 from __future__ import annotations
 
 import csv
-import gzip
 import io
+import lzma
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -159,7 +159,7 @@ def summarise(rows: Iterable[PromptRow], models: Sequence[str]) -> list[Cell]:
 
 
 def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
-    """Write rows as gzipped CSV, in order of task, length and prompt; the same rows give the same bytes.
+    """Write rows as CSV, compressed by xz, in order of task, length and prompt; the same rows give the same bytes.
 
     Raises ValueError unless every model answered every prompt.
     """
@@ -176,12 +176,12 @@ def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
         first = by_model[models[0]]
         answers = [_text(getattr(by_model[model], field)) for model in models for field in _OF_MODEL]
         writer.writerow([*(_text(getattr(first, field)) for field in _OF_PROMPT), *answers])
-    write_bytes(path, gzip.compress(text.getvalue().encode(), mtime=0))
+    write_bytes(path, lzma.compress(text.getvalue().encode(), preset=9))
 
 
 def read_rows(path: Path) -> list[PromptRow]:
     """The inverse of `write_rows`: each model's rows in turn, in the file's order."""
-    table = csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
+    table = csv.DictReader(io.StringIO(lzma.decompress(path.read_bytes()).decode()))
     prefix = f"{_OF_MODEL[0]} "
     models = [name.removeprefix(prefix) for name in table.fieldnames or () if name.startswith(prefix)]
     lines = list(table)

@@ -132,7 +132,7 @@ def test_the_page_says_which_alignment_is_better_and_which_cannot_be_told_apart(
         return index < {"published before": 2, "by_component before": 4, "by_component after": 39}.get(model, 20)
 
     rows = rows_of(right)
-    write_rows(tmp_path / "records.csv.gz", rows)
+    write_rows(tmp_path / "records.csv.xz", rows)
     (tmp_path / "results.json").write_text(json.dumps(results_of(rows, recipes["plain"])))
     report.write(tmp_path)
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -181,7 +181,7 @@ def test_the_shipped_results_start_from_the_shipped_mamba2() -> None:
 
 @needs_results
 def test_the_shipped_page_is_the_one_that_the_results_give(tmp_path: Path) -> None:
-    for name in ("results.json", "records.csv.gz"):
+    for name in ("results.json", "records.csv.xz"):
         (tmp_path / name).write_bytes((run.HERE / name).read_bytes())
     report.write(tmp_path)
     for name in ("README.md", "accuracy.svg"):

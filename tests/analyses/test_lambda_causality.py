@@ -43,8 +43,8 @@ def test_twenty_prompts_of_the_scaled_model_are_read_as_shipped(tmp_path: Path) 
     parts = [
         read_prompts(model, lens, cell, condition, name=run.DIFFERENTIAL) for cell in cells for condition in conditions
     ]
-    write_records(tmp_path / "again.csv.gz", together(parts, decimals=4), decimals=5)
-    again, kept = Readings.read(tmp_path / "again.csv.gz"), Readings.read(run.HERE / "builtin" / "records.csv.gz")
+    write_records(tmp_path / "again.parquet", together(parts, decimals=4), decimals=5)
+    again, kept = Readings.read(tmp_path / "again.parquet"), Readings.read(run.HERE / "builtin" / "records.parquet")
     assert len(again.records["story"]) == 20 * 4
     for key in again.keys(0):
         measures = (
@@ -70,7 +70,7 @@ def test_results_are_those_of_the_shipped_weights_lenses_and_recipe(name: str) -
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_cell_follows_from_the_records(name: str, tmp_path: Path) -> None:
     kept = shipped(name)["cells"][-1]
-    readings = Readings.read(run.HERE / name / "records.csv.gz")
+    readings = Readings.read(run.HERE / name / "records.parquet")
     write_results(tmp_path / "cell.json", {}, summary.cell(readings, kept["task"], kept["length"]))
     again = json.loads((tmp_path / "cell.json").read_text())
     assert {key: again[key] for key in kept} == kept
@@ -78,7 +78,7 @@ def test_a_cell_follows_from_the_records(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_condition_is_measured_on_the_same_prompts(name: str) -> None:
-    readings = Readings.read(run.HERE / name / "records.csv.gz")
+    readings = Readings.read(run.HERE / name / "records.parquet")
     for task, length in readings.cells:
         own = [readings.stories(key, task, length) for key in readings.keys(length)]
         assert all(stories == own[0] for stories in own)
@@ -115,8 +115,8 @@ def test_changes_are_paired_by_prompt_and_the_control_is_set_against_removal(tmp
         )
     ]
     names = ("model", "kind", "where", "dose", "task", "length", "story", "n_labels", "right", "log_prob", "snr_db")
-    write_records(tmp_path / "records.csv.gz", dict(zip(names, zip(*lines, strict=True), strict=True)))
-    found = summary.cell(Readings.read(tmp_path / "records.csv.gz"), "qa1", 0)
+    write_records(tmp_path / "records.parquet", dict(zip(names, zip(*lines, strict=True), strict=True)))
+    found = summary.cell(Readings.read(tmp_path / "records.parquet"), "qa1", 0)
     removed, doubled = found["all"]
     assert (removed["factor"], doubled["factor"]) == (0.0, 2.0)
     assert removed["change"]["snr_db"].value == removed["change"]["snr_db"].low == pytest.approx(-5.0)

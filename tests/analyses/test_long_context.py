@@ -23,7 +23,7 @@ def shipped(recipe: str) -> dict:
 
 
 def records(recipe: str) -> summary.Records:
-    return summary.read(run.HERE / recipe / "records.csv.gz")
+    return summary.read(run.HERE / recipe / "records.parquet")
 
 
 # Seconds on a core of one's own, minutes on a busy machine.

@@ -9,7 +9,7 @@ import pytest
 
 from analyses.needle_snr import prompts, relation, report, run, summary
 from diffmamba_interp.analysis_prompts import PromptRecipe
-from diffmamba_interp.analysis_results import read_recipe, read_results, write_records
+from diffmamba_interp.analysis_results import RESULT_DIGITS, read_recipe, read_results, write_records
 from diffmamba_interp.lens import demo_lens_folder
 from diffmamba_interp.lens.card import lens_sha256, weights_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo
@@ -31,8 +31,8 @@ def shipped(recipe: str) -> dict:
 def test_twenty_prompts_of_each_model_are_read_as_shipped(tmp_path: Path) -> None:
     samples = [sample for task in prompts.TASKS for sample in prompts.task_prompts(AGAIN, Path(), task)]
     parts = [run.read(name, load_demo(name)[0], samples) for name in DEMO_NAMES]
-    write_records(tmp_path / "again.csv.gz", run.together(parts))
-    again, kept = summary.read(tmp_path / "again.csv.gz"), summary.read(run.HERE / "builtin" / "records.csv.gz")
+    write_records(tmp_path / "again.parquet", run.together(parts, snr_decimals=4))
+    again, kept = summary.read(tmp_path / "again.parquet"), summary.read(run.HERE / "builtin" / "records.parquet")
     assert len(again["task"]) == 20 * 2 * 2
     keys = (*summary.TEXT, "length")
     rows = {tuple(kept[key][i] for key in keys): i for i in range(len(kept["task"]))}
@@ -58,9 +58,9 @@ def test_results_are_those_of_the_shipped_weights_and_lenses_and_of_the_recipe(n
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_results_follow_from_the_records(name: str) -> None:
-    records, results = summary.read(run.HERE / name / "records.csv.gz"), shipped(name)
+    records, results = summary.read(run.HERE / name / "records.parquet"), shipped(name)
     group = (("task", "qa1"), ("length", "0"))
-    again = json.loads(results_json(summary.of_group(records, group)))
+    again = json.loads(results_json(summary.of_group(records, group), digits=RESULT_DIGITS))
     for kind, found in again.items():
         assert [one for one in results[kind] if one["group"] == dict(group)] == found
 
@@ -96,7 +96,7 @@ def made_up_records(folder: Path, n: int = 12) -> Path:
                 for i in range(4):
                     stages[f"snr_db_{i}"].append(base[k, i] + 3 * (model == summary.MODEL))
                     stages[f"log_p_{i}"].append(-1.0 - i)
-    write_records(folder / "records.csv.gz", lines | stages)
+    write_records(folder / "records.parquet", lines | stages)
     made = {
         "models": dict.fromkeys(DEMO_NAMES, "none"),
         "lenses": dict.fromkeys(DEMO_NAMES, "none"),
@@ -158,7 +158,7 @@ def test_a_correlation_over_prompts_is_taken_within_tasks() -> None:
 
 
 def test_attention_and_lens_are_joined_by_task_and_story(tmp_path: Path) -> None:
-    records = summary.read(made_up_records(tmp_path) / "records.csv.gz")
+    records = summary.read(made_up_records(tmp_path) / "records.parquet")
     lens = summary.values_of(records, "mamba2", "tuned", (("length", "0"),))["snr_db"]
     chosen = (records["model"] == "mamba2") & (records["lens"] == "tuned")
     # The other analysis' records of the same prompts, backwards, with the lens' own numbers in them.

@@ -38,8 +38,8 @@ def test_twenty_prompts_are_read_as_shipped_by_both_models(tmp_path: Path) -> No
         for name in DEMO_NAMES
         for cell in short.wanted
     ]
-    write_records(tmp_path / "again.csv.gz", together(parts, decimals=4), decimals=5)
-    again, kept = Readings.read(tmp_path / "again.csv.gz"), Readings.read(run.HERE / "builtin" / "records.csv.gz")
+    write_records(tmp_path / "again.parquet", together(parts, decimals=4), decimals=5)
+    again, kept = Readings.read(tmp_path / "again.parquet"), Readings.read(run.HERE / "builtin" / "records.parquet")
     assert len(again.records["story"]) == 20 * 2 * 2
     for key in again.keys(0):
         own = dict(zip(kept.stories(key, "all", 0), kept.of(key, "all", 0, summary.measures_of(again)), strict=True))
@@ -62,7 +62,7 @@ def test_results_are_those_of_the_shipped_weights_lenses_and_recipe(name: str) -
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_cell_follows_from_the_records(name: str, tmp_path: Path) -> None:
     kept = shipped(name)["cells"][-1]
-    readings = Readings.read(run.HERE / name / "records.csv.gz")
+    readings = Readings.read(run.HERE / name / "records.parquet")
     write_results(tmp_path / "cell.json", {}, summary.cell(readings, kept["task"], kept["length"]))
     again = json.loads((tmp_path / "cell.json").read_text())
     assert {key: again[key] for key in kept} == kept
@@ -70,7 +70,7 @@ def test_a_cell_follows_from_the_records(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_both_models_answer_the_same_prompts_at_every_level(name: str) -> None:
-    readings = Readings.read(run.HERE / name / "records.csv.gz")
+    readings = Readings.read(run.HERE / name / "records.parquet")
     for task, length in readings.cells:
         own = [readings.stories(key, task, length) for key in readings.keys(length)]
         assert all(stories == own[0] for stories in own)
@@ -118,8 +118,8 @@ def test_losses_are_from_each_models_own_clean_answers(tmp_path: Path) -> None:
         )
     ]
     names = ("model", "kind", "where", "dose", "task", "length", "story", "n_labels", "right", "log_prob", "snr_db")
-    write_records(tmp_path / "records.csv.gz", dict(zip(names, zip(*lines, strict=True), strict=True)))
-    (level,) = summary.cell(Readings.read(tmp_path / "records.csv.gz"), "qa1", 0)["gaussian"]
+    write_records(tmp_path / "records.parquet", dict(zip(names, zip(*lines, strict=True), strict=True)))
+    (level,) = summary.cell(Readings.read(tmp_path / "records.parquet"), "qa1", 0)["gaussian"]
     assert level["loss"]["mamba2"]["snr_db"].value == pytest.approx(-6.0)
     assert level["loss"]["diff-mamba2"]["snr_db"].value == pytest.approx(-2.0)
     assert level["less_loss"]["snr_db"].value == pytest.approx(4.0)

@@ -33,8 +33,8 @@ def test_twelve_prompts_of_each_model_are_allocated_as_shipped(tmp_path: Path) -
             lengths, numbers = zip(*kept, strict=True)
             recipe = PromptRecipe(stories="generated", lengths=lengths, n=numbers, seed=7)
             parts.append(run.measure(name, task, recipe, Path(), "cpu", None)[0])
-    write_records(tmp_path / "again.csv.gz", run.together(parts), decimals=5)
-    again, kept = summary.read(tmp_path / "again.csv.gz"), summary.read(run.HERE / "builtin" / "records.csv.gz")
+    write_records(tmp_path / "again.parquet", run.together(parts), decimals=5)
+    again, kept = summary.read(tmp_path / "again.parquet"), summary.read(run.HERE / "builtin" / "records.parquet")
     assert len(again["needle"]) == 12 * 4
     rows = {key_of(kept, index): index for index in range(len(kept["task"]))}
     for index in range(len(again["task"])):
@@ -63,7 +63,7 @@ def test_results_are_those_of_the_shipped_weights_and_of_the_recipe(name: str) -
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_cells_follow_from_the_records(name: str, tmp_path: Path) -> None:
-    records, cells = summary.read(run.HERE / name / "records.csv.gz"), shipped(name)["cells"]
+    records, cells = summary.read(run.HERE / name / "records.parquet"), shipped(name)["cells"]
     for kept in (cells[1], cells[-1]):
         write_results(tmp_path / "cell.json", {}, summary.cell(records, kept["task"], kept["length"]))
         again = json.loads((tmp_path / "cell.json").read_text())
@@ -72,7 +72,7 @@ def test_the_cells_follow_from_the_records(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_pictures_are_of_the_same_prompts_and_shares_are_shares(name: str) -> None:
-    records = summary.read(run.HERE / name / "records.csv.gz")
+    records = summary.read(run.HERE / name / "records.parquet")
     stories = [records["story"][records["picture"] == picture].tolist() for picture in summary.PICTURES]
     assert all(own == stories[0] for own in stories)
     total = sum(records[column] for column in ("needle", "question", "distractors", "filler"))

@@ -31,7 +31,7 @@ IN_FILLER = ("qa1", "qa4")
 
 
 def shipped_rows(recipe: str) -> list[PromptRow]:
-    return read_rows(run.HERE / recipe / "records.csv.gz")
+    return read_rows(run.HERE / recipe / "records.csv.xz")
 
 
 def shipped_results(recipe: str) -> dict:
@@ -91,14 +91,14 @@ def test_the_cells_of_every_seed_follow_from_the_records(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_shipped_files_are_small(recipe: str) -> None:
     sizes = {file.name: file.stat().st_size for file in (run.HERE / recipe).iterdir()}
-    assert "records.csv.gz" in sizes
+    assert "records.csv.xz" in sizes
     assert {name: size for name, size in sizes.items() if size > MAX_FILE_BYTES} == {}
 
 
 def test_the_page_and_the_figures_are_those_that_the_results_give(tmp_path: Path) -> None:
     for recipe in RECIPES:
         (tmp_path / recipe).mkdir()
-        for name in ("results.json", "records.csv.gz"):
+        for name in ("results.json", "records.csv.xz"):
             (tmp_path / recipe / name).write_bytes((run.HERE / recipe / name).read_bytes())
     report.write(tmp_path)
     for name in ("README.md", *(f"{recipe}/{figure}.svg" for recipe in RECIPES for figure in ("accuracy", "ratio"))):
@@ -135,7 +135,7 @@ def with_other_seeds(folder: Path) -> None:
     results["text"] |= {seeds.name_of(name, seed): results["text"][name] for name in DEMO_NAMES for seed in (1, 2)}
     (folder / "paper").mkdir()
     (folder / "paper" / "results.json").write_text(json.dumps(results))
-    write_rows(folder / "paper" / "records.csv.gz", rows)
+    write_rows(folder / "paper" / "records.csv.xz", rows)
 
 
 def test_the_page_of_several_seeds_says_how_many_and_shows_each(tmp_path: Path) -> None:

@@ -79,23 +79,23 @@ def test_cells_survive_the_way_to_json_and_back(rows: list[PromptRow]) -> None:
 
 
 def test_rows_survive_the_way_to_a_file_and_back_in_the_same_bytes(rows: list[PromptRow], tmp_path: Path) -> None:
-    write_rows(tmp_path / "one.csv.gz", rows)
-    write_rows(tmp_path / "other.csv.gz", rows)
-    assert read_rows(tmp_path / "one.csv.gz") == rows
-    assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "other.csv.gz").read_bytes()
+    write_rows(tmp_path / "one.csv.xz", rows)
+    write_rows(tmp_path / "other.csv.xz", rows)
+    assert read_rows(tmp_path / "one.csv.xz") == rows
+    assert (tmp_path / "one.csv.xz").read_bytes() == (tmp_path / "other.csv.xz").read_bytes()
 
 
 def test_a_file_without_log_probabilities_still_says_who_was_right(rows: list[PromptRow], tmp_path: Path) -> None:
     bare = [replace(row, log_probs=()) for row in rows]
-    write_rows(tmp_path / "bare.csv.gz", bare)
-    again = read_rows(tmp_path / "bare.csv.gz")
+    write_rows(tmp_path / "bare.csv.xz", bare)
+    again = read_rows(tmp_path / "bare.csv.xz")
     assert again == bare
     assert summarise(again, ("a", "b")) == summarise(rows, ("a", "b"))
 
 
 def test_a_prompt_that_one_model_did_not_answer_is_not_written(rows: list[PromptRow], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not by all of a, b"):
-        write_rows(tmp_path / "rows.csv.gz", rows[:-1])
+        write_rows(tmp_path / "rows.csv.xz", rows[:-1])
     assert not list(tmp_path.iterdir())
 
 
