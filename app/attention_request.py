@@ -8,10 +8,15 @@ from typing import Any, cast
 import torch
 
 from app import loading
+from app.estimates import forward_seconds
 from app.loading import ModelKey
 from app.prompts import Prompt
-from diffmamba_interp import HookedMamba
-from diffmamba_interp.implicit_attention.extract import extract_attention
+from diffmamba_interp import ActivationCache, HookedMamba
+from diffmamba_interp.figures.attention import attention_figure, pooling_step
+from diffmamba_interp.figures.attention_heads import attention_heads_figure
+from diffmamba_interp.figures.attention_spans import attention_span_figure
+from diffmamba_interp.hook_names import FINAL_SCALE, block_point
+from diffmamba_interp.implicit_attention.extract import extract_attention, final_scale
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 from diffmamba_interp.implicit_attention.spans import Spans
 
@@ -24,12 +29,18 @@ REDUCTIONS = {"mean": "mean over heads", "abs_mean": "mean magnitude over heads"
 MAX_NORM_POSITIONS = 256
 """Longer prompts show the norms of so many last rows only."""
 
-MAX_CELLS = 192
-"""Rows and columns of a panel, which is about so many pixels wide; longer prompts are pooled."""
+MAX_CELLS = 128
+"""Rows and columns of a panel, which is 230 pixels wide on a small screen; longer prompts are pooled.
+
+A cell then has about two pixels. More cells show little more, and a browser takes longer to draw them.
+"""
 
 MAX_BYTES = 2**29
+MAX_RUN_BYTES, MAX_RUN_S = 2**27, 1.0
+"""Of a whole run that is kept for the next picture of the same prompt."""
 
 VIEWS = {"positions": "by position", "spans": "collapsed by span", "heads": "every head"}
+FIGURES = {"positions": attention_figure, "spans": attention_span_figure, "heads": attention_heads_figure}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +61,23 @@ class AttentionRequest:
         one = self.kind == "hidden" and self.heads.isdigit() and self.view != "heads"
         return int(self.heads) if one else None
 
+    @property
     def pooled(self) -> int:
-        """Rows and columns that one cell of the picture stands for."""
-        return -(-(self.window[1] - self.window[0] + 1) // MAX_CELLS)
+        """Rows and columns that one cell of the picture by position stands for."""
+        return pooling_step(self.window[1] - self.window[0] + 1, MAX_CELLS)
 
     def figure_arguments(self, prompt: Prompt) -> dict[str, Any]:
-        """Keyword arguments of `AttentionRecord.figure`."""
-        found: dict[str, Any] = {"max_cells": -(-len(prompt.tokens) // self.pooled())}
+        """Keyword arguments of the view's figure."""
+        found: dict[str, Any] = {}
+        if self.window != (0, len(prompt.tokens) - 1):
+            found["window"] = (self.window[0], self.window[1] + 1)
+        if self.view == "heads":
+            return found
         if self.head is not None:
             found["head"] = self.head
+        if self.view == "spans":
+            return {"spans": prompt.spans, **found}
+        found["max_cells"] = MAX_CELLS
         return found if prompt.spans == Spans() else found | {"spans": framed(prompt.spans)}
 
     def arguments(self, n_pos: int) -> dict[str, Any]:
@@ -89,10 +108,33 @@ def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -
     def make(model: HookedMamba) -> AttentionRecord:
         tokens = torch.tensor([prompt.tokens], device=key.device)
         arguments = request.arguments(len(prompt.tokens))
-        record = extract_attention(model, tokens, token_strings=prompt.strings, max_bytes=MAX_BYTES, **arguments)
+        record = extract_attention(
+            model, tokens, token_strings=prompt.strings, max_bytes=MAX_BYTES, cache=run, **arguments
+        )
         return cast(AttentionRecord, record)
 
+    run = earlier_run(key, prompt)
     return loading.result(key, ("attention", prompt, request), make, _record_bytes)
+
+
+def earlier_run(key: ModelKey, prompt: Prompt) -> ActivationCache | None:
+    """The residual stream at every block, so that another block or head need not run the blocks before it again.
+
+    None where all blocks take too long or too much for a first picture.
+    """
+    cfg = loading.config(key)
+    n_bytes = 4 * len(prompt.tokens) * cfg.d_model * (cfg.n_layers + 1)
+    if n_bytes > MAX_RUN_BYTES or forward_seconds(key, len(prompt.tokens)) > MAX_RUN_S:
+        return None
+
+    def make(model: HookedMamba) -> ActivationCache:
+        tokens = torch.tensor([prompt.tokens], device=key.device)
+        names = [block_point(block, "resid_pre") for block in range(cfg.n_layers)]
+        with torch.no_grad():
+            resid, cache = model.run_with_cache(tokens, names, stop_at_block=cfg.n_layers)
+            return ActivationCache({**cache, FINAL_SCALE: final_scale(model, resid)})
+
+    return cast(ActivationCache, loading.result(key, ("residual stream", prompt), make, lambda _: n_bytes))
 
 
 def _record_bytes(record: AttentionRecord) -> int:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
+from app.dose_request import PROBABILITY
 from app.intervention_request import LENS
+from app.needle_pictures import name_stages_shortly
 from diffmamba_interp.figures.needle import curves_by_stage
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.needle import Curve, Measure
@@ -53,6 +55,7 @@ def stage_figures(record: InterventionRecord, stages: tuple[str, ...], lens: str
             for when, v in ((when, value.tolist()) for when, value in values.items())
         ]  # fmt: skip
         figure = curves_by_stage(curves, log=log and measure == "probability")
+        name_stages_shortly(figure, stages)
         made.append(Figure(name=measure, measure=measure, values=values, figure=figure))
     return made
 
@@ -65,6 +68,12 @@ def at_output(record: InterventionRecord) -> list[tuple[str, float, float, str]]
         if name in record.clean:
             found.append((words, *(float(v[name][0]) for v in both(record)), unit))
     return found
+
+
+def present_readings(record: InterventionRecord) -> dict[str, float]:
+    """Probability and SNR at the output with the changes, by the names of a sweep's readings."""
+    found = {PROBABILITY: float(np.exp(record.intervened["answer_log_probability"][0]))}
+    return found | {name: float(record.intervened[name][0]) for name in ("snr_db",) if name in record.intervened}
 
 
 def both(record: InterventionRecord) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:

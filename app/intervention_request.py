@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -60,13 +61,16 @@ class Changes:
     knock_blocks: tuple[int, int] = (0, 0)
     knock_branch: Branch | None = None
 
-    def interventions(self, cfg: HookedMambaConfig) -> list[Intervention]:
-        """In the order in which they act. Raises ValueError for a branch of blocks that have none."""
+    def interventions(self, cfg: HookedMambaConfig, free: Collection[int] = ()) -> list[Intervention]:
+        """In the order in which they act; lambda of the `free` blocks stays as it is.
+
+        Raises ValueError for a branch of blocks that have none.
+        """
         found: list[Intervention] = []
-        scaled = tuple(b for b in differential_blocks(cfg) if b not in dict(self.lambdas))
+        scaled = tuple(b for b in differential_blocks(cfg) if b not in {*dict(self.lambdas), *free})
         if self.lambda_factor != 1 and scaled:
             found.append(ScaleLambda(factor=self.lambda_factor, blocks=scaled))
-        found += [SetLambda(value=value, blocks=(block,)) for block, value in self.lambdas]
+        found += [SetLambda(value=value, blocks=(block,)) for block, value in self.lambdas if block not in free]
         for branch in BRANCHES:
             blocks = tuple(block for block, off in self.branches_off if off == branch)
             found += [AblateBranch(branch=branch, blocks=blocks)] if blocks else []

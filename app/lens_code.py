@@ -9,7 +9,7 @@ from app.python_code import model_and_tokens, model_imports, path_text, token_te
 
 
 def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str) -> str:
-    """What makes the trajectories and figures of one model or two; for "difference" its numbers too."""
+    """What makes the trajectories and figures of one model or two; for "difference" that of both too."""
     imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
     names = dict.fromkeys("LogitLens" if request.lens is None else "load_lens" for _, request in reads)
     lines = [
@@ -22,7 +22,12 @@ def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statist
     for number, (key, request) in enumerate(reads):
         lines += _read(key, request, prompt, statistic, "second_" if number else "")
     if compare == "difference":
-        lines.append("difference = figure.data[0].z - second_figure.data[0].z")
+        lines += [
+            "from diffmamba_interp.figures.lens_difference import lens_difference_heat_map",
+            f"difference_figure = lens_difference_heat_map("
+            f"trajectory, second_trajectory, token_text, statistic={statistic!r})",
+            "difference = difference_figure.data[0].z",
+        ]
     return "\n".join([*lines, ""])
 
 

@@ -1,15 +1,15 @@
-"""Lens trajectories as figures whose cells can be clicked, and the difference of two models."""
+"""Lens trajectories as figures whose cells can be clicked."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Callable
 
-import numpy as np
 import plotly.graph_objects as go
 
 from diffmamba_interp.figures.lens import Statistic, lens_heat_map
-from diffmamba_interp.figures.scales import SIGNED_SCALE, token_label
+from diffmamba_interp.figures.lens_difference import lens_difference_heat_map
+from diffmamba_interp.figures.scales import token_label
 from diffmamba_interp.lens import LensTrajectory
 
 STAGE_HEIGHT, FRAME_HEIGHT = 25, 170
@@ -18,38 +18,19 @@ COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 1
 
 def lens_picture(found: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int) -> go.Figure:
     """The heat map, to be clicked. first: position of the first column in the prompt."""
-    figure = lens_heat_map(found, text, statistic=statistic)
-    figure.update_traces(textfont_size=10, colorbar=COLOUR_BAR, colorbar_title_side="right")
-    make_clickable(figure, first)
-    return figure
+    return shaped(lens_heat_map(found, text, statistic=statistic), first)
 
 
 def difference_picture(
     one: LensTrajectory, other: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int
 ) -> go.Figure:
-    """The first model's values minus the second's, on a signed scale.
+    """The heat map of the first model's values minus the second's, to be clicked; see `lens_difference_heat_map`."""
+    return shaped(lens_difference_heat_map(one, other, text, statistic=statistic), first)
 
-    A cell holds the first model's top token where the second has another. Raises ValueError if the models
-    have not equally many blocks.
-    """
-    if one.stages != other.stages:
-        raise ValueError(
-            f"the models have {len(one.stages) - 1} and {len(other.stages) - 1} blocks: their stages cannot be "
-            "subtracted. Compare them side by side."
-        )
-    figure = lens_heat_map(one, text, statistic=statistic)
-    own, others = figure.data[0], lens_heat_map(other, text, statistic=statistic).data[0]
-    values = np.asarray(own.z) - np.asarray(others.z)
-    limit = float(np.abs(values).max()) or 1.0
-    same = one.top_tokens[0, ..., 0] == other.top_tokens[0, ..., 0]
-    lines = zip(own.text, same, strict=True)
-    pairs = zip(own.customdata, others.customdata, strict=True)
-    figure.update_traces(
-        z=values, zmin=-limit, zmax=limit, colorscale=SIGNED_SCALE, textfont_size=10,
-        text=[["" if agrees else word for word, agrees in zip(*line, strict=True)] for line in lines],
-        customdata=[[f"{a}<br>second model:<br>{b}" for a, b in zip(*pair, strict=True)] for pair in pairs],
-        colorbar={**COLOUR_BAR, "title": {"text": f"first − second:<br>{own.colorbar.title.text}", "side": "right"}},
-    )  # fmt: skip
+
+def shaped(figure: go.Figure, first: int) -> go.Figure:
+    """The figure with its colour bar above it, to be clicked."""
+    figure.update_traces(textfont_size=10, colorbar=COLOUR_BAR, colorbar_title_side="right")
     make_clickable(figure, first)
     return figure
 

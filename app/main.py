@@ -32,3 +32,5 @@ page = st.navigation(PAGES)
 kept_state.visit(page.url_path)
 page.run()
 kept_state.write_url()
+# At the end, since it takes a line of the page, and does not need to be there before the figures.
+st.html(APP / "png_button.html", unsafe_allow_javascript=True)

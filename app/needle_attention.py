@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from diffmamba_interp.figures.styles import STYLES
-from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
+from diffmamba_interp.implicit_attention.allocation import Allocation
+from diffmamba_interp.implicit_attention.allocation_measures import allocation_measures
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
 from diffmamba_interp.needle.statistics import bootstrap
 
@@ -22,7 +23,6 @@ PANELS = {
     "over_allocation": "share on distractors and filler",
 }
 NAMES = {"net": "written", "lambda_subtrahend": "λ · subtrahend"}
-NOISE = ("distractors", "filler")
 BAND_OPACITY = 0.15
 ANSWER = DIRECTIONS.index("answer")
 
@@ -57,22 +57,12 @@ def block_curves(model: str, allocation: Allocation) -> list[BlockCurve]:
 
 
 def measures(allocation: Allocation) -> dict[str, dict[str, np.ndarray]]:
-    """Per panel and name, [prompt, block]; NaN where a block or a prompt has no such number.
-
-    cancelled = 1 - sum |K1 - lambda K2| / (sum |K1| + sum |lambda K2|)      0 if nothing cancels
-    over_allocation = sum over `NOISE` |K| / sum |K|
-    """
-    mass = allocation.mass[:, ANSWER].double().numpy()
-    snr = allocation.snr_db[:, ANSWER].double().numpy()
-    noise = [CLASSES.index(name) for name in NOISE]
-    net, minuend, scaled = (mass[:, :, PICTURES.index(name)] for name in ("net", "minuend", "lambda_subtrahend"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cancelled = 1 - net / (minuend + scaled)
-        over = mass[..., noise].sum(axis=-1) / mass.sum(axis=-1)
+    """Per panel and name, [prompt, block], of the answer's logit; see `allocation_measures`."""
+    made = allocation_measures(allocation, ANSWER)
     return {
-        "snr_db": {name: snr[..., k] for k, name in enumerate(PICTURES)},
-        "cancelled": {name: cancelled[..., k] for k, name in enumerate(CLASSES) if name != "other"},
-        "over_allocation": {name: over[..., k] for k, name in enumerate(PICTURES)},
+        "snr_db": {name: value.numpy() for name, value in made.snr_db.items()},
+        "cancelled": {name: value.numpy() for name, value in made.cancelled.items() if name != "other"},
+        "over_allocation": {name: value.numpy() for name, value in made.over_allocation.items()},
     }
 
 

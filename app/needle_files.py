@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.needle_attention import BlockCurve, measures
-from app.needle_request import NeedleFound
+from app.needle_found import NeedleFound
 from app.panels.downloads import Download, html_file
 from diffmamba_interp.figures.csv_text import csv_text
 from diffmamba_interp.needle import Curve, PairedCurve

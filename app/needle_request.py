@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from app import loading
-from app.estimates import forward_seconds
 from app.lens_request import LensRequest
 from app.loading import ModelKey
+from app.needle_found import NeedleFound
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.implicit_attention.allocation import Allocation
 from diffmamba_interp.implicit_attention.prompt_allocation import allocate_prompts
 from diffmamba_interp.lens import LogitLens, TunedLens, load_lens
-from diffmamba_interp.needle import NeedleSample, NeedleTrajectory, Story, make_needle_samples, needle_trajectory
+from diffmamba_interp.needle import NeedleSample, Story, make_needle_samples, needle_trajectory
 
 STEP_TOKENS = 1024
 """Of the prompts that are read before the page is drawn again: about a second."""
 
-FACT_TOKENS = 120
-"""About what a story without filler takes."""
+FACT_TOKENS = {"qa1": 55, "qa2": 105, "qa3": 310, "qa4": 35, "qa5": 155}
+"""About what a story without filler takes, in the bundled tokens."""
 
 TUNED, LOGIT = "tuned", "logit"
 
@@ -38,11 +36,22 @@ class SampleRequest:
     stories: tuple[Story, ...] = ()
 
     @property
+    def n_prompts(self) -> int:
+        return len(self.stories) or self.n
+
+    @property
     def n_tokens(self) -> int:
         """About how many tokens all prompts have."""
         if self.stories:
             return sum(sum(map(len, story.facts)) // 3 + 20 for story in self.stories)
-        return self.n * (self.length or FACT_TOKENS)
+        return self.n * (self.length or FACT_TOKENS[self.task])
+
+    @property
+    def in_words(self) -> str:
+        """Which prompts, for titles."""
+        if self.stories:
+            return f"{len(self.stories)} pasted prompts"
+        return f"{self.task} at {self.length} tokens, {self.n} prompts of seed {self.seed}"
 
     def samples(self, key: ModelKey) -> list[NeedleSample]:
         """The prompts in the model's tokens. Raises ValueError where too few stories fit the length."""
@@ -81,41 +90,20 @@ class NeedleRead:
                 for n in self.lens_names}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class NeedleFound:
-    """What one model makes of the prompts that were read so far. allocation: None if it was not asked for."""
-
-    trajectory: NeedleTrajectory
-    allocation: Allocation | None
-
-    def joined(self, other: NeedleFound) -> NeedleFound:
-        """This and then the other's prompts."""
-        both = self.allocation, other.allocation
-        return replace(
-            self,
-            trajectory=NeedleTrajectory.join([self.trajectory, other.trajectory]),
-            allocation=None if both[0] is None or both[1] is None else Allocation.cat([both[0], both[1]]),
-        )
-
-
-def seconds(reads: Sequence[NeedleRead], request: SampleRequest) -> float:
-    """At least so many seconds for all models; the attention takes about a forward pass more."""
-    return sum(forward_seconds(read.key, request.n_tokens * (2 if read.attention else 1)) for read in reads)
-
-
 def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[tuple[float, list[NeedleFound]]]:
     """Share done and what is found so far, one per model, all of the same prompts; the list is empty at first.
 
     Between the steps others can use the models. What was read before comes from the cache.
     """
     samples = request.samples(reads[0].key)
+    lenses: dict[NeedleRead, dict[str, LogitLens | TunedLens]] = {}
     at_a_time = max(1, STEP_TOKENS // max(sample.n_tokens for sample in samples))
     found: list[NeedleFound] = []
     for start in range(0, len(samples), at_a_time):
         chosen = samples[start : start + at_a_time]
         parts = []
         for place, read in enumerate(reads):
-            parts.append(_read(read, request, start, chosen))
+            parts.append(_read(read, request, start, chosen, lenses))
             done = start + len(chosen) * (place + 1) / len(reads)
             if place + 1 < len(reads):
                 yield done / len(samples), found
@@ -123,19 +111,21 @@ def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[
         yield (start + len(chosen)) / len(samples), found
 
 
-def _read(read: NeedleRead, request: SampleRequest, start: int, samples: list[NeedleSample]) -> NeedleFound:
+def _read(
+    read: NeedleRead, request: SampleRequest, start: int, samples: list[NeedleSample],
+    opened: dict[NeedleRead, dict[str, LogitLens | TunedLens]],
+) -> NeedleFound:  # fmt: skip
+    """opened: the lenses of this run, which are read from their files once."""
+
     def make(model: HookedMamba) -> NeedleFound:
+        if read not in opened:
+            opened[read] = read.lenses(model)
         return NeedleFound(
-            trajectory=needle_trajectory(model, read.lenses(model), samples, name=read.name),
+            trajectory=needle_trajectory(model, opened[read], samples, name=read.name),
             allocation=allocate_prompts(model, samples) if read.attention else None,
         )
 
-    return loading.result(read.key, ("needle", read, request, start), make, _found_bytes)
-
-
-def _found_bytes(found: NeedleFound) -> int:
-    arrays = [value for value in vars(found.trajectory).values() if isinstance(value, np.ndarray)]
-    return sum(array.nbytes for array in arrays) * 2 + 10_000
+    return loading.result(read.key, ("needle", read, request, start), make, lambda found: found.nbytes + 10_000)
 
 
 def _sample_bytes(samples: list[NeedleSample]) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Encoding, Tokenizer
 
-from app.prompt_spans import spans_of_sample, spans_of_text
+from app.prompt_spans import spans_of_text
+from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
 from diffmamba_interp.implicit_attention.spans import Spans
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ DEFAULT_TEXT = (
 """A needle prompt in the form of the retrieval tasks (`diffmamba_interp.needle.prompts`)."""
 
 DEFAULT_NEEDLE = "John went back to the hallway."
+DEFAULT_OTHER_FACTS = (
+    "John moved to the garden.; Mary went to the kitchen.; Sandra travelled to the office.; "
+    "Mary journeyed to the bathroom."
+)
+"""Marked as distractors, which in a prompt are whole facts (`prompt_spans`)."""
+
 DEFAULT_DISTRACTORS = "garden; kitchen; office; bathroom"
+"""The labels that compete with the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ def parse_prompt(
 def prompt_of_sample(sample: NeedleSample, tokenizer: Tokenizer, d_vocab: int) -> Prompt:
     """A generated needle prompt."""
     tokens = tuple(sample.tokens.tolist())
-    return _prompt(tokens, tokenizer, d_vocab, spans_of_sample(sample), answer=f" {sample.answer}")
+    return _prompt(tokens, tokenizer, d_vocab, prompt_spans(sample), answer=f" {sample.answer}")
 
 
 def parse_token(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> int:

@@ -34,7 +34,7 @@ def grid_code(models: Mapping[str, ModelKey], request: GridRequest) -> str:
         "import torch",
         *dict.fromkeys(line for key in keys for line in model_imports(key)),
         "from transformers import PreTrainedTokenizerFast",
-        "from diffmamba_interp.figures.retrieval import accuracy_by_length",
+        "from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map",
         "from diffmamba_interp.generated_text import generated_documents",
         "from diffmamba_interp.needle import Filler, Haystack, generate_stories",
         "from diffmamba_interp.needle.accuracy_grid import hide_stories, prompt_rows, summarise",
@@ -56,6 +56,7 @@ def grid_code(models: Mapping[str, ModelKey], request: GridRequest) -> str:
         "        rows += prompt_rows(name, samples, score_labels(model, samples, n_generated=3), tokenizer)",
         "cells = summarise(rows, list(models))",
         "figure = accuracy_by_length(cells)",
+        *(["ratio = ratio_heat_map(cells)"] if len(keys) == 2 else []),
         "",
     ]
     return "\n".join(lines)

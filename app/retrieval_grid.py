@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,11 +23,15 @@ from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories,
 from diffmamba_interp.needle.scoring import LabelScores, score_labels
 from diffmamba_interp.needle.tasks import generate_stories
 
+RESULTS = Path(__file__).resolve().parents[1] / "analyses" / "retrieval"
 FILLER_CHARS = 200_000
 SPARE_STORIES = 20
 STEP_TOKENS = 4096
-FACT_TOKENS = 200
-"""About what a story without filler takes."""
+FACT_TOKENS = {"qa1": 76, "qa2": 201, "qa3": 579, "qa4": 32, "qa5": 263}
+"""What the longest stories without filler take, to which the others beside them are padded."""
+
+ANSWER_TOKENS = 80
+"""Scoring a prompt's labels and generating an answer takes as long as reading so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,8 @@ class GridRequest:
         return [(task, length) for length in sorted(self.lengths) for task in self.tasks]
 
     def seconds(self, keys: Sequence[ModelKey]) -> float:
-        """At least so many seconds for all models."""
-        n_tokens = self.n * len(self.tasks) * sum(length or FACT_TOKENS for length in self.lengths)
+        """About so many seconds for all models."""
+        n_tokens = self.n * sum((length or FACT_TOKENS[task]) + ANSWER_TOKENS for task, length in self.cells)
         return sum(forward_seconds(key, n_tokens) for key in keys)
 
 
@@ -74,7 +79,7 @@ def run_grid(models: dict[str, ModelKey], request: GridRequest) -> Iterator[Grid
         if not samples:
             raise ValueError(f"no story of {task} fits {length} tokens: give a greater length.")
         rows: list[PromptRow] = []
-        at_a_time = max(1, STEP_TOKENS // max(length, FACT_TOKENS))
+        at_a_time = max(1, STEP_TOKENS // max(length, FACT_TOKENS[task]))
         for place, (name, key) in enumerate(models.items()):
             scores: list[LabelScores] = []
             for start in range(0, len(samples), at_a_time):
@@ -86,10 +91,10 @@ def run_grid(models: dict[str, ModelKey], request: GridRequest) -> Iterator[Grid
         yield GridStep(task=task, length=length, share=(number + 1) / len(request.cells), rows=tuple(rows))
 
 
-def grid_files(figure: go.Figure, cells: Sequence[Cell]) -> list[Download]:
-    """The figure and the cells behind it."""
+def grid_files(figures: Mapping[str, go.Figure], cells: Sequence[Cell]) -> list[Download]:
+    """Every figure, and the cells behind them."""
     return [
-        html_file(figure),
+        *(replace(html_file(figure), ending=f"{name}.html") for name, figure in figures.items()),
         Download(ending="csv", mime="text/csv", make=lambda: cells_csv(cells).encode()),
         Download(ending="npz", mime="application/octet-stream", make=lambda: cells_npz(cells)),
     ]

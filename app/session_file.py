@@ -14,6 +14,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,8 @@ def read_session(content: bytes) -> Session:
             files = {name: archive.read(name) for name in archive.namelist() if name != MANIFEST}
         return _session(manifest, files)
     except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, MemoryError, RecursionError,
-            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError) as error:  # fmt: skip
+            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError, OverflowError, zlib.error,
+            ) as error:  # fmt: skip
         raise ValueError(f"this is no session file, or a damaged one ({type(error).__name__}: {error}).") from error
 
 

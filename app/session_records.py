@@ -18,6 +18,7 @@ from diffmamba_interp.figures.attention import attention_figure
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 if TYPE_CHECKING:
+    from app.needle_found import NeedleRun
     from app.panels.kept_records import KeptRecord
     from diffmamba_interp.lens import LensTrajectory
 
@@ -27,16 +28,17 @@ MAX_CELLS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class RecordKind:
-    """write: the record as NPZ. read: the inverse; raises ValueError. draw: a figure of it, which needs no model."""
+    """write: the record as NPZ. read: the inverse; raises ValueError. draw: its figures, which need no model."""
 
     write: Callable[[Any], bytes]
     read: Callable[[bytes], Any]
-    draw: Callable[[KeptRecord], go.Figure]
+    draw: Callable[[KeptRecord], list[go.Figure]]
 
 
 def kind_of(record: object) -> str:
     """Name of the record's kind in a session file."""
-    return "attention" if isinstance(record, AttentionRecord) else "lens"
+    # By name, so that no library is loaded only to tell them apart.
+    return {"AttentionRecord": "attention", "NeedleRun": "needle"}.get(type(record).__name__, "lens")
 
 
 def read_attention(content: bytes) -> AttentionRecord:
@@ -53,9 +55,9 @@ def read_attention(content: bytes) -> AttentionRecord:
     return record
 
 
-def draw_attention(kept: KeptRecord) -> go.Figure:
+def draw_attention(kept: KeptRecord) -> list[go.Figure]:
     assert isinstance(kept.record, AttentionRecord)
-    return attention_figure(kept.record, max_cells=MAX_CELLS)
+    return [attention_figure(kept.record, max_cells=MAX_CELLS)]
 
 
 def write_lens(record: LensTrajectory) -> bytes:
@@ -80,10 +82,32 @@ def read_lens(content: bytes) -> LensTrajectory:
     return record
 
 
-def draw_lens(kept: KeptRecord) -> go.Figure:
+def draw_lens(kept: KeptRecord) -> list[go.Figure]:
     from diffmamba_interp.figures.lens import lens_heat_map
 
-    return lens_heat_map(cast("LensTrajectory", kept.record), lambda token: kept.words.get(token, str(token)))
+    return [lens_heat_map(cast("LensTrajectory", kept.record), lambda token: kept.words.get(token, str(token)))]
+
+
+def write_needle(run: NeedleRun) -> bytes:
+    from app import needle_records
+
+    return needle_records.write_needle(run)
+
+
+def read_needle(content: bytes) -> NeedleRun:
+    from app import needle_records
+
+    require_modest_arrays(content)
+    return needle_records.read_needle(content)
+
+
+def draw_needle(kept: KeptRecord) -> list[go.Figure]:
+    from app.needle_pictures import attention_picture, curve_figures
+
+    run = cast("NeedleRun", kept.record)
+    figures, _ = curve_figures(run)
+    read = attention_picture(run)
+    return [*figures.values(), *([read[0]] if read else [])]
 
 
 def require_modest_arrays(content: bytes) -> None:
@@ -97,4 +121,5 @@ def require_modest_arrays(content: bytes) -> None:
 KINDS = {
     "attention": RecordKind(write=record_bytes, read=read_attention, draw=draw_attention),
     "lens": RecordKind(write=write_lens, read=read_lens, draw=draw_lens),
+    "needle": RecordKind(write=write_needle, read=read_needle, draw=draw_needle),
 }

@@ -10,6 +10,7 @@ from app.prompts import Prompt
 from diffmamba_interp.figures.attention import PANEL_NAMES
 from diffmamba_interp.figures.coloured_text import coloured_text
 from diffmamba_interp.figures.scales import token_label
+from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.span_summary import summarise_spans
 from diffmamba_interp.implicit_attention.spans import Interval, Spans
@@ -28,7 +29,8 @@ def choose_row(prompt: Prompt, record: AttentionRecord) -> int:
 def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
     """Every picture's row on one scale."""
     first_row = int(record.rows[0, 0])
-    pictures = {name: picture[row - first_row, : row + 1] for name, picture in whole_rows(record).items()}
+    whole = pictures_of(record).values
+    pictures = {name: picture[row - first_row, : row + 1].cpu().numpy() for name, picture in whole.items()}
     limit = max(float(np.abs(picture).max()) for picture in pictures.values()) or 1.0
     stretches = shown_stretches(prompt.spans, row)
     if prompt.spans.needle:
@@ -98,9 +100,3 @@ def left_out(picture: np.ndarray, stretches: list[Interval]) -> str:
     shown = sum(float(np.abs(picture[start:end]).sum()) for start, end in stretches)
     share = 1 - shown / max(float(np.abs(picture).sum()), 1e-30)
     return f": {n_shown} of {len(picture):,} tokens; {share:.1%} of the row's magnitude falls on the others"
-
-
-def whole_rows(record: AttentionRecord) -> dict[str, np.ndarray]:
-    """The pictures as [row, src]: a record of one head has that head only."""
-    arrays = record.to_numpy()
-    return {name: arrays[name][0, 0] if record.per_head else arrays[name][0] for name in record.pictures}

@@ -11,8 +11,8 @@ from app.loading import ModelKey
 from app.panels.chosen_model import ChosenModel
 from app.panels.errors import shown_errors
 from app.prompts import (
-    DEFAULT_DISTRACTORS,
     DEFAULT_NEEDLE,
+    DEFAULT_OTHER_FACTS,
     DEFAULT_TEXT,
     Prompt,
     default_ids,
@@ -60,7 +60,7 @@ def _text_or_sample(chosen: ChosenModel) -> Prompt:
     with st.expander("Mark in it"):
         hint = "Texts of the prompt, between semicolons"
         needle = view_state.text_input("Needle", "needle", DEFAULT_NEEDLE if ready else "", help=hint)
-        distractors = view_state.text_input("Distractors", "distractors", DEFAULT_DISTRACTORS if ready else "")
+        distractors = view_state.text_input("Distractors", "distractors", DEFAULT_OTHER_FACTS if ready else "")
     return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors)
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 FIGURE_BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
-"""The camera above a figure saves it as SVG."""
+"""The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,13 @@ class Download:
 
 def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
     """Buttons for the files, named `name`, and the Python to copy."""
-    with st.expander("Take it away: HTML, CSV, NPZ, Python", icon=":material/download:"):
+    with st.expander("Take it away: HTML, PNG, SVG, CSV, NPZ, Python", icon=":material/download:"):
         for column, file in zip(st.columns(len(files)), files, strict=True):
             column.download_button(
                 file.ending.upper(), file.make, f"{name}.{file.ending}", file.mime,
                 key=f"download_{file.ending}", on_click="ignore", width="stretch",
             )  # fmt: skip
-        st.caption("The camera above the figure saves it as SVG. This Python gives the same numbers:")
+        st.caption("The cameras above a figure save it as SVG and as PNG. This Python gives the same numbers:")
         st.code(code, language="python", wrap_lines=True)
 
 

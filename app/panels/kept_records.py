@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import streamlit as st
 
@@ -20,8 +21,9 @@ _KEPT = "kept_records"
 class KeptRecord:
     """A computed record and what it was computed with.
 
-    record: an `AttentionRecord` or a `LensTrajectory`. model: its name in the side bar. strings: the prompt's
-    tokens as text. words: texts of token ids that the record holds, for a lens.
+    record: an `AttentionRecord`, a `LensTrajectory` or a `NeedleRun`. model: its name in the side bar, or those of
+    two. strings: the prompt's tokens as text; empty for many prompts. words: texts of token ids that the record
+    holds, for a lens.
     """
 
     title: str
@@ -34,13 +36,20 @@ class KeptRecord:
 
 
 def keep(chosen: ChosenModel, prompt: Prompt, title: str, record: object, token_ids: set[int] | None = None) -> None:
-    """Keep a record, in place of an older one of this title and model. token_ids: whose text belongs to it."""
-    kept: dict[tuple[str, str], KeptRecord] = st.session_state.setdefault(_KEPT, {})
-    kept.pop((title, chosen.name), None)
-    kept[title, chosen.name] = KeptRecord(
-        title=title, model=chosen.name, dtype=chosen.key.dtype, device=chosen.key.device, strings=prompt.strings,
-        record=record, words={token: token_text(token, chosen.tokenizer) for token in token_ids or ()},
+    """Keep a record of one prompt, as `keep_record`. token_ids: whose text belongs to it."""
+    keep_record(
+        KeptRecord(
+            title=title, model=chosen.name, dtype=chosen.key.dtype, device=chosen.key.device, strings=prompt.strings,
+            record=record, words={token: token_text(token, chosen.tokenizer) for token in token_ids or ()},
+        )
     )  # fmt: skip
+
+
+def keep_record(one: KeptRecord) -> None:
+    """Keep a record, in place of an older one of its title and model; the oldest go where there are too many."""
+    kept: dict[tuple[str, str], KeptRecord] = st.session_state.setdefault(_KEPT, {})
+    kept.pop((one.title, one.model), None)
+    kept[one.title, one.model] = one
     while len(kept) > MAX_RECORDS or (len(kept) > 1 and sum(map(record_size, kept.values())) > MAX_BYTES):
         kept.pop(next(iter(kept)))
 
@@ -56,6 +65,8 @@ def forget_all() -> None:
 
 def record_size(kept: KeptRecord) -> int:
     """Bytes of the arrays."""
-    record = kept.record
+    record: Any = kept.record
+    if hasattr(record, "nbytes"):
+        return record.nbytes
     values = record.parts if isinstance(record, AttentionRecord) else vars(record).values()
     return sum(getattr(value, "nbytes", 0) for value in values)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import streamlit as st
 
 from app import view_state
+from app.needle_found import Drawing
 from app.needle_request import NeedleRead, SampleRequest
 from app.panels.chosen_model import ChosenModel
 from app.panels.chosen_prompt import LENGTHS, MAX_SEED, TASKS
@@ -24,15 +24,6 @@ SHOWN: tuple[Measure, ...] = (
 )  # fmt: skip
 LOGARITHMIC = ("probability", "label_share", "per_token_probability")
 STATISTICS = {"mean": "mean", "median": "median"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How the curves are drawn. log: a logarithmic axis for `measure`; the SNR is in dB."""
-
-    measure: Measure
-    statistic: Statistic
-    log: bool
 
 
 def choose_samples() -> SampleRequest:

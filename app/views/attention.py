@@ -12,16 +12,14 @@ from streamlit.delta_generator import DeltaGenerator
 from app import kept_state, view_state
 from app.attention_code import attention_code
 from app.attention_files import attention_files
-from app.attention_pictures import collapsed, collapsed_figure, cut_to_window, thumbnails_figure
-from app.attention_request import KINDS, MAX_CELLS, REDUCTIONS, VIEWS, AttentionRequest, attention_record
-from app.panels.attention_row import choose_row, draw_row, whole_rows
+from app.attention_request import FIGURES, KINDS, MAX_CELLS, REDUCTIONS, VIEWS, AttentionRequest, attention_record
+from app.panels.attention_row import choose_row, draw_row
 from app.panels.chosen_model import ChosenModel, choose_model
 from app.panels.chosen_prompt import choose_prompt
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.panels.kept_records import keep
 from app.panels.long_runs import agreed
-from app.prompt_spans import segments
 from app.prompts import Prompt, parse_token
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 
@@ -90,29 +88,32 @@ def heads_name(heads: str) -> str:
 
 
 def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> go.Figure:
-    title = f"Block {record.block}: {KINDS[record.kind]}"
+    figure = FIGURES[request.view](record, **request.figure_arguments(prompt))
     if request.view == "heads":
-        figure = thumbnails_figure(record, title=f"{title}, every head. Click one to see it large")
         n_lines = len(record.pictures) * -(-len(record.heads) // 16)
-        figure.update_layout(height=120 + LINE_HEIGHT * n_lines, margin={"b": 10})
+        figure.update_layout(height=140 + LINE_HEIGHT * n_lines, margin={"b": 10})
         st.plotly_chart(
             figure, width="stretch", key="heads_figure", config=FIGURE_BUTTONS, selection_mode="points",
             on_select=take_head if request.kind == "hidden" else "ignore",
         )  # fmt: skip
         return figure
-    if request.view == "spans":
-        cut = segments(prompt.spans, *request.window)
-        rows = record.rows[0].numpy()
-        pictures = {name: collapsed(picture, rows, cut) for name, picture in whole_rows(record).items()}
-        figure = collapsed_figure(pictures, cut, title=f"{title}: sums over sources, means over destinations")
-    else:
-        figure = record.figure(**request.figure_arguments(prompt))
-        if request.window != (0, len(prompt.tokens) - 1):
-            cut_to_window(figure, prompt.strings, *request.window)
-    # The legend of the spans hangs from the top edge; without an anchor the page's theme puts it above.
-    figure.update_layout(height=FIGURE_HEIGHT, margin={"b": 10}, legend_yanchor="top")
+    figure.update_layout(height=FIGURE_HEIGHT)
     st.plotly_chart(figure, width="stretch", key="attention_figure", config=FIGURE_BUTTONS)
     return figure
+
+
+def what_is_drawn(request: AttentionRequest) -> str:
+    """What was done to the record's values before they were drawn."""
+    if request.view == "heads":
+        return " Pooled to thumbnails by the value of largest magnitude. Click one to see that head large."
+    if request.view == "spans":
+        return " A cell is a sum over the sources of a span, and a mean over its destinations."
+    if request.pooled == 1:
+        return ""
+    return (
+        f" A cell stands for {request.pooled} × {request.pooled} positions and shows their value of largest magnitude; "
+        "zoom in for single ones. The row below, CSV and NPZ hold every value."
+    )
 
 
 def take_head() -> None:
@@ -127,9 +128,10 @@ def draw_rest(
     chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record: AttentionRecord, figure: go.Figure
 ) -> None:
     if record.is_differential:
-        st.caption(f"Block {record.block} is differential. Difference: {record.difference_means}.")
+        means = f"Block {record.block} is differential. Difference: {record.difference_means}."
     else:
-        st.caption(f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}.")
+        means = f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}."
+    st.caption(means + what_is_drawn(request))
     if request.view != "heads":
         draw_row(prompt, record, choose_row(prompt, record))
     keep(chosen, prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)

@@ -18,11 +18,12 @@ from app.prompts import Prompt, token_text
 with st.spinner("Loading the interventions"):
     from app.intervention_code import intervention_code
     from app.intervention_files import intervention_files
-    from app.intervention_pictures import AFTER, BEFORE, at_output, in_words, stage_figures
+    from app.intervention_pictures import AFTER, BEFORE, at_output, in_words, present_readings, stage_figures
     from app.intervention_request import Answer, Changes, changed_trajectory, readings
     from app.lens_pictures import difference_picture, lens_picture, top_tokens
     from app.lens_request import STATISTICS, LensRequest, trajectory
     from app.panels.answer_choice import choose_answer
+    from app.panels.dose_response import draw_dose_response
     from app.panels.fitting_lens import choose_fitting_lenses
     from app.panels.intervention_choices import choose_changes
     from diffmamba_interp.interventions import InterventionRecord
@@ -80,6 +81,7 @@ def page() -> None:
                 figures |= draw_maps(chosen, request, found, maps, colour)
                 draw_top(chosen, request, found)
                 draw_files(chosen, prompt, answer, request, changes, colour, figures, record, found)
+                draw_dose_response(chosen, prompt, answer, changes, present_readings(record), log=log)
 
 
 def draw_numbers(record: InterventionRecord) -> None:

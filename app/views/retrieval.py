@@ -16,12 +16,11 @@ from app.panels.errors import shown_errors
 
 with st.spinner("Loading the retrieval tasks"):
     from app.retrieval_code import grid_code, results_code
-    from app.retrieval_grid import GridRequest, grid_files, run_grid
+    from app.retrieval_grid import RESULTS, GridRequest, grid_files, run_grid
     from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
     from diffmamba_interp.needle import TASKS
     from diffmamba_interp.needle.accuracy_grid import Cell, summarise
 
-RESULTS = Path(__file__).resolve().parents[2] / "analyses" / "retrieval"
 LIVE = "run here"
 TITLES = {
     "paper": "measured: bAbI stories in novels",
@@ -29,6 +28,7 @@ TITLES = {
     LIVE: "run a small grid here",
 }
 LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
+LEGEND = {"orientation": "h", "y": -0.25}
 ROWS, REQUEST = "retrieval_rows", "retrieval_request"
 
 
@@ -56,7 +56,7 @@ def read_results(file: Path) -> tuple[list[Cell], list[list[Cell]], str]:
     made = found["provenance"]
     weights = ", ".join(f"{name} {digest[:12]}…" for name, digest in made["models"].items())
     others = [[Cell.from_dict(values) for values in cells] for cells in found.get("seeds", [])]
-    faint = "Faint curves: other training seeds. " if others else ""
+    faint = f"Faint curves: {len(others)} other training seed{'' if len(others) == 1 else 's'}. " if others else ""
     return (
         [Cell.from_dict(values) for values in found["cells"]],
         others,
@@ -76,7 +76,7 @@ def live(models: Sequence[ChosenModel]) -> None:
     left, right, words = st.columns([1, 1, 4])
     pressed = left.button("Run", key="run_grid", type="primary", disabled=not request.cells)
     stop = right.empty()
-    words.caption(f"{len(request.cells)} cells of {request.n} prompts; at least {seconds:.0f} s here.")
+    words.caption(f"{len(request.cells)} cells of {request.n} prompts; about {seconds:.0f} s here.")
     names = [model.name for model in models]
     if pressed:
         # A press while the grid runs makes Streamlit leave this run at its next drawing; the rows stay.
@@ -112,18 +112,23 @@ def choose_grid() -> GridRequest:
 
 
 def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()) -> None:
-    """Curves, the ratio where there are two models, and the files."""
-    figure = accuracy_by_length(cells, others=others)
-    figure.update_layout(height=330, margin={"t": 40, "b": 10}, legend={"orientation": "h", "y": -0.15})
-    st.plotly_chart(figure, width="stretch", key="accuracy_figure", config=FIGURE_BUTTONS)
-    st.caption("Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals.")
+    """Curves, the ratio where there are two models, and the files; `others`: the cells of other training seeds."""
+    figures = {"accuracy": accuracy_by_length(cells, others=others)}
+    figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND)
+    figures["accuracy"].update_xaxes(title_text="tokens")
+    st.plotly_chart(figures["accuracy"], width="stretch", key="accuracy_figure", config=FIGURE_BUTTONS)
+    st.caption(
+        "Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals. 1k: 1,024 tokens."
+    )
     if len(cells[0].models) == 2:
-        ratio = ratio_heat_map(cells)
-        ratio.update_layout(height=300, margin={"t": 30, "b": 10})
-        st.plotly_chart(ratio, width="stretch", key="ratio_figure", config=FIGURE_BUTTONS)
+        figures["ratio"] = ratio_heat_map(cells)
+        figures["ratio"].update_layout(height=300, margin={"t": 30, "b": 10})
+        st.plotly_chart(figures["ratio"], width="stretch", key="ratio_figure", config=FIGURE_BUTTONS)
         names = " over ".join(model.model for model in reversed(cells[0].models))
-        st.caption(f"Accuracy of {names}. * the paired 95 % interval of their difference excludes zero.")
-    draw_downloads(grid_files(figure, cells), code, name="retrieval")
+        of_seed = ", of the first training seed" if others else ""
+        st.caption(f"Accuracy of {names}{of_seed}. * the paired 95 % interval of their difference excludes zero.")
+    every = [cell for grid in (cells, *others) for cell in grid]
+    draw_downloads(grid_files(figures, every), code, name="retrieval")
 
 
 page()

@@ -34,7 +34,7 @@ def draw_writing() -> None:
     for kept in records:
         st.text(f"{kept.model}: {kept.title}")
     if not records:
-        st.text("none yet: open the Attention or the Lens page first")
+        st.text("none yet: open the Attention, the Lens or the Needle page first")
     # The file is made in another thread, which knows no session.
     make = partial(write_session, kept_state.visited(), kept_state.values(), records)
     st.download_button(
@@ -56,22 +56,29 @@ def choose_file() -> Session | None:
 
 
 def draw_opened(session: Session) -> None:
-    st.subheader(f"{len(session.records)} figures in the file")
+    n = len(session.records)
+    st.subheader(f"{n} record{'' if n == 1 else 's'} in the file")
     if session.state and st.button("Set the widgets as they were"):
         kept_state.replace_all(session.state)
         st.switch_page(f"views/{session.page if session.page in PAGES else 'overview'}.py")
     for number, kept in enumerate(session.records):
-        with shown_errors(f"Drawing figure {number}"):
+        with shown_errors(f"Drawing record {number + 1}"):
             draw_record(number, kept)
 
 
 def draw_record(number: int, kept: KeptRecord) -> None:
-    st.markdown(f"**Figure {number + 1}**")
-    st.text(f"{kept.title}. Model {kept.model}, {kept.dtype} on {kept.device}; {len(kept.strings)} tokens.")
-    figure = KINDS[kind_of(kept.record)].draw(kept)
-    st.plotly_chart(figure, width="stretch", key=f"session_figure_{number}", config=FIGURE_BUTTONS)
-    with st.expander("Its prompt"):
-        st.code("".join(kept.strings), language=None, wrap_lines=True)
+    st.markdown(f"**Record {number + 1}**")
+    length = f"; {len(kept.strings)} tokens" if kept.strings else ""
+    st.text(f"{kept.title}. Model {kept.model}, {kept.dtype} on {kept.device}{length}.")
+    figures = KINDS[kind_of(kept.record)].draw(kept)
+    for first in range(0, len(figures), 2):
+        row = figures[first : first + 2]
+        for place, (column, figure) in enumerate(zip(st.columns(len(row)), row, strict=True), start=first):
+            key = f"session_figure_{number}_{place}"
+            column.plotly_chart(figure, width="stretch", key=key, config=FIGURE_BUTTONS)
+    if kept.strings:
+        with st.expander("Its prompt"):
+            st.code("".join(kept.strings), language=None, wrap_lines=True)
 
 
 page()

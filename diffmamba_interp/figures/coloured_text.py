@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,4 +41,4 @@ def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, 
 
 def _escaped(text: str) -> str:
     # token_label escapes for Plotly, which draws nothing for an empty text; a page needs something to point at.
-    return token_label(text) or html.escape("∅")
+    return token_label(text).replace('"', "&quot;") or "∅"

@@ -28,7 +28,8 @@ def token_label(text: str) -> str:
     if len(text) > MAX_LABEL_LENGTH:
         text = text[: MAX_LABEL_LENGTH - 1] + "…"
     visible = "".join(_visible(character) for character in text)
-    return html.escape(visible).replace("$", "&#36;")
+    # Plotly decodes &lt; and &amp; but shows &quot; as it is; quotes are harmless in a label.
+    return html.escape(visible, quote=False).replace("$", "&#36;")
 
 
 def _visible(character: str) -> str:

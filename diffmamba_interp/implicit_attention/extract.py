@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffmamba_interp.hook_names import FINAL_SCALE
+from diffmamba_interp.activation_cache import ActivationCache
+from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.hook_points import HookFunction, attached
 from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
 from diffmamba_interp.implicit_attention.contribution_vectors import contribution_norms
@@ -45,6 +46,7 @@ class _Request:
     impl: Impl
     max_bytes: int
     token_strings: tuple[tuple[str, ...], ...] | None
+    cache: ActivationCache | None
 
 
 def extract_attention(
@@ -64,6 +66,7 @@ def extract_attention(
     grad: bool = False,
     impl: Impl = "auto",
     max_bytes: int = DEFAULT_MAX_BYTES,
+    cache: ActivationCache | None = None,
 ) -> AttentionRecord | Iterator[AttentionRecord]:
     """The picture of one block, or an iterator over those of several: one forward pass, one block at a time.
 
@@ -84,6 +87,9 @@ def extract_attention(
         lengths: tokens per sample. token_strings: their text, for labels, per sample (or of the only sample).
         grad: keep the autograd graph; otherwise nothing is recorded for a backward pass.
         impl: "fused", "reference" or "auto", of the pictures. max_bytes: limit on one block's pictures.
+        cache: of an earlier run of the same tokens under the same hooks, so that less is run again: no block
+            before the first one if it holds that one's `hook_resid_pre`, and none for a token's logit if it
+            holds `ln_final.hook_scale`.
 
     Raises:
         ValueError: what does not fit, with what would. MemoryLimitError (a MemoryError): the estimate is over
@@ -101,6 +107,7 @@ def extract_attention(
     request = _Request(
         kind=kind, rows=at, heads=heads, reduce=reduce, direction=direction, sources=sources,
         per_head=per_head, impl=impl, max_bytes=max_bytes, token_strings=_strings(token_strings, tokens),
+        cache=cache,
     )  # fmt: skip
     _require_memory(model, blocks, request, n_batch, n_pos)
     records = _records(model, tokens, blocks, request, lengths, grad, hooks=hooks_in_force(model))
@@ -141,7 +148,8 @@ def _records(
         with torch.set_grad_enabled(keep_graph):
             if is_token(request.direction):
                 request = replace(request, direction=_frozen_logit_direction(model, tokens, lengths, request))
-            resid = model(tokens, lengths=lengths, stop_at_block=blocks[0])
+            kept = _cached(request.cache, block_point(blocks[0], "resid_pre"), tokens)
+            resid = model(tokens, lengths=lengths, stop_at_block=blocks[0]) if kept is None else kept
     for index in range(blocks[0], blocks[-1] + 1):
         if hooks_in_force(model) != hooks:
             raise RuntimeError(
@@ -235,10 +243,24 @@ def _frozen_logit_direction(
     model: HookedMamba, tokens: Tensor, lengths: Tensor | None, request: _Request
 ) -> Float[Tensor, "batch row d_model"]:
     """The token's logit at each row as a direction in the last residual stream, the final scale frozen."""
-    resid = model(tokens, lengths=lengths, stop_at_block=model.cfg.n_layers)
-    scale = take_rows(final_scale(model, resid), request.rows)
+    scale = _cached(request.cache, FINAL_SCALE, tokens)
+    if scale is None:
+        scale = final_scale(model, model(tokens, lengths=lengths, stop_at_block=model.cfg.n_layers))
+    scale = take_rows(upcast(scale), request.rows)
     direction = logit_direction(model, cast("int | Tensor", request.direction))
     return (direction if direction.ndim == 1 else direction[:, None]) / scale
+
+
+def _cached(cache: ActivationCache | None, name: str, tokens: Tensor) -> Float[Tensor, "batch pos _"] | None:
+    """What an earlier run saw, if it is there. Raises ValueError if that run had other tokens."""
+    if cache is None or name not in cache:
+        return None
+    if cache[name].shape[:2] != tokens.shape:
+        raise ValueError(
+            f"the cache's {name} has shape {tuple(cache[name].shape)}, but tokens has {tuple(tokens.shape)}: give the "
+            "cache of a run of these tokens."
+        )
+    return cache[name]
 
 
 def is_token(direction: Direction | None) -> bool:

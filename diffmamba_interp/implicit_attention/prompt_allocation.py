@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffmamba_interp.implicit_attention.allocation import Allocation, allocate
 from diffmamba_interp.implicit_attention.extract import logit_direction
-from diffmamba_interp.implicit_attention.spans import Interval, Spans
+from diffmamba_interp.implicit_attention.spans import Interval, Spans, disjoint_spans
 from diffmamba_interp.models.language_model import HookedMamba
 
 DIRECTIONS = ("answer", "contrast")
@@ -57,13 +57,20 @@ class MarkedPrompt(Protocol):
 
 
 def prompt_spans(prompt: MarkedPrompt) -> Spans:
-    """Needle: the facts that the answer follows from. Distractors: the other facts."""
+    """The spans of a retrieval prompt, one definition for every measure and picture.
+
+    needle: the facts that the answer follows from. question: its text. distractors: the other facts, as whole
+    sentences; not to be taken for `NeedleSample.distractor_spans`, the single mentions of labels other than the
+    answer. filler: the text between the facts. A token on the border of two belongs to the first of these.
+    """
     facts = [_interval(span) for span in prompt.fact_spans]
-    return Spans(
-        needle=tuple(facts[index] for index in prompt.supporting),
-        distractors=tuple(fact for index, fact in enumerate(facts) if index not in prompt.supporting),
-        question=(_interval(prompt.question_span),),
-        filler=tuple(_interval(span) for span in prompt.filler_spans),
+    return disjoint_spans(
+        {
+            "needle": [facts[index] for index in prompt.supporting],
+            "distractors": [fact for index, fact in enumerate(facts) if index not in prompt.supporting],
+            "question": [_interval(prompt.question_span)],
+            "filler": [_interval(span) for span in prompt.filler_spans],
+        }
     )
 
 

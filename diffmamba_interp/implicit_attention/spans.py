@@ -11,7 +11,7 @@ For one row w[s] over the visible sources s <= t, and a set of sources S (the ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,35 @@ class Spans:
         if unknown:
             raise ValueError(f"unknown span classes: {', '.join(unknown)}. Known: {', '.join(SPAN_CLASSES)}.")
         return cls(**{name: tuple((int(a), int(b)) for a, b in intervals) for name, intervals in values.items()})
+
+
+def disjoint_spans(pieces: Mapping[str, Sequence[Interval]]) -> Spans:
+    """Spans of intervals that may overlap or be empty: a position goes to the first of `SPAN_CLASSES` that holds it.
+
+    Neighbours stay apart, and what overlaps nothing stays as it is. Raises ValueError for an unknown class.
+    """
+    unknown = sorted(set(pieces) - set(SPAN_CLASSES))
+    if unknown:
+        raise ValueError(f"unknown span classes: {', '.join(unknown)}. Known: {', '.join(SPAN_CLASSES)}.")
+    taken: set[int] = set()
+    kept: dict[str, tuple[Interval, ...]] = {}
+    for name in SPAN_CLASSES:
+        found: list[Interval] = []
+        for start, end in pieces.get(name, ()):
+            free = list(_stretches([place for place in range(start, end) if place not in taken]))
+            taken.update(range(start, end))
+            found += free
+        kept[name] = tuple(found)
+    return Spans(**kept)
+
+
+def _stretches(places: Sequence[int]) -> Iterator[Interval]:
+    """Ascending positions as intervals without a gap."""
+    start = 0
+    for index in range(1, len(places) + 1):
+        if index == len(places) or places[index] != places[index - 1] + 1:
+            yield places[start], places[index - 1] + 1
+            start = index
 
 
 def span_masks(spans: Spans | Sequence[Spans], n_batch: int, n_pos: int) -> Bool[Tensor, "batch span_class pos"]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from diffmamba_interp.interventions.intervention import Intervention, Interventions, as_tuple, describe, intervene
+from diffmamba_interp.interventions.intervention import Interventions, as_tuple, describe, intervene
 from diffmamba_interp.interventions.records import InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.targets import Blocks
 from diffmamba_interp.models.language_model import HookedMamba
@@ -86,7 +86,7 @@ def compare_each(
 def sweep(
     read: Read,
     model: HookedMamba,
-    make: Callable[[float, Blocks], Intervention],
+    make: Callable[[float, Blocks], Interventions],
     *,
     doses: Sequence[float],
     groups: Sequence[Blocks] = (None,),
@@ -98,7 +98,7 @@ def sweep(
     Args:
         read, model: as in `compare`.
         make: the intervention for a dose and a group, for example
-            `lambda factor, blocks: ScaleLambda(factor=factor, blocks=blocks)`.
+            `lambda factor, blocks: ScaleLambda(factor=factor, blocks=blocks)`; or several, which act in that order.
         doses: values of what is varied. groups: blocks to change together: `range(model.cfg.n_layers)` for each
             on its own, `(None,)` for all at once.
         dose: what is varied, with its unit, for axis titles.

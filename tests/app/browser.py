@@ -36,6 +36,22 @@ DRAWN = """() => {
     const rows = trace => Array.from(trace.z, row => Array.from(row));
     return {title: plot._fullLayout.title.text, z: plot._fullData.filter(trace => trace.z).map(rows)};
 }"""
+# The clock is the page's own: a test that asks again and again sees a change up to half a second late.
+CLOCK = """event => {
+    window.started = window.drawn = undefined;
+    window.before = new Set(Array.from(document.querySelectorAll('.heatmaplayer image'), image => image.href.baseVal));
+    addEventListener(event, () => { window.started = performance.now(); }, {once: true, capture: true});
+}"""
+# All pictures are others than before, and the frame that shows them is out.
+DRAWN_ANEW = """words => new Promise(done => {
+    const look = () => {
+        const title = document.querySelector('.js-plotly-plot .gtitle');
+        const images = Array.from(document.querySelectorAll('.heatmaplayer image'), image => image.href.baseVal);
+        const anew = title?.textContent.includes(words) && images.length && !images.some(one => window.before.has(one));
+        requestAnimationFrame(anew ? () => setTimeout(() => done(performance.now() - window.started)) : look);
+    };
+    look();
+})"""
 # A link to a page makes Streamlit look for its server below the page's own path before it looks at the root.
 STREAMLIT_LOOKS_FOR_ITS_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$")
 
@@ -128,3 +144,13 @@ def opened(browser: Browser, address: str, **options: Any) -> Iterator[Watched]:
 
 def wait_for_title(watched: Watched, words: str) -> None:
     watched.page.locator(".js-plotly-plot .gtitle", has_text=words).first.wait_for()
+
+
+def start_clock(watched: Watched, event: str) -> None:
+    """Let the next "keydown" or "click" on the page start the clock of `drawn_after_s`."""
+    watched.page.evaluate(CLOCK, event)
+
+
+def drawn_after_s(watched: Watched, words: str) -> float:
+    """Seconds from the event until a figure with these words in its title, and new heat maps, is on the screen."""
+    return watched.page.evaluate(DRAWN_ANEW, words) / 1000

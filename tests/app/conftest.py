@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, fixtures_dir: Path) -> Path:
     outside = tmp_path_factory.mktemp("around")
     for name in ("alternate", "all"):
         shutil.copytree(fixtures_dir / "published_diffmamba2" / name, outside / "root" / "models" / name)
-    shutil.copytree(fixtures_dir / "published_diffmamba2" / "quarter", outside / "secret")
+    shutil.copytree(fixtures_dir / "published_diffmamba2" / "all", outside / "secret")
     return outside / "root"
 
 

@@ -39,6 +39,8 @@ def take(folder: Path) -> None:
         for name, (page, words, height, theme) in PICTURES.items():
             with opened(browser, f"{address}/{page}", color_scheme=theme) as watched:
                 watched.page.set_viewport_size({"width": 1280, "height": height})
+                if name == "needle":
+                    watched.page.get_by_role("button", name="Run", exact=True).click()
                 watched.page.get_by_text(words).first.wait_for()
                 watched.page.locator(".js-plotly-plot .main-svg").first.wait_for()
                 watched.page.wait_for_timeout(SETTLED_MS)

@@ -3,54 +3,41 @@
 import numpy as np
 import pytest
 
-from app.attention_pictures import collapsed, thumbnails_figure
-from app.prompt_spans import segments
-from diffmamba_interp import DifferentialConfig
-from diffmamba_interp.implicit_attention import extract_attention
-from diffmamba_interp.implicit_attention.spans import Spans
+from diffmamba_interp import HookedMamba
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, run_code, texts
-from tests.models.tiny import random_tokens, tiny_model
 
 BUNDLED = "bundled:diff-mamba2"
-SPANS = Spans(needle=((2, 4),), question=((6, 8),))
-
-
-def test_a_collapsed_cell_is_the_sum_over_sources_and_the_mean_over_destinations() -> None:
-    picture = np.tril(np.arange(64, dtype=np.float32).reshape(8, 8))
-    cut = segments(SPANS, 0, 7)
-    assert cut == [("", 0, 2), ("needle", 2, 4), ("", 4, 6), ("question", 6, 8)]
-    cells = collapsed(picture, np.arange(8), cut)
-    for row, (_, top, bottom) in enumerate(cut):
-        for column, (_, left, right) in enumerate(cut):
-            assert cells[row, column] == pytest.approx(picture[top:bottom, left:right].sum() / (bottom - top))
-
-
-def test_a_collapsed_row_adds_up_to_what_its_destinations_read() -> None:
-    picture = np.tril(np.random.default_rng(0).normal(size=(8, 8)))
-    cells = collapsed(picture, np.arange(8), segments(SPANS, 0, 7))
-    assert cells[1].sum() == pytest.approx(picture[2:4].sum(axis=1).mean())
-
-
-def test_a_segment_whose_rows_are_not_there_is_left_empty() -> None:
-    cells = collapsed(np.ones((2, 8)), np.array([6, 7]), segments(SPANS, 0, 7))
-    assert np.isnan(cells[:3]).all()
-    assert np.isfinite(cells[3]).all()
-
-
-def test_every_head_has_its_thumbnail_and_a_point_to_click() -> None:
-    record = extract_attention(tiny_model(DifferentialConfig(placement=(0,))), random_tokens(1, 6), 0)
-    canvas, points = thumbnails_figure(record, title="").data
-    assert {int(head) for head, _ in points.customdata} == set(record.heads)
-    assert len(points.x) == 3 * len(record.heads)
-    for x, y, (head, name) in zip(points.x, points.y, points.customdata, strict=True):
-        tile = canvas.z[int(y) - 5 : int(y) + 1, int(x) - 5 : int(x) + 1]
-        assert np.allclose(tile, record.pictures[name][0, int(head)].numpy()), (head, name)
 
 
 def test_the_ready_prompt_has_its_needle_question_and_distractors_framed(open_app: OpenApp) -> None:
     figure = drawn(open_app("attention", model=BUNDLED))
     assert {"needle", "question", "distractors"} <= {trace.get("name") for trace in figure["data"]}
     assert len(figure["layout"]["shapes"]) == 3 * 6
+
+
+def test_a_generated_prompt_is_marked_as_the_analyses_mark_it(open_app: OpenApp) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    from app import loading
+    from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
+    from diffmamba_interp.needle import make_needle_samples
+
+    app = open_app("attention", model=BUNDLED, source="needle", length="256", view="positions")
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(loading.model_key(BUNDLED, "float32")))
+    spans = prompt_spans(make_needle_samples(wrapped, task="qa1", n=1, length=256)[0])
+    framed = {(shape["x0"] + 0.5, shape["x1"] + 0.5) for shape in drawn(app)["layout"]["shapes"]}
+    assert framed == {*spans.needle, *spans.question, *spans.distractors}
+
+
+def test_another_block_of_the_same_prompt_runs_one_block_only(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_app("attention", model=BUNDLED, block="9")
+    monkeypatch.setattr(HookedMamba, "forward", lambda *_, **__: pytest.fail("the model was run again"))
+    for block, kind in ((10, "hidden"), (3, "contribution")):
+        app.slider(key="block").set_value(block).run()
+        app.selectbox(key="kind").select(kind).run()
+        assert f"Block {block}" in drawn(app)["layout"]["title"]["text"]
 
 
 def test_the_needles_share_of_the_row_is_counted(open_app: OpenApp) -> None:
@@ -70,13 +57,19 @@ def test_a_text_that_does_not_occur_cannot_be_marked_and_the_page_says_so(open_a
 def test_a_long_needle_prompt_comes_collapsed_and_its_code_gives_the_cells(open_app: OpenApp) -> None:
     app = open_app("attention", model=BUNDLED, source="needle", length="512", block="3")
     assert app.selectbox(key="view").value == "spans"
-    cells = run_code(app)["collapsed"]
-    for trace, name in zip(drawn(app)["data"], ("minuend", "subtrahend", "difference"), strict=True):
-        assert np.allclose(trace["z"], cells[name], atol=1e-6)
+    made = run_code(app)
+    cells, figure = made["collapsed"].values, drawn(app)
+    for trace, name in zip(figure["data"], ("minuend", "subtrahend", "difference"), strict=True):
+        assert np.array_equal(trace["z"], cells[name].numpy(), equal_nan=True)
+    assert made["figure"].layout.title.text == figure["layout"]["title"]["text"]
     words = " ".join(texts(app.caption))
     assert "of the row's magnitude falls on the others" in words
     app.selectbox(key="view").select("positions").run()
-    assert "pooled" in drawn(app)["layout"]["title"]["text"]
+    assert "pooled 4 × 4 to the largest magnitude" in drawn(app)["layout"]["title"]["text"]
+    assert any("4 × 4 positions" in caption and "hold every value" in caption for caption in texts(app.caption))
+    picture = run_code(app)["record"].to_numpy()["minuend"][0]
+    cell = picture[200:204, 100:104].ravel()
+    assert drawn(app)["data"][0]["z"][50, 25] == cell[np.abs(cell).argmax()]
 
 
 def test_a_window_shows_its_cells_unpooled_and_keeps_their_positions(open_app: OpenApp) -> None:
@@ -85,8 +78,10 @@ def test_a_window_shows_its_cells_unpooled_and_keeps_their_positions(open_app: O
     trace = drawn(app)["data"][0]
     assert trace["z"].shape == (50, 50)
     assert trace["x0"] == 100
-    whole = run_code(app)["figure"].data[0].z
-    assert np.array_equal(trace["z"], whole[:, 100:150])
+    made = run_code(app)
+    assert np.array_equal(trace["z"], made["figure"].data[0].z)
+    assert np.array_equal(trace["z"], made["record"].to_numpy()["minuend"][0][:, 100:150])
+    assert not any("hold every value" in caption for caption in texts(app.caption))
     assert app.slider(key="row").value == 149
 
 
@@ -104,7 +99,8 @@ def test_every_head_can_be_seen_at_once(open_app: OpenApp, kind: str) -> None:
     canvas, points = drawn(app)["data"]
     heads = sorted({int(head) for head, _ in points["customdata"]})
     assert heads == list(made["record"].heads)
-    assert np.allclose(canvas["z"][:11, :11], made["figures"][0].data[0].z, atol=1e-6)
+    assert np.array_equal(canvas["z"], made["figure"].data[0].z, equal_nan=True)
+    assert np.array_equal(canvas["z"][:11, :11], made["record"].to_numpy()["minuend"][0, 0])
 
 
 def test_norms_are_of_whole_vectors_so_no_heads_are_offered(open_app: OpenApp) -> None:

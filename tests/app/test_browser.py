@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +16,7 @@ from diffmamba_interp.implicit_attention import extract_attention
 from tests.app.conftest import IDS, MODEL, WORDS
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import FIGURE, NEEDS_CHROMIUM, Watched, opened, wait_for_title
+from tests.app.browser import NEEDS_CHROMIUM, Watched, drawn_after_s, opened, start_clock, wait_for_title
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -119,15 +118,22 @@ def test_both_themes_are_readable(browser, address: str) -> None:
         assert contrast(watched) > 3
 
 
-def test_another_block_of_512_tokens_is_drawn_soon(browser, address: str) -> None:
-    ids = quote(" ".join(str(place % 97) for place in range(512)))
-    with opened(browser, f"{address}/attention?model={quote(MODEL)}&ids={ids}&block=1") as watched:
-        wait_for_title(watched, "Block 1")
-        start = time.perf_counter()
+def test_another_block_or_head_of_512_tokens_draws_other_pictures(browser, address: str) -> None:
+    query = "model=bundled:diff-mamba2&source=needle&length=512&view=positions&block=5"
+    with opened(browser, f"{address}/attention?{query}") as watched:
+        wait_for_title(watched, "Block 5")
+        before = watched.figure()["z"]
+        start_clock(watched, "keydown")
         watched.page.get_by_role("slider", name="Block").press("ArrowRight")
-        wait_for_title(watched, "Block 2")
-        watched.page.locator(FIGURE).nth(2).wait_for()
-        assert time.perf_counter() - start < 5.0
+        assert drawn_after_s(watched, "Block 6:") > 0
+        block = watched.figure()["z"]
+        watched.page.get_by_role("combobox", name="Heads").click()
+        option = watched.page.get_by_role("option", name="head 3", exact=True)
+        option.wait_for()
+        start_clock(watched, "click")
+        option.click()
+        assert drawn_after_s(watched, "head 3,") > 0
+        assert before != block != watched.figure()["z"]
         watched.require_clean()
 
 

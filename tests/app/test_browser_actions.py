@@ -45,6 +45,23 @@ def test_a_click_on_a_thumbnail_shows_that_head_large(browser, address: str) -> 
         watched.require_clean()
 
 
+def test_a_figure_is_saved_as_svg_and_as_png_without_a_network(browser, address: str, tmp_path: Path) -> None:
+    beginnings = {"SVG": b"<svg", "PNG": b"\x89PNG\r\n\x1a\n"}
+    with opened(browser, f"{address}/?{BUNDLED}") as watched:
+        for page in ("Overview", "Interventions"):
+            watched.page.get_by_role("link", name=page).click()
+            watched.page.get_by_text("What comes next").first.wait_for()
+            figure = watched.page.locator(".js-plotly-plot").last
+            for format_, beginning in beginnings.items():
+                figure.hover()
+                with watched.page.expect_download() as download:
+                    figure.locator(f"[data-format={format_}]").click()
+                download.value.save_as(tmp_path / "figure")
+                assert (tmp_path / "figure").read_bytes().startswith(beginning), page
+            assert figure.locator("[data-format]").count() == 2
+        watched.require_clean()
+
+
 def test_two_bundled_models_are_compared_on_the_ready_prompt(browser, address: str) -> None:
     with opened(browser, f"{address}/?{BUNDLED}") as watched:
         watched.page.get_by_text("What comes next").wait_for()
@@ -107,6 +124,8 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             "Session": "The state of all widgets",
         }.items():
             watched.page.get_by_role("link", name=page).click()
+            if page == "Needle":
+                watched.page.get_by_role("button", name="Run", exact=True).click()
             watched.page.get_by_text(words).first.wait_for()
             wide = watched.page.locator(".stMain").evaluate("e => e.scrollWidth - e.clientWidth")
             assert wide <= 0, page

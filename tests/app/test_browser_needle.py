@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_a_needle_run_can_be_cancelled_and_goes_on_later(browser, address: str) 
         run = watched.page.get_by_role("button", name="Run", exact=True)
         cancel = watched.page.get_by_role("button", name="Cancel")
         run.wait_for()
-        watched.page.get_by_text("at least").wait_for()
+        watched.page.get_by_text("tokens for each of").wait_for()
         if not cancel.is_visible():
             run.click()
         watched.page.get_by_text(re.compile(r"^(8|17|25|33)% of the prompts")).wait_for(timeout=60_000)
@@ -63,6 +64,30 @@ def test_a_needle_run_can_be_cancelled_and_goes_on_later(browser, address: str) 
         run.click()
         watched.page.get_by_text(re.compile("12 prompts; bands")).wait_for(timeout=90_000)
         watched.require_clean()
+
+
+def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancelled(browser, address: str) -> None:
+    run = f"{BUNDLED}&beside=none&needle_lens=logit lens&needle_length=1024&needle_n=100&needle_attention=False"
+    with (
+        opened(browser, f"{address}/needle?{run}") as watched,
+        opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens") as other,
+    ):
+        wait_for_plots(other, 2)
+        watched.page.get_by_role("button", name="Run", exact=True).click()
+        cancel = watched.page.get_by_role("button", name="Cancel")
+        watched.page.get_by_text(re.compile("^[1-9][0-9]?% of the prompts")).wait_for(timeout=60_000)
+        before, _ = curves(other)
+        other.page.get_by_role("slider", name="λ of all differential blocks, times").press("Home")
+        other.page.get_by_text("ScaleLambda: factor 0").wait_for()
+        other.page.wait_for_function(f"before => ({CURVES})(0)[1].at(-1) !== before", arg=before[-1])
+        other.page.get_by_role("link", name="Lens").click()
+        other.figure()
+        assert cancel.is_visible()
+        cancel.click()
+        watched.page.get_by_text(re.compile("Stopped after [0-9]+ prompts")).wait_for()
+        cancel.wait_for(state="hidden")
+        watched.require_clean()
+        other.require_clean()
 
 
 def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> None:
@@ -82,4 +107,36 @@ def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> N
         watched.page.get_by_text("KnockOut: positions 3, 5, 6").wait_for()
         watched.page.get_by_role("button", name="Change nothing").click()
         watched.page.get_by_text("nothing is changed").wait_for()
+        watched.require_clean()
+
+
+def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browser, address: str) -> None:
+    with opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens&lambda_factor=0.6") as watched:
+        wait_for_plots(watched, 2)
+        watched.page.get_by_role("combobox", name="Swept").click()
+        watched.page.get_by_role("option", name="λ, times 0 to 2").click()
+        watched.page.get_by_text("ring: where λ stands there").wait_for()
+        wait_for_plots(watched, 4)
+        n_plots = watched.page.locator(".js-plotly-plot").count()
+        (probability,), (_, after) = curves(watched, n_plots - 2), curves(watched)
+        # Nine factors, and the present one between 0.5 and 0.75.
+        assert len(probability) == 10
+        assert abs(probability[3] - after[-1]) < 1e-5
+        watched.page.wait_for_url(re.compile("swept=lambda"))
+        watched.require_clean()
+
+
+def test_a_needle_run_goes_out_in_a_session_file_and_is_drawn_again(browser, address: str, tmp_path: Path) -> None:
+    query = f"{BUNDLED}&needle_lens=logit lens&needle_length=0&needle_n=2&needle_attention=False"
+    with opened(browser, f"{address}/needle?{query}") as watched:
+        wait_for_plots(watched, 4)
+        before = curves(watched)
+        watched.page.get_by_role("link", name="Session").click()
+        with watched.page.expect_download() as download:
+            watched.page.get_by_role("button", name="Download the session").click()
+        download.value.save_as(tmp_path / "session.zip")
+    with opened(browser, f"{address}/session") as watched:
+        watched.page.locator("input[type=file]").set_input_files(tmp_path / "session.zip")
+        wait_for_plots(watched, 4)
+        assert curves(watched) == before
         watched.require_clean()

@@ -13,7 +13,7 @@ def test_a_long_run_waits_for_a_press_on_the_button(
 ) -> None:
     monkeypatch.setattr(long_runs, "LONG_S", 0.0)
     app = open_app(page, ids=IDS)
-    assert "at least" in app.info[0].value
+    assert "about" in app.info[0].value
     assert len(app.get("plotly_chart")) == 0
     app.button(key="run_long").click().run()
     assert drawn(app)

@@ -1,6 +1,7 @@
 """Whatever is typed or pasted, no page breaks: it is drawn as text, or refused with a reason, and the app lives on."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,8 @@ REFUSED = {"empty": ("", "empty"), "megabyte": ("word " * 200_000, "at most 200,
 
 
 @pytest.mark.parametrize("name", list(DRAWN))
-def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, name: str) -> None:
+def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, project_root: Path, name: str) -> None:
+    own = (project_root / "app" / "png_button.html").read_text(encoding="utf-8")
     app = open_app(model=BUNDLED)
     app.text_area(key="prompt").set_value(DRAWN[name]).run()
     for page in PAGES:
@@ -32,7 +34,9 @@ def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, name: str) -
         assert texts(app.error) == []
         assert app.get("plotly_chart")
         for html in app.get("html"):
-            assert "<script" not in html.proto.body
+            # One script runs, and it is the explorer's file, letter by letter.
+            assert html.proto.unsafe_allow_javascript == (html.proto.body == own)
+            assert "<script" not in html.proto.body or html.proto.body == own
             assert "<img" not in html.proto.body
         for figure in app.get("plotly_chart"):
             assert HARM[:8] not in json.dumps(json.loads(figure.proto.spec))

@@ -133,7 +133,8 @@ def test_the_difference_of_two_models_is_first_minus_second(open_app: OpenApp) -
     app = open_app("lens", ids=IDS, beside="models/all", compare="difference", colour="entropy")
     trace = drawn(app)["data"][0]
     made = run_code(app)
-    assert np.allclose(trace["z"], made["difference"])
+    assert np.array_equal(trace["z"], made["difference"])
+    assert np.allclose(trace["z"], made["figure"].data[0].z - made["second_figure"].data[0].z)
     assert trace["zmin"] == -trace["zmax"] < 0
     same = made["trajectory"].top_tokens[0, ..., 0] == made["second_trajectory"].top_tokens[0, ..., 0]
     assert [[word == "" for word in line] for line in trace["text"]] == same.tolist()

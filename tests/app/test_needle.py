@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import needle_request
+from app import needle_estimate, needle_request
 from app.needle_attention import measures
 from app.needle_files import attention_npz, block_curves_csv, curves_csv, trajectories_npz
-from app.needle_request import NeedleFound, run_needle
+from app.needle_found import NeedleFound
+from app.needle_pictures import MAX_TICKS, name_stages_shortly
+from app.needle_request import run_needle
 from app.pasted_samples import EXAMPLE, parse_stories
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
 from diffmamba_interp.needle import summarise
+from diffmamba_interp.needle.trajectory_records import stage_names
 from tests.app.conftest import OpenApp, complaint, figures, texts
 
 TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}
@@ -137,15 +141,33 @@ def test_a_run_that_was_stopped_shows_what_was_read_and_goes_on(open_app: OpenAp
 def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
     open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needle_request, "forward_seconds", lambda *_: 20.0)
+    monkeypatch.setattr(needle_estimate, "forward_seconds", lambda *_: 20.0)
     app = open_app("needle", **TINY)
     assert not app.get("plotly_chart")
-    assert any("at least 40 s" in text for text in texts(app.caption))
+    # Two models, 20 s each, and the attention's 1.2 passes.
+    assert any("about 89 s here (lens 40 s, what is read 48 s" in text for text in texts(app.caption))
     app.button(key="run_needle").click().run()
     assert len(figures(app)) == 5
-    monkeypatch.setattr(needle_request, "forward_seconds", lambda *_: 1e5)
+    monkeypatch.setattr(needle_estimate, "forward_seconds", lambda *_: 1e5)
     app.run()
     assert "Choose fewer or shorter prompts" in complaint(app)
+
+
+def test_a_run_that_needs_more_memory_than_there_is_is_refused_with_what_to_reduce(open_app: OpenApp) -> None:
+    words = complaint(open_app("needle", **TINY | {"needle_length": "4096"}, memory_gib=0.1))
+    assert "more than the budget of 0.10 GiB" in words
+    assert "Choose shorter prompts, one model, or bfloat16" in words
+
+
+def test_the_stages_of_a_deep_model_are_named_where_there_is_room() -> None:
+    for n_layers in (3, 12, 15, 48, 64):
+        stages, figure = stage_names(n_layers), go.Figure()
+        name_stages_shortly(figure, stages)
+        named, short = figure.layout.xaxis.tickvals, figure.layout.xaxis.ticktext
+        assert (short[0], short[-1]) == ("embed", "output")
+        assert len(named) <= MAX_TICKS + 1
+        assert set(named) <= set(stages)
+        assert all(f"after block {text}" == stage for stage, text in zip(named[1:-1], short[1:-1], strict=True))
 
 
 def test_a_model_without_words_cannot_be_asked(open_app: OpenApp) -> None:

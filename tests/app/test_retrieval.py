@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.retrieval_grid import GridRequest, cells_csv, cells_npz
+from app.retrieval_grid import ANSWER_TOKENS, GridRequest, cells_csv, cells_npz
 from diffmamba_interp.needle.accuracy_grid import Cell
 from tests.app.conftest import OpenApp, complaint, figures, run_code, texts
 
@@ -28,6 +29,54 @@ def test_the_shipped_accuracies_and_their_ratio_are_drawn(open_app: OpenApp, cel
     assert curves["data"][0]["y"] == wanted
     assert np.shape(ratio["data"][0]["z"]) == (5, 3)
     assert any("seed 7" in text for text in texts(app.caption))
+
+
+def test_results_of_several_training_seeds_are_drawn_and_taken_away_with_the_first_one(
+    open_app: OpenApp, project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = json.loads((project_root / "analyses/retrieval/builtin/results.json").read_text(encoding="utf-8"))
+    for seed in (1, 2):
+        others = json.loads(json.dumps(results["cells"]))
+        for cell in others:
+            for model in cell["models"]:
+                model |= {"model": f"{model['model']} seed {seed}", "accuracy": model["accuracy"] / (1 + seed)}
+        results["seeds"].append(others)
+        results["provenance"]["other_seeds"].append({"seed": seed, "tokens": 239_000_000, "sha256": {}})
+    (tmp_path / "analyses" / "retrieval" / "paper").mkdir(parents=True)
+    (tmp_path / "analyses" / "retrieval" / "paper" / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    # The page is run as a file, so its folder is where it looks for the results.
+    monkeypatch.setattr("app.retrieval_grid.RESULTS", tmp_path / "analyses" / "retrieval")
+    app = open_app("retrieval", results="paper")
+    curves, ratio = figures(app)
+    faint = [trace["y"] for trace in curves["data"] if trace.get("opacity")]
+    first = [cell["models"][0]["accuracy"] for cell in results["cells"] if cell["task"] == "qa1"]
+    assert len(faint) == 2 * 2 * 5
+    assert faint[0] == [value / 2 for value in first]
+    assert np.shape(ratio["data"][0]["z"]) == (5, 3)
+    said = texts(app.caption)
+    assert any("2 other training seeds" in text for text in said)
+    assert any("of the first training seed" in text for text in said)
+    cells = [Cell.from_dict(values) for grid in (results["cells"], *results["seeds"]) for values in grid]
+    names = [line["model"] for line in csv.DictReader(io.StringIO(cells_csv(cells)))]
+    assert names.count("diff-mamba2 seed 2") == len(results["cells"])
+
+
+@pytest.mark.parametrize("results", ["builtin", "paper"])
+def test_the_python_of_measured_results_draws_the_same_figures(
+    open_app: OpenApp, project_root: Path, monkeypatch: pytest.MonkeyPatch, results: str
+) -> None:
+    monkeypatch.chdir(project_root)
+    app = open_app("retrieval", results=results)
+    curves, ratio = figures(app)
+    made = run_code(app)
+    assert [list(trace["y"]) for trace in curves["data"]] == [list(trace.y) for trace in made["figure"].data]
+    assert np.array_equal(ratio["data"][0]["z"], made["ratio"].data[0].z, equal_nan=True)
+
+
+def test_both_figures_can_be_taken_away(open_app: OpenApp) -> None:
+    app = open_app("retrieval", results="builtin")
+    labels = [button.label for button in app.get("download_button")]
+    assert labels == ["ACCURACY.HTML", "RATIO.HTML", "CSV", "NPZ"]
 
 
 def test_the_files_hold_every_cell(cells: list[Cell]) -> None:
@@ -57,6 +106,16 @@ def test_a_grid_that_was_left_shows_the_cells_that_were_done(open_app: OpenApp) 
     app.run()
     assert any("Stopped after 1 of 2 cells" in text for text in texts(app.warning))
     assert len(figures(app)) == 2
+
+
+def test_the_estimate_grows_with_prompts_tasks_lengths_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.retrieval_grid.forward_seconds", lambda key, n_tokens: float(n_tokens))
+    small = GridRequest(tasks=("qa1",), lengths=(0,), n=2, seed=0)
+    alone = small.seconds(["one"])
+    assert small.seconds(["one", "two"]) == 2 * alone
+    assert replace(small, n=6).seconds(["one"]) == 3 * alone
+    assert replace(small, lengths=(0, 1024)).seconds(["one"]) - alone == 2 * (1024 + ANSWER_TOKENS)
+    assert replace(small, tasks=("qa1", "qa3")).seconds(["one"]) > 2 * alone
 
 
 def test_a_grid_that_takes_far_too_long_is_refused(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:

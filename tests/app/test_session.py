@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -42,6 +43,26 @@ def test_a_file_is_drawn_where_its_model_is_not(open_app: OpenApp, written: byte
     attention, lens = figures(app)
     assert len(attention["data"]) == 3
     assert lens["data"][0]["y"][-1] == "output"
+
+
+def test_a_needle_run_is_drawn_again_where_its_models_are_not(open_app: OpenApp, tmp_path: Path) -> None:
+    query = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}
+    app = open_app("needle", **query)
+    before = figures(app)
+    file = session_of(app)
+    (kept,) = read_session(file).records
+    assert kept.title == "needle, qa1 at 0 tokens, 2 prompts of seed 0"
+    assert kept.model == "bundled:diff-mamba2 and bundled:mamba2"
+    again = uploaded(open_app("session", at_root=tmp_path, model=""), file)
+    assert len(figures(again)) == len(before) == 5
+    for one, first in zip(figures(again), before, strict=True):
+        for trace, other in zip(one["data"], first["data"], strict=True):
+            assert np.allclose(trace["y"], other["y"], atol=1e-9)
+    # A damaged file takes nothing away from what is kept.
+    app.switch_page("views/session.py").run()
+    uploaded(app, file[: len(file) // 2])
+    assert "session file" in complaint(app)
+    assert [one.title for one in app.session_state["kept_records"].values()] == [kept.title]
 
 
 def test_the_widgets_can_be_set_as_they_were(open_app: OpenApp, written: bytes) -> None:

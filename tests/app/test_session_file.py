@@ -7,13 +7,18 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
+from app.needle_found import Drawing, NeedleFound, NeedleRun
 from app.panels.kept_records import KeptRecord
 from app.session_file import MAX_PACKED_BYTES, read_session, write_session
 from app.session_records import KINDS, kind_of
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
+from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
+from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
 from diffmamba_interp.lens import LogitLens, lens_trajectory
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample, stage_names
 from tests.models.tiny import random_tokens, tiny_model
 
 STRINGS = ("a", "<b>", "c", "d", "e", "f")
@@ -31,7 +36,39 @@ def kept() -> list[KeptRecord]:
     return [
         KeptRecord(title="attention", record=attention, **facts),
         KeptRecord(title="lens", record=lens, words=words, **facts),
+        KeptRecord(title="needle", record=needle_run(), **facts | {"strings": ()}),
     ]
+
+
+def needle_run(n_prompts: int = 3, *, log: bool = False) -> NeedleRun:
+    """Two models of two blocks; numbers at random."""
+    random = np.random.default_rng(0)
+    samples = tuple(
+        ReadSample(
+            id=f"{k}", task="qa1", length=0, depth=(0.5, 0.7), needle_depth=0.5, seed=0, n_tokens=9,
+            labels=("hall", "<b>garden"), answer="hall", n_label_tokens=(1, 2),
+        )
+        for k in range(n_prompts)
+    )  # fmt: skip
+    curves = (1, n_prompts, 3)
+    blocks = (n_prompts, len(DIRECTIONS), 2)
+    found = [
+        NeedleFound(
+            trajectory=NeedleTrajectory(
+                model=name, lenses=("logit",), stages=stage_names(2), samples=samples,
+                log_probs=-random.random((*curves, 2)).astype(np.float32),
+                token_ranks=np.ones((*curves, 2), np.float32),
+                entropy_nats=random.random(curves).astype(np.float32), kl_to_final_nats=np.zeros(curves, np.float32),
+            ),
+            allocation=Allocation(
+                mass=torch.rand(*blocks, len(PICTURES), len(CLASSES)), smaller=torch.rand(*blocks, len(CLASSES)),
+                snr_db=torch.rand(*blocks, len(PICTURES)), cosine=torch.rand(blocks),
+                n_sources=torch.ones(n_prompts, len(CLASSES), dtype=torch.long),
+            ),
+        )
+        for name in ("one", "<i>two")
+    ]  # fmt: skip
+    return NeedleRun(found=tuple(found), drawing=Drawing(measure="probability", statistic="median", log=log))
 
 
 @pytest.fixture
@@ -60,19 +97,87 @@ def manifest(content: bytes, **changes: object) -> bytes:
 def test_what_was_written_is_read_back(kept: list[KeptRecord], content: bytes) -> None:
     session = read_session(content)
     assert (session.page, session.state) == ("lens", STATE)
-    attention, lens = session.records
+    attention, lens, needle = session.records
     assert (attention.title, attention.model, attention.strings) == ("attention", "models/x", STRINGS)
     for name, value in kept[0].record.to_numpy().items():
         assert np.array_equal(attention.record.to_numpy()[name], value), name
     assert np.array_equal(lens.record.top_probabilities, kept[1].record.top_probabilities)
     assert lens.record.stages == kept[1].record.stages
     assert lens.words == kept[1].words
+    assert needle.record.drawing == kept[2].record.drawing
+    for again, before in zip(needle.record.found, kept[2].record.found, strict=True):
+        for name in ("model", "lenses", "stages", "samples"):
+            assert getattr(again.trajectory, name) == getattr(before.trajectory, name)
+        assert np.array_equal(again.trajectory.log_probs, before.trajectory.log_probs)
+        assert all(torch.equal(getattr(again.allocation, name), value)
+                   for name, value in vars(before.allocation).items() if value is not None)  # fmt: skip
 
 
 def test_every_record_can_be_drawn_without_its_model(content: bytes, kept: list[KeptRecord]) -> None:
     for again, before in zip(read_session(content).records, kept, strict=True):
-        made, first = (KINDS[kind_of(one.record)].draw(one).data[0] for one in (again, before))
-        assert np.array_equal(made.z, first.z)
+        made, first = (KINDS[kind_of(one.record)].draw(one) for one in (again, before))
+        assert [figure.to_json() for figure in made] == [figure.to_json() for figure in first]
+        assert len(made) == (5 if again.title == "needle" else 1)
+        assert "<i>two" not in made[0].to_json()
+
+
+def changed_needle(content: bytes, about: dict[str, object], **arrays: np.ndarray | None) -> bytes:
+    """The archive with some of what its needle record says replaced."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, np.load(io.BytesIO(archive.read("records/02.npz"))) as file:
+        old = dict(file)
+    said = json.loads(str(old.pop("about"))) | about
+    new = {name: value for name, value in (old | arrays).items() if value is not None}
+    made = io.BytesIO()
+    np.savez(made, about=np.array(json.dumps(said)), **new)
+    return rewritten(content, **{"records/02.npz": made.getvalue()})
+
+
+def said_of_needle(content: bytes) -> dict[str, list]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, np.load(io.BytesIO(archive.read("records/02.npz"))) as file:
+        return json.loads(str(file["about"]))
+
+
+@pytest.mark.parametrize(
+    ("of_sample", "words"),
+    [
+        ({"labels": ["hall"]}, "at least two"),
+        ({"answer": "office"}, "at least two labels"),
+        ({"n_label_tokens": [0, 2]}, "without tokens"),
+        ({"labels": ["hall", "x" * 5000]}, "up to 1,000 characters"),
+        ({"labels": "hall"}, "not a list"),
+        ({"n_tokens": "many"}, "not a whole number"),
+        ({"depth": ["deep"]}, "not a number"),
+        ({"evil": 1}, "not all"),
+    ],
+)
+def test_a_needle_record_of_prompts_that_are_none_is_refused(
+    content: bytes, of_sample: dict[str, object], words: str
+) -> None:
+    samples = said_of_needle(content)["samples"]
+    with pytest.raises(ValueError, match=words):
+        read_session(changed_needle(content, {"samples": [samples[0] | of_sample, *samples[1:]]}))
+
+
+@pytest.mark.parametrize(
+    ("about", "arrays", "words"),
+    [
+        ({"samples": []}, {}, "list of 1 to"),
+        ({"samples": [{}] * 5000}, {}, "list of 1 to"),
+        ({"models": [{}] * 3}, {}, "list of 1 to 2"),
+        ({"drawing": {"measure": "evil", "statistic": "mean", "log": False}}, {}, "drawing that there is not"),
+        ({"drawing": {"evil": 1}}, {}, "no session file"),
+        ({}, {"0.log_probs": np.zeros((1, 3, 3, 9), np.float32)}, "not of one piece"),
+        ({}, {"0.log_probs": np.zeros((1, 3, 3, 2), np.complex64)}, "not of one piece"),
+        ({}, {"1.allocation.cosine": np.zeros(3)}, "not of one piece"),
+        ({}, {"1.allocation.cosine": None}, "no session file"),
+        ({}, {"0.entropy_nats": None}, "no session file"),
+    ],
+)
+def test_a_needle_record_whose_parts_do_not_fit_together_is_refused(
+    content: bytes, about: dict[str, object], arrays: dict[str, np.ndarray | None], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_session(changed_needle(content, about, **arrays))
 
 
 def test_a_pickle_in_an_array_is_not_opened(content: bytes) -> None:

@@ -54,7 +54,7 @@ def test_no_bars_and_unknown_classes_are_refused() -> None:
 
 def test_a_map_has_a_cell_for_every_head_with_its_value() -> None:
     figure = ElementTree.fromstring(head_map_svg([[0.25, -0.5, float("nan")]] * 2, title="T", note="n"))
-    cells = [box.get("fill") for box in figure.iter(f"{SVG}rect") if box.get("stroke")]
+    cells = [box.get("fill") for box in figure.iter(f"{SVG}path")]
     assert len(cells) == 6
     assert len(set(cells)) == 3
     texts = [text.text for text in figure.iter(f"{SVG}text")]

@@ -63,11 +63,14 @@ def test_token_text_is_no_markup(record) -> None:
     assert labels[5] == "5 \\u202eabc"
     assert len(token_label("x" * 99)) == 24
     assert token_label("a\x00b") == "a\\u0000b"
+    # Plotly would show the entities of quotes as they are.
+    assert token_label('"it\'s"') == '"it\'s"'
 
 
 def test_chosen_rows_are_labelled_with_their_positions(model) -> None:
     figure = attention_figure(extract_attention(model, random_tokens(), 0, rows=[7, 2]))
     assert figure.layout.yaxis.ticktext == ("7", "2")
+    assert figure.layout.yaxis.tickvals == (0, 1)
     assert figure.data[0].z.shape == (2, 9)
 
 
@@ -96,6 +99,51 @@ def test_spans_are_framed_in_every_panel_and_named_in_the_legend(record) -> None
     assert [trace.name for trace in figure.data if trace.name] == ["needle", "filler"]
 
 
+def test_a_window_shows_its_rows_and_sources_at_their_positions(model) -> None:
+    record = extract_attention(model, random_tokens(1, 50), 0, reduce="mean")
+    figure = attention_figure(record, window=(10, 30))
+    trace = figure.data[0]
+    assert np.array_equal(trace.z, record.minuend[0, 10:30, 10:30].numpy())
+    assert (trace.x0, trace.y0, trace.dx) == (10, 10, 1)
+    assert figure.layout.xaxis.range == (9.5, 29.5)
+    assert figure.layout.yaxis.range == (29.5, 9.5)
+    assert figure.layout.xaxis.tickvals[:2] == figure.layout.yaxis.tickvals[:2] == (10, 12)
+    assert figure.layout.xaxis.ticktext[1] == "12"
+    assert "pooled" not in figure.layout.title.text
+
+
+def test_a_window_is_pooled_from_its_own_first_position(model) -> None:
+    record = extract_attention(model, random_tokens(1, 50), 0, reduce="mean")
+    figure = attention_figure(record, window=(10, 31), max_cells=10)
+    cell = record.minuend[0, 13:16, 10:13].numpy()
+    assert figure.data[0].z.shape == (7, 7)
+    assert figure.data[0].z[1, 0] == cell.ravel()[np.abs(cell).argmax()]
+    assert figure.data[0].x0 == 11
+    assert "± 1" in figure.data[0].hovertemplate
+
+
+def test_the_colour_scale_is_that_of_the_window(model) -> None:
+    record = extract_attention(model, random_tokens(1, 50), 0, reduce="mean")
+    figure = attention_figure(record, window=(40, 50), clip_quantile=1.0)
+    shown = max(float(picture[0, 40:, 40:].abs().max()) for picture in record.pictures.values())
+    assert figure.layout.coloraxis.cmax == pytest.approx(shown)
+
+
+def test_spans_are_cut_at_the_window(model) -> None:
+    record = extract_attention(model, random_tokens(1, 50), 1, reduce="mean")
+    spans = Spans(needle=((5, 12),), question=((40, 45),), filler=((28, 35),))
+    figure = attention_figure(record, spans=spans, window=(10, 30))
+    shapes = figure.layout.shapes
+    assert [trace.name for trace in figure.data if trace.name] == ["needle", "filler"]
+    assert [(shape.x0, shape.x1) for shape in shapes] == [(9.5, 11.5), (27.5, 29.5)]
+    assert {(shape.y0, shape.y1) for shape in shapes} == {(9.5, 29.5)}
+
+
+def test_the_legend_of_the_spans_hangs_from_the_top(record) -> None:
+    legend = attention_figure(record, spans=Spans(needle=((1, 3),))).layout.legend
+    assert (legend.yanchor, legend.yref, legend.xanchor) == ("top", "container", "right")
+
+
 def test_one_row_is_drawn_as_bars_over_what_it_sees(record) -> None:
     figure = attention_row_figure(record, row=4, head=1)
     assert np.array_equal(figure.data[2].y, record.difference[0, 1, 4, :5].numpy())
@@ -105,7 +153,12 @@ def test_one_row_is_drawn_as_bars_over_what_it_sees(record) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"sample": 2}, "samples 0 to 1"), ({"head": 9}, "heads"), ({"clip_quantile": 0.0}, "clip_quantile")],
+    [
+        ({"sample": 2}, "samples 0 to 1"),
+        ({"head": 9}, "heads"),
+        ({"clip_quantile": 0.0}, "clip_quantile"),
+        ({"window": (4, 10)}, "half-open"),
+    ],
 )
 def test_what_the_record_does_not_have_is_refused(record, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

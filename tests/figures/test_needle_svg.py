@@ -39,14 +39,14 @@ def test_each_group_and_lens_is_a_panel_and_each_model_a_curve() -> None:
 def test_a_logarithmic_axis_shows_exponents_and_leaves_gaps() -> None:
     text = stages_svg([CURVE], title="", log=True)
     assert "log10 of the probability of the answer" in text
-    assert text.count("<circle") == 3
+    assert text.count("h0") == 3
     # A bound of 0 has no logarithm.
-    assert stages_svg([replace(CURVE, low=(0.0, 0.001, 0.5))], title="", log=True).count("<circle") == 2
+    assert stages_svg([replace(CURVE, low=(0.0, 0.001, 0.5))], title="", log=True).count("h0") == 2
 
 
 def test_probabilities_are_drawn_from_zero_however_small_they_are() -> None:
     tiny = replace(CURVE, value=(1e-14, 1e-14, 1e-14), low=(0.0, 0.0, 0.0), high=(1e-13, 1e-13, 1e-13))
-    assert stages_svg([tiny], title="").count("<circle") == 3
+    assert stages_svg([tiny], title="").count("h0") == 3
 
 
 def test_a_difference_is_named_as_one() -> None:

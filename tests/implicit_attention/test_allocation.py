@@ -152,6 +152,13 @@ def test_supporting_facts_are_the_needle_and_the_others_distract() -> None:
     assert (spans.needle, spans.distractors) == (((1, 3),), ((3, 4),))
 
 
+def test_a_token_on_the_border_of_two_spans_belongs_to_the_first_class() -> None:
+    bordering = prompt(9, 1)
+    bordering.filler_spans = (span(3, 6), span(8, 8))
+    spans = prompt_spans(bordering)
+    assert (spans.distractors, spans.filler) == (((3, 4),), ((4, 6),))
+
+
 def test_labels_that_all_begin_alike_are_refused(model: HookedMamba) -> None:
     with pytest.raises(ValueError, match="nothing to tell apart"):
         answer_directions(model, prompt(9, 1, labels=((3,), (3, 1))))

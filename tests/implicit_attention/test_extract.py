@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
-from diffmamba_interp.hook_names import differential_point, mixer_point
+from diffmamba_interp.hook_names import FINAL_SCALE, block_point, differential_point, mixer_point
 from diffmamba_interp.implicit_attention import (
     AttentionRecord,
     MemoryLimitError,
@@ -248,6 +248,29 @@ def test_what_does_not_fit_is_refused_before_the_model_runs(
     ):
         extract_attention(model, tokens, **options)
     assert ran == []
+
+
+@pytest.mark.parametrize("options", [{"reduce": "mean"}, {"kind": "contribution", "direction": 3}])
+def test_with_an_earlier_run_no_block_before_is_run_again(
+    model: HookedMamba, tokens: torch.Tensor, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cache = model.run_with_cache(tokens, [block_point(1, "resid_pre"), FINAL_SCALE])
+    again = extract_attention(model, tokens, 1, **options)
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("the model was run again"))
+    kept = extract_attention(model, tokens, 1, cache=cache, **options)
+    assert torch.equal(kept.weights, again.weights)
+
+
+def test_an_earlier_run_that_lacks_the_block_is_made_up_for(model: HookedMamba, tokens: torch.Tensor) -> None:
+    _, cache = model.run_with_cache(tokens, block_point(1, "resid_pre"))
+    first = extract_attention(model, tokens, 0, cache=cache)
+    assert torch.equal(first.minuend, extract_attention(model, tokens, 0).minuend)
+
+
+def test_a_run_of_other_tokens_is_refused(model: HookedMamba, tokens: torch.Tensor) -> None:
+    _, cache = model.run_with_cache(tokens[:, :5], block_point(1, "resid_pre"))
+    with pytest.raises(ValueError, match="a run of these tokens"):
+        extract_attention(model, tokens, 1, cache=cache)
 
 
 def test_norms_of_all_rows_of_a_long_prompt_are_refused(model: HookedMamba) -> None:

@@ -24,9 +24,8 @@ LENGTHS = (1, 2, 7, 63, 130, 500)
 
 
 @pytest.fixture(scope="module", params=["all", "alternate", "quarter"])
-def published(request: pytest.FixtureRequest) -> HookedMamba:
-    folder = Path(__file__).resolve().parents[1] / "fixtures" / "published_diffmamba2" / request.param
-    return HookedMamba.from_pretrained(folder)
+def published(request: pytest.FixtureRequest, published_models: Path) -> HookedMamba:
+    return HookedMamba.from_pretrained(published_models / request.param)
 
 
 @pytest.fixture(

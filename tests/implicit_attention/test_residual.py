@@ -18,8 +18,8 @@ def model() -> HookedMamba:
 
 @pytest.mark.parametrize("sources", ["convolved", "input"])
 @pytest.mark.parametrize("placement", ["all", "alternate", "quarter"])
-def test_the_parts_sum_to_the_logit_of_published_checkpoints(fixtures_dir, placement: str, sources: str) -> None:
-    published = HookedMamba.from_pretrained(fixtures_dir / "published_diffmamba2" / placement)
+def test_the_parts_sum_to_the_logit_of_published_checkpoints(published_models, placement: str, sources: str) -> None:
+    published = HookedMamba.from_pretrained(published_models / placement)
     tokens = random_tokens(2, 130, d_vocab=published.cfg.d_vocab)
     made = residual_attribution(published, tokens, torch.tensor([5, 8]), sources=sources)
     computed = published(tokens)[torch.arange(2), -1, torch.tensor([5, 8])].detach()

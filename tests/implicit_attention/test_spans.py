@@ -19,6 +19,7 @@ from diffmamba_interp.implicit_attention import (
 )
 from diffmamba_interp.implicit_attention.spans import (
     decibel,
+    disjoint_spans,
     over_allocation_share,
     span_masks,
     span_mass,
@@ -140,3 +141,18 @@ def test_a_summary_goes_to_json_and_back(model, block: int) -> None:
         assert torch.equal(again.share[name], value)
     assert again.position.tolist() == summary.position.tolist()
     assert len(SPAN_CLASSES) == summary.share[next(iter(summary.share))].shape[-1]
+
+
+def test_a_position_of_several_classes_goes_to_the_first_and_the_rest_stays_as_it_is() -> None:
+    found = disjoint_spans({"filler": [(0, 4), (6, 9)], "needle": [(3, 7)], "distractors": [(4, 5), (9, 11), (11, 12)]})
+    assert found == Spans(needle=((3, 7),), distractors=((9, 11), (11, 12)), filler=((0, 3), (7, 9)))
+
+
+def test_an_interval_may_be_split_and_one_class_holds_no_position_twice() -> None:
+    assert disjoint_spans({"needle": [(3, 5)], "filler": [(1, 8)]}).filler == ((1, 3), (5, 8))
+    assert disjoint_spans({"needle": [(3, 5), (4, 7), (2, 2)]}).needle == ((3, 5), (5, 7))
+
+
+def test_disjoint_spans_of_an_unknown_class_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown span classes: haystack"):
+        disjoint_spans({"haystack": [(0, 1)]})
