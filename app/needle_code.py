@@ -35,7 +35,7 @@ def curves_code(
             f"figure = curves_by_stage(values, log={log})",
             "snr_figure = curves_by_stage(snr)",
             "if len(trajectories) == 2 and trajectories[0].stages == trajectories[1].stages:",
-            "    differences = compare(*trajectories, **how)",
+            "    differences = compare(*trajectories[::-1], **how)",
             "    difference_figures = [",
             "        difference_by_stage([c for c in differences if c.measure == m]) for m in how['measures']",
             "    ]",

@@ -1,4 +1,4 @@
-"""The figures of a needle run: the measure and the SNR by stage, second model minus first, and what is read."""
+"""The figures of a needle run: the measure and the SNR by stage, first model minus second, and what is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def curve_figures(run: NeedleRun) -> tuple[dict[str, go.Figure], list[Curve]]:
     }
     paired = len(trajectories) == 2 and trajectories[0].stages == trajectories[1].stages
     if paired and set(trajectories[0].lenses) & set(trajectories[1].lenses):
-        differences = compare(*trajectories, **how)
+        differences = compare(*trajectories[::-1], **how)
         for name, measure in (("difference", drawing.measure), ("snr_difference", "snr_db")):
             figures[name] = difference_by_stage(of_measure(differences, measure))
         curves += differences

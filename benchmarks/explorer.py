@@ -25,6 +25,7 @@ from browser import (  # noqa: E402
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
     drawn_after_s,
+    open_choice,
     opened,
     served,
     start_clock,
@@ -58,9 +59,7 @@ def other_heads(browser: Browser, address: str, rounds: int) -> Iterator[float]:
         wait_for_title(watched, "Block 0")
         for head in range(min(rounds, N_BLOCKS)):
             watched.page.wait_for_timeout(1500)
-            watched.page.get_by_role("combobox", name="Heads").click()
-            option = watched.page.get_by_role("option", name=f"head {head}", exact=True)
-            option.wait_for()
+            option = open_choice(watched, "Heads", f"head {head}")
             start_clock(watched, "click")
             option.click()
             yield drawn_after_s(watched, f"head {head},")

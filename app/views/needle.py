@@ -91,7 +91,7 @@ def stop_run(what: Hashable) -> None:
 
 
 def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
-    """The measure and the SNR by stage, and second minus first."""
+    """The measure and the SNR by stage, and first minus second."""
     figures, curves = curve_figures(run)
     for place, (name, figure) in enumerate(figures.items()):
         if place % 2 == 0:
@@ -100,7 +100,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
             draw_figure(figure, f"needle_{name}")
     st.caption(
         f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
-        "the mean of the wrong labels. Differences: second model minus first on the same prompts; filled: p < 0.05, "
+        "the mean of the wrong labels. Differences: first model minus second on the same prompts; filled: p < 0.05, "
         "corrected."
     )
     drawing = run.drawing

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_ARGUMENTS = [
@@ -144,6 +145,19 @@ def opened(browser: Browser, address: str, **options: Any) -> Iterator[Watched]:
 
 def wait_for_title(watched: Watched, words: str) -> None:
     watched.page.locator(".js-plotly-plot .gtitle", has_text=words).first.wait_for()
+
+
+def open_choice(watched: Watched, label: str, name: str) -> Locator:
+    """An option of a box, on the screen. A page that is still being drawn closes the list: then it is opened again."""
+    option = watched.page.get_by_role("option", name=name, exact=True)
+    for _ in range(10):
+        watched.page.get_by_role("combobox", name=label).click()
+        try:
+            option.wait_for(timeout=3_000)
+            return option
+        except PlaywrightTimeout:
+            watched.page.keyboard.press("Escape")
+    raise AssertionError(f"the box {label!r} showed no option {name!r}")
 
 
 def start_clock(watched: Watched, event: str) -> None:

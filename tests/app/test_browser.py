@@ -16,7 +16,15 @@ from diffmamba_interp.implicit_attention import extract_attention
 from tests.app.conftest import IDS, MODEL, WORDS
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import NEEDS_CHROMIUM, Watched, drawn_after_s, opened, start_clock, wait_for_title
+from tests.app.browser import (
+    NEEDS_CHROMIUM,
+    Watched,
+    drawn_after_s,
+    open_choice,
+    opened,
+    start_clock,
+    wait_for_title,
+)
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -127,9 +135,7 @@ def test_another_block_or_head_of_512_tokens_draws_other_pictures(browser, addre
         watched.page.get_by_role("slider", name="Block").press("ArrowRight")
         assert drawn_after_s(watched, "Block 6:") > 0
         block = watched.figure()["z"]
-        watched.page.get_by_role("combobox", name="Heads").click()
-        option = watched.page.get_by_role("option", name="head 3", exact=True)
-        option.wait_for()
+        option = open_choice(watched, "Heads", "head 3")
         start_clock(watched, "click")
         option.click()
         assert drawn_after_s(watched, "head 3,") > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import NEEDS_CHROMIUM, Watched, opened
+from tests.app.browser import NEEDS_CHROMIUM, Watched, open_choice, opened
 from tests.app.conftest import IDS, MODEL
 
 pytestmark = NEEDS_CHROMIUM
@@ -113,8 +113,7 @@ def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> N
 def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browser, address: str) -> None:
     with opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens&lambda_factor=0.6") as watched:
         wait_for_plots(watched, 2)
-        watched.page.get_by_role("combobox", name="Swept").click()
-        watched.page.get_by_role("option", name="λ, times 0 to 2").click()
+        open_choice(watched, "Swept", "λ, times 0 to 2").click()
         watched.page.get_by_text("ring: where λ stands there").wait_for()
         wait_for_plots(watched, 4)
         n_plots = watched.page.locator(".js-plotly-plot").count()
