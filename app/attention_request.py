@@ -32,14 +32,16 @@ MAX_NORM_POSITIONS = 256
 MAX_CELLS = 128
 """Rows and columns of a panel, which is 230 pixels wide on a small screen; longer prompts are pooled.
 
-A cell then has about two pixels. More cells show little more, and a browser takes longer to draw them.
-"""
+More cells show little more, and a browser takes longer to draw them."""
 
 MAX_BYTES = 2**29
 MAX_RUN_BYTES, MAX_RUN_S = 2**27, 1.0
 """Of a whole run that is kept for the next picture of the same prompt."""
 
 VIEWS = {"positions": "by position", "spans": "collapsed by span", "heads": "every head"}
+NORM_ROW_BLOCKS = 0.5
+"""Contribution norms of one row take as long as so many blocks over the whole prompt; measured: 0.35 to 0.6."""
+
 FIGURES = {"positions": attention_figure, "spans": attention_span_figure, "heads": attention_heads_figure}
 
 
@@ -95,6 +97,12 @@ class AttentionRequest:
         if (first, last) != (0, n_pos - 1):
             found["rows"] = list(range(first, last + 1))
         return found
+
+    def passes(self, n_pos: int, n_layers: int) -> float:
+        """So many forward passes take as long as the record."""
+        if self.kind != "contribution_norm":
+            return 1.0
+        return 1.0 + len(self.arguments(n_pos).get("rows", range(n_pos))) * NORM_ROW_BLOCKS / n_layers
 
 
 def framed(spans: Spans) -> Spans:

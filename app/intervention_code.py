@@ -6,7 +6,7 @@ from app.intervention_request import LENS, Answer, Changes
 from app.lens_request import LensRequest
 from app.panels.chosen_model import ChosenModel
 from app.prompts import Prompt
-from app.python_code import model_and_tokens, model_imports, path_text, token_text_lines
+from app.python_code import imported, lens_call, model_and_tokens, model_imports, token_text_lines
 
 
 def intervention_code(
@@ -15,7 +15,7 @@ def intervention_code(
     """What reads the answer and the lens again, clean and changed."""
     key, made = chosen.key, changes.interventions(chosen.cfg)
     kinds = sorted({type(one).__name__ for one in made} | {"AnswerReading", "compare", "intervene"})
-    lens_made = "LogitLens.from_model(model)" if lens.lens is None else f"load_lens({path_text(lens.lens)}, model)"
+    lens_made = lens_call(lens.lens)
     given = "".join(f", {name}={value}" for name, value in lens.arguments(prompt).items())
     labels = f"labels={list(answer.labels)}, " if answer.labels else ""
     return "\n".join(
@@ -25,7 +25,7 @@ def intervention_code(
             *model_imports(key),
             "from diffmamba_interp.figures.lens import lens_heat_map",
             f"from diffmamba_interp.interventions import {', '.join(kinds)}",
-            f"from diffmamba_interp.lens import {lens_made.split('(')[0].split('.')[0]}, lens_trajectory",
+            f"from diffmamba_interp.lens import {imported(lens_made)}, lens_trajectory",
             "",
             *model_and_tokens(key, prompt),
             f"lens = {lens_made}",

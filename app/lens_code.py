@@ -5,13 +5,13 @@ from __future__ import annotations
 from app.lens_request import LensRequest
 from app.loading import ModelKey
 from app.prompts import Prompt
-from app.python_code import model_and_tokens, model_imports, path_text, token_text_lines
+from app.python_code import imported, lens_call, model_and_tokens, model_imports, token_text_lines
 
 
 def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str) -> str:
     """What makes the trajectories and figures of one model or two; for "difference" that of both too."""
     imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
-    names = dict.fromkeys("LogitLens" if request.lens is None else "load_lens" for _, request in reads)
+    names = dict.fromkeys(imported(lens_call(request.lens)) for _, request in reads)
     lines = [
         "import torch",
         *imports,
@@ -32,11 +32,10 @@ def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statist
 
 
 def _read(key: ModelKey, request: LensRequest, prompt: Prompt, statistic: str, prefix: str) -> list[str]:
-    lens = "LogitLens.from_model(model)" if request.lens is None else f"load_lens({path_text(request.lens)}, model)"
     given = "".join(f", {name}={value}" for name, value in request.arguments(prompt).items())
     return [
         *model_and_tokens(key, prompt),
-        f"lens = {lens}",
+        f"lens = {lens_call(request.lens)}",
         f"{prefix}trajectory = lens_trajectory(model, lens, tokens{given})",
         *token_text_lines(key),
         f"{prefix}figure = lens_heat_map({prefix}trajectory, token_text, statistic={statistic!r})",

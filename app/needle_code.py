@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.loading import ModelKey
 from app.needle_request import LOGIT, TUNED, NeedleRead, SampleRequest
-from app.python_code import load_model, model_imports, path_text, tokenizer_line
+from app.python_code import lens_call, load_model, model_imports, tokenizer_line
 from diffmamba_interp.needle import Measure
 
 
@@ -20,7 +20,7 @@ def curves_code(
             "import torch",
             *_imports(reads),
             "from diffmamba_interp.figures.needle import curves_by_stage, difference_by_stage",
-            "from diffmamba_interp.lens import LogitLens, load_lens",
+            "from diffmamba_interp.lens import LogitLens, load_demo_lens, load_lens",
             "from diffmamba_interp.needle import Story, compare, make_needle_samples, needle_trajectory, summarise",
             "",
             "read = {}",
@@ -84,7 +84,7 @@ def _imports(reads: Sequence[NeedleRead]) -> list[str]:
 def _lenses(read: NeedleRead) -> str:
     made = {LOGIT: "LogitLens.from_model(model)"}
     if read.lens.lens is not None:
-        made[TUNED] = f"load_lens({path_text(read.lens.lens)}, model)"
+        made[TUNED] = lens_call(read.lens.lens)
     lenses = ", ".join(f"{name!r}: {made[name]}" for name in read.lens_names)
     return f"read[{read.name!r}] = model, {{{lenses}}}"
 

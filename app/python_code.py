@@ -10,6 +10,7 @@ from app.folders import bundled_name
 from app.hub import hub_id
 from app.loading import ModelKey
 from app.prompts import TOKENIZER_FILE, Prompt
+from diffmamba_interp.models.demo import DEMO_NAMES
 
 CALL_WIDTH = 100
 
@@ -67,6 +68,22 @@ def path_text(folder: Path) -> str:
     """Relative to where the explorer was started, if the folder lies below."""
     here = Path.cwd()
     return repr(folder.relative_to(here).as_posix() if folder.is_relative_to(here) else str(folder))
+
+
+def lens_call(folder: Path | None) -> str:
+    """What makes the lens in a folder for `model`; the logit lens for None. Its first word is to be imported."""
+    if folder is None:
+        return "LogitLens.from_model(model)"
+    # The first page does without lenses, and their library takes seconds to import.
+    from diffmamba_interp.lens import demo_lens_folder
+
+    name = next((name for name in DEMO_NAMES if folder == demo_lens_folder(name)), None)
+    return f"load_lens({path_text(folder)}, model)" if name is None else f"load_demo_lens({name!r}, model)"
+
+
+def imported(call: str) -> str:
+    """The name that a call of `lens_call` needs."""
+    return call.partition("(")[0].partition(".")[0]
 
 
 def call(function: str, first: Sequence[str], given: Mapping[str, Any]) -> str:

@@ -57,7 +57,9 @@ def read_attention(content: bytes) -> AttentionRecord:
 
 def draw_attention(kept: KeptRecord) -> list[go.Figure]:
     assert isinstance(kept.record, AttentionRecord)
-    return [attention_figure(kept.record, max_cells=MAX_CELLS)]
+    record = kept.record
+    only = record.heads[0] if record.per_head and len(record.heads) == 1 else None
+    return [attention_figure(record, head=only, max_cells=MAX_CELLS)]
 
 
 def write_lens(record: LensTrajectory) -> bytes:

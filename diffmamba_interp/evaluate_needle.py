@@ -45,6 +45,7 @@ from diffmamba_interp.needle.vocabulary import VocabularyName
 RUNS = Path("runs/needle")
 AUTO, NONE = "auto", "none"
 N_RESAMPLES = 2_000
+RECIPE = "recipe.toml"
 FORMAT = 1
 
 logger = logging.getLogger("diffmamba_interp.evaluate_needle")
@@ -176,6 +177,7 @@ def run(recipe: NeedleRecipe) -> None:
     subjects = load_subjects(recipe)
     out = Path(recipe.out or RUNS / "-and-".join(subject.name for subject in reversed(subjects)))
     recipe = replace(recipe, out=str(out))
+    require_own(out, recipe)
     tokenizer = common_tokenizer(recipe, subjects)
     samples = make_samples(recipe, tokenizer)
     logger.info("%d prompts, %d tokens", len(samples), sum(sample.n_tokens for sample in samples))
@@ -199,6 +201,13 @@ def run(recipe: NeedleRecipe) -> None:
     print(
         f"n = {recipe.n} per task and length, seed {recipe.seed}; written to {out}, to look at: {out / 'report.html'}"
     )
+
+
+def require_own(out: Path, recipe: NeedleRecipe) -> None:
+    """Raise ValueError if `out` holds the results of another recipe: their files would stand beside the new ones."""
+    kept = out / RECIPE
+    if kept.is_file() and kept.read_text(encoding="utf-8") != to_toml(to_values(recipe)):
+        raise ValueError(f"{out} holds the results of another recipe: give another --out, or remove that folder.")
 
 
 def load_subjects(recipe: NeedleRecipe) -> list[Subject]:
@@ -296,7 +305,7 @@ def write(
     made: dict[str, Any],
 ) -> None:
     """Recipe, records of every model, results.json, figures and report.html, each whole or not at all."""
-    write_text(out / "recipe.toml", to_toml(to_values(recipe)))
+    write_text(out / RECIPE, to_toml(to_values(recipe)))
     for trajectory in trajectories:
         for suffix in ("parquet", "csv.gz"):
             trajectory.save(out / f"{trajectory.model}.{suffix}")

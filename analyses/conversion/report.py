@@ -136,7 +136,8 @@ def method(results: dict[str, Any]) -> list[str]:
         "Prompts: bAbI's en-10k test stories that occur in none of its training files, bare and spread through "
         "held-out novels; a model is right if the answer is the most probable label. Intervals: Wilson for one model, "
         "bootstrap over stories (95 %) for paired differences. The converted models have more parameters than the "
-        "plain one: each branch has B, C and dt of its own.",
+        "plain one: each branch has B, C and dt of its own. Bits per byte are of the training recipe's evaluation "
+        "streams; those of the model's card are of another sample of the same split, so the two differ.",
         "",
         "    for name in plain published by_component; do",
         "        python -m diffmamba_interp.train_lm --recipe recipes/conversion_$name.toml",

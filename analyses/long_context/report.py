@@ -155,7 +155,7 @@ HOW = [
     "flip test of the difference by novel, not corrected for the number of bins.",
     "",
     "    python analyses/long_context/run.py --recipe builtin",
-    "    python analyses/long_context/run.py --recipe paper --data FOLDER       (--n 0 --device cuda for all novels)",
+    "    python analyses/long_context/run.py --recipe paper --data FOLDER --device cuda",
     "",
     "`records.parquet` holds every piece's loss in every bin. This page is written by `report.py` from `results.json`.",
     "",

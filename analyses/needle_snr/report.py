@@ -150,7 +150,9 @@ def section(name: str, results: Results) -> list[str]:
     if results["attention"]:
         pictures.append(f"![attention]({name}/{RELATION})")
     digests = [
-        f"{kind[:-1]} {model} `{digest}`" for kind in ("models", "lenses") for model, digest in made[kind].items()
+        f"{kind} {model} `{digest}`"
+        for kind, of in (("model", "models"), ("lens", "lenses"))
+        for model, digest in made[of].items()
     ]
     return [
         f"## {TITLES[name]} (recipe `{name}`)",
@@ -207,6 +209,8 @@ LIMITS = [
     "- One training seed of each model and of each lens: the intervals hold for these weights.",
     "- A lens shows what a linear map can read out, not what the model uses; each model has a lens of its own, so an",
     "  inner difference may be the lens's. The logit lens, which is not trained, stands beside it for that reason.",
+    "- The mean over the inner stages is high where the answer is formed early: it says when as much as how cleanly.",
+    "  The curves by stage show which; at the output both models have finished.",
     "- A ratio in dB has no bound: prompts that a model is certain about weigh much in a mean; see the medians.",
     "- A ratio says nothing about how much probability labels have at all: for that see the probability.",
     "- Correlations over prompts are no effects.",

@@ -237,6 +237,8 @@ LIMITS = [
     "",
     "- One training seed of each model: the intervals hold for these weights.",
     "- Both models were trained on contexts of at most 1,024 tokens; 2k and beyond ask for more than they saw.",
+    "- A noise share is of all that is written, the prompt's frame and last position (`other`) included. It can fall",
+    "  together with the needle's share: read it beside that one and the SNR, which need not name the same model.",
     "- Contributions are direct: what an early block writes for later blocks to use is credited to the later blocks.",
     "- A contribution is an account of one forward pass and not a cause. The answer's first token stands for it.",
 ]

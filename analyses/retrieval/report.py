@@ -298,8 +298,8 @@ METHOD = [
     "",
     "`records.csv.xz` holds what each model answered to every prompt (with `builtin` every label's",
     "log-probability); `results.json` the cells and what they were made with; the figures are there as SVG and as",
-    "Plotly JSON. The curves are the bundled pair's with Wilson intervals; faint ones are other training seeds.",
-    "This page is written by `report.py`.",
+    "Plotly JSON, the curves with Wilson intervals. Other training seeds, with half the tokens and few prompts, are in",
+    "[`SEEDS.md`](SEEDS.md). This page is written by `report.py`.",
     "",
 ]
 

@@ -62,6 +62,8 @@ def choose_second_model(first: ChosenModel) -> ChosenModel | None:
             name = view_state.selectbox(
                 "Beside it", "beside", others, default if default in others else NO_MODEL, accept_new_options=True
             )
+            if name == first.name:
+                st.warning("This is the first model: name another one, or none.")
         return None if name in (NO_MODEL, first.name) else _opened(name, first.key.dtype, first.key.device)
     return None
 

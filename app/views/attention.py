@@ -45,7 +45,8 @@ def page() -> None:
         with below:
             window = choose_window(prompt)
         request = choose_request(chosen, prompt, window, columns)
-        if agreed(chosen.key, len(prompt.tokens), what=(prompt, request), reduce="Shorten the prompt"):
+        n_tokens = int(len(prompt.tokens) * request.passes(len(prompt.tokens), chosen.cfg.n_layers))
+        if agreed(chosen.key, n_tokens, what=(prompt, request), reduce="Shorten the prompt or zoom in"):
             with picture, st.spinner("Computing", show_time=True):
                 record = attention_record(chosen.key, prompt, request)
             with picture:

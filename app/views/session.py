@@ -34,7 +34,7 @@ def draw_writing() -> None:
     for kept in records:
         st.text(f"{kept.model}: {kept.title}")
     if not records:
-        st.text("none yet: open the Attention, the Lens or the Needle page first")
+        st.text("none yet: open the Attention, the Lens, the Needle or the Interventions page first")
     # The file is made in another thread, which knows no session.
     make = partial(write_session, kept_state.visited(), kept_state.values(), records)
     st.download_button(

@@ -158,7 +158,7 @@ def _edges(first: int, size: int) -> list[float]:
 
 
 def _frames(spans: Spans, panels: AttentionPanels, top: int) -> list[dict[str, Any]]:
-    """A frame over the sources of each span, cut at the window."""
+    """A frame over the sources of each span, cut at the window; the needle's on top of its neighbours', and thicker."""
     bottom = top + len(panels.rows) - 0.5
     return [
         {
@@ -167,9 +167,9 @@ def _frames(spans: Spans, panels: AttentionPanels, top: int) -> list[dict[str, A
             "x1": min(end, panels.stop) - 0.5,
             "y0": top - 0.5,
             "y1": bottom,
-            "line": {"color": SPAN_COLOURS[name], "width": 2},
+            "line": {"color": SPAN_COLOURS[name], "width": 3 if name == "needle" else 2},
         }
-        for name, (start, end) in _shown(spans, panels)
+        for name, (start, end) in reversed(_shown(spans, panels))
     ]
 
 

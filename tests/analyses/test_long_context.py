@@ -52,6 +52,7 @@ def test_results_are_those_of_the_shipped_weights_and_of_the_recipe(name: str) -
     made, stated = shipped(name)["provenance"], read_recipe(run.HERE / "recipe.toml", name, run.Recipe)
     assert made["models"] == {model: weights_sha256(demo_folder(model)) for model in DEMO_NAMES}
     assert (made["recipe"]["name"], made["seed"], made["recipe"]["window"]) == (name, stated.seed, stated.window)
+    assert (made["recipe"]["length"], made["recipe"]["n"]) == (stated.length, stated.n)
     assert (name == "paper") == ("data" in made)
 
 

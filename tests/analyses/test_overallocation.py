@@ -57,7 +57,7 @@ def test_results_are_those_of_the_shipped_weights_and_of_the_recipe(name: str) -
     made, stated = shipped(name)["provenance"], read_recipe(run.HERE / "recipe.toml", name, PromptRecipe)
     assert made["models"] == {model: weights_sha256(demo_folder(model)) for model in DEMO_NAMES}
     assert (made["recipe"]["name"], made["seed"]) == (name, stated.seed)
-    assert tuple(made["recipe"]["lengths"]) == stated.lengths
+    assert (tuple(made["recipe"]["lengths"]), tuple(made["recipe"]["n"])) == (stated.lengths, stated.n)
     assert (name == "paper") == ("data" in made)
 
 

@@ -126,3 +126,9 @@ def test_what_each_model_would_say_next_is_shown(open_app: OpenApp) -> None:
     tables = [table.value for table in app.dataframe if "next token" in table.value]
     assert [table["next token"][0] for table in tables] == ["' hallway'"] * 2
     assert any("In memory: diff-mamba2" in text.value and "mamba2 (float32" in text.value for text in app.text)
+
+
+def test_the_first_model_beside_itself_is_shown_once_and_the_page_says_so(open_app: OpenApp) -> None:
+    app = open_app(beside=MODEL)
+    assert len(block_tables(app)) == 1
+    assert "This is the first model: name another one, or none." in texts(app.warning)

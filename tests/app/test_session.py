@@ -99,3 +99,11 @@ def test_without_figures_there_is_nothing_to_take_away(open_app: OpenApp) -> Non
     app = open_app("session")
     assert app.get("download_button")[0].disabled
     assert any("none yet" in text for text in texts(app.text))
+
+
+def test_a_single_head_comes_back_under_its_number(open_app: OpenApp, tmp_path: Path) -> None:
+    app = open_app("attention", ids=IDS, block="2", heads="3")
+    before = drawn(app)
+    again = drawn(uploaded(open_app("session", at_root=tmp_path, model=""), session_of(app)))
+    assert "head 3" in before["layout"]["title"]["text"]
+    assert again["layout"]["title"]["text"] == before["layout"]["title"]["text"]

@@ -3,7 +3,9 @@
 import io
 import json
 import pickle
+import tomllib
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +254,8 @@ def test_a_record_whose_arrays_do_not_fit_together_is_refused(content: bytes) ->
     np.savez(changed, **arrays)
     with pytest.raises(ValueError, match="not of one piece"):
         read_session(rewritten(content, record=changed.getvalue()))
+
+
+def test_the_server_takes_files_as_large_as_the_reader_does(project_root: Path) -> None:
+    settings = tomllib.loads((project_root / "app" / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    assert settings["server"]["maxUploadSize"] * 2**20 == MAX_PACKED_BYTES

@@ -165,15 +165,19 @@ def test_another_seed_gives_other_prompts_and_a_single_model_needs_no_baseline(
     alone = [*options, "--baseline", "none", "--lens", "none", "--tasks", "qa1"]
     ids = []
     for seed in ("0", "1"):
-        assert evaluate_needle.main([*alone, "--seed", seed]) == 0
-        kept = load_trajectory(tmp_path / "out" / "two.parquet")
+        assert evaluate_needle.main([*alone, "--seed", seed, "--out", str(tmp_path / seed)]) == 0
+        kept = load_trajectory(tmp_path / seed / "two.parquet")
         ids.append({sample.id for sample in kept.samples})
     assert kept.lenses == ("logit",)
     assert not ids[0] & ids[1]
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((tmp_path / "1" / "results.json").read_text())
     assert results["differences"] == results["verdicts"] == []
     assert results["provenance"]["lenses"] == {}
     assert "after block 0" in capsys.readouterr().out
+    before = (tmp_path / "1" / "results.json").read_bytes()
+    assert evaluate_needle.main([*alone, "--seed", "2", "--out", str(tmp_path / "1")]) == 2
+    assert "another recipe: give another --out" in capsys.readouterr().err
+    assert (tmp_path / "1" / "results.json").read_bytes() == before
 
 
 def test_a_recipe_file_gives_options_that_the_command_line_overrides(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_a_long_prompt_is_pooled_to_its_largest_magnitudes_and_says_so(model) ->
 def test_spans_are_framed_in_every_panel_and_named_in_the_legend(record) -> None:
     figure = attention_figure(record, spans=Spans(needle=((1, 3),), filler=((4, 5), (6, 8))))
     assert len(figure.layout.shapes) == 9
-    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (0.5, 2.5)
+    # In each panel the needle comes last, so that no neighbour's frame hides it.
+    assert [(shape.x0, shape.line.width) for shape in figure.layout.shapes[2::3]] == [(0.5, 3)] * 3
     assert [trace.name for trace in figure.data if trace.name] == ["needle", "filler"]
 
 
@@ -135,7 +136,7 @@ def test_spans_are_cut_at_the_window(model) -> None:
     figure = attention_figure(record, spans=spans, window=(10, 30))
     shapes = figure.layout.shapes
     assert [trace.name for trace in figure.data if trace.name] == ["needle", "filler"]
-    assert [(shape.x0, shape.x1) for shape in shapes] == [(9.5, 11.5), (27.5, 29.5)]
+    assert [(shape.x0, shape.x1) for shape in shapes] == [(27.5, 29.5), (9.5, 11.5)]
     assert {(shape.y0, shape.y1) for shape in shapes} == {(9.5, 29.5)}
 
 
