@@ -68,6 +68,7 @@ def read_session(content: bytes) -> Session:
     """The inverse of `write_session`. Raises ValueError, saying what is wrong, for any other file."""
     if len(content) > MAX_PACKED_BYTES:
         raise ValueError(f"the file has {len(content) / 2**20:.0f} MiB: {MAX_PACKED_BYTES // 2**20} at most.")
+    # All that a damaged archive makes the standard library raise; NotImplementedError: an unknown packing.
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             require_modest(archive)

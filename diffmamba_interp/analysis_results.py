@@ -25,8 +25,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from jaxtyping import Float
 
-from diffmamba_interp.atomic_files import write_bytes, write_text
 from diffmamba_interp.data import TextSource
+from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.lens.card import file_sha256, package_versions, weights_sha256
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
 from diffmamba_interp.needle.results_json import results_json

@@ -19,10 +19,10 @@ import torch
 import tyro
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.data import TextSource, documents_of_split, load_tokenizer, tokenizer_hash
 from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.figures.needle_svg import stages_svg
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.card import file_sha256, lens_sha256, package_versions, weights_sha256
 from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.lens.folders import load_lens, read_description

@@ -20,10 +20,10 @@ import tyro
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.data import DataError, TextSource, TokenBatches, cached_tokens, load_tokenizer, tokenizer_hash
 from diffmamba_interp.data.sources import is_hub_id
 from diffmamba_interp.figures.lens_svg import kl_svg
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.card import (
     Provenance,
     lens_sha256,

@@ -24,8 +24,8 @@ from typing import Annotated
 import torch
 import tyro
 
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.data import tokenizer_hash
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.stop_signals import stop_requests
 from diffmamba_interp.lm_training.evaluation import prepare_evaluation
 from diffmamba_interp.lm_training.loop import Outcome, Trainer, TrainingDivergedError

@@ -103,3 +103,10 @@ def test_changes_are_paired() -> None:
     (value,) = estimates(before)
     assert value.value == pytest.approx(17.0)
     assert value.low < 17.0 < value.high
+
+
+def test_ratios_are_rounded_and_other_readings_are_left_to_the_file() -> None:
+    own = {"dose": 0.0, "where": "all", "kind": CLEAN, "model": "m", "story": "a", "task": "qa1", "length": 0}
+    part = {name: [value] for name, value in own.items()} | {"snr_db": [3.26], "snr_db_3": [3.26], "log_prob": [-1.26]}
+    found = together([part], decimals=0)
+    assert [found[name].item() for name in ("snr_db", "snr_db_3", "log_prob")] == [3.3, 3.0, -1.26]

@@ -1,10 +1,11 @@
 """Prompts of the analyses are the same for everybody who asks, and a story keeps its place at every n."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of
+from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each_once
 from diffmamba_interp.splits import split_of_hash
 
 RECIPE = PromptRecipe(stories="generated", lengths=(0, 256), n=(3, 2), seed=7)
@@ -50,3 +51,10 @@ def test_only_real_stories_name_data() -> None:
 def test_unknown_stories_are_refused() -> None:
     with pytest.raises(ValueError, match='"generated" or "babi"'):
         PromptRecipe(stories="bible", lengths=(0,), n=(1,), seed=7)
+
+
+def test_a_prompt_that_comes_twice_is_kept_once_where_it_came_first() -> None:
+    first, second, third = next(samples for _, _, samples in cells(RECIPE, Path(), ["qa1"]))
+    again = replace(first, story_hash="0" * 64)
+    assert each_once([first, second, again, third, second]) == [again, second, third]
+    assert each_once([first, replace(first, length=256)]) == [first, replace(first, length=256)]

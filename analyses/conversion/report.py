@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.conversion.measure import AFTER, BEFORE, NAMES, model_name
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.figures.retrieval import accuracy_by_length
 from diffmamba_interp.figures.retrieval_svg import accuracy_svg
 from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows, summarise
 from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
 

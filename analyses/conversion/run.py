@@ -22,7 +22,7 @@ import tyro
 
 from analyses.conversion import measure
 from analyses.conversion.measure import AFTER, BEFORE, NAMES, model_name
-from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.card import package_versions, weights_sha256
 from diffmamba_interp.lm_training.preparation import make_model, open_tokenizer
 from diffmamba_interp.lm_training.recipe import Recipe

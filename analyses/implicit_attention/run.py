@@ -17,7 +17,7 @@ import nbformat
 import tyro
 from nbclient import NotebookClient
 
-from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.files.atomic import write_text
 
 HERE = Path(__file__).parent
 FINDINGS = re.compile(r"(<!-- findings: written by run.py -->\n).*?(<!-- end of findings -->)", re.DOTALL)

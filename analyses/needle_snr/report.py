@@ -11,11 +11,11 @@ from typing import Any
 
 from analyses.needle_snr.summary import BASELINE, LENSES, MODEL
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.figures.curves_svg import Curve as DrawnCurve
 from diffmamba_interp.figures.curves_svg import Panel, curves_svg
 from diffmamba_interp.figures.needle_svg import stages_svg
 from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.curves import Curve, PairedCurve
 from diffmamba_interp.needle.verdict import Verdict, verdict_table
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from analyses.needle_snr import relation
 from diffmamba_interp.analysis_results import N_RESAMPLES, read_records, write_results
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
 from diffmamba_interp.needle.statistics import Interval, Statistic, bootstrap, holm, paired_test
 from diffmamba_interp.needle.trajectory_records import Measure, stage_names

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.retrieval.seeds import FIRST, SECOND, Spread, spread_at
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
 from diffmamba_interp.figures.retrieval_svg import accuracy_svg, ratio_svg
 from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows
 from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
 from diffmamba_interp.needle.vocabulary import BABI

@@ -29,7 +29,7 @@ from analyses.retrieval import seeds, text
 from analyses.retrieval.material import Material, prepare
 from analyses.retrieval.prompts import Recipe
 from analyses.retrieval.weights import Weights, about_seeds, pairs_of
-from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.card import file_sha256, package_versions
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, summarise, write_rows

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffmamba_interp.atomic_files import write_text
 from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.models.demo import DEMO_NAMES
 
 HERE = Path(__file__).parent

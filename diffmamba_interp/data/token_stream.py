@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.atomic_files import replacing
 from diffmamba_interp.data.documents import DataError, Document, documents_of_split, shuffle_documents
 from diffmamba_interp.data.sources import TextSource
 from diffmamba_interp.data.tokenizer import tokenizer_hash
+from diffmamba_interp.files.atomic import replacing
 from diffmamba_interp.splits import Split, require_split
 
 logger = logging.getLogger(__name__)

@@ -89,7 +89,7 @@ def extract_attention(
         impl: "fused", "reference" or "auto", of the pictures. max_bytes: limit on one block's pictures.
         cache: of an earlier run of the same tokens under the same hooks, so that less is run again: no block
             before the first one if it holds that one's `hook_resid_pre`, and none for a token's logit if it
-            holds `ln_final.hook_scale`.
+            holds `ln_final.hook_scale`. Of the tokens only their number can be checked.
 
     Raises:
         ValueError: what does not fit, with what would. MemoryLimitError (a MemoryError): the estimate is over
@@ -252,7 +252,7 @@ def _frozen_logit_direction(
 
 
 def _cached(cache: ActivationCache | None, name: str, tokens: Tensor) -> Float[Tensor, "batch pos _"] | None:
-    """What an earlier run saw, if it is there. Raises ValueError if that run had other tokens."""
+    """What an earlier run saw, if it is there. ValueError unless it saw as many tokens: which, it does not hold."""
     if cache is None or name not in cache:
         return None
     if cache[name].shape[:2] != tokens.shape:

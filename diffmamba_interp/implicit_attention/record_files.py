@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffmamba_interp.atomic_files import replacing
+from diffmamba_interp.files.atomic import replacing
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 FORMAT = "diffmamba_interp.AttentionRecord/1"

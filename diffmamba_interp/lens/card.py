@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.folders import PARAMS_FILE
 from diffmamba_interp.lens.recipe import LensRecipe

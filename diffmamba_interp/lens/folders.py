@@ -26,7 +26,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from tuned_lens.nn.lenses import TunedLensConfig
 
-from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffmamba_interp.atomic_files import write_text
+from diffmamba_interp.files.atomic import write_text
 
 Loss = Literal["kl", "ce"]
 OptimizerName = Literal["sgd", "adam"]

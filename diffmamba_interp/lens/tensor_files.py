@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 
 
 def write_tensors(path: Path, content: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
 from diffmamba_interp.lm_training.settings import to_values
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import NeedleSample

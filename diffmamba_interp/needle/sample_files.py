@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.records import NeedleSample
 
 # Filler recurs from prompt to prompt, so even a low level of compression makes the file ten times smaller.

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, Measure, NeedleTrajectory, ReadSample
 
 _DERIVED: tuple[Measure, ...] = ("probability", "label_share", "label_rank", "snr_db")

@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import load, save
 from torch import nn
 
-from diffmamba_interp.atomic_files import write_bytes
+from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.trajectory_records import ReadSample
 

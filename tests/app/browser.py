@@ -160,6 +160,14 @@ def open_choice(watched: Watched, label: str, name: str) -> Locator:
     raise AssertionError(f"the box {label!r} showed no option {name!r}")
 
 
+def save_session(watched: Watched, path: Path) -> None:
+    """Go to the Session page and download its file."""
+    watched.page.get_by_role("link", name="Session").click()
+    with watched.page.expect_download() as download:
+        watched.page.get_by_role("button", name="Download the session").click()
+    download.value.save_as(path)
+
+
 def start_clock(watched: Watched, event: str) -> None:
     """Let the next "keydown" or "click" on the page start the clock of `drawn_after_s`."""
     watched.page.evaluate(CLOCK, event)

@@ -30,9 +30,9 @@ def root(tmp_path_factory: pytest.TempPathFactory, fixtures_dir: Path) -> Path:
     """A root folder with two models below it, and one beside it that must stay closed."""
     outside = tmp_path_factory.mktemp("around")
     for name in ("alternate", "all"):
-        shutil.copytree(fixtures_dir / "published_diffmamba2" / name, outside / "root" / "models" / name)
+        shutil.copytree(fixtures_dir / "published_diffmamba2" / name, outside / "shown" / "models" / name)
     shutil.copytree(fixtures_dir / "published_diffmamba2" / "all", outside / "secret")
-    return outside / "root"
+    return outside / "shown"
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import NEEDS_CHROMIUM, Watched, opened, wait_for_title
+from tests.app.browser import NEEDS_CHROMIUM, Watched, opened, save_session, wait_for_title
 from tests.app.conftest import IDS, MODEL
 
 pytestmark = NEEDS_CHROMIUM
@@ -95,10 +95,7 @@ def test_a_grid_can_be_cancelled_and_another_session_is_served_meanwhile(browser
 def test_a_session_file_goes_out_and_comes_back(browser, address: str, tmp_path: Path) -> None:
     with opened(browser, f"{address}/attention?{IDS_AND_MODEL}&block=2") as watched:
         wait_for_title(watched, "Block 2")
-        watched.page.get_by_role("link", name="Session").click()
-        with watched.page.expect_download() as download:
-            watched.page.get_by_role("button", name="Download the session").click()
-        download.value.save_as(tmp_path / "session.zip")
+        save_session(watched, tmp_path / "session.zip")
     with opened(browser, f"{address}/session") as watched:
         watched.page.locator("input[type=file]").set_input_files(tmp_path / "session.zip")
         wait_for_title(watched, "Block 2")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import NEEDS_CHROMIUM, Watched, open_choice, opened
+from tests.app.browser import NEEDS_CHROMIUM, Watched, open_choice, opened, save_session
 from tests.app.conftest import IDS, MODEL
 
 pytestmark = NEEDS_CHROMIUM
@@ -130,10 +130,7 @@ def test_a_needle_run_goes_out_in_a_session_file_and_is_drawn_again(browser, add
     with opened(browser, f"{address}/needle?{query}") as watched:
         wait_for_plots(watched, 4)
         before = curves(watched)
-        watched.page.get_by_role("link", name="Session").click()
-        with watched.page.expect_download() as download:
-            watched.page.get_by_role("button", name="Download the session").click()
-        download.value.save_as(tmp_path / "session.zip")
+        save_session(watched, tmp_path / "session.zip")
     with opened(browser, f"{address}/session") as watched:
         watched.page.locator("input[type=file]").set_input_files(tmp_path / "session.zip")
         wait_for_plots(watched, 4)

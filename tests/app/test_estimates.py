@@ -1,8 +1,11 @@
 """Before a long run the page says what it will take; a run that is far too long is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from app import estimates
+from app.attention_request import MAX_NORM_POSITIONS, AttentionRequest
 from app.panels import long_runs
 from tests.app.conftest import IDS, OpenApp, complaint, drawn
 
@@ -39,3 +42,12 @@ def test_the_estimate_grows_with_the_prompt_and_with_the_read_outs(open_app: Ope
     key = loading.model_key("models/all", "float32")
     short, long, read = (estimates.forward_seconds(key, n, r) for n, r in ((10, 0), (1000, 0), (1000, 500)))
     assert 0 < short < long < read
+
+
+def test_contribution_norms_take_half_a_block_for_each_row_and_the_other_kinds_one_pass() -> None:
+    norms = AttentionRequest(block=3, kind="contribution_norm", window=(0, 99))
+    assert norms.passes(100, 12) == 1 + 100 * 0.5 / 12
+    assert replace(norms, window=(90, 99)).passes(100, 12) == 1 + 10 * 0.5 / 12
+    assert norms.passes(5000, 12) == norms.passes(100, 12)
+    assert replace(norms, window=(0, 4999)).passes(5000, 12) == 1 + MAX_NORM_POSITIONS * 0.5 / 12
+    assert replace(norms, kind="hidden").passes(100, 12) == 1

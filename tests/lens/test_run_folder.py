@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffmamba_interp import atomic_files
+from diffmamba_interp.files import atomic
 from diffmamba_interp.lens import LensRecipe, TrainingError
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
@@ -38,7 +38,7 @@ def test_a_snapshot_comes_back_as_it_was_written(run: RunFolder) -> None:
 
 def test_a_full_disk_is_reported_and_keeps_the_last_snapshot(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     run.write_snapshot({"step": 1})
-    monkeypatch.setattr(atomic_files.os, "fsync", no_space)
+    monkeypatch.setattr(atomic.os, "fsync", no_space)
     with pytest.raises(TrainingError, match=r"snapshot of step 2 .*No space left.*the last one is kept"):
         run.write_snapshot({"step": 2})
     monkeypatch.undo()

@@ -16,6 +16,7 @@ def pyproject(project_root: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def project_files(project_root: Path) -> list[Path]:
     """Every file that is tracked or would be added next; ignored files are left out."""
+    # In an unpacked archive nothing tells the project's files from others; every checkout, CI's too, is checked.
     if not (project_root / ".git").exists():
         pytest.skip("this copy is not a git checkout, so which files belong to the project is unknown")
     listing = subprocess.run(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffmamba_interp import atomic_files
-from diffmamba_interp.atomic_files import replacing, write_bytes, write_text
+from diffmamba_interp.files import atomic
+from diffmamba_interp.files.atomic import replacing, write_bytes, write_text
 
 
 def test_the_folder_is_made_and_nothing_else_is_left_in_it(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     path = tmp_path / "file"
     write_bytes(path, b"old")
-    monkeypatch.setattr(atomic_files.os, "fsync", no_space)
+    monkeypatch.setattr(atomic.os, "fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"

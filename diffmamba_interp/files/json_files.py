@@ -1,0 +1,91 @@
+"""JSON and TOML in and out: one rule for what JSON has no number for, and one set of errors for what is no JSON.
+
+Written: NaN is `null`, an infinity is the string "inf" or "-inf"; never the bare words NaN and Infinity, which are not
+JSON. Read: the same, and the bare words too, since other libraries write them. A byte-order mark is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffmamba_interp.files.atomic import write_text
+
+
+def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """`value` as JSON: mappings, sequences, numpy arrays and scalars, strings, numbers, booleans, None.
+
+    Raises TypeError for anything else.
+    """
+    return json.dumps(plain(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
+    """`json_text` of `value` in a file that is whole or not there. Raises TypeError, OSError."""
+    write_text(path, json_text(value, indent=indent) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """`value` made of what JSON has, by the rule above; tuples and arrays become lists, keys strings."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def number(value: Any) -> float:
+    """A number that `json_text` wrote: None is NaN, "inf", "-inf" and "nan" are what they say."""
+    return math.nan if value is None else float(value)
+
+
+def parse_json(content: str | bytes, *, source: str | Path) -> Any:
+    """The value of JSON text. `source` names it in errors.
+
+    Raises ValueError, with the source, for what is no JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(_decoded(content))
+    except RecursionError as error:
+        raise ValueError(f"{source} is nested too deeply to be read as JSON.") from error
+    except ValueError as error:
+        raise ValueError(f"{source} is not valid JSON: {error}.") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file. Raises OSError if it cannot be read, and ValueError as `parse_json` does."""
+    return parse_json(Path(path).read_bytes(), source=path)
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """A JSON file that must hold an object. Raises OSError and ValueError, with the file."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises OSError if it cannot be read; ValueError, with the file, for what is no TOML."""
+    content = Path(path).read_bytes()
+    try:
+        return tomllib.loads(_decoded(content))
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be read as TOML.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from error
+
+
+def _decoded(content: str | bytes) -> str:
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    return text.removeprefix("\ufeff")

@@ -1,0 +1,62 @@
+"""JSON has one rule for what it has no number for, and what is no JSON is named with its file."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffmamba_interp.files.json_files import json_text, number, parse_json, read_json_object, read_toml, write_json
+
+
+def test_nan_is_null_and_infinity_a_word_and_both_come_back(tmp_path: Path) -> None:
+    value = {"a": [math.nan, math.inf, -math.inf, 1.5], "b": np.array([np.nan, 2.0]), 3: np.int64(4), "t": (True, None)}
+    assert json.loads(json_text(value), parse_constant=pytest.fail) == {
+        "a": [None, "inf", "-inf", 1.5],
+        "b": [None, 2.0],
+        "3": 4,
+        "t": [True, None],
+    }
+    write_json(tmp_path / "x.json", value)
+    back = [number(item) for item in read_json_object(tmp_path / "x.json")["a"]]
+    assert math.isnan(back[0])
+    assert back[1:] == [math.inf, -math.inf, 1.5]
+
+
+def test_what_is_not_plain_is_refused() -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        json_text({"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 200_000, "nested too deeply"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"", "not valid JSON"),
+    ],
+)
+def test_what_is_no_json_is_named_with_its_source(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=f"config.json is {message}"):
+        parse_json(content, source="config.json")
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}', source="x") == {"a": 1}
+    (tmp_path / "r.toml").write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    assert read_toml(tmp_path / "r.toml") == {"a": 1}
+
+
+@pytest.mark.parametrize("content", [b"a = " + b"[" * 200_000, b"a = ", b"a = '\xff'"])
+def test_what_is_no_toml_is_named_with_its_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(content)
+    with pytest.raises(ValueError, match="r.toml is "):
+        read_toml(tmp_path / "r.toml")
+
+
+def test_an_object_is_asked_for_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(ValueError, match="x.json holds a JSON list, not an object"):
+        read_json_object(tmp_path / "x.json")
