@@ -57,4 +57,5 @@ def test_a_prompt_that_comes_twice_is_kept_once_where_it_came_first() -> None:
     first, second, third = next(samples for _, _, samples in cells(RECIPE, Path(), ["qa1"]))
     again = replace(first, story_hash="0" * 64)
     assert each_once([first, second, again, third, second]) == [again, second, third]
-    assert each_once([first, replace(first, length=256)]) == [first, replace(first, length=256)]
+    longer = replace(first, length=256)
+    assert each_once([first, longer]) == [first, longer]

@@ -76,7 +76,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises OSError if it cannot be read; ValueError, with the file, for what is no TOML."""
+    """The tables of a TOML file. Raises OSError; ValueError, with the file, for what is no TOML."""
     content = Path(path).read_bytes()
     try:
         return tomllib.loads(_decoded(content))
