@@ -14,7 +14,7 @@ def replacing(path: str | Path, *, several_writers: bool = False) -> Iterator[IO
     """A file to write to, which takes the place of `path` when the block ends well, and is removed when it does not.
 
     The folder is made if it is missing. The bytes are on the disk before the name is. Raises OSError (disk full,
-    no permission); what was at `path` before then stays as it was.
+    no permission), which names `path`; what was there before then stays as it was.
 
     several_writers: other processes may be writing this file now, so each takes a temporary name of its own.
         Otherwise the name is fixed, and what a killed process left half-written is replaced by the next one.
@@ -29,6 +29,11 @@ def replacing(path: str | Path, *, several_writers: bool = False) -> Iterator[IO
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # A full disk is noticed while writing or closing, where the system gives no name.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

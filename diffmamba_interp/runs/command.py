@@ -1,0 +1,140 @@
+"""One place where what can be foreseen to go wrong in a command becomes a line on stderr and an exit code.
+
+    0      done
+    2      `error: ...`: something that the user can mend (`RunError.exit_code` may say another number)
+    130    Ctrl-C
+    141    whoever read the output has gone
+
+What cannot be foreseen keeps its traceback. This module imports nothing heavy, so that a command can load it first.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+Parameters = ParamSpec("Parameters")
+
+STOPPED = "what was written is whole, and the same command goes on from there."
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, for a reason that its user can mend. exit_code: of the command."""
+
+    exit_code = 2
+
+
+def errors_as_messages(*, stopped: str = STOPPED) -> Callable[[Callable[Parameters, int]], Callable[Parameters, int]]:
+    """Decorate a command's `main`: it returns the exit code also where it would have raised what can be foreseen.
+
+    stopped: what is left, said when Ctrl-C ended it.
+    """
+
+    def decorate(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
+        @functools.wraps(main)
+        def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> int:
+            try:
+                code = main(*args, **kwargs)
+                sys.stdout.flush()
+                return code
+            except KeyboardInterrupt:
+                _say(f"stopped; {stopped}")
+                return 128 + signal.SIGINT
+            except BrokenPipeError:
+                # What Python still holds for the reader must not raise again when the process ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                return 141
+            except Exception as error:
+                message = foreseen(error)
+                if message is None:
+                    raise
+                _say(f"error: {message}")
+                return getattr(error, "exit_code", 2) if isinstance(error, RunError) else 2
+
+        return run
+
+    return decorate
+
+
+def quiet_interrupts() -> None:
+    """Let Ctrl-C end the process with one line, from now on; for the seconds in which a command loads its libraries."""
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            _say("stopped; nothing was begun.")
+        else:
+            usual(kind, error, trace)  # type: ignore[arg-type]
+
+    sys.excepthook = hook
+
+
+def foreseen(error: Exception) -> str | None:
+    """What to say about an error that a user can mend; None for any other."""
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if _is_out_of_memory(error):
+        return f"not enough memory ({_first_line(error)}). Take smaller sizes or batches, or a machine with more."
+    if isinstance(error, RecursionError):
+        return f"a file is nested too deeply ({_first_line(error)})." if "JSON" in str(error) else None
+    if isinstance(error, RunError | ValueError | ImportError):
+        return str(error) or type(error).__name__
+    if _is_from("httpx", "HTTPError", error) or _is_from("httpx", "InvalidURL", error):
+        return (
+            f"the network failed ({type(error).__name__}: {_first_line(error)}). Check the connection, or give files "
+            "and folders that are here; HF_HUB_OFFLINE=1 takes what was downloaded before."
+        )
+    return None
+
+
+def _of_system(error: OSError) -> str:
+    """An error of the operating system in the user's words; the text alone of one that this package raised."""
+    if error.errno is None or error.strerror is None:
+        return str(error) or type(error).__name__
+    place = error.filename if error.filename is not None else "a file"
+    advice = _ADVICE.get(error.errno)
+    return f"{error.strerror}: {place}" if advice is None else advice.format(place=place)
+
+
+_ADVICE = {
+    errno.ENOSPC: "no space is left on the disk of {place}. Make room, or choose a folder on another disk (--out); "
+    "the same command goes on from what was written.",
+    errno.EDQUOT: "the disk quota is used up at {place}. Make room, or choose a folder on another disk (--out); the "
+    "same command goes on from what was written.",
+    errno.EACCES: "no permission for {place}. Change its permissions, or choose another file or folder.",
+    errno.EPERM: "no permission for {place}. Change its permissions, or choose another file or folder.",
+    errno.EROFS: "{place} is on a file system that can only be read. Choose another folder (--out).",
+    errno.EEXIST: "{place} is there already, and is not a folder. Move it away, or choose another folder (--out).",
+    errno.ENOTDIR: "{place} leads through a file, where a folder is needed. Choose another folder.",
+    errno.EISDIR: "{place} is a folder, where a file is needed. Give the file's path.",
+    errno.ENOENT: "there is no {place}. Check the path.",
+    errno.ENAMETOOLONG: "{place} is too long for a name on this file system. Choose a shorter one.",
+}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's and numpy's own, a GPU's, and what torch's CPU allocator says in a RuntimeError."""
+    if isinstance(error, MemoryError) or _is_from("torch", "OutOfMemoryError", error):
+        return True
+    said = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+def _is_from(module: str, name: str, error: Exception) -> bool:
+    """Whether the error is of a class of a module, which is not imported for that."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
