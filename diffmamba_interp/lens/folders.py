@@ -24,10 +24,9 @@ from typing import Any, Literal, get_args
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from tuned_lens.nn.lenses import TunedLensConfig
 
 from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.lenses import TunedLens, TunedLensConfig
 from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import HUB_ID, read_json

@@ -3,43 +3,72 @@
     logit lens    lens_i(h) = unembed(ln_final(h))
     tuned lens    lens_i(h) = unembed(ln_final(h + W_i h + b_i)),   W_i = b_i = 0 at the start
 
-Translator i reads `resid_pre` of block i; i = 0 is the embedding. Both are the tuned-lens library's classes,
-over our read-out, and work wherever that library takes a lens.
+Translator i reads `resid_pre` of block i; i = 0 is the embedding. Both have the attributes and methods by which
+the tuned-lens library uses a lens, and work wherever it takes one; that library itself is not imported, since that
+takes seconds and brings in all of transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from tuned_lens.nn import lenses
-from tuned_lens.nn.lenses import TunedLensConfig
+from torch import Tensor, nn
 
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.language_model import HookedMamba
 
 
-class LogitLens(lenses.LogitLens):
+class LogitLens(nn.Module):
     """Reads the residual stream as if it were the final one; has no parameters of its own."""
 
-    unembed: ModelUnembed
+    def __init__(self, unembed: ModelUnembed) -> None:
+        super().__init__()
+        self.unembed = unembed
 
     @classmethod
     def from_model(cls, model: HookedMamba) -> LogitLens:
         """The logit lens of `model`; shares its weights."""
         return cls(ModelUnembed(model))
 
+    def transform_hidden(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_model"]:
+        """h, whatever block it is from."""
+        return h
 
-class TunedLens(lenses.TunedLens):
+    def forward(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_vocab"]:
+        return self.unembed(h)
+
+
+@dataclass(frozen=True)
+class TunedLensConfig:
+    """What a lens folder's config.json says: field by field the tuned-lens library's class of this name.
+
+    base_model_name_or_path, base_model_revision: the model it was trained for, for whoever reads it.
+    d_model, num_hidden_layers: the model's width and number of blocks, thus of translators.
+    bias: whether a translator has b_i beside W_i.
+    unembed_hash: `ModelUnembed.unembedding_hash` of that model.
+    lens_type: the library's name for translators that are affine maps.
+    """
+
+    base_model_name_or_path: str
+    d_model: int
+    num_hidden_layers: int
+    bias: bool = True
+    base_model_revision: str | None = None
+    unembed_hash: str | None = None
+    lens_type: str = "linear_tuned_lens"
+
+
+class TunedLens(nn.Module):
     """One affine translator per block in front of the model's own read-out; `lens(h, i)` gives logits.
 
     Translators are kept in float32 whatever the model's dtype: a step of training is often smaller than
     bfloat16's spacing.
     """
-
-    unembed: ModelUnembed
 
     def __init__(self, unembed: ModelUnembed, config: TunedLensConfig) -> None:
         if not config.bias:
@@ -50,9 +79,12 @@ class TunedLens(lenses.TunedLens):
                 f"the lens is for d_model {config.d_model}, but the model has {d_model}: "
                 "this lens was trained for another model."
             )
-        super().__init__(unembed, config)
-        self.layer_translators.to(unembed.weight.device, torch.float32)
-        self.layer_translators.requires_grad_(False)
+        super().__init__()
+        self.unembed = unembed
+        self.config = replace(config, unembed_hash=unembed.unembedding_hash())
+        self.layer_translators = nn.ModuleList(
+            _zero_translator(d_model, unembed.weight.device) for _ in range(config.num_hidden_layers)
+        )
 
     @classmethod
     def from_model(cls, model: HookedMamba, model_revision: str | None = None, *, name: str = "") -> TunedLens:
@@ -68,11 +100,21 @@ class TunedLens(lenses.TunedLens):
         )
         return cls(ModelUnembed(model), config)
 
+    def __len__(self) -> int:
+        return len(self.layer_translators)
+
+    def __getitem__(self, idx: int) -> nn.Linear:
+        return cast(nn.Linear, self.layer_translators[idx])
+
+    def __iter__(self) -> Iterator[nn.Linear]:
+        return (self[idx] for idx in range(len(self)))
+
     def transform_hidden(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_model"]:
         """h + W_idx h + b_idx, in float32 or wider."""
         if not 0 <= idx < len(self):
             raise IndexError(f"idx is {idx}: this lens reads resid_pre of the blocks 0 to {len(self) - 1}.")
-        return super().transform_hidden(h.to(self[idx].weight.dtype), idx)
+        h = h.to(self[idx].weight.dtype)
+        return h + self[idx](h)
 
     def forward(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_vocab"]:
         return self.unembed(self.transform_hidden(h, idx))
@@ -98,3 +140,10 @@ class TunedLens(lenses.TunedLens):
         if (ckpt, config) != ("params.pt", "config.json"):
             raise ValueError("the file names params.pt and config.json are fixed: load_lens looks for them.")
         save_lens(self, path)
+
+
+def _zero_translator(d_model: int, device: torch.device) -> nn.Linear:
+    translator = nn.utils.skip_init(nn.Linear, d_model, d_model, device=device, dtype=torch.float32)
+    for parameter in translator.requires_grad_(False).parameters():
+        parameter.zero_()
+    return translator

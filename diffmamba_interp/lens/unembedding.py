@@ -1,4 +1,4 @@
-"""The read-out of a model, final norm and unembedding, as the tuned-lens library's `Unembed`.
+"""The read-out of a model, final norm and unembedding, with the attributes of the tuned-lens library's `Unembed`.
 
     logits = unembed(ln_final(h))
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tuned_lens.nn.unembed import Unembed
 
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.rms_norm import RMSNorm
 
 
-class ModelUnembed(Unembed):
+class ModelUnembed(nn.Module):
     """`ln_final` and `unembed` of a `HookedMamba`, frozen, without hooks.
 
     `final_norm` and `unembedding` are new modules over the model's own memory. No gradient reaches the weights
@@ -30,8 +30,7 @@ class ModelUnembed(Unembed):
     unembedding: nn.Linear
 
     def __init__(self, model: HookedMamba) -> None:
-        # The library's own constructor looks for a transformers model; only its interface is wanted here.
-        super(Unembed, self).__init__()
+        super().__init__()
         d_vocab, d_model = model.unembed.weight.shape
         with torch.device("meta"):
             self.final_norm = RMSNorm(d_model, model.ln_final.eps)
@@ -56,6 +55,15 @@ class ModelUnembed(Unembed):
 
     def forward(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         return self.unembedding(self.final_norm(h))
+
+    def unembedding_hash(self) -> str:
+        """The library's hash of the unembedding, as its lens configs hold it: of the matrix as NumPy prints it."""
+        # NumPy's own settings, whatever the caller's process prints with.
+        with np.printoptions(
+            edgeitems=3, threshold=1000, linewidth=75, suppress=False, sign="-", floatmode="maxprec", legacy=False
+        ):
+            printed = np.array_str(self.weight.detach().float().cpu().numpy(), precision=1)
+        return hashlib.sha256(printed.encode()).hexdigest()
 
     def sha256(self) -> str:
         """Sha256 of unembedding and final norm in bfloat16: the same for a model loaded in float32 or bfloat16.

@@ -1,5 +1,6 @@
 """Lens folders: ours open in the library, the library's and the published fork's open here, broken ones do not."""
 
+import dataclasses
 import json
 import logging
 import pickle
@@ -14,6 +15,7 @@ import tuned_lens.nn.lenses as library
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import ModelUnembed, TunedLens, load_lens, save_lens
 from diffmamba_interp.lens.folders import read_description
+from diffmamba_interp.lens.lenses import TunedLensConfig
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def library_folder(model: HookedMamba, path: Path, *, trained: list[int]) -> lib
     return lens
 
 
-def same_lens(a: library.TunedLens, b: library.TunedLens) -> bool:
+def same_lens(a: TunedLens | library.TunedLens, b: TunedLens | library.TunedLens) -> bool:
     return all(torch.equal(x.weight, y.weight) and torch.equal(x.bias, y.bias) for x, y in zip(a, b, strict=True))
 
 
@@ -48,6 +50,23 @@ def test_the_library_opens_our_folder_silently_and_decodes_alike(
     assert caplog.records == []
     h = torch.randn(5, model.cfg.d_model)
     assert torch.equal(theirs(h, 2), lens(h, 2))
+
+
+def test_a_lens_config_has_the_fields_and_defaults_of_the_librarys() -> None:
+    ours, theirs = (
+        [(field.name, field.default) for field in dataclasses.fields(config)]
+        for config in (TunedLensConfig, library.TunedLensConfig)
+    )
+    assert ours == theirs
+
+
+def test_our_config_file_says_what_the_librarys_lens_of_the_model_would(
+    model: HookedMamba, folder: Path, tmp_path: Path
+) -> None:
+    library_folder(model, tmp_path / "library", trained=[0])
+    ours, theirs = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "library"))
+    assert ours == theirs
+    assert ours["unembed_hash"] is not None
 
 
 def test_the_librarys_folder_opens_here_in_its_own_convention(
@@ -227,6 +246,6 @@ def test_unknown_config_keys_are_named_in_the_log(
 
 
 def test_a_lens_without_bias_is_refused(model: HookedMamba) -> None:
-    config = library.TunedLensConfig("small", model.cfg.d_model, model.cfg.n_layers, bias=False)
+    config = TunedLensConfig("small", model.cfg.d_model, model.cfg.n_layers, bias=False)
     with pytest.raises(ValueError, match="bias"):
         TunedLens(ModelUnembed(model), config)

@@ -1,13 +1,14 @@
 """Trajectories: every number beside its definition, right labels, and the library's plots from our arrays."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.lens import LensTrajectory, LogitLens, TunedLens, lens_trajectory
+from diffmamba_interp.lens import LensTrajectory, LogitLens, TunedLens, lens_trajectory, residual_stream
 from diffmamba_interp.lens.trajectory import _check_targets
 
 
@@ -66,6 +67,25 @@ def test_the_librarys_trajectory_can_be_built_from_our_arrays(trajectory: LensTr
     np.testing.assert_allclose(theirs.entropy().stats, trajectory.entropy_nats[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(theirs.forward_kl().stats, trajectory.kl_to_final_nats[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(theirs.rank().stats, trajectory.target_ranks[0])
+
+
+@pytest.mark.parametrize("kind", [LogitLens, TunedLens])
+def test_the_librarys_trajectory_takes_our_lenses(
+    model: HookedMamba, tokens: torch.Tensor, kind: type[LogitLens | TunedLens]
+) -> None:
+    from tuned_lens.plotting import PredictionTrajectory
+
+    class Cache(dict[tuple[str, int], torch.Tensor]):
+        """What the library reads of TransformerLens' cache."""
+
+        model = SimpleNamespace(tokenizer=None, cfg=SimpleNamespace(n_layers=4))
+
+    lens = kind.from_model(model)
+    stream = residual_stream(model, tokens[:1])
+    cache = Cache({("resid_pre", block): h[0] for block, h in enumerate(stream.entering)})
+    theirs = PredictionTrajectory.from_lens_and_cache(lens, tokens[0], cache, model(tokens[:1])[0])
+    ours = lens_trajectory(model, lens, tokens[:1])
+    np.testing.assert_allclose(theirs.entropy().stats, ours.entropy_nats[0], rtol=1e-4, atol=1e-5)
 
 
 def test_positions_select_columns_of_the_whole(

@@ -1,8 +1,10 @@
 """The read-out that lenses share with the model: same numbers, no hooks, no effect on the model."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from tuned_lens.nn.unembed import Unembed
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import LogitLens, ModelUnembed, TunedLens
@@ -36,8 +38,21 @@ def test_the_libraries_other_uses_of_an_unembed_work(model: HookedMamba) -> None
     unembed = ModelUnembed(model)
     assert isinstance(unembed.unembedding, nn.Linear)
     h = torch.randn(1, model.cfg.d_model)
-    found = unembed.invert(unembed(h), h0=h + 0.3 * torch.randn(h.shape), max_iter=50)
-    assert found.kl < 1e-2
+    inverted = Unembed.invert(unembed, unembed(h), h0=h + 0.3 * torch.randn(h.shape), max_iter=50)
+    assert inverted.kl < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_librarys_hash_is_the_librarys(model: HookedMamba, dtype: torch.dtype) -> None:
+    unembed = ModelUnembed(model.to(dtype))
+    assert unembed.unembedding_hash() == Unembed.unembedding_hash(unembed)
+
+
+def test_the_librarys_hash_does_not_depend_on_how_arrays_are_printed(model: HookedMamba) -> None:
+    unembed = ModelUnembed(model)
+    expected = unembed.unembedding_hash()
+    with np.printoptions(threshold=5, edgeitems=1, linewidth=200, suppress=True, floatmode="fixed", sign="+"):
+        assert unembed.unembedding_hash() == expected
 
 
 def test_models_whose_hash_in_the_library_collides_have_different_sha256() -> None:

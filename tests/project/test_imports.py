@@ -110,6 +110,33 @@ def test_importing_the_package_leaves_heavy_libraries_alone(imported: dict, libr
     assert loaded == []
 
 
+@pytest.fixture(scope="session")
+def imported_with_its_subpackages(project_root: Path) -> list[str]:
+    """Modules that a fresh interpreter holds after importing every subpackage."""
+    names = sorted(init.parent.name for init in (project_root / "diffmamba_interp").glob("*/__init__.py"))
+    imports = "; ".join(f"import diffmamba_interp.{name}" for name in names)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import json, sys; {imports}; print(json.dumps(sorted(sys.modules)))"],
+        cwd=project_root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(
+    "library",
+    ["accelerate", "datasets", "pandas", "plotly", "scipy", "streamlit", "tuned_lens", "wandb", "transformers.models"],
+)
+def test_importing_its_subpackages_leaves_heavy_libraries_alone(
+    imported_with_its_subpackages: list[str], library: str
+) -> None:
+    loaded = [name for name in imported_with_its_subpackages if name.startswith(f"{library}.") or name == library]
+    assert loaded == []
+
+
 def test_importing_the_package_changes_no_global_setting(imported: dict) -> None:
     assert imported["after"] == imported["before"]
     assert imported["after"]["cuda"] is False
