@@ -15,7 +15,7 @@ from diffmamba_interp.figures.styles import STYLES
 from diffmamba_interp.implicit_attention.allocation import Allocation
 from diffmamba_interp.implicit_attention.allocation_measures import allocation_measures
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
-from diffmamba_interp.needle.statistics import bootstrap
+from diffmamba_interp.statistics import bootstrap
 
 PANELS = {
     "snr_db": "needle over other tokens, dB",

@@ -53,7 +53,7 @@ def attention_code(reads: Sequence[NeedleRead], request: SampleRequest, n: int) 
             "from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES",
             "from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS, allocate_prompts",
             "from diffmamba_interp.needle import Story, make_needle_samples",
-            "from diffmamba_interp.needle.statistics import bootstrap",
+            "from diffmamba_interp.statistics import bootstrap",
             "",
             "models, snr_db, cancelled, over_allocation = {}, {}, {}, {}",
             *[line for read in reads for line in [load_model(read.key), f"models[{read.name!r}] = model"]],

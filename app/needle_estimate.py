@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from app import loading
 from app.estimates import forward_bytes, forward_seconds, model_bytes
 from app.needle_request import STEP_TOKENS, NeedleRead, SampleRequest
-from diffmamba_interp.needle.statistics import N_RESAMPLES
+from diffmamba_interp.statistics import N_RESAMPLES
 
 ATTENTION_PASSES = 1.2
 """What the last position reads takes so many forward passes."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffmamba_interp.implicit_attention.allocation import Allocation
-from diffmamba_interp.needle.statistics import Statistic
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory
+from diffmamba_interp.statistics import Statistic
 
 
 @dataclass(frozen=True, kw_only=True)

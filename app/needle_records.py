@@ -14,8 +14,8 @@ from app.needle_found import Drawing, NeedleFound, NeedleRun
 from app.pasted_samples import MAX_SAMPLES
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
-from diffmamba_interp.needle.statistics import Statistic
 from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, MEASURES, NeedleTrajectory, ReadSample
+from diffmamba_interp.statistics import Statistic
 
 MAX_MODELS, MAX_NAMES, MAX_TEXT = 2, 1000, 1000
 OF_ALLOCATION = ("mass", "smaller", "snr_db", "cosine", "n_sources")

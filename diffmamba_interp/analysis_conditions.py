@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.analysis_results import Estimate, read_records
+from diffmamba_interp.analysis_results import read_records
 from diffmamba_interp.interventions import Intervention, intervene
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle import NeedleSample
-from diffmamba_interp.needle.statistics import bootstrap, paired_test
 from diffmamba_interp.needle.trajectory import Lens, needle_trajectory
+from diffmamba_interp.statistics import Estimate, bootstrap, paired_test
 
 CLEAN = "clean"
 ALL = "all"
@@ -170,14 +170,12 @@ class Readings:
 
 def estimates(values: Float[np.ndarray, "prompt column"]) -> list[Estimate]:
     """Each column's mean with its 95 % bootstrap interval over prompts."""
-    found = bootstrap(values, n_resamples=N_RESAMPLES)
-    return [Estimate(*map(float, one)) for one in zip(found.value, found.low, found.high, strict=True)]
+    return bootstrap(values, n_resamples=N_RESAMPLES).estimates
 
 
 def changes(
     before: Float[np.ndarray, "prompt column"], after: Float[np.ndarray, "prompt column"]
 ) -> tuple[list[Estimate], list[float]]:
     """Mean of after minus before, prompt by prompt, with its 95 % interval; sign-flip p-values beside them."""
-    found = paired_test(before, after, n_resamples=N_RESAMPLES)
-    parts = zip(found.value, found.low, found.high, strict=True)
-    return [Estimate(*map(float, one)) for one in parts], [float(p) for p in found.p_value]
+    tested = paired_test(before, after, n_resamples=N_RESAMPLES)
+    return tested.estimates, [float(p) for p in tested.p_value]

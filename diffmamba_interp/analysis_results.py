@@ -1,12 +1,8 @@
 """What every analysis keeps: its recipe, what its results were made with, per-sample records, estimates with intervals.
 
-    recipe.toml     one table per recipe                    `read_recipe`
-    results.json    provenance first, then the findings     `write_results`, `read_results`
-    records.parquet one line per sample                     `write_records`, `read_records`
-
-An estimate's interval is a 95 % percentile bootstrap: a statistic of how often each sample counts, computed once with
-every sample counted once, and again for counts drawn with replacement (`bootstrap`). Unlike `needle.statistics`, which
-has means and medians, it serves ratios of sums and samples that lack some of the values.
+recipe.toml     one table per recipe                    `read_recipe`
+results.json    provenance first, then the findings     `write_results`, `read_results`
+records.parquet one line per sample                     `write_records`, `read_records`
 """
 
 from __future__ import annotations
@@ -14,8 +10,8 @@ from __future__ import annotations
 import io
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,54 +19,25 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
-from jaxtyping import Float
 
 from diffmamba_interp.data import TextSource
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.lens.card import file_sha256, package_versions, weights_sha256
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
 from diffmamba_interp.needle.results_json import results_json
+from diffmamba_interp.statistics import Estimate
 
 Recipe = TypeVar("Recipe")
-Counts = Float[np.ndarray, "resample sample"]
-Statistic = Callable[[Float[np.ndarray, "resample sample"]], np.ndarray]
 
 N_RESAMPLES = 2_000
+"""Draws of a bootstrap interval in the analyses."""
 RESULT_DIGITS = 4
 """Significant ones of a number in results.json: the records have more, and intervals leave room for fewer."""
-
-MIN_SAMPLES = 10
-"""With fewer samples a bootstrap interval is too narrow to decide anything."""
 
 _DIGITS = 18
 """Of a number in a table of records: what eight bytes hold."""
 
 TOKENIZER = DEMO_FOLDER / "tokenizer" / "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % bootstrap interval, in the unit of what was estimated; NaN where there was nothing."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-    def sign(self, n_samples: int) -> int:
-        """1 or -1 where the interval of `n_samples` samples decides, 0 where it does not or they are fewer than 10."""
-        return 0 if n_samples < MIN_SAMPLES or not self.excludes_zero else 1 if self.value > 0 else -1
-
-    def text(self, decimals: int = 3, *, signed: bool = False) -> str:
-        """`0.123 [0.100, 0.150]`, or a dash where there was nothing to estimate."""
-        if not np.isfinite(self.value):
-            return "–"
-        style = f"{'+' if signed else ''}.{decimals}f"
-        return f"{self.value:{style}} [{self.low:{style}}, {self.high:{style}}]"
 
 
 def read_recipe(path: Path, name: str, kind: type[Recipe]) -> Recipe:
@@ -180,58 +147,6 @@ def read_records(path: Path, *, text: Sequence[str] = ("model", "task", "story")
         name: np.array(table[name].to_pylist(), dtype=str) if name in text else _numbers(table[name])
         for name in table.column_names
     }
-
-
-def bootstrap(
-    statistic: Statistic, n_samples: int, *, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> Float[np.ndarray, "3 ..."]:
-    """Value, low and high of a statistic, with the 95 % interval over samples, along the first axis.
-
-    statistic: from how often each sample counts, [resample, sample], to [resample, ...]. Sums over samples weighted by
-        the counts keep it fast (`weighted_sum`). All of its entries come from the same resamples.
-    Raises ValueError if there are no samples.
-    """
-    if n_samples < 1:
-        raise ValueError("there are no samples to draw from: measure at least one.")
-    uniform = np.full(n_samples, 1 / n_samples)
-    drawn = np.random.default_rng(seed).multinomial(n_samples, uniform, size=n_resamples).astype(np.float64)
-    value, spread = np.asarray(statistic(np.ones((1, n_samples)))), np.asarray(statistic(drawn))
-    # A ratio over nothing is infinite in some resamples.
-    with np.errstate(invalid="ignore"):
-        return np.concatenate([value, np.quantile(spread, (0.025, 0.975), axis=0)])
-
-
-def estimate(statistic: Statistic, n_samples: int, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Estimate:
-    """`bootstrap` of a statistic that gives one number per resample."""
-    value, low, high = bootstrap(statistic, n_samples, n_resamples=n_resamples, seed=seed)
-    return Estimate(value=float(value), low=float(low), high=float(high))
-
-
-def weighted_sum(counts: Counts, values: Float[np.ndarray, "sample ..."]) -> Float[np.ndarray, "resample ..."]:
-    """Sum over samples, each as often as it counts."""
-    return np.tensordot(counts, values, axes=1)
-
-
-def mean_of(values: Float[np.ndarray, "sample ..."]) -> Statistic:
-    """The samples' mean as a statistic; a sample that is NaN counts for nothing."""
-    known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-
-    def statistic(counts: Counts) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
-            return weighted_sum(counts, filled) / weighted_sum(counts, known.astype(np.float64))
-
-    return statistic
-
-
-def ratio_of(above: Float[np.ndarray, "sample ..."], below: Float[np.ndarray, "sample ..."]) -> Statistic:
-    """Sum of `above` over sum of `below` as a statistic: a sample with next to nothing below does not decide."""
-
-    def statistic(counts: Counts) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return weighted_sum(counts, above) / weighted_sum(counts, below)
-
-    return statistic
 
 
 def _data_sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Recipes are read strictly, records and results come back as they were written, intervals are those of theory."""
+"""Recipes are read strictly, records and results come back as they were written."""
 
 import json
 import math
@@ -10,24 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffmamba_interp.analysis_results import (
-    MIN_SAMPLES,
-    Estimate,
-    bootstrap,
-    estimate,
     estimate_from,
-    mean_of,
     provenance,
-    ratio_of,
     read_recipe,
     read_records,
     read_results,
     require_shipped,
-    weighted_sum,
     write_records,
     write_results,
 )
 from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+from diffmamba_interp.statistics import Estimate
 
 NAN = float("nan")
 
@@ -141,58 +135,3 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different lengths"):
         write_records(tmp_path / "a", {"x": [1], "y": [1, 2]})
-
-
-def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
-    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    found = estimate(mean_of(values), len(values))
-    assert found.value == pytest.approx(values.mean())
-    half = 1.96 * values.std() / math.sqrt(len(values))
-    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
-    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
-
-
-def test_a_ratio_is_of_sums_and_never_of_means_of_ratios() -> None:
-    above, below = np.array([1.0, 0.0, 5.0]), np.array([2.0, 0.0, 2.0])
-    assert estimate(ratio_of(above, below), 3).value == 6 / 4
-
-
-def test_a_ratio_over_nothing_is_no_number_and_no_warning() -> None:
-    found = estimate(ratio_of(np.array([1.0, 0.0, 0.0]), np.zeros(3)), 3)
-    assert not math.isfinite(found.high)
-
-
-def test_what_a_sample_lacks_counts_for_nothing() -> None:
-    values = np.array([[1.0, NAN], [3.0, 5.0]])
-    value, low, high = bootstrap(mean_of(values), 2)
-    assert value.tolist() == [2.0, 5.0]
-    assert low[0] == 1.0
-    assert high[0] == 3.0
-
-
-def test_sums_weight_every_sample_as_often_as_it_counts() -> None:
-    values = np.arange(12.0).reshape(3, 2, 2)
-    assert weighted_sum(np.array([[1.0, 0.0, 2.0]]), values).tolist() == [[[16.0, 19.0], [22.0, 25.0]]]
-
-
-def test_columns_of_one_statistic_are_drawn_together() -> None:
-    values = np.random.default_rng(0).normal(size=(20, 1))
-    both = np.concatenate([values, 1 - values], axis=1)
-    found = bootstrap(lambda counts: weighted_sum(counts, both).sum(axis=1), 20)
-    assert found == pytest.approx(np.full(3, 20.0))
-
-
-def test_a_side_is_taken_only_beyond_the_interval_and_with_enough_samples() -> None:
-    up, down, open_ = Estimate(1.0, 0.5, 2.0), Estimate(-1.0, -2.0, -0.5), Estimate(1.0, -0.5, 2.0)
-    assert [one.sign(MIN_SAMPLES) for one in (up, down, open_)] == [1, -1, 0]
-    assert up.sign(MIN_SAMPLES - 1) == 0
-
-
-def test_an_estimate_reads_as_text() -> None:
-    assert Estimate(0.5, -0.25, 1.0).text(2, signed=True) == "+0.50 [-0.25, +1.00]"
-    assert Estimate(NAN, NAN, NAN).text() == "–"
-
-
-def test_no_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="no samples"):
-        estimate(mean_of(np.empty(0)), 0)

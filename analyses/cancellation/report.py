@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from analyses.cancellation.summary import ALL_TASKS
-from diffmamba_interp.analysis_results import MIN_SAMPLES, estimate_from, read_results
+from diffmamba_interp.analysis_results import estimate_from, read_results
 from diffmamba_interp.figures.allocation import head_map_svg
 from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
 from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.statistics import MIN_SAMPLES
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis_results import Counts, Estimate, bootstrap, mean_of, read_records, weighted_sum
+from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
 from diffmamba_interp.implicit_attention.allocation import CLASSES, HEAD_PICTURES, PICTURES, Allocation
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
+from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, mean_of, weighted_sum
 
 NOISE = ("distractors", "filler")
 SOURCES = ("needle", "noise")
@@ -64,7 +65,9 @@ def summarise(records: Records) -> list[dict[str, Any]]:
 
 def measures(sizes: np.ndarray) -> dict[str, Any]:
     """Every measure with its interval, from [prompt, picture, source] or [prompt, picture, source, more]."""
-    found = bootstrap(lambda counts: ratios(weighted_sum(counts, sizes)), len(sizes))
+    found = bootstrap_of(
+        lambda counts: ratios(weighted_sum(counts, sizes)), len(sizes), n_resamples=N_RESAMPLES
+    ).stacked
     return {name: nested(found[:, number]) for number, name in enumerate(MEASURES)}
 
 
@@ -111,7 +114,7 @@ def by_block(length: int, arrays: Arrays) -> dict[str, Any]:
         "length": length,
         "n": n,
         **measures(arrays["sizes"]),
-        "snr_db_gained": nested(bootstrap(mean_of(arrays["snr_db_gained"]), n)),
+        "snr_db_gained": nested(bootstrap_of(mean_of(arrays["snr_db_gained"]), n, n_resamples=N_RESAMPLES).stacked),
         "cosine": arrays["cosine"].mean(axis=0).tolist(),
     }
 
@@ -127,7 +130,7 @@ def by_head(length: int, arrays: Arrays) -> dict[str, Any]:
             own, other = (1 - weighted_sum(counts, above) / below for above in (net, strangers))
         return np.stack([own[..., 1], own[..., 0], own[..., 1] - other[..., 1]], axis=1)
 
-    found = bootstrap(statistic, len(heads))
+    found = bootstrap_of(statistic, len(heads), n_resamples=N_RESAMPLES).stacked
     weight = minuend[..., 1].sum(axis=0)
     names = ("removed_noise", "removed_needle", "namesake_less_strangers")
     return {

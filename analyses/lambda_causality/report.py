@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from diffmamba_interp.analysis_conditions import ALL, MEASURES
-from diffmamba_interp.analysis_results import MIN_SAMPLES, estimate_from, read_results
+from diffmamba_interp.analysis_results import estimate_from, read_results
 from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
 from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.statistics import MIN_SAMPLES
 
 HERE = Path(__file__).parent
 TITLES = {

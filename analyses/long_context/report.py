@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.long_context.summary import FIRST, SECOND
-from diffmamba_interp.analysis_results import MIN_SAMPLES, estimate_from, read_results
+from diffmamba_interp.analysis_results import estimate_from, read_results
 from diffmamba_interp.figures.curves_svg import Curve, Panel, curves_svg
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.statistics import MIN_SAMPLES
 
 HERE = Path(__file__).parent
 TITLES = {"paper": "Held-out novels", "builtin": "Generated text"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis_results import Estimate, bootstrap, ratio_of, read_records
-from diffmamba_interp.needle.statistics import paired_test
+from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
+from diffmamba_interp.statistics import Estimate, bootstrap_of, paired_test, ratio_of
 
 FIRST, SECOND = "mamba2", "diff-mamba2"
 
@@ -53,7 +53,9 @@ def estimates(values: np.ndarray, sources: np.ndarray) -> list[Estimate]:
     """One per bin, from [piece, bin]."""
     _, owner = np.unique(sources, return_inverse=True)
     member = np.eye(owner.max() + 1)[owner]
-    found = bootstrap(ratio_of(member.T @ values, member.sum(axis=0)[:, None]), member.shape[1])
+    found = bootstrap_of(
+        ratio_of(member.T @ values, member.sum(axis=0)[:, None]), member.shape[1], n_resamples=N_RESAMPLES
+    ).stacked
     return [Estimate(*map(float, one)) for one in found.T]
 
 

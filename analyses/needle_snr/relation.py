@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from diffmamba_interp.analysis_results import Counts, bootstrap, read_records, read_results, weighted_sum
+from diffmamba_interp.analysis_results import N_RESAMPLES, read_records, read_results
+from diffmamba_interp.statistics import Counts, bootstrap_of, weighted_sum
 
 OVERALLOCATION = Path(__file__).parents[1] / "overallocation"
 PICTURES = {"mamba2": "plain", "diff-mamba2": "difference"}
@@ -95,7 +96,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, task: np.ndarray) -> np.ndarr
             xy, xx, yy = (weighted_sum(counts, product) for product in (x * y, x * x, y * y))
             return xy / np.sqrt(xx * yy)
 
-    return bootstrap(statistic, len(x))
+    return bootstrap_of(statistic, len(x), n_resamples=N_RESAMPLES).stacked
 
 
 def ranks_within(values: np.ndarray, task: np.ndarray) -> np.ndarray:

@@ -12,9 +12,10 @@ from analyses.needle_snr import relation
 from diffmamba_interp.analysis_results import N_RESAMPLES, read_records, write_results
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
-from diffmamba_interp.needle.statistics import Interval, Statistic, bootstrap, holm, paired_test
-from diffmamba_interp.needle.trajectory_records import Measure, stage_names
+from diffmamba_interp.needle.trajectory_records import Measure
 from diffmamba_interp.needle.verdict import judge
+from diffmamba_interp.stages import stage_names
+from diffmamba_interp.statistics import Interval, Statistic, bootstrap, holm, paired_test
 
 BASELINE, MODEL = "mamba2", "diff-mamba2"
 LENSES = ("tuned", "logit")

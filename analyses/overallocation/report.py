@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from analyses.overallocation.summary import ALL_TASKS, COMPARED, PICTURES
-from diffmamba_interp.analysis_results import MIN_SAMPLES, Estimate, estimate_from, read_results
+from diffmamba_interp.analysis_results import estimate_from, read_results
 from diffmamba_interp.figures.allocation import ShareBar, share_bars_svg
 from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
 from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.implicit_attention.allocation import CLASSES
+from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis_results import Estimate, bootstrap, mean_of, read_records
+from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
 from diffmamba_interp.implicit_attention.allocation import CLASSES
-from diffmamba_interp.needle.statistics import paired_test
+from diffmamba_interp.statistics import DB_PER_NAT, Estimate, bootstrap_of, mean_of, paired_test
 
 PICTURES = ("plain", "difference", "minuend", "lambda_subtrahend")
 """plain: the plain model. The others are of the differential model: what it really writes, and its two branches."""
@@ -41,7 +41,7 @@ def summarise(records: Records) -> list[dict[str, Any]]:
 def cell(records: Records, task: str, length: int) -> dict[str, Any]:
     chosen = (records["length"] == length) & ((records["task"] == task) | (task == ALL_TASKS))
     values = np.stack([of_picture(records, chosen & (records["picture"] == name)) for name in PICTURES], axis=1)
-    found = bootstrap(mean_of(values), len(values))
+    found = bootstrap_of(mean_of(values), len(values), n_resamples=N_RESAMPLES).stacked
     shares = {
         picture: {measure: Estimate(*map(float, found[:, i, j])) for j, measure in enumerate(MEASURES)}
         for i, picture in enumerate(PICTURES)
@@ -52,7 +52,7 @@ def cell(records: Records, task: str, length: int) -> dict[str, Any]:
         # Where nothing is noise, a signal-to-noise ratio is infinite and its differences are unknown.
         with np.errstate(invalid="ignore"):
             difference = a - b
-        estimates = bootstrap(mean_of(difference), len(values))
+        estimates = bootstrap_of(mean_of(difference), len(values), n_resamples=N_RESAMPLES).stacked
         name = f"{first} - {second}"
         differences[name] = {m: Estimate(*map(float, estimates[:, j])) for j, m in enumerate(MEASURES)}
         noise = [MEASURES.index(measure) for measure in TESTED]
@@ -84,7 +84,7 @@ def needle_snr_db(own: Records) -> np.ndarray:
     signal = own["needle"] / own["n_needle"]
     noise = (1 - own["needle"]) / (own["n_tokens"] - own["n_needle"])
     with np.errstate(divide="ignore"):
-        return 10 * np.log10(signal / noise)
+        return DB_PER_NAT * np.log(signal / noise)
 
 
 def by_block(blocks: Records) -> list[dict[str, Any]]:
@@ -97,6 +97,6 @@ def by_block(blocks: Records) -> list[dict[str, Any]]:
             line: dict[str, Any] = {"picture": picture, "length": int(length), "n": int(chosen.sum())}
             for measure in ("noise", "snr_db"):
                 values = np.stack([blocks[f"{measure}_{block}"][chosen] for block in range(n_blocks)], axis=1)
-                line[measure] = [Estimate(*map(float, each)) for each in bootstrap(mean_of(values), len(values)).T]
+                line[measure] = bootstrap_of(mean_of(values), len(values), n_resamples=N_RESAMPLES).estimates
             found.append(line)
     return found

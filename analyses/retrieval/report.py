@@ -17,8 +17,8 @@ from diffmamba_interp.figures.retrieval_svg import accuracy_svg, ratio_svg
 from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows
-from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
 from diffmamba_interp.needle.vocabulary import BABI
+from diffmamba_interp.statistics import PairedDifference, paired_difference
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -8,17 +8,15 @@ For one seed both models saw the same rows in the same order, so differences are
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from diffmamba_interp.needle.accuracy_grid import Cell
+from diffmamba_interp.statistics import t_test
 
 FIRST, SECOND = "mamba2", "diff-mamba2"
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the normal one.
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-NORMAL_975 = 1.960
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +34,8 @@ class Spread:
         n = len(values)
         if n < 2:
             raise ValueError(f"{n} seed has no spread: give at least two.")
-        t = T_975[n - 2] if n - 2 < len(T_975) else NORMAL_975
-        mean, half = statistics.mean(values), t * statistics.stdev(values) / math.sqrt(n)
-        return cls(values=tuple(values), mean=mean, low=mean - half, high=mean + half)
+        (estimate,) = t_test(np.array(values)[:, None]).estimates
+        return cls(values=tuple(values), mean=estimate.value, low=estimate.low, high=estimate.high)
 
     @property
     def winner(self) -> str:

@@ -16,7 +16,7 @@ from app.panels.lens_choices import require_same_vocabulary
 from app.pasted_samples import EXAMPLE, MAX_CHARACTERS, MAX_SAMPLES, parse_stories
 from diffmamba_interp.figures.needle import NAMES
 from diffmamba_interp.needle import Measure
-from diffmamba_interp.needle.statistics import Statistic
+from diffmamba_interp.statistics import Statistic
 
 SOURCES = {"generated": "generated", "pasted": "pasted"}
 SHOWN: tuple[Measure, ...] = (

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from diffmamba_interp.lens.evaluation import Estimate, LensMeasurement
+from diffmamba_interp.lens.evaluation import LensMeasurement
+from diffmamba_interp.statistics import Estimate
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 50, 60

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffmamba_interp.statistics import DB_PER_NAT
+
 Interval = tuple[int, int]
 SPAN_CLASSES = ("needle", "question", "distractors", "filler")
 
@@ -155,7 +157,7 @@ def attention_snr(
 
 def decibel(ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """10 log10 of a ratio; -inf for 0."""
-    return 10 * torch.log10(ratio)
+    return DB_PER_NAT * ratio.log()
 
 
 def removed_share(

@@ -24,6 +24,7 @@ from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.interventions.targets import require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.statistics import snr_db
 
 UNITS = {"answer_logit": "", "answer_log_probability": "nats", "label_probability": "probability", "snr_db": "dB"}
 
@@ -124,9 +125,8 @@ def answer_readings(
         return found
     of_labels = log_probs.gather(-1, labels)
     others = of_labels.masked_fill(labels == answers[:, None], -math.inf).logsumexp(dim=-1)
-    mean_of_others = others - math.log(labels.shape[1] - 1)
     found["label_probability"] = torch.exp(of_answer - of_labels.logsumexp(dim=-1))
-    found["snr_db"] = 10 / math.log(10) * (of_answer - mean_of_others)
+    found["snr_db"] = snr_db(of_answer, others, labels.shape[1] - 1)
     return found
 
 

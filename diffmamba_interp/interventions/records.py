@@ -15,10 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmamba_interp.interventions.json_arrays import array_from_json, array_to_json
-
-N_RESAMPLES = 10_000
-RESAMPLED_AT_ONCE = 2**22
-"""Entries of one array of resampling weights."""
+from diffmamba_interp.statistics import N_RESAMPLES, bootstrap_of, weighted_sum
 
 Values = Mapping[str, Float[np.ndarray, "..."]]
 
@@ -175,13 +172,10 @@ def mean_interval(
     n, axes = values.shape[0], values.shape[1:]
     if n < 2:
         return np.full(axes, np.nan), np.full(axes, np.nan)
-    generator = np.random.default_rng(seed)
-    flat = values.reshape(n, -1).astype(np.float64)
-    at_once = max(1, RESAMPLED_AT_ONCE // n)
-    counts = (min(at_once, n_resamples - first) for first in range(0, n_resamples, at_once))
-    means = [generator.multinomial(n, np.full(n, 1 / n), size=count) / n @ flat for count in counts]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975), axis=0)
-    return low.reshape(axes), high.reshape(axes)
+    interval = bootstrap_of(
+        lambda counts: weighted_sum(counts, values.astype(np.float64)) / n, n, n_resamples=n_resamples, seed=seed
+    )
+    return interval.low, interval.high
 
 
 def require_reading(reading: str, values: Values) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from diffmamba_interp.lens.demo import demo_lens_folder, load_demo_lens
-from diffmamba_interp.lens.evaluation import Estimate, HeldOutDocument, LensMeasurement, measure_lens
+from diffmamba_interp.lens.evaluation import HeldOutDocument, LensMeasurement, measure_lens
 from diffmamba_interp.lens.folders import load_lens, save_lens
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
 from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
 from diffmamba_interp.lens.residual_stream import ResidualStream, residual_stream
-from diffmamba_interp.lens.stages import stage_name, stage_names
 from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError
 from diffmamba_interp.lens.trajectory import LensTrajectory, lens_trajectory
 from diffmamba_interp.lens.unembedding import ModelUnembed
+from diffmamba_interp.stages import stage_name, stage_names
+from diffmamba_interp.statistics import Estimate
 
 __all__ = [
     "Estimate",

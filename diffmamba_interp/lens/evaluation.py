@@ -22,9 +22,10 @@ from torch import Tensor
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
-from diffmamba_interp.lens.stages import stage_name
 from diffmamba_interp.lens.work_sizes import chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.stages import stage_name
+from diffmamba_interp.statistics import Estimate, bootstrap_of, ratio_of
 
 N_RESAMPLES = 2000
 # Documents are grouped up to about so many tokens, padding included, per forward pass.
@@ -45,18 +46,6 @@ class HeldOutDocument:
     def __post_init__(self) -> None:
         if len(self.tokens) < 2:
             raise ValueError("a held-out document needs two tokens: one to read and one to predict.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over held-out text with its 95 % bootstrap interval over documents, in the unit of its field's name."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +104,16 @@ def measure_lens(
     has_bytes = all(document.n_bytes is not None for document in documents)
     n_bytes = np.array([document.n_bytes or 0 for document in documents], dtype=np.float64)
     n_tokens = np.array([len(document.tokens) - 1 for document in documents], dtype=np.float64)
-    weights = _resampled_weights(len(documents), seed)
+    counts = _resampled_counts(len(documents), seed)
+
+    def estimate(values: np.ndarray, sizes: np.ndarray) -> Estimate:
+        return bootstrap_of(ratio_of(values, sizes), len(documents), counts=counts).estimates[0]
 
     def per_token(values: np.ndarray) -> Estimate:
-        return _ratio(values, n_tokens, weights)
+        return estimate(values, n_tokens)
 
     def per_byte(values: np.ndarray) -> Estimate | None:
-        return _ratio(values / math.log(2), n_bytes, weights) if has_bytes else None
+        return estimate(values / math.log(2), n_bytes) if has_bytes else None
 
     stages = tuple(
         StageMeasurement(
@@ -191,17 +183,11 @@ def _batches(documents: Sequence[HeldOutDocument], batch_tokens: int) -> Iterato
     yield batch
 
 
-def _resampled_weights(n_documents: int, seed: int) -> Float64[np.ndarray, "resample document"]:
+def _resampled_counts(n_documents: int, seed: int) -> Float64[np.ndarray, "resample document"]:
     """How often each document occurs in each bootstrap resample."""
     # RandomState, unlike numpy's newer generators, keeps its sequences in all versions.
     counts = np.random.RandomState(seed).multinomial(n_documents, np.full(n_documents, 1 / n_documents), N_RESAMPLES)
     return counts.astype(np.float64)
-
-
-def _ratio(values: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> Estimate:
-    resampled = (weights @ values) / (weights @ counts)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Estimate(value=float(values.sum() / counts.sum()), low=float(low), high=float(high))
 
 
 def _estimate(value: Any) -> Any:

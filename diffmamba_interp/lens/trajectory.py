@@ -18,16 +18,16 @@ from torch import Tensor
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
-from diffmamba_interp.lens.stages import stage_names
 from diffmamba_interp.lens.work_sizes import chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.stages import stage_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LensTrajectory:
     """Predictions at every stage (embedding, after each block but the last, output) and position.
 
-    stages: their names, `lens.stages`. tokens: the prompt.
+    stages: their names, `diffmamba_interp.stages`. tokens: the prompt.
     top_tokens, top_probabilities: the most likely next tokens, best first.
     entropy_nats: of each prediction. kl_to_final_nats: from the model's output to it, 0 in the last stage.
     targets: the tokens asked about, if any. target_log_probabilities: natural logs.

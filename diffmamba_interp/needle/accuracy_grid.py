@@ -18,11 +18,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.files.atomic import write_bytes
-from diffmamba_interp.needle.comparison import PairedDifference, paired_difference
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
 from diffmamba_interp.needle.stories import Story
+from diffmamba_interp.statistics import PairedDifference, paired_difference
 
 _SEPARATOR = "|"
 _OF_PROMPT = ("task", "length", "index", "story", "n_tokens", "n_mentioned", "answer", "labels")

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from diffmamba_interp.needle.statistics import (
+from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory, ReadSample
+from diffmamba_interp.statistics import (
     N_RESAMPLES,
     Interval,
     PairedTest,
@@ -24,7 +25,6 @@ from diffmamba_interp.needle.statistics import (
     paired_test,
     t_test,
 )
-from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory, ReadSample
 
 GroupKey = Literal["task", "length", "depth", "needle_depth", "seed"]
 Group = tuple[tuple[str, str], ...]

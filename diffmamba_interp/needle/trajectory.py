@@ -30,9 +30,9 @@ from diffmamba_interp.needle.trajectory_records import (
     BY_LABEL,
     NeedleTrajectory,
     ReadSample,
-    stage_names,
     widened,
 )
+from diffmamba_interp.stages import stage_names
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 PIECE_TOKENS = 16_384

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffmamba_interp.needle.records import Depth, NeedleSample
+from diffmamba_interp.statistics import DB_PER_NAT, snr_db
 
 Measure = Literal[
     "snr_db",
@@ -36,8 +37,6 @@ Measure = Literal[
     "kl_to_final_nats",
 ]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-
-_DB = 10 / np.log(10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class ReadSample:
 class NeedleTrajectory:
     """One model, one or more lenses, every prompt and stage: "embedding", after each block but the last, "output".
 
-    model: its name. lenses: names of what read the stages. stages: names of the stages, as in `lens.stages`; the
+    model: its name. lenses: names of what read the stages. stages: see `stages.stage_names`; the
     last one is the model's own output, the same under every lens. samples: the prompts, in the order given.
     log_probs: of each whole label after the prompt, in nats. token_ranks: of each label's first token in the
     vocabulary, 1 for the most probable; equal logits share the mean of their ranks.
@@ -137,18 +136,13 @@ class NeedleTrajectory:
         return self._log_probs64 / counts[None, :, None, :]
 
     @property
-    def log_snr(self) -> Float[np.ndarray, "lens sample stage"]:
-        """Natural log of p(answer) / mean_k p(distractor_k)."""
+    def snr_db(self) -> Float[np.ndarray, "lens sample stage"]:
+        """Signal-to-noise ratio, 10 log10 of p(answer) / mean_k p(distractor_k)."""
         log_probs = self._log_probs64
         distractors = log_probs.copy()
         self._put_answers(distractors, np.nan)
         n_distractors = (~np.isnan(distractors)).sum(axis=-1)
-        return self._of_answer(log_probs) - (_log_sum(distractors) - np.log(n_distractors))
-
-    @property
-    def snr_db(self) -> Float[np.ndarray, "lens sample stage"]:
-        """Signal-to-noise ratio, 10 log10 of p(answer) / mean_k p(distractor_k)."""
-        return _DB * self.log_snr
+        return snr_db(self._of_answer(log_probs), _log_sum(distractors), n_distractors)
 
     def measure(self, name: Measure) -> Float[np.ndarray, "lens sample stage"]:
         """One number per lens, prompt and stage, about the answer, in float64.
@@ -165,7 +159,7 @@ class NeedleTrajectory:
         if name == "snr_db":
             return self.snr_db
         if name == "snr":
-            return np.exp(self.log_snr)
+            return np.exp(self.snr_db / DB_PER_NAT)
         by_label = {
             "probability": lambda: np.exp(self._log_probs64),
             "log_probability": lambda: self._log_probs64,
@@ -256,11 +250,6 @@ def widened(array: np.ndarray, width: int | None) -> np.ndarray:
         return array
     extra = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
     return np.pad(array, extra, constant_values=np.nan)
-
-
-def stage_names(n_layers: int) -> tuple[str, ...]:
-    """Names of all stages of a model of `n_layers` blocks: n_layers + 1, the same as those of `lens.stages`."""
-    return ("embedding", *(f"after block {block}" for block in range(n_layers - 1)), "output")
 
 
 def _log_sum(log_probs: np.ndarray) -> np.ndarray:

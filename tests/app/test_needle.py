@@ -20,7 +20,7 @@ from app.needle_request import run_needle
 from app.pasted_samples import EXAMPLE, parse_stories
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
 from diffmamba_interp.needle import summarise
-from diffmamba_interp.needle.trajectory_records import stage_names
+from diffmamba_interp.stages import stage_names
 from tests.app.conftest import OpenApp, complaint, figures, texts
 
 TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}

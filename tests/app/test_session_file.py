@@ -20,7 +20,8 @@ from diffmamba_interp.implicit_attention import extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
 from diffmamba_interp.lens import LogitLens, lens_trajectory
-from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample, stage_names
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
+from diffmamba_interp.stages import stage_names
 from tests.models.tiny import random_tokens, tiny_model
 
 STRINGS = ("a", "<b>", "c", "d", "e", "f")

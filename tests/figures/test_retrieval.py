@@ -9,8 +9,8 @@ from diffmamba_interp.figures.retrieval import FAINT, accuracy_by_length, ratio_
 from diffmamba_interp.figures.retrieval_svg import accuracy_svg, ratio_svg
 from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.needle.accuracy_grid import Cell, ModelAccuracy
-from diffmamba_interp.needle.comparison import paired_difference
 from diffmamba_interp.needle.scoring import wilson_interval
+from diffmamba_interp.statistics import paired_difference
 
 N = 20
 

@@ -10,11 +10,11 @@ import torch
 from scipy.stats import rankdata
 
 from diffmamba_interp import DifferentialConfig, HookedMamba, LogitLens, TunedLens
-from diffmamba_interp.lens.stages import stage_names as names_of_lens_stages
 from diffmamba_interp.needle import trajectory as module
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.trajectory import needle_trajectory
-from diffmamba_interp.needle.trajectory_records import ARRAYS, NeedleTrajectory, stage_names
+from diffmamba_interp.needle.trajectory_records import ARRAYS, NeedleTrajectory
+from diffmamba_interp.stages import stage_names
 from tests.models.tiny import N_TOKENS, tiny_model
 from tests.needle.closed_form import N_BLOCKS, TableLens, random_tables, sample_of, table_model
 
@@ -90,7 +90,7 @@ def test_a_model_known_in_closed_form_is_read_right() -> None:
 def test_stages_are_the_embedding_every_block_and_the_models_own_output() -> None:
     tables = random_tables()
     read = needle_trajectory(table_model(tables[-1]), TableLens(tables), [sample_of([1], LABELS)])
-    assert read.stages == names_of_lens_stages(N_BLOCKS) == stage_names(N_BLOCKS)
+    assert read.stages == stage_names(N_BLOCKS)
     assert read.log_probs.shape == (1, 1, N_BLOCKS + 1, len(LABELS))
     assert (read.kl_to_final_nats[..., -1] == 0).all()
     assert (read.kl_to_final_nats[..., :-1] > 0).all()

@@ -1,7 +1,8 @@
-"""Error bars: bootstrap intervals over samples, and paired differences of two models with interval and p-value.
+"""Error bars, one home for all: bootstrap intervals, paired differences with p-values, signal-to-noise ratios in dB.
 
     theta* = theta(x_1*, ..., x_n*)      x*: n samples drawn with replacement     interval: quantiles of theta*
     p      = share of sign patterns s with |mean(s d)| >= |mean(d)|              d: paired differences
+    dB     = 10 log10(signal / noise)
 
 Percentile bootstrap (Efron and Tibshirani 1993, chapter 13) and the paired sign-flip permutation test (Fisher 1935).
 scipy.stats is imported where it is needed, since that takes most of a second.
@@ -12,21 +13,57 @@ column gets the interval that it would get alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 Statistic = Literal["mean", "median"]
+Counts = Float[np.ndarray, "resample sample"]
+WeightedStatistic = Callable[[Counts], np.ndarray]
+"""A statistic of how often each sample counts: [resample, sample] to [resample, ...] (`mean_of`, `ratio_of`)."""
 Test = Literal["sign_flip", "wilcoxon"]
 
 N_RESAMPLES = 10_000
+MIN_SAMPLES = 10
+"""With fewer samples a bootstrap interval is too narrow to decide anything."""
+DB_PER_NAT = 10 / math.log(10)
+"""10 log10(x) = DB_PER_NAT * ln(x)."""
 # Draws whose counts are held at once.
 _DRAWS_AT_ONCE = 1_000
 # Sums that are equal but for rounding count as equal, which makes a p-value larger, never smaller.
 _RELATIVE_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval, in the unit of what was estimated; NaN where there was nothing."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    def sign(self, n_samples: int) -> int:
+        """1 or -1 where the interval of `n_samples` samples decides, 0 where it does not or they are fewer than 10."""
+        return 0 if n_samples < MIN_SAMPLES or not self.excludes_zero else 1 if self.value > 0 else -1
+
+    def text(self, decimals: int = 3, *, signed: bool = False) -> str:
+        """`0.123 [0.100, 0.150]`, or a dash where there was nothing to estimate."""
+        if not np.isfinite(self.value):
+            return "–"
+        style = f"{'+' if signed else ''}.{decimals}f"
+        return f"{self.value:{style}} [{self.low:{style}}, {self.high:{style}}]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +77,16 @@ class Interval:
     low: Float[np.ndarray, " ..."]
     high: Float[np.ndarray, " ..."]
     n: int
+
+    @property
+    def stacked(self) -> Float[np.ndarray, "3 ..."]:
+        """value, low and high along a first axis."""
+        return np.stack([self.value, self.low, self.high])
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        """One per column, in the order of the flattened axes."""
+        return [Estimate(*map(float, column)) for column in self.stacked.reshape(3, -1).T]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +143,63 @@ def bootstrap(
     low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), axis=0)
     shape = values.shape[1:]
     return Interval(value=value.reshape(shape), low=low.reshape(shape), high=high.reshape(shape), n=n)
+
+
+def bootstrap_of(
+    statistic: WeightedStatistic,
+    n_samples: int,
+    *,
+    counts: Counts | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Any statistic with its 95 % percentile bootstrap interval: ratios of sums, or of samples that lack some values.
+
+    Args:
+        statistic: of how often each sample counts; computed once with every sample counted once, and again for counts
+            drawn with replacement. Sums weighted by the counts keep it fast (`weighted_sum`). All of its entries see
+            the same resamples. Where it has NaN, so has the interval.
+        n_samples: that are drawn from.
+        counts: draws made elsewhere; None draws `n_resamples` with `seed`.
+
+    Raises:
+        ValueError: no samples.
+    """
+    if n_samples < 1:
+        raise ValueError("there are no samples to draw from: measure at least one.")
+    drawn = _counts(n_samples, n_resamples, seed).astype(np.float64) if counts is None else counts
+    value, resampled = np.asarray(statistic(np.ones((1, n_samples))))[0], np.asarray(statistic(drawn))
+    # A ratio over nothing is infinite in some resamples.
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
+    return Interval(value=np.asarray(value), low=np.asarray(low), high=np.asarray(high), n=n_samples)
+
+
+def weighted_sum(counts: Counts, values: Float[np.ndarray, "sample ..."]) -> Float[np.ndarray, "resample ..."]:
+    """Sum over samples, each as often as it counts."""
+    return np.tensordot(counts, values, axes=1)
+
+
+def mean_of(values: Float[np.ndarray, "sample ..."]) -> WeightedStatistic:
+    """The samples' mean as a statistic; a sample that is NaN counts for nothing."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+
+    def statistic(counts: Counts) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return weighted_sum(counts, filled) / weighted_sum(counts, known.astype(np.float64))
+
+    return statistic
+
+
+def ratio_of(above: Float[np.ndarray, "sample ..."], below: Float[np.ndarray, "sample ..."]) -> WeightedStatistic:
+    """Sum of `above` over sum of `below` as a statistic: a sample with next to nothing below does not decide."""
+
+    def statistic(counts: Counts) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return weighted_sum(counts, above) / weighted_sum(counts, below)
+
+    return statistic
 
 
 def paired_test(
@@ -160,6 +264,55 @@ def t_test(differences: Float[np.ndarray, "run ..."], *, level: float = 0.95) ->
         one.reshape(differences.shape[1:]) for one in (mean, mean - half, mean + half, p_value)
     )
     return PairedTest(value=value, low=low, high=high, n=n, p_value=p_value)
+
+
+@dataclass(frozen=True)
+class PairedDifference(Estimate):
+    """Accuracy of the second model minus that of the first on the same stories, as a share in [-1, 1].
+
+    n: stories. n_first_only, n_second_only: stories that only one of them got right.
+    """
+
+    n: int
+    n_first_only: int
+    n_second_only: int
+
+
+def paired_difference(
+    first: Sequence[bool], second: Sequence[bool], *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> PairedDifference:
+    """The difference between two models from which stories each of them got right, mean of d_i = second_i - first_i.
+
+    Stories are drawn with replacement, each with both answers. d_i is -1, 0 or 1, so a resample is one draw of a
+    multinomial: no story need be touched. Raises ValueError unless both hold the same number of stories, at least one.
+    """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(
+            f"the models answered {len(first)} and {len(second)} stories: a paired comparison needs the same ones, "
+            "at least one."
+        )
+    n = len(first)
+    n_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    n_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    shares = np.array([n_first, n_second, n - n_first - n_second]) / n
+    draws = np.random.default_rng(seed).multinomial(n, shares, size=n_resamples)
+    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, (0.025, 0.975))
+    return PairedDifference(
+        value=(n_second - n_first) / n,
+        low=float(low),
+        high=float(high),
+        n=n,
+        n_first_only=n_first,
+        n_second_only=n_second,
+    )
+
+
+def snr_db(log_signal: Any, log_noise: Any, n_noise: Any) -> Any:
+    """10 log10 of the signal over the mean noise, from natural logs: of the signal, of the noise's sum over `n_noise`.
+
+    In logs, since probabilities of 1e-40 have a ratio, too. Arrays or tensors of one shape.
+    """
+    return DB_PER_NAT * (log_signal - (log_noise - np.log(n_noise)))
 
 
 def holm(p_values: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:

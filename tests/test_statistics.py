@@ -1,12 +1,26 @@
 """Intervals and p-values: known distributions, brute force, scipy, and invariances."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from diffmamba_interp.needle.statistics import bootstrap, holm, paired_test, t_test
+from diffmamba_interp.statistics import (
+    MIN_SAMPLES,
+    Estimate,
+    bootstrap,
+    bootstrap_of,
+    holm,
+    mean_of,
+    paired_difference,
+    paired_test,
+    ratio_of,
+    snr_db,
+    t_test,
+    weighted_sum,
+)
 
 
 @pytest.mark.parametrize(("n", "k"), [(20, 5), (21, 9), (50, 11)])
@@ -187,3 +201,106 @@ def test_unpaired_values_and_clustered_ranks_are_refused() -> None:
         paired_test(np.ones((3, 2)), np.ones((3, 3)))
     with pytest.raises(ValueError, match="take 'sign_flip'"):
         paired_test(np.ones(4), np.zeros(4), test="wilcoxon", clusters=[1, 1, 2, 2])
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    found = bootstrap_of(mean_of(values), len(values))
+    assert found.value == pytest.approx(values.mean())
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+
+
+def test_a_ratio_is_of_sums_and_never_of_means_of_ratios() -> None:
+    above, below = np.array([1.0, 0.0, 5.0]), np.array([2.0, 0.0, 2.0])
+    assert bootstrap_of(ratio_of(above, below), 3).value == 6 / 4
+
+
+def test_a_ratio_over_nothing_is_no_number_and_no_warning() -> None:
+    found = bootstrap_of(ratio_of(np.array([1.0, 0.0, 0.0]), np.zeros(3)), 3)
+    assert not math.isfinite(found.high)
+
+
+def test_what_a_sample_lacks_counts_for_nothing() -> None:
+    values = np.array([[1.0, math.nan], [3.0, 5.0]])
+    value, low, high = bootstrap_of(mean_of(values), 2).stacked
+    assert value.tolist() == [2.0, 5.0]
+    assert low[0] == 1.0
+    assert high[0] == 3.0
+
+
+def test_sums_weight_every_sample_as_often_as_it_counts() -> None:
+    values = np.arange(12.0).reshape(3, 2, 2)
+    assert weighted_sum(np.array([[1.0, 0.0, 2.0]]), values).tolist() == [[[16.0, 19.0], [22.0, 25.0]]]
+
+
+def test_columns_of_one_statistic_are_drawn_together() -> None:
+    values = np.random.default_rng(0).normal(size=(20, 1))
+    both = np.concatenate([values, 1 - values], axis=1)
+    found = bootstrap_of(lambda counts: weighted_sum(counts, both).sum(axis=1), 20).stacked
+    assert found == pytest.approx(np.full(3, 20.0))
+
+
+def test_a_side_is_taken_only_beyond_the_interval_and_with_enough_samples() -> None:
+    up, down, open_ = Estimate(1.0, 0.5, 2.0), Estimate(-1.0, -2.0, -0.5), Estimate(1.0, -0.5, 2.0)
+    assert [one.sign(MIN_SAMPLES) for one in (up, down, open_)] == [1, -1, 0]
+    assert up.sign(MIN_SAMPLES - 1) == 0
+
+
+def test_an_estimate_reads_as_text() -> None:
+    assert Estimate(0.5, -0.25, 1.0).text(2, signed=True) == "+0.50 [-0.25, +1.00]"
+    assert Estimate(math.nan, math.nan, math.nan).text() == "–"
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        bootstrap_of(mean_of(np.empty(0)), 0)
+
+
+def test_the_difference_counts_the_stories_that_only_one_model_got_right() -> None:
+    found = paired_difference([True, True, False, False, True], [True, False, True, True, True])
+    assert found.value == pytest.approx(0.2)
+    assert (found.n_first_only, found.n_second_only, found.n) == (1, 2, 5)
+    assert found.low <= found.value <= found.high
+
+
+def test_the_interval_is_that_of_resampling_stories_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.random(200) < 0.6, rng.random(200) < 0.75
+    found = paired_difference(first.tolist(), second.tolist())
+    d = second.astype(float) - first
+    means = d[rng.integers(0, 200, size=(10_000, 200))].mean(axis=1)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, (0.025, 0.975)), abs=0.011)
+    assert found.excludes_zero == (found.low > 0)
+
+
+def test_exchanging_the_models_turns_the_sign() -> None:
+    first, second = [True] * 9 + [False], [True] * 2 + [False] * 8
+    one, other = paired_difference(first, second), paired_difference(second, first)
+    assert one.value == -other.value == pytest.approx(-0.7)
+    assert one.excludes_zero
+    assert other.excludes_zero
+
+
+def test_models_that_never_disagree_have_no_difference() -> None:
+    found = paired_difference([True, False], [True, False])
+    assert (found.value, found.low, found.high, found.excludes_zero) == (0.0, 0.0, 0.0, False)
+
+
+@pytest.mark.parametrize(("first", "second"), [([], []), ([True], [True, False])])
+def test_unpaired_answers_are_refused(first: list[bool], second: list[bool]) -> None:
+    with pytest.raises(ValueError, match="same ones"):
+        paired_difference(first, second)
+
+
+def test_a_ratio_of_probabilities_too_small_for_a_number_has_decibels() -> None:
+    signal, noise = -1000.0, np.array([-1000.0, -1000.0]) - math.log(10)
+    assert snr_db(signal, np.logaddexp.reduce(noise), 2) == pytest.approx(10.0)
+
+
+def test_the_two_bootstraps_of_a_mean_draw_the_same_samples() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    weighted, plain = bootstrap_of(mean_of(values), 50), bootstrap(values)
+    assert weighted.stacked == pytest.approx(plain.stacked, abs=1e-12)
+    assert [one.low for one in weighted.estimates] == pytest.approx(plain.low.tolist())
