@@ -1,6 +1,6 @@
 """Where text comes from: files, the hub, or nothing but this package and Python.
 
-"texts/pile/*.jsonl.gz"    files (see `files`): a path, a folder or a pattern
+"texts/pile/*.jsonl.gz"    files (see `files`): a path, a folder or a pattern (see `locations`)
 "owner/name"               a dataset on the hub, streamed through the `datasets` library
 "generated"                text from a grammar and a seed: the same everywhere
 "builtin"                  "generated" and the documentation inside the Python installation
@@ -9,18 +9,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffmamba_interp.data.documents import DataError, Document, documents_sha256
-from diffmamba_interp.data.files import SUFFIXES, find_files, read_file, without_lone_surrogates
+from diffmamba_interp.data.files import document_of_row, read_rows
+from diffmamba_interp.data.locations import SUFFIXES, find_files
 from diffmamba_interp.data.python_docs import python_documents
 from diffmamba_interp.generated_text import generated_documents
 
 GENERATED = "generated"
 BUILTIN = "builtin"
+# The hub is asked once before anything is read of it: who does not answer by then is not waited for.
+HUB_TIMEOUT_S = 20.0
+# The `datasets` library would try 20 times, each for as long.
+_HUB_ATTEMPTS = 2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,34 +38,47 @@ class TextSource:
     """A description of text that can be read any number of times, always the same.
 
     location: see the module. text_field: field or column that holds the text.
-    hub_config, hub_split, hub_revision: which part of a hub dataset, and which commit (`None`: the newest).
+    hub_config, hub_split, hub_revision: which part of a hub dataset (its split: `None` for "train"), and which commit
+        (`None`: the newest). hub_split also chooses among the splits of a saved DatasetDict, which are never joined.
     n_chars: how much text "generated" makes, in characters. seed: what it is made from.
     max_documents: stop after so many; `None` for all.
+    skip_empty: pass over rows whose text is null or missing, instead of refusing the source; the log says how many.
+    max_unpacked_gb: how much a packed file may unpack to (see `files.read_rows`).
     """
 
     location: str
     text_field: str = "text"
     hub_config: str | None = None
-    hub_split: str = "train"
+    hub_split: str | None = None
     hub_revision: str | None = None
     n_chars: int = 2_000_000
     seed: int = 0
     max_documents: int | None = None
+    skip_empty: bool = False
+    max_unpacked_gb: float | None = None
 
     def documents(self) -> Iterator[Document]:
-        """The documents in a fixed order.
+        """The documents in a fixed order; the log says how many rows were passed over.
 
         Raises FileNotFoundError or DataError (with file and line) if the text cannot be read, DataError if
         there is none.
         """
-        n_documents = 0
-        for document in self._all_documents():
+        n_documents = n_skipped = 0
+        for document in self._rows():
             if n_documents == self.max_documents:
-                return
+                break
+            if document is None:
+                n_skipped += 1
+                continue
             n_documents += 1
             yield document
+        if n_skipped:
+            kinds = "blank, null or missing" if self.skip_empty else "blank"
+            logger.warning("%s: %d rows passed over, whose text is %s", self.location, n_skipped, kinds)
         if n_documents == 0:
-            raise DataError(f"{self.location} holds no text: every document is missing or blank.")
+            raise DataError(
+                f"{self.location} holds no text: every document is missing or blank (field {self.text_field!r})."
+            )
 
     def sha256(self) -> str:
         """What a result made with this text records.
@@ -66,15 +89,29 @@ class TextSource:
         if self.location in (GENERATED, BUILTIN):
             return documents_sha256(self.documents())
         total = hashlib.sha256(f"{self.text_field}\n{self.max_documents}\n".encode())
+        if self.skip_empty:
+            total.update(b"skip_empty\n")
         if is_hub_id(self.location):
-            total.update("\n".join(map(str, self._hub_identity())).encode())
+            identity = (self.location, self.hub_config, self._hub_split, _hub_commit(self))
+            total.update("\n".join(map(str, identity)).encode())
             return total.hexdigest()
-        for path in find_files(self.location):
+        for path in self.files():
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         return total.hexdigest()
 
-    def _all_documents(self) -> Iterable[Document]:
+    def files(self) -> list[Path]:
+        """The files that are read, in order; none for text that is generated or on the hub."""
+        if self.location in (GENERATED, BUILTIN) or is_hub_id(self.location):
+            return []
+        return find_files(self.location, split=self.hub_split)
+
+    @property
+    def _hub_split(self) -> str:
+        return self.hub_split or "train"
+
+    def _rows(self) -> Iterator[Document | None]:
+        """All documents, and None for each row that is passed over."""
         if self.location in (GENERATED, BUILTIN):
             yield from self._generated()
             if self.location == BUILTIN:
@@ -82,53 +119,90 @@ class TextSource:
         elif is_hub_id(self.location):
             yield from self._hub()
         else:
-            for path in find_files(self.location):
-                yield from read_file(path, text_field=self.text_field)
+            options: dict[str, Any] = {"skip_empty": self.skip_empty, "max_unpacked_gb": self.max_unpacked_gb}
+            for path in self.files():
+                yield from read_rows(path, text_field=self.text_field, **options)
 
     def _generated(self) -> Iterator[Document]:
         for index, text in enumerate(generated_documents(n_chars=self.n_chars, seed=self.seed)):
             yield Document(text, f"generated, seed {self.seed}, document {index}")
 
-    def _hub(self) -> Iterator[Document]:
-        for number, row in enumerate(_stream(self), start=1):
+    def _hub(self) -> Iterator[Document | None]:
+        for number, row in enumerate(_hub_rows(self), start=1):
             where = f"{self.location}, row {number}"
-            text = row.get(self.text_field)
-            if not isinstance(text, str):
+            if self.text_field not in row and not self.skip_empty:
                 raise DataError(
-                    f"{where}: no text in field {self.text_field!r}; the fields are {', '.join(row)}: give "
-                    "the right text_field."
+                    f"{where}: no field {self.text_field!r}; the fields are {', '.join(row)}: choose one "
+                    "with text_field."
                 )
-            if text.strip():
-                yield Document(without_lone_surrogates(text), where)
-
-    def _hub_identity(self) -> tuple[str | None, ...]:
-        from huggingface_hub import HfApi
-
-        commit = HfApi().dataset_info(self.location, revision=self.hub_revision).sha
-        return self.location, self.hub_config, self.hub_split, commit
+            yield document_of_row(
+                row.get(self.text_field), where, text_field=self.text_field, skip_empty=self.skip_empty
+            )
 
 
 def is_hub_id(location: str) -> bool:
     """Is this `owner/name` of a hub dataset, rather than a path, a pattern or a name of ours?"""
-    if location in (GENERATED, BUILTIN) or Path(location).exists():
+    if location in (GENERATED, BUILTIN) or os.path.lexists(location):
         return False
     looks_like_path = location.startswith((".", "/", "~")) or any(sign in location for sign in "*?[\\")
     return location.count("/") == 1 and not looks_like_path and not location.lower().endswith(SUFFIXES)
 
 
-def _stream(source: TextSource) -> Iterable[dict[str, Any]]:
+def _hub_rows(source: TextSource) -> Iterator[dict[str, Any]]:
+    """The rows of a hub dataset at one commit, the one that `sha256` records."""
     import datasets
 
-    try:
-        return datasets.load_dataset(
-            source.location,
-            source.hub_config,
-            split=source.hub_split,
-            revision=source.hub_revision,
-            streaming=True,
+    commit = _hub_commit(source)
+    with _hub_errors(source):
+        rows = iter(
+            datasets.load_dataset(
+                source.location, source.hub_config, split=source._hub_split, revision=commit, streaming=True
+            )
         )
-    except (OSError, ValueError) as error:
+    while True:
+        with _hub_errors(source):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+def _hub_commit(source: TextSource) -> str | None:
+    from huggingface_hub import HfApi
+
+    with _hub_errors(source):
+        info = HfApi().dataset_info(source.location, revision=source.hub_revision, timeout=HUB_TIMEOUT_S)
+    return info.sha
+
+
+@contextmanager
+def _hub_errors(source: TextSource) -> Iterator[None]:
+    """Whatever goes wrong between here and the hub as a DataError, and soon."""
+    import datasets
+
+    attempts = datasets.config.STREAMING_READ_MAX_RETRIES
+    datasets.config.STREAMING_READ_MAX_RETRIES = min(attempts, _HUB_ATTEMPTS)
+    try:
+        yield
+    except Exception as error:
+        if not _is_foreseen(error):
+            raise
+        reason = str(error) or type(error).__name__
+        advice = "Check its name and the network, or give a local file."
+        if "script" in reason.lower():
+            advice = (
+                "A dataset that needs a program of its own is not run; many have a copy without one: "
+                "hub_revision refs/convert/parquet."
+            )
         raise DataError(
-            f"the hub dataset {source.location!r} (config {source.hub_config!r}, split {source.hub_split!r}) "
-            f"cannot be opened: {error}. Check its name and the network, or give a local file."
+            f"the hub dataset {source.location!r} (config {source.hub_config!r}, split {source._hub_split!r}) "
+            f"cannot be read: {reason.rstrip('.')}. {advice}"
         ) from error
+    finally:
+        datasets.config.STREAMING_READ_MAX_RETRIES = attempts
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Of the library, the file system or the network. Which HTTP library is at work differs between versions."""
+    names = {base.__name__ for base in type(error).__mro__}
+    return isinstance(error, OSError | ValueError | RuntimeError) or bool(names & {"HTTPError", "ClientError"})

@@ -1,11 +1,17 @@
 import itertools
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from diffmamba_interp.data.documents import DataError
 from diffmamba_interp.data.sources import TextSource, is_hub_id
+
+
+class HTTPError(Exception):
+    """As HTTP libraries have one that is no OSError."""
 
 
 def texts_of(source: TextSource) -> list[str]:
@@ -23,16 +29,38 @@ def folder(tmp_path: Path) -> Path:
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """Stands in for the hub; holds what the library was asked for."""
     import datasets
+    import huggingface_hub
 
     asked: list[dict] = []
+
+    def dataset_info(_: object, name: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
+        assert timeout < 60
+        if name == "owner/silent":
+            raise HTTPError("timed out")
+        return SimpleNamespace(sha=f"commit of {revision}")
 
     def load_dataset(name: str, config: str | None, **options: object) -> Iterator[dict]:
         asked.append({"name": name, "config": config, **options})
         if name == "owner/private":
             raise datasets.exceptions.DatasetNotFoundError("no such dataset")
-        return iter([{"text": "one", "n": 1}, {"text": " ", "n": 2}, {"text": "three", "n": 3}])
+        if name == "owner/program":
+            raise RuntimeError("Dataset scripts are no longer supported, but found program.py")
+        if name == "owner/breaks":
+            return broken_rows()
+        return iter(
+            [
+                {"text": "one", "n": 1},
+                {"text": None if name == "owner/nulls" else " ", "n": 2},
+                {"text": "three", "n": 3},
+            ]
+        )
+
+    def broken_rows() -> Iterator[dict]:
+        yield {"text": "one"}
+        raise HTTPError("connection reset")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     return asked
 
 
@@ -81,14 +109,54 @@ def test_a_hub_dataset_is_streamed(hub: list[dict]) -> None:
     documents = list(source.documents())
     assert [document.text for document in documents] == ["one", "three"]
     assert documents[1].source == "owner/name, row 3"
-    assert hub == [{"name": "owner/name", "config": "c", "split": "validation", "revision": "r", "streaming": True}]
+    asked = {"name": "owner/name", "config": "c", "split": "validation", "revision": "commit of r", "streaming": True}
+    assert hub == [asked], "read at the commit whose name is recorded"
+    assert list(TextSource(location="owner/name").documents())
+    assert hub[1]["split"] == "train"
 
 
 def test_hub_problems_are_explained(hub: list[dict]) -> None:
-    with pytest.raises(DataError, match=r"row 1: no text in field 'body'; the fields are text, n"):
+    with pytest.raises(DataError, match=r"row 1: no field 'body'; the fields are text, n: choose one with text_field"):
         texts_of(TextSource(location="owner/name", text_field="body"))
     with pytest.raises(DataError, match=r"'owner/private'.*no such dataset.*give a local file"):
         texts_of(TextSource(location="owner/private"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("owner/silent", "timed out. Check its name and the network"),
+        ("owner/program", "scripts are no longer supported.*hub_revision refs/convert/parquet"),
+        ("owner/breaks", "connection reset. Check its name and the network"),
+    ],
+)
+def test_a_hub_that_fails_at_any_moment_is_one_error(hub: list[dict], name: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"'{name}'.*{message}"):
+        texts_of(TextSource(location=name))
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("diffmamba_interp.data.sources.HUB_TIMEOUT_S", 0.2)
+        for read in (texts_of, TextSource.sha256):
+            with pytest.raises(DataError, match="'owner/name'.*timed out"):
+                read(TextSource(location="owner/name"))
+
+
+def test_nulls_are_passed_over_when_asked_and_the_log_says_how_many(
+    hub: list[dict], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DataError, match="row 2: the field 'text' holds null, not text: pass over .* skip_empty"):
+        texts_of(TextSource(location="owner/nulls"))
+    assert texts_of(TextSource(location="owner/nulls", skip_empty=True)) == ["one", "three"]
+    assert "owner/nulls: 1 rows passed over, whose text is blank, null or missing" in caplog.text
+    caplog.clear()
+    (folder / "c.txt").write_text(" ")
+    assert len(texts_of(TextSource(location=str(folder)))) == 3
+    assert f"{folder}: 1 rows passed over, whose text is blank" in caplog.text
+    assert TextSource(location=str(folder)).sha256() != TextSource(location=str(folder), skip_empty=True).sha256()
 
 
 def test_paths_and_names_are_told_from_hub_ids(folder: Path) -> None:
@@ -97,7 +165,7 @@ def test_paths_and_names_are_told_from_hub_ids(folder: Path) -> None:
         assert not is_hub_id(location)
 
 
-def test_a_local_table_goes_through_the_datasets_library(folder: Path) -> None:
+def test_a_table_in_a_folder_is_read(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
