@@ -23,6 +23,7 @@ from torch import Tensor
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.interventions.targets import require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.statistics import snr_db
 
@@ -46,6 +47,7 @@ class AnswerReading:
     them there are no label probability and no SNR.
     lenses: name -> lens; its readings are called name.answer_log_probability and so on.
     lengths: tokens per prompt. batch_size: prompts in one forward pass.
+    force: read with lenses of another model of the same sizes, which are otherwise refused.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -54,6 +56,7 @@ class AnswerReading:
     lenses: Mapping[str, Lens] = field(default_factory=dict)
     lengths: Int[Tensor, " batch"] | None = None
     batch_size: int = 64
+    force: bool = False
 
     def __post_init__(self) -> None:
         if len(self.answers) != len(self.tokens):
@@ -71,6 +74,8 @@ class AnswerReading:
 
     @torch.no_grad()
     def __call__(self, model: HookedMamba) -> dict[str, Tensor]:
+        for name, lens in self.lenses.items():
+            require_lens_of(model, lens, f"lens {name!r}", force=self.force)
         require_tokens("answers", self.answers, model.cfg.d_vocab)
         if self.labels is not None:
             require_tokens("labels", [label for row in self._label_rows() for label in row], model.cfg.d_vocab)

@@ -22,8 +22,10 @@ from torch import Tensor
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.lens.work_sizes import chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.stages import stage_name
 from diffmamba_interp.statistics import Estimate, bootstrap_of, ratio_of
 
@@ -90,12 +92,14 @@ class LensMeasurement:
 
 @torch.no_grad()
 def measure_lens(
-    model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], *, seed: int = 0
+    model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], *, seed: int = 0, force: bool = False
 ) -> LensMeasurement:
     """Measure a tuned lens, and the logit lens beside it, on held-out documents.
 
-    seed: of the bootstrap. Raises ValueError if there are no documents.
+    seed: of the bootstrap. force: measure a lens of another model of the same sizes.
+    Raises ValueError if there are no documents, and for a lens of another model.
     """
+    require_lens_of(model, lens, force=force)
     if not documents:
         raise ValueError("there is no held-out document to measure the lens on: give more text.")
     sums = _Sums(len(documents), model.cfg.n_layers)
@@ -148,7 +152,7 @@ def _add_batch(
     sums: _Sums, model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], indices: list[int]
 ) -> None:
     device = lens.unembed.weight.device
-    read_out = ReadOut.of(lens.unembed)
+    read_out, of_model = ReadOut.of(lens.unembed), ReadOut.of(ModelUnembed(model))
     tokens = torch.nn.utils.rnn.pad_sequence([documents[i].tokens for i in indices], batch_first=True).to(device)
     lengths = torch.tensor([len(documents[i].tokens) for i in indices], device=device)
     stream = residual_stream(model, tokens, lengths=lengths)
@@ -163,7 +167,7 @@ def _add_batch(
 
     for first in range(0, len(final), size):
         chunk = slice(first, first + size)
-        p, following = log_probabilities(read_out, final[chunk]), next_tokens[chunk, None]
+        p, following = log_probabilities(of_model, final[chunk]), next_tokens[chunk, None]
         add(sums.model_ce, -p.gather(-1, following)[:, 0], chunk)
         for i, resid in enumerate(entering):
             for kind, x in enumerate((lens.transform_hidden(resid[chunk], i), resid[chunk])):

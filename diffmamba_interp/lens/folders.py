@@ -2,7 +2,8 @@
 
     config.json   the library's own fields, nothing else: it opens without a word in tuned_lens 0.2.0
     params.pt     plain float32 tensors "0.weight", "0.bias", ...; bytes depend on the values alone
-    lens.json     ours: which residual stream translator i reads, and the sha256 of the read-out
+    lens.json     ours: which residual stream translator i reads, and the identity of the read-out
+                  (`models.read_out_identity`)
 
 `reads` is "resid_pre" (translator i reads what enters block i; the library and we) or "resid_post" (translator
 i reads what leaves block i, and none reads the embedding; lens files of published Mamba models). A folder
@@ -31,6 +32,7 @@ from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import HUB_ID, read_json
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import ReadOutIdentity, is_read_out_of
 
 Reads = Literal["resid_pre", "resid_post"]
 
@@ -38,6 +40,11 @@ CONFIG_FILE = "config.json"
 PARAMS_FILE = "params.pt"
 LENS_FILE = "lens.json"
 LENS_FORMAT = 1
+
+_OLD_LENS = (
+    " (It holds no sketch of its unembedding, so it was saved by an older version, and a model that was rounded to "
+    "float16 after loading cannot be told from another: load the model in float32 and save the lens again.)"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +60,7 @@ def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | No
     description = {
         "format": LENS_FORMAT,
         "reads": "resid_pre",
-        "unembedding_sha256": lens.unembed.sha256(),
+        **lens.unembed.identity().to_dict(),
         **(extra or {}),
     }
     write_tensors(folder / PARAMS_FILE, {name: value.clone().contiguous() for name, value in state.items()})
@@ -84,12 +91,11 @@ def load_lens(
     folder = _resolve(path, revision)
     config = _read_config(folder / CONFIG_FILE)
     described = read_json(folder / LENS_FILE) if (folder / LENS_FILE).is_file() else {}
-    unembed = ModelUnembed(model)
-    _require_same_model(folder, config, described, model, unembed, allow_other_unembedding)
+    _require_same_model(folder, config, described, model, allow_other_unembedding)
     weight, bias = _read_params(folder / PARAMS_FILE, config)
     if _convention(folder, described, reads, weight, bias) == "resid_post":
         weight, bias = _moved_by_one(weight), _moved_by_one(bias)
-    lens = TunedLens(unembed, config)
+    lens = TunedLens(ModelUnembed(model), config)
     lens.load_stacked(weight, bias)
     return lens
 
@@ -133,7 +139,6 @@ def _require_same_model(
     config: TunedLensConfig,
     described: Mapping[str, Any],
     model: HookedMamba,
-    unembed: ModelUnembed,
     allow_other_unembedding: bool,
 ) -> None:
     sizes = (config.d_model, config.num_hidden_layers)
@@ -145,20 +150,24 @@ def _require_same_model(
         )
     if allow_other_unembedding:
         return
-    stored, found = described.get("unembedding_sha256"), None
+    try:
+        stored = ReadOutIdentity.from_dict(described)
+    except ValueError as error:
+        raise ValueError(f"{folder / LENS_FILE} is damaged: {error}") from error
     if stored is not None:
-        found = unembed.sha256()
+        is_same = is_read_out_of(model, stored)
     elif config.unembed_hash is not None:
-        stored, found = config.unembed_hash, unembed.unembedding_hash()
-    if stored != found:
+        is_same = config.unembed_hash == ModelUnembed(model).unembedding_hash()
+    else:
+        logger.warning("%s holds no hash of its unembedding: cannot tell whether it is this model's.", folder)
+        return
+    if not is_same:
         raise ValueError(
             f"the lens in {folder} was trained with another unembedding (model "
-            f"{config.base_model_name_or_path!r}, hash {str(stored)[:12]}...) than this model's "
-            f"(hash {str(found)[:12]}...), so its read-outs would mean nothing. Load the model it was trained "
-            "for, or pass allow_other_unembedding=True if you know that the two agree."
+            f"{config.base_model_name_or_path!r}) than this model's, so its read-outs would mean nothing. Load the "
+            "model it was trained for, or pass allow_other_unembedding=True if you know that the two agree."
+            f"{_OLD_LENS if stored is not None and stored.sketch is None else ''}"
         )
-    if stored is None:
-        logger.warning("%s holds no hash of its unembedding: cannot tell whether it is this model's.", folder)
 
 
 def _read_params(path: Path, config: TunedLensConfig) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lens.residual_stream import residual_stream
 from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import require_lens_of
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-3
@@ -89,6 +90,7 @@ class LensTraining:
     ) -> None:
         assert recipe.steps is not None
         assert recipe.sequence_length is not None
+        require_lens_of(model, lens)
         self.model, self.lens, self.recipe = model, lens, recipe
         self.group = group or ProcessGroup()
         self.dtype = dtype

@@ -18,8 +18,10 @@ from torch import Tensor
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.lens.work_sizes import chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.stages import stage_names
 
 
@@ -76,12 +78,13 @@ def lens_trajectory(
     top_k: int = 10,
     lengths: Int[Tensor, " batch"] | None = None,
     keep_log_probs: bool = False,
+    force: bool = False,
 ) -> LensTrajectory:
     """Read the residual stream of one forward pass with a lens at every stage.
 
     Args:
         model: the model; hooks that are attached to it take effect on the run, not on the lens.
-        lens: a lens of that model.
+        lens: a lens of that model, or one over another copy of its weights, in any dtype.
         tokens: prompts of equal length, or right-padded ones with `lengths`.
         targets: one token per position of the whole prompt whose probability and rank are wanted, for example
             the next one.
@@ -89,18 +92,20 @@ def lens_trajectory(
         top_k: how many of the most likely tokens to keep, at most d_vocab.
         lengths: tokens per sample; what is read beyond them has no meaning.
         keep_log_probs: also keep the whole distributions, stages * positions * d_vocab floats per sample.
+        force: read with a lens of another model of the same sizes. The last stage is this model's own output still.
 
     Returns:
         A record of numpy arrays.
 
     Raises:
-        ValueError: targets of another shape than tokens, or ids outside the vocabulary.
+        ValueError: targets of another shape than tokens, or ids outside the vocabulary; a lens of another model.
     """
+    require_lens_of(model, lens, force=force)
     if targets is not None:
         _check_targets(targets, tokens, model.cfg.d_vocab)
     device = lens.unembed.weight.device
     stream = residual_stream(model, tokens.to(device), lengths=lengths).at(positions)
-    read_out = ReadOut.of(lens.unembed)
+    read_out, of_model = ReadOut.of(lens.unembed), ReadOut.of(ModelUnembed(model))
     batch, n_pos = stream.final.shape[:2]
     flat = stream.flat()
     wanted = None if targets is None else targets.to(device)[:, positions].flatten()
@@ -108,7 +113,7 @@ def lens_trajectory(
     size = chunk_tokens(read_out.weight)
     for first in range(0, batch * n_pos, size):
         chunk = slice(first, first + size)
-        final = log_probabilities(read_out, flat.final[chunk])
+        final = log_probabilities(of_model, flat.final[chunk])
         readings = [
             _reading(log_probabilities(read_out, lens.transform_hidden(h[chunk], i)), final, wanted, chunk, top_k)
             for i, h in enumerate(flat.entering)

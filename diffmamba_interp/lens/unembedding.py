@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import ReadOutIdentity, read_out_identity, read_out_sha256
 from diffmamba_interp.models.rms_norm import RMSNorm
 
 
@@ -71,12 +72,11 @@ class ModelUnembed(nn.Module):
         The library's `unembedding_hash` looks at 36 rounded entries only, which are all zero in many small
         models; this one looks at every entry.
         """
-        digest = hashlib.sha256()
-        for tensor in (self.weight, self.gain):
-            bits = tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16)
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(bits.numpy().astype("<i2").tobytes())
-        return digest.hexdigest()
+        return read_out_sha256(self.weight, self.gain)
+
+    def identity(self) -> ReadOutIdentity:
+        """What a lens' file keeps to know this read-out again in any dtype."""
+        return read_out_identity(self, self.weight, self.gain)
 
 
 def _frozen(weight: Tensor) -> nn.Parameter:

@@ -34,6 +34,7 @@ from diffmamba_interp.models.checkpoint_files import (
     write_weights,
 )
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import remember_checkpoint
 from diffmamba_interp.ops.select import Impl
 
 __all__ = ["FORMATS", "Checkpoint", "Format", "key_table", "load_model", "open_checkpoint", "save_model"]
@@ -157,6 +158,7 @@ def load_model(
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_embeddings()
     model.impl = impl
+    remember_checkpoint(model, tensors.get("unembed.weight", tensors["embed.weight"]), tensors["ln_final.weight"])
     return model.eval()
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.needle.batches import batches
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.trajectory_parts import KeptParts
@@ -57,6 +58,7 @@ def needle_trajectory(
     piece_tokens: int = PIECE_TOKENS,
     path: str | Path | None = None,
     show_progress: bool = False,
+    force: bool = False,
 ) -> NeedleTrajectory:
     """Read the labels' probabilities, the answer's rank, entropy and KL to the output at every stage of `model`.
 
@@ -64,7 +66,8 @@ def needle_trajectory(
         model: hooks that are attached to it take effect on every pass (pieces of the prompt, then labels), and the
             lens reads after them.
         lens: a lens of that model, or several by name, `{"tuned": ..., "logit": ...}`, which then read the same
-            forward pass. A single one is called "lens" in the result.
+            forward pass. A single one is called "lens" in the result. Whether it is this model's is seen from its
+            `unembed` and its length; a function that has neither is taken at its word.
         samples: prompts of any lengths, tasks and label sets.
         name: the model's, for records and figures.
         batch_tokens: tokens per forward pass, padding included; by default 8,192 on a CPU and 65,536 on a GPU.
@@ -73,6 +76,7 @@ def needle_trajectory(
         path: a folder that keeps what has been read, batch by batch; the same call after a break goes on from there.
             Model and lenses are told apart by their weights, hooks only by `name`.
         show_progress: a progress bar on the standard error stream.
+        force: read with a lens of another model of the same sizes.
 
     Returns:
         Arrays [lens, sample, stage, label] and [lens, sample, stage], in the order of `samples`; float32, or float64
@@ -80,7 +84,7 @@ def needle_trajectory(
 
     Raises:
         ValueError: no samples, or the same one twice; a distractor that is equal to its answer; a lens of another
-            shape than the model; or a `path` that holds another measurement.
+            model; or a `path` that holds another measurement.
     """
     if not samples:
         raise ValueError("there are no samples to read: give at least one.")
@@ -90,6 +94,8 @@ def needle_trajectory(
     lenses = dict(lens) if isinstance(lens, Mapping) else {"lens": lens}
     if not lenses:
         raise ValueError("there is no lens to read with: give one, or several by name.")
+    for key, one in lenses.items():
+        require_lens_of(model, one, "lens" if one is lens else f"lens {key!r}", force=force)
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS.get(model.embed.weight.device.type, BATCH_TOKENS["cpu"])
     plan = list(batches(samples, batch_tokens, max_samples=max_samples, piece_tokens=piece_tokens))

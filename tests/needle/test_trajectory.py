@@ -194,7 +194,7 @@ def test_a_folder_of_another_measurement_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differs in samples, batches"):
         needle_trajectory(model, lens, samples[:3], path=tmp_path)
     with pytest.raises(ValueError, match="differs in model"):
-        needle_trajectory(tiny_model(seed=1), lens, samples, path=tmp_path)
+        needle_trajectory(tiny_model(seed=1), lens, samples, path=tmp_path, force=True)
     with pytest.raises(ValueError, match="differs in lenses"):
         needle_trajectory(model, tuned_lens(model), samples, path=tmp_path)
 
