@@ -11,7 +11,8 @@ PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
-from app import kept_state  # noqa: E402
+from app import kept_state, starting  # noqa: E402
+from app.panels.errors import shown_errors  # noqa: E402
 
 # Not in a folder `pages`: Streamlit takes such a folder for an app without navigation, and a link to one of its
 # pages would then run that file alone, without this one.
@@ -27,10 +28,13 @@ PAGES = [
 
 st.set_page_config(page_title="Diff-Mamba explorer", page_icon=str(APP / "icon.svg"), layout="wide")
 st.html(APP / "style.css")
-kept_state.begin()
-page = st.navigation(PAGES)
-kept_state.visit(page.url_path)
-page.run()
-kept_state.write_url()
+# Whatever goes wrong is said in words of ours: Streamlit's own box hides what it was.
+with shown_errors("Drawing this page"):
+    kept_state.begin()
+    page = st.navigation(PAGES)
+    kept_state.visit(page.url_path)
+    starting.start()
+    page.run()
+    kept_state.write_url()
 # At the end, since it takes a line of the page, and does not need to be there before the figures.
 st.html(APP / "png_button.html", unsafe_allow_javascript=True)

@@ -1,4 +1,4 @@
-"""A failed computation is a red box on the page; the app lives on."""
+"""What goes wrong is a red box on the page, in words that say what to do; the app lives on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from types import TracebackType
 
 import streamlit as st
 
+from diffmamba_interp.runs.command import foreseen, is_out_of_memory
+
 MAX_SHOWN = 4000
 """Characters of an error's message that a page shows; the log has them all."""
+
+LESS_MEMORY = "Shorten the prompt, choose bfloat16 or a smaller model, or close other programs."
+OWN_FAULT = (
+    "This is a fault of the explorer. Reload the page; if it comes again, open the explorer's address without what "
+    "follows the question mark, which is how the page was set. The terminal that runs the explorer shows where it "
+    "happened."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +29,7 @@ class shown_errors:  # lower case: used as `with shown_errors(...)`, as contextl
     to the log. What follows the block runs.
     """
 
-    def __init__(self, doing: str, memory_advice: str = "") -> None:
+    def __init__(self, doing: str, memory_advice: str = LESS_MEMORY) -> None:
         self.doing, self.memory_advice = doing, memory_advice
 
     def __enter__(self) -> None:
@@ -35,7 +44,17 @@ class shown_errors:  # lower case: used as `with shown_errors(...)`, as contextl
         logger.error("%s failed", self.doing, exc_info=error)
         st.error(f"{self.doing} failed.")
         # st.code shows text as it is: an error may quote a file name or a prompt.
-        st.code((str(error) or type(error).__name__)[:MAX_SHOWN], language=None, wrap_lines=True)
-        if isinstance(error, MemoryError) and self.memory_advice:
+        st.code(in_words(error)[:MAX_SHOWN], language=None, wrap_lines=True)
+        if is_out_of_memory(error):
             st.info(self.memory_advice)
+        elif foreseen(error) is None:
+            st.info(OWN_FAULT)
         return True
+
+
+def in_words(error: Exception) -> str:
+    """The error's message; with its kind where it was not written for readers."""
+    # Where this project says that memory is short, its message says of what, and what to do.
+    if isinstance(error, MemoryError) and str(error):
+        return str(error)
+    return foreseen(error) or f"{type(error).__name__}: {error}".removesuffix(": ")

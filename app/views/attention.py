@@ -119,10 +119,11 @@ def what_is_drawn(request: AttentionRequest) -> str:
 
 def take_head() -> None:
     """Show the head that was clicked."""
-    points = st.session_state["heads_figure"]["selection"]["points"]
-    if points:
-        kept_state.put("heads", str(int(points[0]["customdata"][0])))
-        kept_state.put("view", "positions")
+    with shown_errors("Reading the click"):
+        points = st.session_state["heads_figure"]["selection"]["points"]
+        if points:
+            kept_state.put("heads", str(int(points[0]["customdata"][0])))
+            kept_state.put("view", "positions")
 
 
 def draw_rest(

@@ -7,27 +7,25 @@ from functools import partial
 import streamlit as st
 
 from app import view_state
+from app.intervention_code import intervention_code
+from app.intervention_files import intervention_files
+from app.intervention_pictures import AFTER, BEFORE, at_output, in_words, present_readings, stage_figures
+from app.intervention_request import Answer, Changes, changed_trajectory, readings
+from app.lens_pictures import difference_picture, lens_picture, top_tokens
+from app.lens_request import STATISTICS, LensRequest, trajectory
+from app.panels.answer_choice import choose_answer
 from app.panels.chosen_model import ChosenModel, choose_model
 from app.panels.chosen_prompt import choose_prompt
+from app.panels.dose_response import draw_dose_response
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
+from app.panels.fitting_lens import choose_fitting_lenses
+from app.panels.intervention_choices import choose_changes
 from app.panels.kept_records import keep
 from app.panels.long_runs import agreed
 from app.prompts import Prompt, token_text
-
-with st.spinner("Loading the interventions"):
-    from app.intervention_code import intervention_code
-    from app.intervention_files import intervention_files
-    from app.intervention_pictures import AFTER, BEFORE, at_output, in_words, present_readings, stage_figures
-    from app.intervention_request import Answer, Changes, changed_trajectory, readings
-    from app.lens_pictures import difference_picture, lens_picture, top_tokens
-    from app.lens_request import STATISTICS, LensRequest, trajectory
-    from app.panels.answer_choice import choose_answer
-    from app.panels.dose_response import draw_dose_response
-    from app.panels.fitting_lens import choose_fitting_lenses
-    from app.panels.intervention_choices import choose_changes
-    from diffmamba_interp.interventions import InterventionRecord
-    from diffmamba_interp.lens import LensTrajectory
+from diffmamba_interp.interventions import InterventionRecord
+from diffmamba_interp.lens import LensTrajectory
 
 WINDOW, NARROW_WINDOW = 14, 7
 """Last positions that the heat maps show."""

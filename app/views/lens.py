@@ -10,22 +10,20 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app import kept_state
+from app.lens_code import lens_code
+from app.lens_files import lens_files
+from app.lens_pictures import difference_picture, lens_picture, plain_label, top_tokens
+from app.lens_request import LensRequest, trajectory
 from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
 from app.panels.chosen_prompt import choose_prompt
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.panels.kept_records import keep
+from app.panels.lens_choices import LensChoices, choose_reads
 from app.panels.long_runs import agreed
 from app.panels.plain_text import markdown
 from app.prompts import Prompt, token_text
-
-with st.spinner("Loading the lens library"):
-    from app.lens_code import lens_code
-    from app.lens_files import lens_files
-    from app.lens_pictures import difference_picture, lens_picture, plain_label, top_tokens
-    from app.lens_request import LensRequest, trajectory
-    from app.panels.lens_choices import LensChoices, choose_reads
-    from diffmamba_interp.lens import LensTrajectory
+from diffmamba_interp.lens import LensTrajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +93,11 @@ def draw_figure(figure: go.Figure, key: str) -> None:
 
 def take_cell(key: str) -> None:
     """Show the list of the cell that was clicked."""
-    points = st.session_state[key]["selection"]["points"]
-    if points:
-        stage, place = points[0]["customdata"][:2]
-        kept_state.put("cell", f"{int(stage)}-{int(place)}")
+    with shown_errors("Reading the click"):
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            stage, place = points[0]["customdata"][:2]
+            kept_state.put("cell", f"{int(stage)}-{int(place)}")
 
 
 def draw_cell(prompt: Prompt, reads: list[Read]) -> None:

@@ -8,19 +8,17 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.estimates import LONG_S, require_feasible, require_memory
+from app.needle_code import attention_code, curves_code
+from app.needle_estimate import estimate
+from app.needle_files import attention_files, curve_files
+from app.needle_found import NeedleFound, NeedleRun
+from app.needle_pictures import attention_picture, curve_figures
+from app.needle_request import NeedleRead, SampleRequest, run_needle
 from app.panels.chosen_model import choose_model, choose_second_model
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.panels.kept_records import KeptRecord, keep_record
-
-with st.spinner("Loading the needle library"):
-    from app.needle_code import attention_code, curves_code
-    from app.needle_estimate import estimate
-    from app.needle_files import attention_files, curve_files
-    from app.needle_found import NeedleFound, NeedleRun
-    from app.needle_pictures import attention_picture, curve_figures
-    from app.needle_request import NeedleRead, SampleRequest, run_needle
-    from app.panels.needle_choices import choose_reading, choose_samples
+from app.panels.needle_choices import choose_reading, choose_samples
 
 FOUND, STOPPED = "needle_found", "needle_stopped"
 

@@ -13,13 +13,11 @@ from app.estimates import require_feasible
 from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
-
-with st.spinner("Loading the retrieval tasks"):
-    from app.retrieval_code import grid_code, results_code
-    from app.retrieval_grid import RESULTS, GridRequest, grid_files, run_grid
-    from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
-    from diffmamba_interp.needle import TASKS
-    from diffmamba_interp.needle.accuracy_grid import Cell, summarise
+from app.retrieval_code import grid_code, results_code
+from app.retrieval_grid import RESULTS, GridRequest, grid_files, run_grid
+from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
+from diffmamba_interp.needle import TASKS
+from diffmamba_interp.needle.accuracy_grid import Cell, summarise
 
 LIVE = "run here"
 TITLES = {

@@ -78,7 +78,7 @@ def foreseen(error: Exception) -> str | None:
     """What to say about an error that a user can mend; None for any other."""
     if isinstance(error, OSError):
         return _of_system(error)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return f"not enough memory ({_first_line(error)}). Take smaller sizes or batches, or a machine with more."
     if isinstance(error, RecursionError):
         return f"a file is nested too deeply ({_first_line(error)})." if "JSON" in str(error) else None
@@ -117,7 +117,7 @@ _ADVICE = {
 }
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Python's and numpy's own, a GPU's, and what torch's CPU allocator says in a RuntimeError."""
     if isinstance(error, MemoryError) or _is_from("torch", "OutOfMemoryError", error):
         return True

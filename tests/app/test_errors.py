@@ -1,0 +1,76 @@
+"""Whatever goes wrong, a page says so in words of ours, with what to do; Streamlit's own box is never drawn."""
+
+import pytest
+import streamlit as st
+import torch
+from streamlit.runtime.scriptrunner import StopException
+
+from app.panels.errors import LESS_MEMORY, OWN_FAULT, in_words
+from diffmamba_interp.implicit_attention.memory_limit import MemoryLimitError
+from tests.app.conftest import IDS, OpenApp, complaint, texts
+
+PAGES = ("overview", "attention", "lens", "needle", "interventions", "retrieval", "session")
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: 80000 bytes."
+
+
+def fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every page fail before it draws anything, outside of the blocks that show errors."""
+
+    def raise_(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(st, "header", raise_)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_fault_of_ours_is_told_on_every_page(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, page: str
+) -> None:
+    fails_with(KeyError("lost"), monkeypatch)
+    app = open_app(page)
+    assert "KeyError: 'lost'" in complaint(app)
+    assert texts(app.info) == [OWN_FAULT]
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "advice"),
+    [
+        (RuntimeError(ALLOCATOR), "not enough memory", LESS_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory", LESS_MEMORY),
+        (MemoryError(), "not enough memory", LESS_MEMORY),
+        (MemoryLimitError("the map", 9, 8, "Take less."), "Take less.", LESS_MEMORY),
+        (RuntimeError("shapes differ"), "RuntimeError: shapes differ", OWN_FAULT),
+        (ImportError("cannot import name 'x'"), "cannot import name 'x'", None),
+        (PermissionError(13, "Permission denied", "weights"), "no permission for weights", None),
+        (ValueError("the lens is of another model"), "the lens is of another model", None),
+    ],
+)
+def test_every_kind_of_error_is_shown_with_what_to_do(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str, advice: str | None
+) -> None:
+    fails_with(error, monkeypatch)
+    app = open_app()
+    assert words in complaint(app)
+    assert texts(app.info) == ([] if advice is None else [advice])
+
+
+def test_an_error_without_words_is_given_some() -> None:
+    assert "not enough memory" in in_words(MemoryError())
+    assert in_words(ValueError()) == "ValueError"
+
+
+def test_what_streamlit_stops_a_page_with_is_no_error(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_with(StopException(), monkeypatch)
+    app = open_app()
+    assert not app.exception
+    assert texts(app.error) == []
+
+
+@pytest.mark.parametrize(("page", "view"), [("attention", "heads"), ("lens", "positions")])
+def test_a_click_that_cannot_be_read_is_told(open_app: OpenApp, page: str, view: str) -> None:
+    app = open_app(page, ids=IDS, view=view)
+    clicked = app._tree.get_widget_states()
+    clicked.widgets.add(id=app.get("plotly_chart")[0].proto.id, string_value='{"selection": {"points": [{}]}}')
+    app._run(clicked)
+    assert "KeyError" in complaint(app)

@@ -1,0 +1,86 @@
+"""Everything is imported once, before the first page is drawn, however many open the explorer at once."""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from app import starting
+
+DRAWN_MEANWHILE = {"_plotly_utils", "plotly", "pyarrow", "narwhals", "einops", "packaging", "PIL", "streamlit", "tyro"}
+"""Packages that go on importing small modules of their own while pages are drawn, none of which imports another."""
+
+EVERY_PAGE = """
+import sys
+from streamlit.testing.v1 import AppTest
+from app import starting
+
+starting.start()
+known = set(sys.modules)
+app = AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=100)
+choices = {"needle_length": "0", "needle_n": "2", "source": "needle", "length": "0", "swept": "lambda"}
+app.query_params.update({"model": "bundled:diff-mamba2", **choices})
+app.run()
+for page in ("attention", "lens", "needle", "interventions", "retrieval", "session"):
+    app.switch_page(f"views/{page}.py").run()
+    assert not app.exception and not app.error, (page, app.error)
+print(*sorted(set(sys.modules) - known))
+"""
+
+
+@pytest.fixture
+def not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "_started", Event())
+
+
+@pytest.mark.usefixtures("not_started")
+def test_those_who_come_while_the_explorer_starts_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, finish, times = Event(), Event(), []
+
+    def import_slowly() -> None:
+        times.append(time.monotonic())
+        begun.set()
+        finish.wait(timeout=30)
+
+    monkeypatch.setattr(starting, "import_everything", import_slowly)
+    with ThreadPoolExecutor(3) as sessions:
+        first = sessions.submit(starting.start)
+        begun.wait(timeout=30)
+        others = [sessions.submit(starting.start) for _ in range(2)]
+        assert not any(session.done() for session in (first, *others))
+        finish.set()
+        for session in (first, *others):
+            session.result(timeout=30)
+    starting.start()
+    assert len(times) == 1
+
+
+@pytest.mark.usefixtures("not_started")
+def test_an_import_that_failed_is_tried_again_by_the_next_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr(starting, "import_everything", fail)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no such library"):
+            starting.start()
+
+
+def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
+    named = set(starting.named_imports())
+    assert ("app.needle_estimate", "estimate") in named
+    assert ("transformers", "PreTrainedTokenizerFast") in named
+    assert ("huggingface_hub.errors", "HfHubHTTPError") in named
+
+
+@pytest.mark.slow
+def test_no_page_imports_anything_after_the_start(project_root: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", EVERY_PAGE, str(project_root)]
+    done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    late = {name for name in done.stdout.split() if name.partition(".")[0] not in DRAWN_MEANWHILE}
+    assert late == set()
