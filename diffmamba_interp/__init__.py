@@ -79,10 +79,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}. It has: {', '.join(__all__)}.")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    home = f"{__name__}.{_HOME[name]}"
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except AttributeError as error:
+        # `from diffmamba_interp import name` would take it for a missing name and drop what went wrong.
+        raise ImportError(f"{__name__}.{name} cannot be loaded, since importing {home} failed: {error}") from error
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffmamba_interp.ops.kernels.triton_import import TRITON_INSTALLED
+from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 
 Impl = Literal["auto", "fused", "reference"]
 Rows = Tensor | Sequence[int] | None
@@ -74,8 +74,8 @@ def use_fused(impl: Impl, *tensors: Tensor) -> bool:
         return impl == "fused"
     if not all(tensor.is_cuda for tensor in tensors):
         return _said(False, "the tensors are not on a CUDA device")
-    if not TRITON_INSTALLED:
-        return _said(False, "Triton is not installed")
+    if TRITON_OBSTACLE is not None:
+        return _said(False, TRITON_OBSTACLE)
     if any(tensor.dtype == torch.float64 for tensor in tensors):
         return _said(False, "the tensors are in float64, and the kernels compute in float32")
     return _said(True, "Triton is installed and the tensors are on a CUDA device")

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.ops.kernels.lens_loss import exponentiate_rows_fused_
-from diffmamba_interp.ops.kernels.triton_import import check_launchable
+from diffmamba_interp.ops.kernels.triton_import import check_launchable, kernels_serve
 
 Impl = Literal["auto", "fused", "reference"]
 
@@ -61,7 +61,7 @@ class ReadOut:
         weight = unembed.weight.detach().to(dtype or unembed.weight.dtype)
         if impl == "fused":
             check_launchable("the lens objective", weight)
-        fused = impl == "fused" or (impl == "auto" and weight.is_cuda)
+        fused = impl == "fused" or (impl == "auto" and kernels_serve(weight))
         return cls(weight=weight, gain=unembed.gain.detach().float(), eps=unembed.eps, fused=fused)
 
 

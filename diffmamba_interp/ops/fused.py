@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, fused_conv_silu, fused_rms_norm
+from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 from diffmamba_interp.ops.reference import ScanOutput
 
 MAX_SCAN_POSITIONS = 32_768
@@ -45,6 +46,8 @@ def import_obstacle() -> str | None:
     """Why the scan's kernels cannot be imported, or None if they can."""
     if not torch.cuda.is_available():
         return "PyTorch sees no NVIDIA GPU"
+    if TRITON_OBSTACLE is not None:
+        return TRITON_OBSTACLE
     try:
         _kernels()
     except ImportError as error:

@@ -91,7 +91,7 @@ def test_auto_takes_the_reference_on_a_cpu_and_says_so_once(
 def test_a_kernel_that_cannot_run_is_refused_and_not_replaced(
     monkeypatch: pytest.MonkeyPatch, activations: BlockActivations, missing: str
 ) -> None:
-    monkeypatch.setattr(triton_import, "TRITON_INSTALLED", missing != "Triton")
+    monkeypatch.setattr(triton_import, "TRITON_OBSTACLE", "it is not installed" if missing == "Triton" else None)
     monkeypatch.setattr(triton_import, "INTERPRETED", False)
     calls: list[Callable[[], object]] = [
         lambda: hidden_attention(*random_scan(7), impl="fused"),

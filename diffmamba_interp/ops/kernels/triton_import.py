@@ -1,16 +1,14 @@
 """The one place where Triton is imported: kernels can be defined without it and say so only when they run.
 
-A kernel module takes `triton` and `tl` from here. Where Triton is missing both are placeholders that accept
-the decorators and annotations of a kernel; `check_launchable` then raises before anything is launched.
+A kernel module takes `triton` and `tl` from here. Where Triton is missing, broken or too old both are placeholders
+that accept the decorators and annotations of a kernel; `check_launchable` then raises before anything is launched.
 Kernels carry `@no_type_check` below `@triton.jit`, because Triton compiles the undecorated source.
 """
 
-import importlib.util
+import importlib
 from typing import Any
 
 from torch import Tensor
-
-TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class _MissingTriton:
@@ -25,14 +23,33 @@ class _MissingTriton:
         return function
 
 
-if TRITON_INSTALLED:
-    import triton
-    import triton.language as tl
+def _import_triton() -> tuple[Any, Any, str | None]:
+    """`triton`, `triton.language`, and why no kernel can run: None where both are the real ones."""
+    try:
+        package, language = (importlib.import_module(name) for name in ("triton", "triton.language"))
+    except ModuleNotFoundError as error:
+        if error.name == "triton":
+            obstacle = "Triton is not installed: `pip install triton` (Linux, CUDA GPU)"
+        else:
+            obstacle = f"Triton cannot be imported ({error}): install it again"
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        obstacle = f"Triton cannot be imported ({type(error).__name__}: {error}): install it again"
+    else:
+        # Absent before 3.4; the kernels are tested with no older release.
+        if hasattr(package, "knobs"):
+            return package, language, None
+        version = getattr(package, "__version__", "of unknown version")
+        obstacle = f"Triton {version} is too old: 3.4 or newer is needed, as PyTorch 2.8 and later bring it"
+    return _MissingTriton(), _MissingTriton(), obstacle
 
-    INTERPRETED = bool(triton.knobs.runtime.interpret)
-else:
-    triton = tl = _MissingTriton()
-    INTERPRETED = False
+
+triton, tl, TRITON_OBSTACLE = _import_triton()
+INTERPRETED = TRITON_OBSTACLE is None and bool(triton.knobs.runtime.interpret)
+
+
+def kernels_serve(*tensors: Tensor) -> bool:
+    """Whether Triton can be used and all tensors are on a CUDA GPU, so that `impl="auto"` takes the kernels."""
+    return TRITON_OBSTACLE is None and all(tensor.is_cuda for tensor in tensors)
 
 
 def check_launchable(name: str, *tensors: Tensor | None) -> None:
@@ -43,14 +60,13 @@ def check_launchable(name: str, *tensors: Tensor | None) -> None:
         tensors: its tensors; None stands for one that was not given.
 
     Raises:
-        ImportError: Triton is not installed.
+        ImportError: Triton is not installed, too old or broken.
         ValueError: the tensors are on different devices.
         RuntimeError: the tensors are not on a GPU and Triton does not interpret its kernels.
     """
-    if not TRITON_INSTALLED:
+    if TRITON_OBSTACLE is not None:
         raise ImportError(
-            f"{name} needs Triton, which is not installed: `pip install triton` (Linux, CUDA GPU), "
-            'or choose impl="reference", which needs PyTorch alone.'
+            f'{name} needs Triton. {TRITON_OBSTACLE}, or choose impl="reference", which needs PyTorch alone.'
         )
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) > 1:
