@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Encoding, Tokenizer
 
 from app.prompt_spans import spans_of_text
+from diffmamba_interp.data.tokenizer import Bos, bos_tokens
 from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
 from diffmamba_interp.implicit_attention.spans import Spans
 
@@ -68,11 +69,17 @@ def default_ids(d_vocab: int, length: int = 24) -> str:
 
 
 def parse_prompt(
-    typed: str, tokenizer: Tokenizer | None, d_vocab: int, needle: str = "", distractors: str = ""
+    typed: str,
+    tokenizer: Tokenizer | None,
+    d_vocab: int,
+    needle: str = "",
+    distractors: str = "",
+    bos: Bos = "auto",
 ) -> Prompt:
     """The prompt that was typed: text if there is a tokenizer, otherwise ids between blanks or commas.
 
-    needle, distractors: texts in it to mark. Raises ValueError, saying which part, for what is empty, too long, no
+    needle, distractors: texts in it to mark. bos: whether text begins with the tokenizer's beginning-of-text token
+    ("auto": its own habit). Raises ValueError, saying which part, for what is empty, too long, no
     number or outside of the vocabulary.
     """
     if len(typed) > MAX_CHARACTERS:
@@ -80,7 +87,9 @@ def parse_prompt(
     if tokenizer is None:
         return _prompt(_ids_of_digits(typed), None, d_vocab, Spans())
     text, encoded = _encoded(typed, tokenizer)
-    return _prompt(tuple(encoded.ids), tokenizer, d_vocab, spans_of_text(text, encoded.offsets, needle, distractors))
+    before = bos_tokens(tokenizer, bos) if encoded.ids else ()
+    offsets = [(0, 0)] * len(before) + encoded.offsets
+    return _prompt((*before, *encoded.ids), tokenizer, d_vocab, spans_of_text(text, offsets, needle, distractors))
 
 
 def prompt_of_sample(sample: NeedleSample, tokenizer: Tokenizer, d_vocab: int) -> Prompt:
@@ -91,7 +100,7 @@ def prompt_of_sample(sample: NeedleSample, tokenizer: Tokenizer, d_vocab: int) -
 
 def parse_token(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> int:
     """The one token that was typed. Raises ValueError for text of none or several, or as `parse_prompt`."""
-    tokens = parse_prompt(typed, tokenizer, d_vocab).tokens
+    tokens = parse_prompt(typed, tokenizer, d_vocab, bos="never").tokens
     if len(tokens) != 1:
         pieces = " ".join(repr(token_text(token, tokenizer)) for token in tokens[:8])
         raise ValueError(f"{typed[:40]!r} is {len(tokens)} tokens ({pieces}): give the text of one token.")

@@ -12,6 +12,8 @@ from diffmamba_interp.data.files import read_file
 from diffmamba_interp.data.sources import TextSource
 from diffmamba_interp.data.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
 from diffmamba_interp.data.tokenizer import (
+    Bos,
+    bos_tokens,
     load_tokenizer,
     save_tokenizer,
     tokenizer_hash,
@@ -19,11 +21,13 @@ from diffmamba_interp.data.tokenizer import (
 )
 
 __all__ = [
+    "Bos",
     "DataError",
     "Document",
     "TextSource",
     "TokenBatches",
     "TokenStream",
+    "bos_tokens",
     "cached_tokens",
     "documents_of_split",
     "documents_sha256",

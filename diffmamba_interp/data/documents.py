@@ -58,6 +58,11 @@ def shuffle_documents(
     yield from rng.shuffled(buffer)
 
 
+def order_by_hash(documents: Iterable[Document], *, seed: int) -> list[Document]:
+    """All documents in an order that only their texts and `seed` decide; equal texts stand beside each other."""
+    return sorted(documents, key=lambda document: hashlib.sha256(f"{seed} {document.hash}".encode()).digest())
+
+
 def documents_sha256(documents: Iterable[Document]) -> str:
     """Sha256 over the documents' texts in order: what a result that was made with them records."""
     total = hashlib.sha256()

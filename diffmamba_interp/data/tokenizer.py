@@ -9,16 +9,21 @@ words. All 256 bytes are tokens, so decode(encode(text)) == text for every text.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal, get_args
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.data.documents import DataError
 from diffmamba_interp.stable_random import StableRandom
+
+Bos = Literal["auto", "always", "never"]
+"""Whether a text begins with the tokenizer's beginning-of-text token; see `bos_tokens`."""
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -114,6 +119,31 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise DataError(f"the tokenizer of {source} must be a fast one with an end-of-text token.")
     return tokenizer
+
+
+def bos_tokens(tokenizer: PreTrainedTokenizerBase | Tokenizer, bos: Bos = "auto") -> tuple[int, ...]:
+    """The ids that stand before a text: those of a beginning-of-text token (BOS), or none.
+
+    bos: "auto" is the tokenizer's own habit, what its template puts before a text (`<s>` for Llama's and Mistral's,
+        nothing for GPT-2's and GPT-NeoX's); "always" is that, or else its `bos_token`; "never" is nothing.
+    Raises ValueError for another word, DataError for "always" where the tokenizer knows no such token.
+    """
+    if bos not in get_args(Bos):
+        raise ValueError(f"bos is {bos!r}: it must be one of {', '.join(get_args(Bos))}.")
+    if bos == "never":
+        return ()
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    encoded = backend.encode("a")
+    columns = zip(encoded.ids, encoded.special_tokens_mask, encoded.attention_mask, strict=True)
+    # Padding on the left is special, too, but not attended to.
+    tokens = [(token, special) for token, special, attended in columns if attended]
+    before = tuple(token for token, _ in itertools.takewhile(lambda pair: pair[1], tokens))
+    if before or bos == "auto":
+        return before
+    token = getattr(tokenizer, "bos_token_id", None)
+    if token is None:
+        raise DataError("bos is 'always', but the tokenizer has no beginning-of-text token (bos_token).")
+    return (int(token),)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

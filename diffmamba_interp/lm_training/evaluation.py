@@ -52,7 +52,8 @@ def prepare_evaluation(recipe: EvaluationRecipe, tokenizer: PreTrainedTokenizerB
             tokens = open_stream(recipe.filler, tokenizer).tokens[:_FILLER_TOKENS]
             decoded = tokenizer.backend_tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
             filler = Filler.from_texts(tokenizer, decoded)
-        haystack = Haystack(tokenizer, filler)
+        # Training rows have none, either.
+        haystack = Haystack(tokenizer, filler, bos="never")
         for task in recipe.tasks:
             kinds = {"generated": generate_stories(task, n=_n_to_draw(task, recipe.n), split="eval", seed=seed)}
             if recipe.babi_path is not None:

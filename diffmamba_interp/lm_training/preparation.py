@@ -84,20 +84,15 @@ def make_mixture(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Mixture:
 def open_stream(path: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
     """A token stream made with this tokenizer.
 
-    Raises FileNotFoundError if a part is missing, DataError if it is damaged, empty or holds other tokens.
+    Raises FileNotFoundError if there is none; DataError or DamagedFileError if a part of it is missing or damaged, or
+    if it is empty or holds other tokens.
     """
     try:
         stream = TokenStream.load(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error.filename} does not exist: {path} must be a token stream, three files that "
-            "diffmamba_interp.data.write_tokens makes. To train on text, give it as source instead of tokens."
-        ) from error
-    except DataError:
-        raise
-    except (ValueError, EOFError) as error:
-        raise DataError(
-            f"{path} is no token stream ({error}): make it with diffmamba_interp.data.write_tokens."
+            f"{path} does not exist: it must be a token stream, which diffmamba_interp.data.write_tokens "
+            "makes. To train on text, give it as source instead of tokens."
         ) from error
     if len(stream.tokens) == 0:
         raise DataError(f"{path} holds no tokens: make it again from text.")

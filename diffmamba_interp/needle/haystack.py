@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.data.tokenizer import Bos, bos_tokens
 from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spaces, tokenise
 from diffmamba_interp.needle.prompts import CONTEXT_OPEN, answer_text, format_prompt, prompt_tail
 from diffmamba_interp.needle.records import Depth, Mention, NeedleSample, Span
@@ -38,12 +39,15 @@ class Haystack:
     """Makes prompts with one tokenizer and one filler; facts that it has tokenised it keeps.
 
     filler: `None` serves only prompts of length 0.
+    bos: whether prompts begin with the tokenizer's beginning-of-text token (see `data.bos_tokens`).
+    before: its ids, which no character of the prompt belongs to; spans count them.
     splices: are prompts put together from tokens made before? If not, each is tokenised as a whole, which
         is slower and gives the same samples.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, filler: Filler | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, filler: Filler | None = None, *, bos: Bos = "auto") -> None:
         self.tokenizer = tokenizer
+        self.before = np.asarray(bos_tokens(tokenizer, bos), dtype=np.int32)
         self.filler = filler
         firsts, lasts = filler.edge_characters if filler else (frozenset(), frozenset())
         self.splices = splices_at_spaces(tokenizer, firsts | _CAPITALS, lasts | {"."})
@@ -125,7 +129,19 @@ class Haystack:
         return [_Piece(self.filler.run(a, b), None) for a, b in zip(cuts, cuts[1:], strict=False)]
 
     def _assemble(self, story: Story, pieces: list[_Piece]) -> TokenisedText:
-        """The whole prompt, its tokens and their offsets."""
+        """The whole prompt, its tokens and their offsets; what stands before the text covers no character."""
+        prompt = self._assemble_text(story, pieces)
+        if not len(self.before):
+            return prompt
+        nowhere = np.zeros(len(self.before), dtype=np.int64)
+        return TokenisedText(
+            text=prompt.text,
+            tokens=np.concatenate([self.before, prompt.tokens]),
+            starts=np.concatenate([nowhere, prompt.starts]),
+            ends=np.concatenate([nowhere, prompt.ends]),
+        )
+
+    def _assemble_text(self, story: Story, pieces: list[_Piece]) -> TokenisedText:
         texts = [piece.text.text for piece in pieces]
         prompt = format_prompt("".join(texts)[1:], story.question)
         if len(pieces) == 1 or not self.splices:

@@ -42,7 +42,8 @@ class NeedleSample:
     """One retrieval prompt. All spans refer to `prompt` and `tokens` as they are.
 
     task: "qa1" to "qa5".
-    prompt, tokens: the final prompt and its token ids; the answer comes next.
+    prompt, tokens: the final prompt and its token ids, behind a beginning-of-text token where the tokenizer's habit or
+        the caller wanted one; the answer comes next.
     question, answer, labels: as in the story; `labels` is sorted and holds the answer.
     answer_tokens, label_tokens: token ids of " " + label, in the order of `labels`.
     context_span: what stands between <context> and </context>.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.data.tokenizer import Bos
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle.babi import (
     babi_stories_of_split,
@@ -51,6 +52,7 @@ def make_needle_samples(
     vocabulary: VocabularyName = "babi",
     n_facts: tuple[int, int] | None = None,
     exclude: Set[str] = frozenset(),
+    bos: Bos = "auto",
 ) -> list[NeedleSample]:
     """`n` prompts of one task, at most `length` tokens long; for evaluation, no story twice.
 
@@ -71,6 +73,8 @@ def make_needle_samples(
     seed: decides stories, filler and positions. The same seed gives the same stories at every length that
         they fit.
     vocabulary, n_facts, exclude: see `iterate_stories`.
+    bos: whether prompts begin with the tokenizer's beginning-of-text token: "auto" (as its template has it), "always"
+        or "never".
     Raises ValueError if there are fewer than `n` stories, or none that fits `length`.
     """
     distinct = require_split(split) == "eval"
@@ -88,7 +92,7 @@ def make_needle_samples(
         )
     else:
         raise ValueError(f"stories is {stories!r}: it must be 'generated', 'babi' or stories themselves.")
-    haystack = Haystack(tokenizer, _prepare_filler(tokenizer, filler, length))
+    haystack = Haystack(tokenizer, _prepare_filler(tokenizer, filler, length), bos=bos)
     allowed = (story for story in source if story.hash not in exclude)
     samples = list(itertools.islice(_hide_all(haystack, allowed, length, depth, seed, distinct), n))
     if not samples or (n is not None and len(samples) < n):

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from app.prompts import parse_prompt, parse_token, read_tokenizer
 from tests.app.conftest import MODEL, OpenApp, complaint, drawn
@@ -29,6 +29,19 @@ def test_one_token_is_one_token(tokenizer: Tokenizer) -> None:
     assert parse_token("red", tokenizer, 97) == 5
     with pytest.raises(ValueError, match="2 tokens \\('the' 'red'\\)"):
         parse_token("the red", tokenizer, 97)
+
+
+def test_text_begins_as_the_tokenizers_template_has_it_and_spans_count_that(tokenizer: Tokenizer) -> None:
+    plain = parse_prompt("the keys are red", tokenizer, 97, needle="keys", distractors="red")
+    beginning = Tokenizer.from_str(tokenizer.to_str())
+    beginning.post_processor = processors.TemplateProcessing(single="<b> $A", special_tokens=[("<b>", 6)])
+    prompt = parse_prompt("the keys are red", beginning, 97, needle="keys", distractors="red")
+    assert prompt.tokens == (6, *plain.tokens)
+    assert prompt.spans.needle == tuple((start + 1, end + 1) for start, end in plain.spans.needle)
+    assert parse_prompt("the keys are red", beginning, 97, bos="never").tokens == plain.tokens
+    assert parse_token("red", beginning, 97) == 5
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        parse_prompt("", beginning, 97)
 
 
 def test_a_model_with_a_tokenizer_takes_text(open_app: OpenApp, worded: str) -> None:

@@ -9,7 +9,7 @@ from diffmamba_interp.data import token_stream
 from diffmamba_interp.data.documents import DataError, Document
 from diffmamba_interp.data.sources import TextSource
 from diffmamba_interp.data.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
-from diffmamba_interp.data.tokenizer import train_tokenizer
+from diffmamba_interp.data.tokenizer import bos_tokens, train_tokenizer
 
 
 @pytest.fixture
@@ -77,7 +77,8 @@ def test_a_failure_leaves_the_old_stream_and_no_litter(
     with pytest.raises(DataError, match="line 71"):
         write_tokens(failing(), tokenizer, tmp_path / "a.npy")
     np.testing.assert_array_equal(TokenStream.load(tmp_path / "a.npy").tokens, old)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bytes.npy", "a.ends.npy", "a.npy"]
+    parts = ["a.bytes.npy", "a.ends.npy", "a.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*parts, *(f"{part}.sha256" for part in parts)])
 
 
 def test_parts_that_do_not_agree_are_refused(
@@ -85,9 +86,93 @@ def test_parts_that_do_not_agree_are_refused(
 ) -> None:
     write_tokens(documents, tokenizer, tmp_path / "a.npy")
     write_tokens(documents[:5], tokenizer, tmp_path / "b.npy")
-    (tmp_path / "b.ends.npy").replace(tmp_path / "a.ends.npy")
+    for name in ("ends.npy", "ends.npy.sha256"):
+        (tmp_path / f"b.{name}").replace(tmp_path / f"a.{name}")
     with pytest.raises(DataError, match="do not belong together"):
         TokenStream.load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("part", [".npy", ".ends.npy", ".bytes.npy"])
+def test_a_byte_that_flipped_in_the_cache_is_noticed(
+    source: TextSource, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, part: str
+) -> None:
+    cached_tokens(source, tokenizer, split="eval", folder=tmp_path)
+    (file,) = (path for path in tmp_path.glob("tokens-*.npy") if path.name.partition(".")[2] == part[1:])
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged.*Delete tokens-\w+\* in .*next run makes it again"):
+        cached_tokens(source, tokenizer, split="eval", folder=tmp_path)
+
+
+@pytest.mark.parametrize("part", [".npy", ".ends.npy", ".bytes.npy"])
+@pytest.mark.parametrize("has_sum", [True, False], ids=["with a sum", "older"])
+@pytest.mark.parametrize(
+    ("damage", "message"), [("cut", "damaged|cut off"), ("empty", "damaged|cut off"), ("gone", "")]
+)
+def test_a_damaged_stream_is_one_error_that_names_the_file(
+    documents: list[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    part: str,
+    has_sum: bool,
+    damage: str,
+    message: str,
+) -> None:
+    write_tokens(documents, tokenizer, tmp_path / "a.npy")
+    file = tmp_path / f"a{part}"
+    if not has_sum:
+        for beside in tmp_path.glob("*.sha256"):
+            beside.unlink()
+    if damage == "gone":
+        file.unlink()
+        message = "no token stream" if part == ".npy" else "is missing"
+    else:
+        file.write_bytes(file.read_bytes()[: 0 if damage == "empty" else file.stat().st_size // 2])
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        TokenStream.load(tmp_path / "a.npy")
+    assert f"a{part}" in str(error.value)
+
+
+def test_a_stream_without_sums_still_opens(
+    documents: list[Document], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    stream = write_tokens(documents, tokenizer, tmp_path / "a.npy")
+    for beside in tmp_path.glob("*.sha256"):
+        beside.unlink()
+    np.testing.assert_array_equal(TokenStream.load(tmp_path / "a.npy").tokens, stream.tokens)
+
+
+def test_documents_begin_with_what_the_tokenizer_puts_there_when_asked(
+    documents: list[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    bos_tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+) -> None:
+    plain = write_tokens(documents, tokenizer, tmp_path / "plain.npy", bos="auto")
+    stream = write_tokens(documents, bos_tokenizer, tmp_path / "bos.npy", bos="auto")
+    without = write_tokens(documents, bos_tokenizer, tmp_path / "without.npy")
+    np.testing.assert_array_equal(without.tokens, plain.tokens)
+    (bos,) = bos_tokens(bos_tokenizer)
+    for index in range(len(documents)):
+        np.testing.assert_array_equal(stream.document(index), [bos, *plain.document(index)])
+    np.testing.assert_array_equal(stream.n_bytes, plain.n_bytes)
+
+
+def test_all_documents_come_in_an_order_that_files_do_not_decide(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    texts = [f"text {i % 20}" for i in range(40)]
+    for name, order in (("a", texts), ("b", texts[::-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in order))
+    orders = []
+    for name, seed in (("a", 0), ("b", 0), ("a", 1)):
+        source = TextSource(location=str(tmp_path / f"{name}.jsonl"))
+        stream = cached_tokens(source, tokenizer, split=None, folder=tmp_path, seed=seed)
+        orders.append([tokenizer.decode(stream.document(i)[:-1]) for i in range(len(stream.ends))])
+    assert sorted(orders[0]) == sorted(texts)
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0][::2] == orders[0][1::2], "equal texts stand beside each other"
 
 
 def test_nothing_to_tokenise_is_reported(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

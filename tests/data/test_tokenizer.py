@@ -1,13 +1,14 @@
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.data.documents import DataError
 from diffmamba_interp.data.tokenizer import (
     END_OF_TEXT,
     PAD,
+    bos_tokens,
     load_tokenizer,
     save_tokenizer,
     tokenizer_hash,
@@ -124,3 +125,25 @@ def test_a_tokenizer_without_end_of_text_is_refused(tmp_path: Path) -> None:
     Tokenizer(models.BPE()).save(str(path))
     with pytest.raises(DataError, match="has no token <|endoftext|>"):
         load_tokenizer(path)
+
+
+def test_the_beginning_of_a_text_is_the_tokenizers_own_habit(
+    tokenizer: PreTrainedTokenizerBase, bos_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert bos_tokens(tokenizer) == ()
+    assert bos_tokens(bos_tokenizer) == bos_tokens(bos_tokenizer.backend_tokenizer) == (1,)
+    assert bos_tokens(bos_tokenizer, "never") == ()
+    assert bos_tokens(bos_tokenizer, "always") == (1,)
+    assert bos_tokens(tokenizer, "always") == (tokenizer.bos_token_id,)
+    with pytest.raises(DataError, match="no beginning-of-text token"):
+        bos_tokens(tokenizer.backend_tokenizer, "always")
+
+
+def test_a_template_that_ends_texts_or_pads_them_puts_nothing_before_them(texts: list[str]) -> None:
+    backend = train_tokenizer(texts, 400).backend_tokenizer
+    backend.enable_padding(direction="left", pad_id=1, pad_token="<|pad|>", length=8)
+    assert bos_tokens(backend) == ()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|pad|> $A <|endoftext|>", special_tokens=[("<|pad|>", 1), ("<|endoftext|>", 0)]
+    )
+    assert bos_tokens(backend) == (1,)

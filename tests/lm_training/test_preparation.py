@@ -87,7 +87,7 @@ def test_an_unreadable_token_stream_is_named(
     content: bytes, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"x.npy is no token stream .*write_tokens"):
+    with pytest.raises(DataError, match=r"x.npy is no token stream, or was cut off .*write_tokens"):
         open_stream(str(tmp_path / "x.npy"), tokenizer)
 
 
@@ -120,7 +120,7 @@ def test_a_stream_of_another_tokenizer_is_refused(
     [
         ("", "bad.jsonl holds no text"),
         ('{"text": "fine"}\n{"text": 3}\n', "bad.jsonl, line 2: the field 'text' holds int"),
-        ('{"text": "fine"}\nnot json\n', "bad.jsonl, line 2: not JSON"),
+        ('{"text": "fine"}\nnot json\n', "bad.jsonl, line 2 is not valid JSON"),
         ('{"body": "fine"}\n', "bad.jsonl, line 1: no field 'text'; the fields are body"),
         ('{"text": "a few words"}\n' * 3, "too few for one row of 48"),
     ],

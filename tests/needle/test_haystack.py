@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.data.tokenizer import train_tokenizer
 from diffmamba_interp.needle.filler import Filler, tokenise
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.prompts import format_prompt
@@ -208,3 +210,30 @@ def test_a_wrong_depth_is_refused(haystack: Haystack, story: Story, depth: objec
 def test_a_negative_length_is_refused(haystack: Haystack, story: Story) -> None:
     with pytest.raises(ValueError, match="length is -1"):
         haystack.hide(story, length=-1)
+
+
+@pytest.mark.parametrize("length", [0, 200])
+def test_behind_a_beginning_of_text_token_every_span_is_one_further(
+    story: Story, tokenizer: PreTrainedTokenizerBase, texts: list[str], filler: Filler, length: int
+) -> None:
+    beginning = train_tokenizer(texts, 400)
+    beginning.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|pad|> $A", special_tokens=[("<|pad|>", 1)]
+    )
+    sample = Haystack(beginning, filler).hide(story, length=length and length + 1)
+    plain = Haystack(tokenizer, filler).hide(story, length=length)
+    never = Haystack(beginning, filler, bos="never").hide(story, length=length)
+    assert never.tokens.tolist() == plain.tokens.tolist()
+    assert Haystack(tokenizer, filler, bos="always").hide(story, length=0).tokens[0] == tokenizer.bos_token_id
+    assert sample.tokens[0] == 1
+    assert tokenizer.decode(sample.tokens[1:]) == sample.prompt
+    assert sample.answer_tokens == plain.answer_tokens
+    for span in (sample.context_span, sample.question_span, *sample.fact_spans, *sample.filler_spans):
+        text = tokenizer.decode(sample.tokens[span.token_start : span.token_end])
+        assert sample.prompt[span.char_start : span.char_end] in text
+        assert span.token_start > 1
+    assert sample.n_tokens <= (length + 1 if length else sample.n_tokens)
+    if length == 0:
+        assert sample.tokens[1:].tolist() == plain.tokens.tolist()
+        shifted = [(span.token_start + 1, span.token_end + 1) for span in plain.fact_spans]
+        assert [(span.token_start, span.token_end) for span in sample.fact_spans] == shifted
