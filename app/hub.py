@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffmamba_interp.models.checkpoint_files import HUB_ID, resolve_folder
+from diffmamba_interp.models.checkpoint_hub import HUB_ID, resolve_folder
 
 HUB = "hub:"
 TIMEOUT_S = 5.0

@@ -8,7 +8,7 @@ Everything here is plain data: frozen, keyword-only, without torch, and checked 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -89,10 +89,12 @@ class DifferentialConfig:
     subnorm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.placement, str):
+        if isinstance(self.placement, str):
+            _require_one_of("placement", self.placement, NAMED_PLACEMENTS)
+        elif isinstance(self.placement, Iterable):
             object.__setattr__(self, "placement", tuple(self.placement))
         else:
-            _require_one_of("placement", self.placement, NAMED_PLACEMENTS)
+            raise ValueError(f"placement is {self.placement!r}: give a name or a tuple of block indices.")
         _require_one_of("lambda_form", self.lambda_form, ("sigmoid_sum", "exp_dot"))
         _require_one_of("normalisation", self.normalisation, ("post", "pre", "none"))
         _require_one_of("head_division", self.head_division, ("d_head", "n_heads"))
@@ -163,7 +165,7 @@ class HookedMambaConfig:
     differential: DifferentialConfig | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dt_limit", tuple(float(bound) for bound in self.dt_limit))
+        object.__setattr__(self, "dt_limit", _limits("dt_limit", self.dt_limit))
         for name in POSITIVE_INTEGERS:
             _require_integer(name, getattr(self, name), at_least=1)
         for name in ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range"):
@@ -172,13 +174,13 @@ class HookedMambaConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false.")
         _require_integer("d_vocab_padding", self.d_vocab_padding, at_least=0)
-        if len(self.dt_limit) != 2 or not 0 <= self.dt_limit[0] < self.dt_limit[1]:
-            raise ValueError(f"dt_limit is {self.dt_limit}: it must be (low, high) with 0 <= low < high.")
         if self.d_vocab_padding >= self.d_vocab:
             raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
-        for kind in {self.block_kind(block) for block in range(self.n_layers)}:
-            _require_divisible(self.mixer_sizes(kind), kind, self.differential)
-        if self.differential_blocks:
+        n_differential = len(self.differential_blocks)
+        if n_differential < self.n_layers:
+            _require_divisible(self.mixer_sizes("plain"), "plain", self.differential)
+        if n_differential:
+            _require_divisible(self.mixer_sizes("differential"), "differential", self.differential)
             self._require_halves()
 
     @property
@@ -244,7 +246,10 @@ class HookedMambaConfig:
                 inner["placement"] = tuple(inner["placement"])
             values["differential"] = DifferentialConfig(**inner)
         if "dt_limit" in values:
-            values["dt_limit"] = tuple(float(bound) for bound in values["dt_limit"])
+            values["dt_limit"] = _limits("dt_limit", values["dt_limit"])
+        missing = [name for name in ("d_model", "n_layers", "d_vocab") if name not in values]
+        if missing:
+            raise ValueError(f"the model config is incomplete: {', '.join(missing)} missing.")
         return cls(**values)
 
 
@@ -267,6 +272,17 @@ def _require_number(name: str, value: object, *, at_least: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not at_least <= value < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} is {value!r}: it must be a finite number of at least {at_least:g}.")
+
+
+def _limits(name: str, value: Any) -> tuple[float, float]:
+    """(low, high); `"inf"` stands for infinity."""
+    try:
+        low, high = (float(bound) for bound in value)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not 0 <= low < high:
+        raise ValueError(f"{name} is {value!r}: it must be (low, high) with 0 <= low < high.")
+    return low, high
 
 
 def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -28,7 +28,7 @@ from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.lens.folders import load_lens, read_description
 from diffmamba_interp.lens.lenses import LogitLens
 from diffmamba_interp.lm_training.settings import read_toml, to_toml, to_values
-from diffmamba_interp.models.checkpoint_files import resolve_folder
+from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, summarise

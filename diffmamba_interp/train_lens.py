@@ -44,7 +44,7 @@ from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.run_log import RunLog
 from diffmamba_interp.lens.stop_signals import StopRequest, stop_requests
 from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
-from diffmamba_interp.models.checkpoint_files import resolve_folder
+from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
 

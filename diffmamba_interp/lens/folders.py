@@ -30,7 +30,8 @@ from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.lenses import TunedLens, TunedLensConfig
 from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed
-from diffmamba_interp.models.checkpoint_files import HUB_ID, read_json
+from diffmamba_interp.models.checkpoint_files import read_json
+from diffmamba_interp.models.checkpoint_hub import HUB_ID
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import ReadOutIdentity, is_read_out_of
 

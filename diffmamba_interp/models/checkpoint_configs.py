@@ -1,83 +1,157 @@
 """`config.json` in the four formats, to and from `HookedMambaConfig`.
 
 diffmamba_interp: ours. diff_mamba: the published Diff-Mamba-2 models (Hugging Face `mamba2` fields plus
-`diffmamba` and `diffmamba_settings`). hf_mamba2: Hugging Face `mamba2`. state_spaces: the `mamba_ssm` models.
+`diffmamba` and `diffmamba_settings`). hf_mamba2: Hugging Face `mamba2`, also as flash-linear-attention spells it.
+state_spaces: the `mamba_ssm` models.
 
 What decides whether a block is differential is the weights (their names and shapes); a config that says
-otherwise is an error, and one that says nothing a warning.
+otherwise is an error, and one that says nothing a warning. Sizes on which the config is silent are the weights';
+of those that it says, `num_heads`, `head_dim` and `expand` (which only divide what the tensors hold) and `n_groups` are
+corrected with a warning, and the others are errors where they are wrong.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, Placement, differential_blocks
+from diffmamba_interp.models.checkpoint_sizes import (
+    OUR_LAYER,
+    Shapes,
+    StoredSizes,
+    differential_indices,
+    groups_and_state,
+    require_layers,
+    stored_sizes,
+)
+from diffmamba_interp.models.config_fields import MISSING, ConfigFields, json_limits
 
 Format = Literal["diffmamba_interp", "diff_mamba", "hf_mamba2", "state_spaces"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FORMAT_VERSION = 1
-Shapes = Mapping[str, tuple[int, ...]]
-
-DIFFERENTIAL_KEY = re.compile(r"^backbone\.layers\.(\d+)\.mixer_1\.A_log$")
 
 HF_FIELDS = {
-    "d_vocab": ("vocab_size", 32768),
-    "d_model": ("hidden_size", 4096),
-    "d_state": ("state_size", 128),
-    "n_layers": ("num_hidden_layers", 64),
-    "norm_eps": ("layer_norm_epsilon", 1e-5),
-    "d_conv": ("conv_kernel", 4),
-    "expand": ("expand", 2),
-    "d_head": ("head_dim", 64),
-    "n_groups": ("n_groups", 8),
-    "proj_bias": ("use_bias", False),
-    "conv_bias": ("use_conv_bias", True),
-    "residual_in_fp32": ("residual_in_fp32", True),
-    "chunk_size": ("chunk_size", 256),
-    "tie_embeddings": ("tie_word_embeddings", False),
-    "dt_min": ("time_step_min", 0.001),
-    "dt_max": ("time_step_max", 0.1),
-    "dt_floor": ("time_step_floor", 1e-4),
-    "initializer_range": ("initializer_range", 0.1),
+    "d_vocab": "vocab_size",
+    "d_model": "hidden_size",
+    "d_state": "state_size",
+    "n_layers": "num_hidden_layers",
+    "norm_eps": "layer_norm_epsilon",
+    "d_conv": "conv_kernel",
+    "expand": "expand",
+    "d_head": "head_dim",
+    "n_groups": "n_groups",
+    "proj_bias": "use_bias",
+    "conv_bias": "use_conv_bias",
+    "residual_in_fp32": "residual_in_fp32",
+    "chunk_size": "chunk_size",
+    "tie_embeddings": "tie_word_embeddings",
+    "dt_min": "time_step_min",
+    "dt_max": "time_step_max",
+    "dt_floor": "time_step_floor",
+    "initializer_range": "initializer_range",
 }
-"""Our field: (Hugging Face `mamba2` field, the value it has there when a config.json leaves it out)."""
+"""Our field: the Hugging Face `mamba2` field."""
+
+FLA_SPELLINGS = {
+    "layer_norm_epsilon": ("norm_eps", "layer_norm_epsilon"),
+    "time_step_limit": ("dt_limit", "time_step_limit"),
+    "time_step_min": ("dt_min", "time_step_min"),
+    "time_step_max": ("dt_max", "time_step_max"),
+    "time_step_floor": ("dt_init_floor", "time_step_floor"),
+    "rms_norm": ("rmsnorm", "rms_norm"),
+}
+"""Hugging Face field: how flash-linear-attention spells it, in its later versions and in its earlier ones."""
+
+FLA_ONLY = (
+    *("norm_eps", "dt_limit", "dt_min", "dt_max", "dt_init_floor", "rmsnorm", "conv_init", "A_init_range"),
+    *("D_has_hdim", "fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"),
+)
+"""Fields that only flash-linear-attention writes into a config of `model_type` "mamba2"."""
+
+HF_HARMLESS = frozenset(
+    ["model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "num_heads", "intermediate_size", "use_cache", "verbose", "time_step_rank", "time_step_init_scheme", "time_step_scale", "rescale_prenorm_residual", "conv_init", "A_init_range", "fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "return_dict", "output_hidden_states", "output_attentions", "torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "finetuning_task", "id2label", "label2id", "tokenizer_class", "prefix", "task_specific_params", "problem_type", "unsloth_version", "diffmamba", "diffmamba_settings", "norm_before_gate"]
+)
+"""Fields that change nothing in the numbers of a forward pass, or that are read apart from `HF_FIELDS`."""
 
 SSM_FIELDS = {
-    "d_state": ("d_state", 128),
-    "d_conv": ("d_conv", 4),
-    "expand": ("expand", 2),
-    "d_head": ("headdim", 64),
-    "n_groups": ("ngroups", 1),
-    "proj_bias": ("bias", False),
-    "conv_bias": ("conv_bias", True),
-    "chunk_size": ("chunk_size", 256),
-    "dt_min": ("dt_min", 0.001),
-    "dt_max": ("dt_max", 0.1),
-    "dt_floor": ("dt_init_floor", 1e-4),
+    "d_state": "d_state",
+    "d_conv": "d_conv",
+    "expand": "expand",
+    "d_head": "headdim",
+    "n_groups": "ngroups",
+    "proj_bias": "bias",
+    "conv_bias": "conv_bias",
+    "chunk_size": "chunk_size",
+    "dt_min": "dt_min",
+    "dt_max": "dt_max",
+    "dt_floor": "dt_init_floor",
 }
-"""Our field: (argument of `mamba_ssm.Mamba2` in `ssm_cfg`, its default there)."""
+"""Our field: argument of `mamba_ssm.Mamba2` in `ssm_cfg`."""
+
+SSM_HARMLESS = frozenset(
+    ["layer", "conv_init", "A_init_range", "use_mem_eff_path", "process_group", "sequence_parallel", "layer_idx", "device", "dtype"]
+)
+STATE_SPACES_HARMLESS = frozenset(["fused_add_norm", "attn_cfg", "model_type", "architectures", "torch_dtype", "dtype"])
+
+OTHER_KINDS = {
+    "mamba": "Mamba-1 blocks, whose scan has other parameters",
+    "falcon_mamba": "Mamba-1 blocks with norms on B, C and dt",
+    "jamba": "Mamba-1 blocks mixed with attention and experts",
+    **dict.fromkeys(
+        (
+            "bamba",
+            "zamba2",
+            "nemotron_h",
+            "falcon_h1",
+            "granitemoehybrid",
+            "granite_moe_hybrid",
+            "plamo2",
+            "mamba2_hybrid",
+        ),
+        "Mamba-2 blocks mixed with attention or feed-forward blocks",
+    ),
+    "zamba": "Mamba-1 blocks mixed with attention",
+    "hymba": "attention and Mamba heads in the same block",
+    "log-linear-mamba2": "log-linear Mamba-2 blocks, which keep several states a head",
+    **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), "RWKV blocks"),
+}
+"""`model_type`: what such a model is made of, where that is near enough to Mamba-2 to be tried here."""
 
 log = logging.getLogger(__name__)
 
 
 def detect_format(raw: Mapping[str, Any], shapes: Shapes) -> Format:
     """The format of a checkpoint from its config and the names of its tensors."""
+    require_supported_kind(raw)
     if raw.get("format") == "diffmamba_interp":
         return "diffmamba_interp"
     if raw.get("model_type") == "mamba2":
-        return "diff_mamba" if raw.get("diffmamba") or _differential_indices(shapes) else "hf_mamba2"
-    if "d_model" in raw and "n_layer" in raw:
-        return "state_spaces"
-    kind = raw.get("model_type") or ", ".join(raw.get("architectures") or []) or "unknown"
+        return "diff_mamba" if raw.get("diffmamba") or differential_indices(shapes) else "hf_mamba2"
+    return "state_spaces"
+
+
+def require_supported_kind(raw: Mapping[str, Any]) -> None:
+    """Raise ValueError, saying what the model is, unless the config is of one of the four formats."""
+    kind = raw.get("model_type")
+    if raw.get("format") == "diffmamba_interp" or kind == "mamba2" or ("d_model" in raw and "n_layer" in raw):
+        return
+    if kind is None:
+        said = raw.get("architectures")
+        kind = ", ".join(map(str, said)) if isinstance(said, list) and said else "unknown" if said is None else said
+    made_of = OTHER_KINDS.get(kind) if isinstance(kind, str) else None
     raise ValueError(
-        f"config.json describes a model of kind {kind!r}. Supported: {', '.join(FORMATS)} "
+        f"it describes a model of kind {kind!r}{f' ({made_of})' if made_of else ''}. Supported: {', '.join(FORMATS)} "
         "(Mamba-2 and Diff-Mamba-2 language models)."
     )
+
+
+def is_fla(raw: Mapping[str, Any]) -> bool:
+    """Whether a config of `model_type` "mamba2" is flash-linear-attention's and not Hugging Face's."""
+    return raw.get("model_type") == "mamba2" and any(name in raw for name in FLA_ONLY)
 
 
 def read_config(raw: Mapping[str, Any], format: Format, shapes: Shapes) -> HookedMambaConfig:
@@ -85,10 +159,10 @@ def read_config(raw: Mapping[str, Any], format: Format, shapes: Shapes) -> Hooke
     if format == "diffmamba_interp":
         if raw.get("format_version") != FORMAT_VERSION:
             raise ValueError(
-                f"config.json has format_version {raw.get('format_version')!r}: this version of diffmamba_interp reads "
-                f"{FORMAT_VERSION}. Load it with the version that wrote it."
+                f"format_version {raw.get('format_version')!r} is not the {FORMAT_VERSION} that this version of "
+                "diffmamba_interp reads. Load it with the version that wrote it."
             )
-        return HookedMambaConfig.from_dict(raw["model"])
+        return _read_ours(raw, shapes)
     if format == "state_spaces":
         return _read_state_spaces(raw, shapes)
     return _read_hf(raw, shapes)
@@ -105,23 +179,139 @@ def write_config(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
     raise ValueError(f"format is {format!r}: it must be one of {', '.join(FORMATS)}.")
 
 
+def _read_ours(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
+    model = ConfigFields(raw).value("model", MISSING)
+    if not isinstance(model, Mapping):
+        raise ValueError(f"model is malformed: {model!r} is no object of settings.")
+    fields = ConfigFields(model, within="model.")
+    for name in ("d_model", "d_vocab"):
+        fields.integer(name)
+    if shapes:
+        require_layers(fields.integer("n_layers"), shapes, OUR_LAYER, name="model.n_layers")
+    if not isinstance(fields.object("differential").get("placement", "all"), str | list):
+        raise ValueError("model.differential.placement is malformed: it must be a name or a list of block indices.")
+    fields.limits("dt_limit")
+    return HookedMambaConfig.from_dict(model)
+
+
 def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
-    values = {ours: raw.get(theirs, default) for ours, (theirs, default) in HF_FIELDS.items()}
-    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise ValueError(f"config.json has hidden_act {raw['hidden_act']!r}: only SiLU is Mamba-2's.")
-    if raw.get("rms_norm") is False:
-        raise ValueError("config.json has rms_norm false: only Mamba-2's gated RMSNorm is supported.")
-    n_heads = raw.get("num_heads", 128)
-    if n_heads * values["d_head"] != values["expand"] * values["d_model"]:
-        raise ValueError(
-            f"config.json contradicts itself: num_heads {n_heads} x head_dim {values['d_head']} is not "
-            f"expand {values['expand']} x hidden_size {values['d_model']}."
+    fla = is_fla(raw)
+    fields = ConfigFields(raw, spellings=FLA_SPELLINGS if fla else None)
+    _refuse_other_mixers(fields, fla)
+    stored = stored_sizes(shapes)
+    d_model = _size(fields, "hidden_size", stored.d_model, 4096)
+    n_layers = _size(fields, "num_hidden_layers", stored.n_layers, 64)
+    if shapes:
+        require_layers(n_layers, shapes, name="num_hidden_layers")
+    plain = HookedMambaConfig(
+        **_sizes(fields, HF_FIELDS, stored, usual_groups=1 if fla else 8, d_model=d_model),
+        d_model=d_model,
+        n_layers=n_layers,
+        d_vocab=_size(fields, "vocab_size", stored.d_vocab, 32768),
+        norm_eps=fields.number("layer_norm_epsilon", 1e-5),
+        residual_in_fp32=fields.flag("residual_in_fp32", True),
+        chunk_size=fields.integer("chunk_size", 256),
+        tie_embeddings=fields.flag("tie_word_embeddings", False),
+        dt_min=fields.number("time_step_min", 0.001),
+        dt_max=fields.number("time_step_max", 0.1),
+        dt_floor=fields.number("time_step_floor", 1e-4),
+        initializer_range=fields.number("initializer_range", 0.02 if fla else 0.1),
+        dt_limit=fields.limits("time_step_limit"),
+    )
+    if fla and plain.n_groups > 1 and not any(name in raw for name in ("dt_limit", "rmsnorm")):
+        log.warning(
+            "config.json is of a version of flash-linear-attention before April 2026, which trained with the gated "
+            "norm per group of n_groups where mamba_ssm was installed, and evaluated without groups: here it is per group."
         )
-    low, high = raw.get("time_step_limit", (0.0, math.inf))
-    plain = HookedMambaConfig(**values, dt_limit=(_number(low), _number(high)))
-    found = _differential_indices(shapes)
-    _check_said_placement(raw, found, plain.n_layers)
-    return replace(plain, differential=_differential_from_shapes(found, shapes, plain)) if found else plain
+    _warn_of_unknown(fields.unknown(HF_HARMLESS))
+    blocks = differential_indices(shapes)
+    _check_said_placement(raw, blocks, plain.n_layers)
+    return replace(plain, differential=_differential_from_shapes(blocks, shapes, plain)) if blocks else plain
+
+
+def _refuse_other_mixers(fields: ConfigFields, fla: bool) -> None:
+    if fields.value("hidden_act", "silu") not in ("silu", "swish"):
+        raise fields.error("hidden_act", fields.raw["hidden_act"], "silu: other activations are not Mamba-2's")
+    if fields.flag("rms_norm", True) is False:
+        raise fields.error("rms_norm", False, "true: only Mamba-2's gated RMSNorm is supported")
+    # transformers never reads it: Codestral's config says true, and its weights are those of a norm after the gate.
+    if fla and fields.flag("norm_before_gate", False):
+        raise fields.error("norm_before_gate", True, "false: a norm before the gate is other maths, not supported here")
+    if fields.flag("D_has_hdim", False):
+        raise fields.error("D_has_hdim", True, "false: a D of every channel is not supported")
+
+
+def _size(fields: ConfigFields, name: str, stored: int | None, default: int) -> int:
+    """A size that the config says, else the tensors, else its library's default."""
+    return int(fields.integer(name, default if stored is None else stored))
+
+
+def _sizes(
+    fields: ConfigFields, names: Mapping[str, str], stored: StoredSizes, *, usual_groups: int, d_model: int
+) -> dict[str, Any]:
+    """The sizes of a mixer: those that the config says, completed from the tensors."""
+    expand, d_head = fields.integer(names["expand"], None), fields.integer(names["d_head"], None)
+    n_heads = fields.integer("num_heads", None)  # Hugging Face's only
+    sizes: dict[str, Any] = _heads(names, stored, d_model, expand, d_head, n_heads)
+    heads = max(sizes["expand"] * d_model // sizes["d_head"], 1)
+    sizes["n_groups"], sizes["d_state"] = groups_and_state(
+        stored.d_bc,
+        heads,
+        groups=fields.integer(names["n_groups"], None),
+        state=fields.integer(names["d_state"], None),
+        names=(fields.within + names["n_groups"], fields.within + names["d_state"]),
+        usual=usual_groups,
+    )
+    sizes["d_conv"] = _size(fields, names["d_conv"], stored.d_conv, 4)
+    sizes["proj_bias"] = fields.flag(names["proj_bias"], bool(stored.proj_bias))
+    sizes["conv_bias"] = fields.flag(names["conv_bias"], stored.conv_bias is not False)
+    return sizes
+
+
+def _heads(
+    names: Mapping[str, str],
+    stored: StoredSizes,
+    d_model: int,
+    expand: int | None,
+    d_head: int | None,
+    n_heads: int | None,
+) -> dict[str, int]:
+    """expand and d_head, from what the config says of them and of the number of heads, and from the tensors."""
+    said = {names["expand"]: expand, names["d_head"]: d_head, "num_heads": n_heads}
+    if stored.d_inner is None or stored.d_model is None:
+        expand = expand or 2
+        if n_heads and d_head and n_heads * d_head != expand * d_model:
+            raise ValueError(
+                f"num_heads {n_heads} x {names['d_head']} {d_head} is not {names['expand']} {expand} x "
+                f"{names.get('d_model', 'd_model')} {d_model}. Correct the config."
+            )
+        return {"expand": expand, "d_head": d_head or (expand * d_model // n_heads if n_heads else 64)}
+    if stored.d_inner % stored.d_model:
+        raise ValueError(
+            f"the weights have d_inner {stored.d_inner}, no multiple of their width {stored.d_model}: not supported."
+        )
+    true_heads = stored.n_heads
+    if true_heads is None:  # only branches are stored: the config says how a plain mixer would be divided
+        true_heads = stored.d_inner // d_head if d_head else n_heads or stored.d_inner // 64
+    if true_heads < 1 or stored.d_inner % true_heads:
+        raise ValueError(f"the weights have d_inner {stored.d_inner}, which {true_heads} heads do not divide.")
+    true = {"expand": stored.d_inner // stored.d_model, "d_head": stored.d_inner // true_heads}
+    actual = dict(zip(said, (true["expand"], true["d_head"], true_heads), strict=True))
+    wrong = [f"{name} {value}" for name, value in said.items() if value not in (None, actual[name])]
+    if wrong:
+        log.warning(
+            "config.json says %s, but the weights are those of %s: taking the weights'.",
+            ", ".join(wrong),
+            ", ".join(f"{name} {value}" for name, value in actual.items()),
+        )
+    return true
+
+
+def _warn_of_unknown(names: list[str]) -> None:
+    if names:
+        log.warning(
+            "config.json has fields that this loader does not know, so they change nothing here: %s.", ", ".join(names)
+        )
 
 
 def _check_said_placement(raw: Mapping[str, Any], found: tuple[int, ...], n_layers: int) -> None:
@@ -129,7 +319,7 @@ def _check_said_placement(raw: Mapping[str, Any], found: tuple[int, ...], n_laye
     if not raw.get("diffmamba"):
         if found and raw.get("diffmamba") is not None:
             raise ValueError(
-                f"config.json contradicts the weights: diffmamba is {raw['diffmamba']!r}, but the weights of blocks "
+                f"it contradicts the weights: diffmamba is {raw['diffmamba']!r}, but the weights of blocks "
                 f"{list(found)} are differential. Correct the config, or remove the field."
             )
         if found:
@@ -142,37 +332,38 @@ def _check_said_placement(raw: Mapping[str, Any], found: tuple[int, ...], n_laye
     said = _said_placement(raw.get("diffmamba_settings", "alternate"), n_layers)
     if said != found:
         raise ValueError(
-            f"config.json contradicts the weights: diffmamba_settings {raw.get('diffmamba_settings')!r} makes blocks "
+            f"it contradicts the weights: diffmamba_settings {raw.get('diffmamba_settings')!r} makes blocks "
             f"{list(said)} differential, but the weights make it blocks {list(found)}. Correct the config."
         )
 
 
 def _said_placement(setting: object, n_layers: int) -> tuple[int, ...]:
     """The published setting: a named placement, a number of last blocks, or (ours) a list of blocks."""
-    if isinstance(setting, list):
-        return differential_blocks(tuple(setting), n_layers)
-    if str(setting).isdigit():
-        return tuple(range(n_layers - min(int(str(setting)), n_layers), n_layers))
-    return differential_blocks(str(setting), n_layers)  # type: ignore[arg-type]
+    try:
+        if isinstance(setting, list):
+            return differential_blocks(tuple(setting), n_layers)
+        if str(setting).isdecimal():
+            return tuple(range(n_layers - min(int(str(setting)), n_layers), n_layers))
+        return differential_blocks(str(setting), n_layers)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"diffmamba_settings is {setting!r}: {error}") from error
 
 
 def _differential_from_shapes(found: tuple[int, ...], shapes: Shapes, plain: HookedMambaConfig) -> DifferentialConfig:
     prefix = f"backbone.layers.{found[0]}"
-    n_heads = shapes[f"{prefix}.mixer_1.A_log"][0]
+    shape = shapes[f"{prefix}.mixer_1.A_log"]
+    if len(shape) != 1:
+        raise ValueError(f"the weights are malformed: {prefix}.mixer_1.A_log has the shape {list(shape)}.")
     return DifferentialConfig(
         placement=_named_if_possible(found, plain.n_layers),
         lambda_form="exp_dot" if f"{prefix}.lambda_k1" in shapes else "sigmoid_sum",
-        head_division="d_head" if n_heads == plain.mixer_sizes("plain").n_heads else "n_heads",
+        head_division="d_head" if shape[0] == plain.mixer_sizes("plain").n_heads else "n_heads",
     )
 
 
 def _named_if_possible(blocks: tuple[int, ...], n_layers: int) -> Placement:
     names: tuple[Placement, ...] = ("all", "alternate", "quarter")
     return next((name for name in names if differential_blocks(name, n_layers) == blocks), blocks)
-
-
-def _differential_indices(shapes: Shapes) -> tuple[int, ...]:
-    return tuple(sorted(int(match[1]) for name in shapes if (match := DIFFERENTIAL_KEY.match(name))))
 
 
 def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
@@ -187,14 +378,14 @@ def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
             format,
             cfg.d_vocab_padding,
         )
-    values: dict[str, Any] = {theirs: getattr(cfg, ours) for ours, (theirs, _) in HF_FIELDS.items()}
+    values: dict[str, Any] = {theirs: getattr(cfg, ours) for ours, theirs in HF_FIELDS.items()}
     values |= {
         "model_type": "mamba2",
         "architectures": ["DiffMamba2ForCausalLM" if differential else "Mamba2ForCausalLM"],
         "num_heads": cfg.mixer_sizes("plain").n_heads,
         "hidden_act": "silu",
         "rms_norm": True,
-        "time_step_limit": list(cfg.dt_limit),
+        **_limits_field("time_step_limit", cfg),
     }
     if differential is not None:
         if differential.normalisation != "post" or differential.subnorm_eps != 1e-5 or cfg.expand != 2:
@@ -211,41 +402,58 @@ def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
 
 
 def _read_state_spaces(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
-    ssm = dict(raw.get("ssm_cfg") or {})
-    layer = ssm.pop("layer", "Mamba1")
+    fields = ConfigFields(raw)
+    ssm = ConfigFields(fields.object("ssm_cfg"), within="ssm_cfg.")
+    layer = ssm.value("layer", "Mamba1")
     if layer != "Mamba2":
-        raise ValueError(f"config.json describes {layer} blocks: only Mamba2 blocks are supported.")
-    _refuse_other_blocks(raw, ssm)
-    values = {ours: ssm.get(theirs, default) for ours, (theirs, default) in SSM_FIELDS.items()}
-    low, high = ssm.get("dt_limit", (0.0, math.inf))
-    multiple, n_tokens = raw.get("pad_vocab_size_multiple", 8), raw["vocab_size"]
+        raise ValueError(f"it describes {layer} blocks: only Mamba2 blocks are supported.")
+    stored = stored_sizes(shapes)
+    d_model = fields.integer("d_model")
+    _refuse_other_blocks(fields, ssm, stored, d_model)
+    n_layers = fields.integer("n_layer")
+    if shapes:
+        require_layers(n_layers, shapes, name="n_layer")
+    multiple, n_tokens = fields.integer("pad_vocab_size_multiple", 8), fields.integer("vocab_size")
     d_vocab = -(-n_tokens // multiple) * multiple
-    stored = shapes.get("backbone.embedding.weight", (d_vocab,))[0]
-    if stored != d_vocab:
+    if stored.d_vocab not in (None, d_vocab):
         raise ValueError(
-            f"config.json contradicts the weights: vocab_size {n_tokens} padded to a multiple of {multiple} is "
-            f"{d_vocab}, but the embedding has {stored} rows."
+            f"it contradicts the weights: vocab_size {n_tokens} padded to a multiple of {multiple} is "
+            f"{d_vocab}, but the embedding has {stored.d_vocab} rows."
         )
-    return HookedMambaConfig(
-        **values,
-        d_model=raw["d_model"],
-        n_layers=raw["n_layer"],
+    cfg = HookedMambaConfig(
+        **_sizes(ssm, SSM_FIELDS, stored, usual_groups=1, d_model=d_model),
+        d_model=d_model,
+        n_layers=n_layers,
         d_vocab=d_vocab,
         d_vocab_padding=d_vocab - n_tokens,
-        tie_embeddings=raw.get("tie_embeddings", True),
-        residual_in_fp32=raw.get("residual_in_fp32", True),
-        dt_limit=(_number(low), _number(high)),
+        tie_embeddings=fields.flag("tie_embeddings", True),
+        residual_in_fp32=fields.flag("residual_in_fp32", True),
+        chunk_size=ssm.integer("chunk_size", 256),
+        dt_min=ssm.number("dt_min", 0.001),
+        dt_max=ssm.number("dt_max", 0.1),
+        dt_floor=ssm.number("dt_init_floor", 1e-4),
+        dt_limit=ssm.limits("dt_limit"),
     )
+    _warn_of_unknown(fields.unknown(STATE_SPACES_HARMLESS) + ssm.unknown(SSM_HARMLESS))
+    return cfg
 
 
-def _refuse_other_blocks(raw: Mapping[str, Any], ssm: Mapping[str, Any]) -> None:
-    needed = {"d_intermediate": 0, "rms_norm": True}
-    wrong = [f"{name}={raw[name]!r}" for name, value in needed.items() if raw.get(name, value) != value]
-    wrong += ["attn_layer_idx"] if raw.get("attn_layer_idx") else []
-    inner = {"rmsnorm": True, "norm_before_gate": False, "D_has_hdim": False, "d_ssm": None, "activation": "swish"}
-    wrong += [f"ssm_cfg.{name}={ssm[name]!r}" for name, value in inner.items() if ssm.get(name, value) != value]
+def _refuse_other_blocks(fields: ConfigFields, ssm: ConfigFields, stored: StoredSizes, d_model: int) -> None:
+    expand = ssm.integer("expand", stored.d_inner // d_model if stored.d_inner else 2)
+    needed: list[tuple[ConfigFields, str, tuple[Any, ...]]] = [
+        (fields, "d_intermediate", (0,)),
+        (fields, "rms_norm", (True,)),
+        (fields, "attn_layer_idx", ([],)),
+        (ssm, "rmsnorm", (True,)),
+        (ssm, "norm_before_gate", (False,)),
+        (ssm, "D_has_hdim", (False,)),
+        (ssm, "d_ssm", (expand * d_model,)),
+        (ssm, "activation", ("swish", "silu")),
+    ]
+    values = [(within, name, within.value(name, allowed[0]), allowed) for within, name, allowed in needed]
+    wrong = [f"{within.within}{name}={value!r}" for within, name, value, allowed in values if value not in allowed]
     if wrong:
-        raise ValueError(f"config.json asks for what is not a pure Mamba-2 stack: {', '.join(wrong)}.")
+        raise ValueError(f"it asks for what is not a pure Mamba-2 stack: {', '.join(wrong)}.")
 
 
 def _write_state_spaces(cfg: HookedMambaConfig) -> dict[str, Any]:
@@ -257,13 +465,13 @@ def _write_state_spaces(cfg: HookedMambaConfig) -> dict[str, Any]:
     multiples = [m for m in (1, 2, 4, 8, 16, 32, 64, 128, 256) if -(-n_tokens // m) * m == cfg.d_vocab]
     if not multiples:
         raise ValueError(f"no multiple pads {n_tokens} tokens to {cfg.d_vocab} rows, which 'state_spaces' needs.")
-    ssm: dict[str, Any] = {theirs: getattr(cfg, ours) for ours, (theirs, _) in SSM_FIELDS.items()}
+    ssm: dict[str, Any] = {theirs: getattr(cfg, ours) for ours, theirs in SSM_FIELDS.items()}
     return {
         "d_model": cfg.d_model,
         "d_intermediate": 0,
         "n_layer": cfg.n_layers,
         "vocab_size": n_tokens,
-        "ssm_cfg": {"layer": "Mamba2", **ssm, "dt_limit": list(cfg.dt_limit)},
+        "ssm_cfg": {"layer": "Mamba2", **ssm, **_limits_field("dt_limit", cfg)},
         "attn_layer_idx": [],
         "attn_cfg": {},
         "rms_norm": True,
@@ -274,6 +482,6 @@ def _write_state_spaces(cfg: HookedMambaConfig) -> dict[str, Any]:
     }
 
 
-def _number(value: Any) -> float:
-    """A float from a number, `"inf"`, or transformers 5's `{"__float__": "Infinity"}`."""
-    return float(value["__float__"]) if isinstance(value, dict) else float(value)
+def _limits_field(name: str, cfg: HookedMambaConfig) -> dict[str, list[float]]:
+    """dt's limits; nothing where they are every library's default, (0, infinity), which JSON has no number for."""
+    return {} if cfg.dt_limit == (0.0, math.inf) else {name: json_limits(cfg.dt_limit)}

@@ -1,6 +1,6 @@
 """Weight files of a checkpoint folder: found, looked into without reading, read, and written without leaving halves.
 
-Nothing is unpickled: safetensors, or `pytorch_model.bin` of plain tensors with `weights_only=True`.
+Nothing is unpickled: safetensors, or pickles of plain tensors with `weights_only=True` (`checkpoint_pickles`).
 """
 
 from __future__ import annotations
@@ -8,68 +8,74 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_into_shards, try_to_load_from_cache
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.models.checkpoint_pickles import load_megatron, load_tensors
+
 CONFIG_FILE = "config.json"
+PARAMS_FILE = "params.json"
 SAFETENSORS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
+CONSOLIDATED_FILE = "consolidated.safetensors"
+MEGATRON_FILE = "model_optim_rng.pt"
 INDEX_SUFFIX = ".index.json"
 WEIGHT_FILE = re.compile(
     r"^(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin"
     r"|model\.safetensors\.index\.json|pytorch_model\.bin\.index\.json)$"
 )
 """What this module itself would load from a folder; other files there are the user's own."""
-HUB_TIMEOUT_S = 10.0
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-
-
-def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
-    """The checkpoint's folder: `path` itself, or a download of the hub id `path` (from its cache if offline).
-
-    Raises FileNotFoundError, which says what was tried, when there is neither.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise FileNotFoundError(f"{path} is a file: give the folder that holds it and its {CONFIG_FILE}.")
-    if not HUB_ID.match(str(path)):
-        raise FileNotFoundError(f"there is no folder {str(path)!r}, and it is no hub id of the form 'owner/name'.")
-    return _from_hub(str(path), revision)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ValueError if it is missing, malformed, or something else."""
+    """A JSON object from a file; FileNotFoundError if it is missing, ValueError if it is something else."""
     if not path.is_file():
-        present = ", ".join(sorted(entry.name for entry in path.parent.iterdir())) or "nothing"
-        raise FileNotFoundError(f"{path} is missing. The folder holds: {present}.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, where an object of settings was expected.")
-    return value
+        raise FileNotFoundError(f"{path} is missing. The folder holds: {listing(path.parent)}.")
+    return read_json_object(path)
+
+
+def listing(folder: Path, n: int = 20) -> str:
+    """The names in a folder, for an error."""
+    names = sorted(printable(entry.name) for entry in folder.iterdir())
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return (", ".join(names[:n]) or "nothing") + more
+
+
+def printable(name: str) -> str:
+    """A stranger's name of a tensor or file for a terminal: what is not printable is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+
+
+def megatron_ranks(folder: Path) -> list[Path]:
+    """Megatron's files of a checkpoint, one a rank, in `folder` or in its newest iteration; none if it is no such."""
+    if (folder / MEGATRON_FILE).is_file():
+        return [folder / MEGATRON_FILE]
+    pattern = f"mp_rank_*/{MEGATRON_FILE}"
+    below = [entry for entry in folder.iterdir() if entry.is_dir() and any(entry.glob(pattern))]
+    newest = max(below, key=lambda entry: (entry.name == "release", entry.name), default=folder)
+    return sorted(newest.glob(pattern) if newest is not folder else folder.glob(pattern))
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """What a folder's weight files hold: the file, shape and dtype of every tensor, by its name in the files."""
+    """What a folder's weight files hold: the file, shape and dtype of every tensor by its name.
+
+    stored: the name that it has in its file, where that is another.
+    """
 
     file_of: Mapping[str, Path]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def in_folder(cls, folder: Path) -> WeightFiles:
@@ -77,12 +83,44 @@ class WeightFiles:
         file_of: dict[str, Path] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
-        for file in _weight_files(folder):
+        for file in weight_files(folder):
             for name, shape, dtype in _contents(file):
                 if name in file_of:
-                    raise ValueError(f"{name} is stored twice, in {file_of[name].name} and in {file.name}.")
+                    raise ValueError(
+                        f"{printable(name)} is stored twice, in {file_of[name].name} and in {file.name} of {folder}."
+                    )
                 file_of[name], shapes[name], dtypes[name] = file, shape, dtype
+        if not file_of:
+            raise ValueError(f"the weight files in {folder} hold no tensor.")
         return cls(file_of=file_of, shapes=shapes, dtypes=dtypes)
+
+    @classmethod
+    def of_tensors(cls, file: Path, tensors: Mapping[str, Tensor]) -> WeightFiles:
+        """The tensors of one pickle, whose layout its caller knows."""
+        return cls(
+            file_of=dict.fromkeys(tensors, file),
+            shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+            dtypes={name: _dtype_name(tensor) for name, tensor in tensors.items()},
+        )
+
+    def renamed(self, names: Mapping[str, str]) -> WeightFiles:
+        """The same tensors by other names. Raises ValueError where two would have one name."""
+        if all(name == new for name, new in names.items()):
+            return self
+        taken: dict[str, str] = {}
+        for name, new in names.items():
+            if new in taken:
+                raise ValueError(
+                    f"{printable(taken[new])} and {printable(name)} in {self.file_of[name]} are both {printable(new)} "
+                    "of the model: the weights of two models lie in one file."
+                )
+            taken[new] = name
+        return WeightFiles(
+            file_of={new: self.file_of[name] for new, name in taken.items()},
+            shapes={new: self.shapes[name] for new, name in taken.items()},
+            dtypes={new: self.dtypes[name] for new, name in taken.items()},
+            stored={new: self.stored.get(name, name) for new, name in taken.items()},
+        )
 
     def read(self, names: list[str]) -> dict[str, Tensor]:
         """The named tensors, on the CPU, in the dtype of the file."""
@@ -91,7 +129,8 @@ class WeightFiles:
             by_file.setdefault(self.file_of[name], []).append(name)
         tensors: dict[str, Tensor] = {}
         for file, wanted in by_file.items():
-            tensors.update(_read_tensors(file, wanted))
+            stored = _read_tensors(file, [self.stored.get(name, name) for name in wanted])
+            tensors.update({name: stored[self.stored.get(name, name)] for name in wanted})
         return tensors
 
 
@@ -133,41 +172,17 @@ def remove_stale_weights(folder: Path, written: set[str]) -> None:
             file.unlink()
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
-    """A folder of the hub's cache: up to date, or as it is where the hub cannot be asked."""
-    try:
-        # Asked first, since the download itself waits for an answer without limit.
-        HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
-        return _download(name, revision)
-    except Exception as error:
-        cached = try_to_load_from_cache(name, CONFIG_FILE, revision=revision)
-        if isinstance(cached, str):
-            return Path(cached).parent
-        raise FileNotFoundError(
-            f"{name!r} is no folder here, and fetching it from the hub failed: {error}. "
-            "Check the name and the connection, or give a local folder."
-        ) from error
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Config and weights; a pickle only where there are no safetensors."""
-    patterns = [CONFIG_FILE, "*.safetensors", f"*.safetensors{INDEX_SUFFIX}"]
-    folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    if any(folder.glob("*.safetensors")):
-        return folder
-    patterns = [CONFIG_FILE, "pytorch_model*.bin", f"{PICKLE_FILE}{INDEX_SUFFIX}"]
-    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name in (SAFETENSORS_FILE, PICKLE_FILE):
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the model's weights: the first kind of those this module knows. Raises FileNotFoundError."""
+    for name in (SAFETENSORS_FILE, PICKLE_FILE, CONSOLIDATED_FILE):
         index = folder / (name + INDEX_SUFFIX)
         if index.is_file():
             return _shards(index)
         if (folder / name).is_file():
             return [folder / name]
-    present = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-    raise FileNotFoundError(f"{folder} holds no {SAFETENSORS_FILE} and no {PICKLE_FILE}, whole or sharded: {present}.")
+    raise FileNotFoundError(
+        f"{folder} holds no {SAFETENSORS_FILE} and no {PICKLE_FILE}, whole or sharded: {listing(folder)}."
+    )
 
 
 def _shards(index: Path) -> list[Path]:
@@ -177,7 +192,7 @@ def _shards(index: Path) -> list[Path]:
     if not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{index} has a weight_map whose values are not all file names.")
     names = sorted(set(weight_map.values()))
-    unsafe = [name for name in names if Path(name).name != name]
+    unsafe = [name for name in names if Path(name).name != name or not name.isprintable()]
     if unsafe:
         raise ValueError(f"{index} names files outside its folder: {unsafe}. Refused.")
     missing = [name for name in names if not (index.parent / name).is_file()]
@@ -189,9 +204,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _contents(file: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    if file.suffix == ".bin":
-        for name, tensor in _load_pickle(file).items():
-            yield name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    if file.suffix != ".safetensors":
+        for name, tensor in load_tensors(file).items():
+            yield name, tuple(tensor.shape), _dtype_name(tensor)
         return
     with _opened(file) as opened:
         for name in opened.keys():  # noqa: SIM118 - the reader is no mapping
@@ -200,8 +215,8 @@ def _contents(file: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
 
 
 def _read_tensors(file: Path, names: list[str]) -> dict[str, Tensor]:
-    if file.suffix == ".bin":
-        loaded = _load_pickle(file)
+    if file.suffix != ".safetensors":
+        loaded = load_megatron(file)[0] if file.name == MEGATRON_FILE else load_tensors(file)
         return {name: loaded[name] for name in names}
     with _opened(file) as opened:
         return {name: opened.get_tensor(name) for name in names}
@@ -219,16 +234,5 @@ def _opened(file: Path) -> Iterator[Any]:
         ) from error
 
 
-def _load_pickle(file: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged file can make the reader fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{file} is not a file of plain tensors ({reason}). It was not unpickled, since that can run any code. "
-            "Ask its author for safetensors."
-        ) from error
-    items = loaded.items() if isinstance(loaded, dict) else [(None, None)]
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
-        raise ValueError(f"{file} does not hold a dictionary of tensors, which a checkpoint is.")
-    return loaded
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -10,11 +10,15 @@ One two-way table (`KEY_PARTS`) turns our parameter names into the published one
     blocks.3.mixer.lambda_q1                  backbone.layers.3.lambda_q1
     blocks.3.mixer.subnorm.weight             backbone.layers.3.subln.weight
     ln_final.weight, unembed.weight           backbone.norm_f.weight, lm_head.weight
+
+Strangers' layouts are first translated into one of the four (`checkpoint_layouts`).
 """
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +26,21 @@ import torch
 from torch import Tensor
 
 from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.files.json_files import json_text
 from diffmamba_interp.models.checkpoint_configs import FORMATS, Format, detect_format, read_config, write_config
 from diffmamba_interp.models.checkpoint_files import (
     CONFIG_FILE,
     PICKLE_FILE,
     WeightFiles,
-    read_json,
+    printable,
     remove_stale_weights,
     replacing_files,
-    resolve_folder,
     write_weights,
 )
+from diffmamba_interp.models.checkpoint_hub import resolve_folder
+from diffmamba_interp.models.checkpoint_layouts import naming, open_layout
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.loading_options import check_dtype, check_impl, chosen_device, chosen_dtype
 from diffmamba_interp.models.read_out_identity import remember_checkpoint
 from diffmamba_interp.ops.select import Impl
 
@@ -64,9 +71,12 @@ class Checkpoint:
 
     table: our parameter names to those in the files. missing, unexpected: names in the files' convention that
     the model needs and lacks, and that it has no use for. misshapen: (name, shape in the file, shape needed).
+    config_file: where the config was read. layout: whose files they are, where they were translated into `format`.
     """
 
     folder: Path
+    config_file: Path
+    layout: str
     format: Format
     cfg: HookedMambaConfig
     files: WeightFiles
@@ -87,9 +97,17 @@ class Checkpoint:
             problems.append(f"wrong shape: {_first(lines)}")
         if problems:
             raise ValueError(
-                f"the weights in {self.folder} do not fit its config.json (format {self.format}): "
-                f"{'; '.join(problems)}. Nothing was loaded."
+                f"the weights in {self.folder} do not fit its {self.config_file.name} (format {self.format}): "
+                f"{'; '.join(problems)}.{self._advice()} Nothing was loaded."
             )
+
+    def _advice(self) -> str:
+        if not self.unexpected and not self.misshapen and self.missing == ("lm_head.weight",):
+            return (
+                " It is a model without an unembedding, so it has no logits; where the embedding is meant to serve, "
+                f"say so in {self.config_file.name}: tie_word_embeddings (tie_embeddings) true."
+            )
+        return ""
 
 
 def key_table(cfg: HookedMambaConfig, format: Format) -> dict[str, str]:
@@ -103,21 +121,21 @@ def key_table(cfg: HookedMambaConfig, format: Format) -> dict[str, str]:
 def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint:
     """Look into a checkpoint folder or hub id; reads headers, not tensors (a `.bin` is read whole)."""
     folder = resolve_folder(path, revision)
-    raw = read_json(folder / CONFIG_FILE)
-    files = WeightFiles.in_folder(folder)
-    format = detect_format(raw, files.shapes)
-    try:
-        cfg = read_config(raw, format, files.shapes)
-    except (KeyError, TypeError, IndexError, ArithmeticError) as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is incomplete or malformed for format {format}: {error}.") from error
+    opened = open_layout(folder)
+    raw, files = opened.raw, opened.files
     _require_floating_point(folder, files)
-    table = key_table(cfg, format)
-    if format != "state_spaces" and "backbone.embedding.weight" in files.shapes:
-        table["embed.weight"] = "backbone.embedding.weight"
+    with naming(opened.config_file):
+        format = detect_format(raw, files.shapes)
+        cfg = read_config(raw, format, files.shapes)
+        table = key_table(cfg, format)
+        needed = {name: tuple(tensor.shape) for name, tensor in _empty_model(cfg).state_dict().items()}
+    if format != "diffmamba_interp":
+        table["embed.weight"] = _stored_embedding(cfg, files, table["embed.weight"])
     optional = {"lm_head.weight", "unembed.weight"} if cfg.tie_embeddings else set()
-    needed = {name: tuple(tensor.shape) for name, tensor in _empty_model(cfg).state_dict().items()}
     return Checkpoint(
         folder=folder,
+        config_file=opened.config_file,
+        layout=opened.layout,
         format=format,
         cfg=cfg,
         files=files,
@@ -135,29 +153,32 @@ def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
 def load_model(
     path: str | Path,
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    impl: Impl = "auto",
+    device: torch.device | str | int | None = "cpu",
+    dtype: torch.dtype | str | None = torch.float32,
+    impl: Impl | str = "auto",
     revision: str | None = None,
 ) -> HookedMamba:
     """Load a checkpoint folder or hub id in evaluation mode; see `HookedMamba.from_pretrained`.
 
     Raises FileNotFoundError (no such folder, file or hub id) or ValueError (keys, shapes or config that do not
-    fit, files that are not plain tensors); nothing is half-loaded.
+    fit, files that are not plain tensors, a dtype, device or impl that there is not), or MemoryError; nothing is
+    half-loaded.
     """
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype is {dtype}: weights are floating-point (torch.float32, torch.bfloat16, ...).")
+    check_dtype(dtype)
+    check_impl(impl)
+    target = chosen_device(device)
     checkpoint = open_checkpoint(path, revision)
     checkpoint.require_complete()
-    tensors = _read(checkpoint)
+    chosen = chosen_dtype(dtype, checkpoint.files)
     model = _empty_model(checkpoint.cfg)
-    # A copy: what safetensors returns is a view of the file, which may be written to while the model lives.
-    state = {ours: tensor.to(device, parameter_dtype(ours, dtype), copy=True) for ours, tensor in tensors.items()}
+    with _memory_errors(checkpoint, chosen):
+        tensors = _read(checkpoint)
+        state = _copies(tensors, target, chosen)
     if checkpoint.cfg.tie_embeddings:
         state["unembed.weight"] = state["embed.weight"]
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_embeddings()
-    model.impl = impl
+    model.impl = impl  # type: ignore[assignment]
     remember_checkpoint(model, tensors.get("unembed.weight", tensors["embed.weight"]), tensors["ln_final.weight"])
     return model.eval()
 
@@ -180,9 +201,37 @@ def save_model(
             torch.save(tensors, temporary / PICKLE_FILE)
         else:
             write_weights(tensors, temporary, max_shard_size)
-        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (temporary / CONFIG_FILE).write_text(json_text(config, indent=1), encoding="utf-8")
         written = {file.name for file in temporary.iterdir()}
     remove_stale_weights(folder, written)
+
+
+def _copies(tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies: what safetensors returns is a view of the file, which may be written to while the model lives."""
+    return {ours: tensor.to(device, parameter_dtype(ours, dtype), copy=True) for ours, tensor in tensors.items()}
+
+
+@contextmanager
+def _memory_errors(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[None]:
+    """The allocators' errors as one MemoryError that says how much was asked for."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        if isinstance(error, RuntimeError) and not any(word in words for word in ("alloc", "memory", "Storage size")):
+            raise
+        entries = sum(math.prod(shape) for shape in checkpoint.files.shapes.values())
+        raise MemoryError(
+            f"the weights in {checkpoint.folder} take {entries * dtype.itemsize / 2**30:.1f} GiB in {dtype}, more than "
+            "there is: load them in a smaller dtype (dtype='bfloat16') or on a device with more memory."
+        ) from error
+
+
+def _stored_embedding(cfg: HookedMambaConfig, files: WeightFiles, usual: str) -> str:
+    """The name of the embedding in the files: published code has two, and a tied matrix may be stored as lm_head."""
+    names = [usual, "backbone.embeddings.weight", "backbone.embedding.weight"]
+    names += ["lm_head.weight"] if cfg.tie_embeddings else []
+    return next((name for name in names if name in files.shapes), usual)
 
 
 def parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
@@ -204,7 +253,7 @@ def _published_name(name: str, format: Format) -> str:
 
 def _require_floating_point(folder: Path, files: WeightFiles) -> None:
     """Quantised weights would become other numbers without their scales."""
-    others = [f"{name} ({dtype})" for name, dtype in files.dtypes.items() if dtype not in FLOATING_POINT]
+    others = [f"{printable(name)} ({dtype})" for name, dtype in files.dtypes.items() if dtype not in FLOATING_POINT]
     if others:
         raise ValueError(
             f"the weights in {folder} are not all plain floating-point numbers: {_first(others)}. Quantised "
@@ -222,7 +271,7 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
         for copy in checkpoint.files.read(copies).values():
             if not torch.equal(copy, tensors["embed.weight"]):
                 raise ValueError(
-                    f"{checkpoint.folder / CONFIG_FILE} says that embedding and unembedding are tied, but the weights "
+                    f"{checkpoint.config_file} says that embedding and unembedding are tied, but the weights "
                     "hold two different matrices. Correct the config (tie_word_embeddings or tie_embeddings)."
                 )
         tensors.pop("unembed.weight", None)
@@ -231,10 +280,13 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def _empty_model(cfg: HookedMambaConfig) -> HookedMamba:
     """The model without memory or values, to read names and shapes from or to assign tensors to."""
-    with torch.device("meta"):
-        return HookedMamba(cfg)
+    try:
+        with torch.device("meta"):
+            return HookedMamba(cfg)
+    except (RuntimeError, OverflowError) as error:  # torch counts bytes in 64 bits
+        raise ValueError(f"its sizes are more than any memory holds ({str(error).splitlines()[0]}).") from error
 
 
 def _first(items: tuple[str, ...] | list[str], n: int = 5) -> str:
     more = f" and {len(items) - n} more" if len(items) > n else ""
-    return ", ".join(items[:n]) + more
+    return ", ".join(map(printable, items[:n])) + more

@@ -22,9 +22,9 @@ DEMO_FOLDER = Path(__file__).parent / "demo_files"
 def load_demo(
     name: DemoName = "diff-mamba2",
     *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    impl: Impl = "auto",
+    device: torch.device | str | int | None = "cpu",
+    dtype: torch.dtype | str | None = torch.float32,
+    impl: Impl | str = "auto",
 ) -> tuple[HookedMamba, PreTrainedTokenizerFast]:
     """A model of the demo pair and the pair's tokenizer, from the package's own files: no network.
 

@@ -180,14 +180,16 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         cls,
         path: str | Path,
         *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        impl: Impl = "auto",
+        device: torch.device | str | int | None = "cpu",
+        dtype: torch.dtype | str | None = torch.float32,
+        impl: Impl | str = "auto",
         revision: str | None = None,
     ) -> HookedMamba:
         """Load a checkpoint folder or a hub id, in any of the formats of `models.checkpoints`.
 
-        A, D, dt_bias and lambda stay in float32 whatever `dtype` says.
+        `device`: as torch names it, or `"gpu"`. `dtype`: also by name (`"bfloat16"`); `"auto"` is as stored, None is
+        float32. A, D, dt_bias and lambda stay in float32 whatever `dtype` says. Raises ValueError, FileNotFoundError or
+        MemoryError; see `models.checkpoints.load_model`.
         """
         from diffmamba_interp.models.checkpoints import load_model
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.models.checkpoint_configs import read_config, write_config
 from diffmamba_interp.models.checkpoints import open_checkpoint
-from tests.models.tiny import assert_same, tiny_config, tiny_model
+from tests.models.tiny import assert_same, assert_same_values, tiny_config, tiny_model
 
 
 def published(tmp_path: Path, published_models: Path, placement: str, **fields: Any) -> Path:
@@ -44,14 +44,12 @@ def test_a_silent_config_is_overruled_by_the_weights_with_a_warning(
         {"diffmamba_settings": [0, 1]},
         {"diffmamba_settings": "half"},
         {"num_hidden_layers": 2},
-        {"num_heads": 4},
         {"hidden_size": 32, "num_heads": 4},
         {"hidden_act": "gelu"},
         {"rms_norm": False},
         {"state_size": 8},
         {"vocab_size": 96},
         {"conv_kernel": 3},
-        {"n_groups": 2},
         {"use_bias": True},
         {"use_conv_bias": False},
         {"tie_word_embeddings": True},
@@ -135,3 +133,119 @@ def test_the_embedding_may_have_either_published_name(tmp_path: Path) -> None:
     tensors["backbone.embedding.weight"] = tensors.pop("backbone.embeddings.weight")
     save_file(tensors, tmp_path / "model.safetensors")
     assert_same(HookedMamba.from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_heads": 4},
+        {"num_heads": 128, "head_dim": 64},
+        {"head_dim": 64},
+        {"expand": 4, "num_heads": 16},
+        {"n_groups": 8},
+        {"n_groups": 2},
+        {"n_groups": 3},
+    ],
+    ids=str,
+)
+def test_sizes_that_only_divide_the_tensors_are_the_tensors_where_the_config_is_wrong(
+    fields: dict[str, Any], tmp_path: Path, published_models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = published(tmp_path, published_models, "alternate", **fields)
+    with caplog.at_level(logging.WARNING, logger="diffmamba_interp"):
+        model = HookedMamba.from_pretrained(folder)
+    assert_same_values(model, HookedMamba.from_pretrained(published_models / "alternate"))
+    assert next(iter(fields)) in caplog.text
+
+
+SIZES = (
+    *("vocab_size", "hidden_size", "state_size", "num_hidden_layers", "conv_kernel", "expand", "use_bias"),
+    *("use_conv_bias", "n_groups", "num_heads", "head_dim"),
+)
+
+
+@pytest.mark.parametrize("silent", [*((name,) for name in SIZES), ("num_heads", "head_dim"), ("n_groups", "expand")])
+@pytest.mark.parametrize("value", ["absent", "null"])
+def test_sizes_on_which_the_config_is_silent_are_the_tensors(
+    silent: tuple[str, ...], value: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model(n_groups=2, expand=1, d_conv=3, proj_bias=True, conv_bias=False)
+    model.save_pretrained(tmp_path, format="hf_mamba2")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw |= dict.fromkeys(silent)
+    kept = {name: item for name, item in raw.items() if value == "null" or item is not None}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    with caplog.at_level(logging.WARNING, logger="diffmamba_interp"):
+        assert_same(HookedMamba.from_pretrained(tmp_path), model)
+    assert caplog.text == ""
+
+
+def test_groups_and_states_that_could_be_read_in_two_ways_are_an_error_that_names_both(tmp_path: Path) -> None:
+    """B and C have n_groups x state_size channels: 2 x 4 of them may be 1 x 8, and nothing in the weights tells."""
+    tiny_model(n_groups=2).save_pretrained(tmp_path, format="hf_mamba2")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"n_groups": 1}))
+    with pytest.raises(ValueError, match="n_groups 2 with state_size 4 or n_groups 1 with state_size 8"):
+        HookedMamba.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ssm", [{"ngroups": None}, {"ngroups": 3}, {"d_state": None}, {"headdim": 64}, {"expand": None, "headdim": None}]
+)
+def test_a_state_spaces_config_is_completed_from_the_tensors_too(ssm: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model(n_groups=2, expand=4)
+    model.save_pretrained(tmp_path, format="state_spaces")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["ssm_cfg"] = {name: value for name, value in (raw["ssm_cfg"] | ssm).items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert_same(HookedMamba.from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize("ssm", [{"activation": "silu"}, {"activation": "swish"}, {"d_ssm": 32}])
+def test_what_mamba_ssm_says_of_a_plain_mixer_in_other_words_is_accepted(ssm: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path, format="state_spaces")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"ssm_cfg": raw["ssm_cfg"] | ssm}))
+    assert_same(HookedMamba.from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize("ssm", [{"activation": "gelu"}, {"d_ssm": 16}, {"D_has_hdim": True}, {"rmsnorm": False}])
+def test_what_mamba_ssm_has_and_is_no_plain_mixer_is_refused_by_name(ssm: dict[str, Any], tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path, format="state_spaces")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"ssm_cfg": raw["ssm_cfg"] | ssm}))
+    (name,) = ssm
+    with pytest.raises(ValueError, match=f"config.json: .*ssm_cfg.{name}="):
+        HookedMamba.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("format", "fields", "named"),
+    [
+        ("hf_mamba2", {"sliding_window": 3, "hidden_dropout": 0.1}, "sliding_window, hidden_dropout"),
+        ("state_spaces", {"mystery": 1}, "mystery"),
+        ("state_spaces", {"ssm_cfg": {"layer": "Mamba2", "d_state": 4, "headdim": 8, "chunk": 3}}, "ssm_cfg.chunk"),
+    ],
+)
+def test_a_config_field_that_the_loader_does_not_know_is_a_warning_that_names_it(
+    format: Any, fields: dict[str, Any], named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path, format=format)
+    with caplog.at_level(logging.WARNING, logger="diffmamba_interp"):
+        HookedMamba.from_pretrained(tmp_path)
+        assert caplog.text == ""
+        raw = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(raw | fields))
+        assert_same(HookedMamba.from_pretrained(tmp_path), model)
+    assert f"does not know, so they change nothing here: {named}." in caplog.text
+
+
+def test_an_unknown_field_of_our_own_format_is_an_error(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["model"]["mystery"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=r"config\.json: unknown keys .*mystery"):
+        HookedMamba.from_pretrained(tmp_path)

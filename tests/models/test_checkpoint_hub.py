@@ -10,7 +10,7 @@ import pytest
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from tests.models.tiny import assert_same, tiny_model
 
-SNAPSHOT = "diffmamba_interp.models.checkpoint_files.snapshot_download"
+SNAPSHOT = "diffmamba_interp.models.checkpoint_hub.snapshot_download"
 
 
 def test_a_hub_id_is_downloaded_without_what_is_not_needed(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for_and_its_cache_is_used(tmp_
     model.save_pretrained(tmp_path)
     silent = patch("huggingface_hub.HfApi.repo_info", side_effect=TimeoutError("no answer"))
     cache = patch(
-        "diffmamba_interp.models.checkpoint_files.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
+        "diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
     )
     with silent as asked, cache:
         assert_same(HookedMamba.from_pretrained("someone/model"), model)

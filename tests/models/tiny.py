@@ -64,8 +64,15 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 
 def assert_same(first: HookedMamba, second: HookedMamba) -> None:
     """The same state dict, key by key and bit by bit, and the same logits."""
+    assert_same_values(first, second)
+    with torch.no_grad():
+        assert torch.equal(first(random_tokens()), second(random_tokens()))
+
+
+def assert_same_values(first: HookedMamba, second: HookedMamba) -> None:
+    """The same config and the same state dict, key by key and bit by bit."""
     a, b = first.state_dict(), second.state_dict()
     assert list(a) == list(b)
     assert all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
-    with torch.no_grad():
-        assert torch.equal(first(random_tokens()), second(random_tokens()))
+    assert first.cfg.differential == second.cfg.differential
+    assert first.cfg.mixer_sizes("plain") == second.cfg.mixer_sizes("plain")

@@ -1,0 +1,136 @@
+"""Sizes of a model read from the shapes of its tensors, where `config.json` is silent or wrong.
+
+The shapes tell every size but two: of `n_groups` and `d_state` they tell the product, since B and C have
+n_groups x d_state channels each.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+OUR_LAYER = re.compile(r"^blocks\.(\d+)\.")
+LAYER = re.compile(r"^backbone\.layers\.(\d+)\.")
+BRANCH = re.compile(r"^backbone\.layers\.(\d+)\.mixer_1\.A_log$")
+EMBEDDINGS = ("backbone.embeddings.weight", "backbone.embedding.weight", "lm_head.weight")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSizes:
+    """What the tensors of a checkpoint with published names say; None where they do not. d_bc: n_groups x d_state.
+
+    d_inner: of a plain mixer, also where only branches, which have half of it, are stored.
+    """
+
+    d_vocab: int | None = None
+    d_model: int | None = None
+    n_layers: int | None = None
+    d_inner: int | None = None
+    n_heads: int | None = None
+    d_bc: int | None = None
+    d_conv: int | None = None
+    proj_bias: bool | None = None
+    conv_bias: bool | None = None
+
+
+def stored_sizes(shapes: Shapes) -> StoredSizes:
+    """The sizes that the tensors tell. Raises ValueError for tensors whose number of dimensions is wrong."""
+    layers = {int(match[1]) for name in shapes if (match := LAYER.match(name))}
+    embedding = next((name for name in EMBEDDINGS if name in shapes), None)
+    d_vocab, d_model = _of(shapes, embedding, 2) if embedding else (None, None)
+    sizes = StoredSizes(d_vocab=d_vocab, d_model=d_model, n_layers=len(layers) or None)
+    mixer = _a_mixer(shapes)
+    if mixer is None:
+        return sizes
+    _, d_inner = _of(shapes, f"{mixer}.out_proj.weight", 2)
+    channels, _, d_conv = _of(shapes, f"{mixer}.conv1d.weight", 3)
+    (n_heads,) = _of(shapes, f"{mixer}.A_log", 1)
+    is_branch = not mixer.endswith(".mixer")
+    return StoredSizes(
+        d_vocab=d_vocab,
+        d_model=d_model,
+        n_layers=len(layers),
+        d_inner=2 * d_inner if is_branch else d_inner,
+        # A branch alone does not tell whether it has half the heads or heads of half the width.
+        n_heads=None if is_branch else n_heads,
+        d_bc=(channels - d_inner) // 2 if channels > d_inner else None,
+        d_conv=d_conv,
+        proj_bias=f"{mixer}.in_proj.bias" in shapes,
+        conv_bias=f"{mixer}.conv1d.bias" in shapes,
+    )
+
+
+def require_layers(said: int, shapes: Shapes, pattern: re.Pattern[str] = LAYER, *, name: str) -> None:
+    """Compare the number of blocks that the config says with the tensors' names, before anything of that size is made.
+
+    Raises ValueError, with the config's `name` for it, where they are not blocks 0 to `said` - 1.
+    """
+    stored = {int(match[1]) for key in shapes if (match := pattern.match(key))}
+    if len(stored) != said or max(stored) >= said:
+        held = f"{len(stored)} block{'s' * (len(stored) != 1)}, the last of number {max(stored)}" if stored else "none"
+        raise ValueError(f"{name} is {said}, but the weights hold tensors of {held}.")
+
+
+def differential_indices(shapes: Shapes) -> tuple[int, ...]:
+    """The blocks whose tensors are those of two branches."""
+    return tuple(sorted(int(match[1]) for name in shapes if (match := BRANCH.match(name))))
+
+
+def groups_and_state(
+    d_bc: int | None, n_heads: int, *, groups: int | None, state: int | None, names: tuple[str, str], usual: int
+) -> tuple[int, int]:
+    """(n_groups, d_state) that the weights' product allows and the config says, as far as it says it.
+
+    groups, state: what the config says; None where it is silent. names: of the two fields there. usual: the number of
+    groups that its library writes when nobody chose one. Raises ValueError where both are said, the weights contradict
+    them, and they leave more than one reading.
+    """
+    said_state = 128 if state is None else state
+    if d_bc is None:
+        return usual if groups is None else groups, said_state
+    if groups is not None and groups * said_state == d_bc:
+        return groups, said_state
+    by_groups = groups is not None and d_bc % groups == 0 and n_heads % groups == 0
+    if state is None and by_groups:
+        assert groups is not None
+        return groups, d_bc // groups
+    by_state = d_bc % said_state == 0 and n_heads % (d_bc // said_state) == 0
+    derived = d_bc // said_state
+    if not by_state or not (groups in (None, usual) or derived == 1 or not by_groups):
+        readings = f" or {names[0]} {groups} with {names[1]} {d_bc // groups}" if by_groups and groups else ""
+        first = f"{names[0]} {derived} with {names[1]} {said_state}" if by_state else ""
+        could = (first + readings).removeprefix(" or ")
+        raise ValueError(
+            f"{names[0]} {groups} x {names[1]} {said_state} contradicts the weights, whose B and C have {d_bc} "
+            f"channels each{': that is ' + could if could else ''}. Correct the config."
+        )
+    if groups is not None:
+        log.warning(
+            "config.json says %s %s, but the weights are those of %d: taking the weights'.", names[0], groups, derived
+        )
+    return derived, said_state
+
+
+def _a_mixer(shapes: Shapes) -> str | None:
+    """The name of a mixer that is stored with all that its sizes are read from; a plain one if there is one."""
+    parts = (".A_log", ".out_proj.weight", ".conv1d.weight")
+    for kind in (".mixer", ".mixer_1"):
+        for name in shapes:
+            if name.endswith(kind + parts[0]):
+                mixer = name.removesuffix(parts[0])
+                if all(mixer + part in shapes for part in parts):
+                    return mixer
+    return None
+
+
+def _of(shapes: Shapes, name: str, n_dimensions: int) -> tuple[int, ...]:
+    shape = shapes[name]
+    if len(shape) != n_dimensions or 0 in shape:
+        raise ValueError(f"the weights are malformed: {name} has the shape {list(shape)}.")
+    return shape
