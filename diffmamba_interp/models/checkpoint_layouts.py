@@ -22,6 +22,7 @@ from diffmamba_interp.models.checkpoint_files import (
     WeightFiles,
     listing,
     megatron_ranks,
+    printable,
     read_json,
 )
 from diffmamba_interp.models.checkpoint_pickles import load_megatron
@@ -132,8 +133,8 @@ def _refuse_adapter_tensors(folder: Path, files: WeightFiles) -> None:
     parts = [name for name in files.shapes if ".lora_" in name or ".base_layer." in name]
     if parts:
         raise ValueError(
-            f"the weights in {folder} are those of a model with an adapter that was not merged ({parts[0]}): merge it "
-            "(with peft: merge_and_unload()), save the model and load the result."
+            f"the weights in {folder} are those of a model with an adapter that was not merged ({printable(parts[0])}): merge "
+            "it (with peft: merge_and_unload()), save the model and load the result."
         )
 
 
@@ -188,8 +189,8 @@ def _open_mistral(folder: Path, config_file: Path, raw: dict[str, Any]) -> Opene
 def _open_megatron(ranks: list[Path]) -> OpenedLayout:
     if len(ranks) > 1:
         raise ValueError(
-            f"{ranks[0].parent.parent} holds a Megatron model in {len(ranks)} parts. Join them first with Megatron-LM's "
-            "tools/checkpoint/hybrid_conversion.py --target-tp-size 1 --target-pp-size 1."
+            f"{ranks[0].parent.parent} holds a Megatron model in {len(ranks)} parts. Join them first with "
+            "Megatron-LM's tools/checkpoint/hybrid_conversion.py --target-tp-size 1 --target-pp-size 1."
         )
     (file,) = ranks
     tensors, args = load_megatron(file)
@@ -205,7 +206,8 @@ def _refuse_hybrid(file: Path, names: Iterable[str]) -> None:
     other = [name for name in names if ".self_attention." in name or ".mlp." in name or "_norm_bias" in name]
     if other:
         raise ValueError(
-            f"{file} holds {other[0]}: blocks of attention or feed-forward, or LayerNorms, are not a pure Mamba-2 stack."
+            f"{file} holds {printable(other[0])}: attention, feed-forward blocks or LayerNorms are not part of a pure "
+            "Mamba-2 stack."
         )
 
 

@@ -1,0 +1,103 @@
+"""The fields of the published config formats: which of ours each is, which change nothing, and other models' kinds."""
+
+from __future__ import annotations
+
+HF_FIELDS = {
+    "d_vocab": "vocab_size",
+    "d_model": "hidden_size",
+    "d_state": "state_size",
+    "n_layers": "num_hidden_layers",
+    "norm_eps": "layer_norm_epsilon",
+    "d_conv": "conv_kernel",
+    "expand": "expand",
+    "d_head": "head_dim",
+    "n_groups": "n_groups",
+    "proj_bias": "use_bias",
+    "conv_bias": "use_conv_bias",
+    "residual_in_fp32": "residual_in_fp32",
+    "chunk_size": "chunk_size",
+    "tie_embeddings": "tie_word_embeddings",
+    "dt_min": "time_step_min",
+    "dt_max": "time_step_max",
+    "dt_floor": "time_step_floor",
+    "initializer_range": "initializer_range",
+}
+"""Our field: the Hugging Face `mamba2` field."""
+
+FLA_SPELLINGS = {
+    "layer_norm_epsilon": ("norm_eps", "layer_norm_epsilon"),
+    "time_step_limit": ("dt_limit", "time_step_limit"),
+    "time_step_min": ("dt_min", "time_step_min"),
+    "time_step_max": ("dt_max", "time_step_max"),
+    "time_step_floor": ("dt_init_floor", "time_step_floor"),
+    "rms_norm": ("rmsnorm", "rms_norm"),
+}
+"""Hugging Face field: how flash-linear-attention spells it, in its later versions and in its earlier ones."""
+
+FLA_ONLY = (
+    *("norm_eps", "dt_limit", "dt_min", "dt_max", "dt_init_floor", "rmsnorm", "conv_init", "A_init_range"),
+    *("D_has_hdim", "fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"),
+)
+"""Fields that only flash-linear-attention writes into a config of `model_type` "mamba2"."""
+
+HF_HARMLESS = frozenset(
+    """
+    model_type architectures transformers_version dtype torch_dtype num_heads intermediate_size use_cache verbose
+    time_step_rank time_step_init_scheme time_step_scale rescale_prenorm_residual conv_init A_init_range fuse_norm
+    fuse_cross_entropy fuse_linear_cross_entropy use_l2warp norm_before_gate diffmamba diffmamba_settings
+    pad_token_id bos_token_id eos_token_id sep_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
+    return_dict output_hidden_states output_attentions torchscript use_bfloat16 tf_legacy_loss pruned_heads
+    chunk_size_feed_forward is_encoder_decoder is_decoder cross_attention_hidden_size add_cross_attention
+    tie_encoder_decoder max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task
+    id2label label2id tokenizer_class prefix task_specific_params problem_type unsloth_version
+    """.split()
+)
+"""Fields that change nothing in the numbers of a forward pass, or that are read apart from `HF_FIELDS`."""
+
+SSM_FIELDS = {
+    "d_state": "d_state",
+    "d_conv": "d_conv",
+    "expand": "expand",
+    "d_head": "headdim",
+    "n_groups": "ngroups",
+    "proj_bias": "bias",
+    "conv_bias": "conv_bias",
+    "chunk_size": "chunk_size",
+    "dt_min": "dt_min",
+    "dt_max": "dt_max",
+    "dt_floor": "dt_init_floor",
+}
+"""Our field: argument of `mamba_ssm.Mamba2` in `ssm_cfg`."""
+
+SSM_HARMLESS = frozenset(
+    ("layer", "conv_init", "A_init_range", "use_mem_eff_path", "process_group", "sequence_parallel")
+    + ("layer_idx", "device", "dtype")
+)
+STATE_SPACES_HARMLESS = frozenset(("fused_add_norm", "attn_cfg", "model_type", "architectures", "torch_dtype", "dtype"))
+
+OTHER_KINDS = {
+    "mamba": "Mamba-1 blocks, whose scan has other parameters",
+    "falcon_mamba": "Mamba-1 blocks with norms on B, C and dt",
+    "jamba": "Mamba-1 blocks mixed with attention and experts",
+    **dict.fromkeys(
+        (
+            "bamba",
+            "zamba2",
+            "nemotron_h",
+            "falcon_h1",
+            "granitemoehybrid",
+            "granite_moe_hybrid",
+            "plamo2",
+            "mamba2_hybrid",
+        ),
+        "Mamba-2 blocks mixed with attention or feed-forward blocks",
+    ),
+    "zamba": "Mamba-1 blocks mixed with attention",
+    "hymba": "attention and Mamba heads in the same block",
+    "log-linear-mamba2": "log-linear Mamba-2 blocks, which keep several states a head",
+    **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), "RWKV blocks"),
+}
+"""`model_type`: what such a model is made of, where that is near enough to Mamba-2 to be tried here."""
