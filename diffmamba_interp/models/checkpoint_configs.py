@@ -16,18 +16,20 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, Placement, differential_blocks
 from diffmamba_interp.models.checkpoint_fields import (
-    FLA_ONLY,
     FLA_SPELLINGS,
+    FORMATS,
     HF_FIELDS,
     HF_HARMLESS,
-    OTHER_KINDS,
     SSM_FIELDS,
     SSM_HARMLESS,
     STATE_SPACES_HARMLESS,
+    Format,
+    is_fla,
+    require_supported_kind,
 )
 from diffmamba_interp.models.checkpoint_sizes import (
     OUR_LAYER,
@@ -40,8 +42,6 @@ from diffmamba_interp.models.checkpoint_sizes import (
 )
 from diffmamba_interp.models.config_fields import MISSING, ConfigFields, json_limits
 
-Format = Literal["diffmamba_interp", "diff_mamba", "hf_mamba2", "state_spaces"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 FORMAT_VERSION = 1
 
 log = logging.getLogger(__name__)
@@ -55,26 +55,6 @@ def detect_format(raw: Mapping[str, Any], shapes: Shapes) -> Format:
     if raw.get("model_type") == "mamba2":
         return "diff_mamba" if raw.get("diffmamba") or differential_indices(shapes) else "hf_mamba2"
     return "state_spaces"
-
-
-def require_supported_kind(raw: Mapping[str, Any]) -> None:
-    """Raise ValueError, saying what the model is, unless the config is of one of the four formats."""
-    kind = raw.get("model_type")
-    if raw.get("format") == "diffmamba_interp" or kind == "mamba2" or ("d_model" in raw and "n_layer" in raw):
-        return
-    if kind is None:
-        said = raw.get("architectures")
-        kind = ", ".join(map(str, said)) if isinstance(said, list) and said else "unknown" if said is None else said
-    made_of = OTHER_KINDS.get(kind) if isinstance(kind, str) else None
-    raise ValueError(
-        f"it describes a model of kind {kind!r}{f' ({made_of})' if made_of else ''}. Supported: {', '.join(FORMATS)} "
-        "(Mamba-2 and Diff-Mamba-2 language models)."
-    )
-
-
-def is_fla(raw: Mapping[str, Any]) -> bool:
-    """Whether a config of `model_type` "mamba2" is flash-linear-attention's and not Hugging Face's."""
-    return raw.get("model_type") == "mamba2" and any(name in raw for name in FLA_ONLY)
 
 
 def read_config(raw: Mapping[str, Any], format: Format, shapes: Shapes) -> HookedMambaConfig:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Format = Literal["diffmamba_interp", "diff_mamba", "hf_mamba2", "state_spaces"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
 HF_FIELDS = {
     "d_vocab": "vocab_size",
     "d_model": "hidden_size",
@@ -53,7 +59,7 @@ HF_HARMLESS = frozenset(
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task
     id2label label2id tokenizer_class prefix task_specific_params problem_type unsloth_version
-    """.split()
+    """.split()  # noqa: SIM905 - one name a line would be seventy lines
 )
 """Fields that change nothing in the numbers of a forward pass, or that are read apart from `HF_FIELDS`."""
 
@@ -101,3 +107,23 @@ OTHER_KINDS = {
     **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), "RWKV blocks"),
 }
 """`model_type`: what such a model is made of, where that is near enough to Mamba-2 to be tried here."""
+
+
+def require_supported_kind(raw: Mapping[str, Any]) -> None:
+    """Raise ValueError, saying what the model is, unless the config is of one of the four formats."""
+    kind = raw.get("model_type")
+    if raw.get("format") == "diffmamba_interp" or kind == "mamba2" or ("d_model" in raw and "n_layer" in raw):
+        return
+    if kind is None:
+        said = raw.get("architectures")
+        kind = ", ".join(map(str, said)) if isinstance(said, list) and said else "unknown" if said is None else said
+    made_of = OTHER_KINDS.get(kind) if isinstance(kind, str) else None
+    raise ValueError(
+        f"it describes a model of kind {kind!r}{f' ({made_of})' if made_of else ''}. Supported: {', '.join(FORMATS)} "
+        "(Mamba-2 and Diff-Mamba-2 language models)."
+    )
+
+
+def is_fla(raw: Mapping[str, Any]) -> bool:
+    """Whether a config of `model_type` "mamba2" is flash-linear-attention's and not Hugging Face's."""
+    return raw.get("model_type") == "mamba2" and any(name in raw for name in FLA_ONLY)

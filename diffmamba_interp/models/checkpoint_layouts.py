@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.models.checkpoint_configs import is_fla, require_supported_kind
+from diffmamba_interp.models.checkpoint_fields import is_fla, require_supported_kind
 from diffmamba_interp.models.checkpoint_files import (
     CONFIG_FILE,
     PARAMS_FILE,
@@ -133,8 +133,8 @@ def _refuse_adapter_tensors(folder: Path, files: WeightFiles) -> None:
     parts = [name for name in files.shapes if ".lora_" in name or ".base_layer." in name]
     if parts:
         raise ValueError(
-            f"the weights in {folder} are those of a model with an adapter that was not merged ({printable(parts[0])}): merge "
-            "it (with peft: merge_and_unload()), save the model and load the result."
+            f"the weights in {folder} are those of a model with an adapter that was not merged "
+            f"({printable(parts[0])}): merge it (with peft: merge_and_unload()), save the model and load the result."
         )
 
 

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.files.json_files import json_text
-from diffmamba_interp.models.checkpoint_configs import FORMATS, Format, detect_format, read_config, write_config
+from diffmamba_interp.models.checkpoint_configs import detect_format, read_config, write_config
+from diffmamba_interp.models.checkpoint_fields import FORMATS, Format
 from diffmamba_interp.models.checkpoint_files import (
     CONFIG_FILE,
     PICKLE_FILE,

@@ -20,7 +20,7 @@ from diffmamba_interp.activation_cache import ActivationCache
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookFunction, HookPoint, NamesFilter, attached, name_hook_points, select_names
 from diffmamba_interp.models.block import Block, residual_dtype
-from diffmamba_interp.models.checkpoint_configs import Format
+from diffmamba_interp.models.checkpoint_fields import Format
 from diffmamba_interp.models.generation import generate
 from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
-from diffmamba_interp.models.checkpoint_configs import FORMATS
+from diffmamba_interp.models.checkpoint_fields import FORMATS
 from diffmamba_interp.models.checkpoints import FLOAT32_PARAMETERS, key_table, open_checkpoint
 from tests.models.tiny import COVERING_VARIANTS, assert_same, random_tokens, tiny_config, tiny_model, variant_id
 
