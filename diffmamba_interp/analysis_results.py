@@ -22,9 +22,10 @@ import torch
 
 from diffmamba_interp.data import TextSource
 from diffmamba_interp.files.atomic import write_bytes, write_text
-from diffmamba_interp.lens.card import file_sha256, package_versions, weights_sha256
+from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
 from diffmamba_interp.needle.results_json import results_json
+from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 from diffmamba_interp.statistics import Estimate
 
 Recipe = TypeVar("Recipe")

@@ -7,6 +7,11 @@ stopped.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from diffmamba_interp.runs.command import quiet_interrupts
+
+    quiet_interrupts()
+
 import logging
 import shutil
 import sys
@@ -16,18 +21,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.data import TextSource, documents_of_split, load_tokenizer, tokenizer_hash
 from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.figures.needle_svg import stages_svg
 from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.lens.card import file_sha256, lens_sha256, package_versions, weights_sha256
+from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.locks import folder_lock
+from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.lens.folders import load_lens, read_description
 from diffmamba_interp.lens.lenses import LogitLens
-from diffmamba_interp.lm_training.settings import read_toml, to_toml, to_values
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
@@ -41,6 +46,10 @@ from diffmamba_interp.needle.trajectory import Lens, needle_trajectory
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.needle.verdict import Verdict, aligned_table, verdict_table, verdicts
 from diffmamba_interp.needle.vocabulary import VocabularyName
+from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.process_group import local_device
+from diffmamba_interp.runs.provenance import package_versions, weights_sha256
+from diffmamba_interp.runs.settings import recipe_from_arguments, require_numbers, require_seed, to_toml, to_values
 
 RUNS = Path("runs/needle")
 AUTO, NONE = "auto", "none"
@@ -99,23 +108,21 @@ class NeedleRecipe:
         for name, values in (("tasks", self.tasks), ("lengths", self.lengths)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} holds a value twice, which would count its prompts twice: {values}.")
+        require_numbers(self)
+        require_seed(self.seed)
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {self.batch_tokens}: give at least 1.")
         if self.n < 1:
             raise ValueError(f"n is {self.n}: give at least 1 prompt per task and length (10 decide something).")
         if self.model == self.baseline and self.lens == self.baseline_lens:
             raise ValueError(f"model and baseline are both {self.model!r}: give another one, or --baseline none.")
 
 
+@errors_as_messages(stopped="the same command goes on from the prompts that were read.")
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when done, 2 for an error that the user can mend."""
+    """Run the command; 0 when done, 2 for an error that the user can mend, 130 for Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run(parse(sys.argv[1:] if args is None else args))
-    except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the prompts that were read.", file=sys.stderr)
-        return 130
+    run(parse(sys.argv[1:] if args is None else args))
     return 0
 
 
@@ -124,25 +131,8 @@ def parse(args: Sequence[str]) -> NeedleRecipe:
 
     Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
     """
-    args, default = list(args), NeedleRecipe()
-    for index, argument in enumerate(args):
-        name, _, value = argument.partition("=")
-        if name != "--recipe":
-            continue
-        end = index + 1 if value else index + 2
-        path = value or "".join(args[index + 1 : end])
-        if not path:
-            raise ValueError("--recipe needs the path of a TOML file.")
-        default = read_toml(NeedleRecipe, path)
-        del args[index:end]
-        break
-    described = f"{__doc__}\n--recipe FILE.toml gives the options from a file; those on the command line override it."
-    return tyro.cli(
-        NeedleRecipe,
-        default=default,
-        args=args,
-        description=described,
-        prog="python -m diffmamba_interp.evaluate_needle",
+    return recipe_from_arguments(
+        NeedleRecipe, args, prog="python -m diffmamba_interp.evaluate_needle", description=__doc__ or ""
     )
 
 
@@ -172,13 +162,25 @@ class Findings:
 
 def run(recipe: NeedleRecipe) -> None:
     """Measure, write the folder, print the table. Raises FileNotFoundError or ValueError for what does not fit."""
-    if recipe.device == AUTO:
-        recipe = replace(recipe, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = local_device(recipe.device)
+    recipe = replace(recipe, device=device.type if recipe.device == AUTO else recipe.device)
     subjects = load_subjects(recipe)
     out = Path(recipe.out or RUNS / "-and-".join(subject.name for subject in reversed(subjects)))
     recipe = replace(recipe, out=str(out))
-    require_own(out, recipe)
-    tokenizer = common_tokenizer(recipe, subjects)
+    with folder_lock(out):
+        require_own(out, recipe)
+        tokenizer = common_tokenizer(recipe, subjects)
+        found = measure(out, recipe, subjects, tokenizer)
+    print("\n".join(table(found)))
+    print(
+        f"n = {recipe.n} per task and length, seed {recipe.seed}; written to {out}, to look at: {out / 'report.html'}"
+    )
+
+
+def measure(
+    out: Path, recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase
+) -> Findings:
+    """Read the prompts with every subject and write the folder `out`."""
     samples = make_samples(recipe, tokenizer)
     logger.info("%d prompts, %d tokens", len(samples), sum(sample.n_tokens for sample in samples))
     trajectories = [
@@ -197,10 +199,7 @@ def run(recipe: NeedleRecipe) -> None:
     write(out, recipe, trajectories, found, provenance(recipe, subjects, tokenizer))
     # What was read is in the records now.
     shutil.rmtree(out / "parts")
-    print("\n".join(table(found)))
-    print(
-        f"n = {recipe.n} per task and length, seed {recipe.seed}; written to {out}, to look at: {out / 'report.html'}"
-    )
+    return found
 
 
 def require_own(out: Path, recipe: NeedleRecipe) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from diffmamba_interp.runs.command import quiet_interrupts
+
+    quiet_interrupts()
+
 import json
 import sys
 from dataclasses import dataclass
@@ -10,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
+from diffmamba_interp.runs.command import errors_as_messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +26,11 @@ class InspectOptions:
     json: bool = False
 
 
+@errors_as_messages(stopped="nothing was written.")
 def main(args: list[str] | None = None) -> int:
     """Print the report; 0 if the checkpoint loads, 1 if keys do not fit, 2 if it cannot be understood."""
     options = tyro.cli(InspectOptions, args=args, description=__doc__, prog="python -m diffmamba_interp.inspect")
-    try:
-        report = inspect_checkpoint(options.path)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = inspect_checkpoint(options.path)
     print(json.dumps(report.to_dict(), indent=1) if options.json else format_report(report))
     return 0 if report.loads else 1
 

@@ -6,6 +6,11 @@ Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lens ...`.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from diffmamba_interp.runs.command import quiet_interrupts
+
+    quiet_interrupts()
+
 import logging
 import sys
 import time
@@ -16,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -24,29 +28,24 @@ from diffmamba_interp.data import DataError, TextSource, TokenBatches, cached_to
 from diffmamba_interp.data.sources import is_hub_id
 from diffmamba_interp.figures.lens_svg import kl_svg
 from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.lens.card import (
-    Provenance,
-    lens_sha256,
-    measurement_table,
-    package_versions,
-    weights_sha256,
-    write_card,
-    write_metrics,
-)
+from diffmamba_interp.lens.card import Provenance, lens_sha256, measurement_table, write_card, write_metrics
 from diffmamba_interp.lens.evaluation import HeldOutDocument, measure_lens
 from diffmamba_interp.lens.folders import load_lens, read_description, save_lens
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.prefetch import StepBatches
-from diffmamba_interp.lens.process_group import ProcessGroup, local_device, process_group
 from diffmamba_interp.lens.random_tokens import RandomTokenBatches, random_tokens
-from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, with_schedule
+from diffmamba_interp.lens.recipe import LensRecipe, with_schedule
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.run_log import RunLog
-from diffmamba_interp.lens.stop_signals import StopRequest, stop_requests
 from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.process_group import ProcessGroup, process_group
+from diffmamba_interp.runs.provenance import package_versions, weights_sha256
+from diffmamba_interp.runs.settings import recipe_from_arguments
+from diffmamba_interp.runs.stop_signals import StopRequest, stop_requests
 
 RUNS = Path("runs/lens")
 TOKEN_CACHE = Path("runs/cache")
@@ -57,19 +56,16 @@ QUICK_PARAMETERS = 20_000_000
 logger = logging.getLogger("diffmamba_interp.train_lens")
 
 
+@errors_as_messages(stopped="the last snapshot, if there is one, is whole, and the same command goes on from it.")
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; 0 when done, 2 for an error that the user can mend, 128 + signal number when stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        recipe = parse(sys.argv[1:] if args is None else args)
-        device = local_device(recipe.device)
-        with process_group(device) as group, stop_requests() as stop:
-            if not group.is_writer:
-                logging.getLogger().setLevel(logging.WARNING)
-            return run(recipe, device, group, stop)
-    except (OSError, ValueError, ImportError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    recipe = parse(sys.argv[1:] if args is None else args)
+    out = Path(recipe.out or _default_out(recipe))
+    with process_group(recipe.device) as group, group.only_writer_of(out):
+        if not group.is_writer:
+            logging.getLogger().setLevel(logging.WARNING)
+        return run(replace(recipe, out=str(out)), group)
 
 
 def parse(args: Sequence[str]) -> LensRecipe:
@@ -77,20 +73,8 @@ def parse(args: Sequence[str]) -> LensRecipe:
 
     Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
     """
-    args = list(args)
-    default = LensRecipe()
-    for index, argument in enumerate(args):
-        if argument == "--recipe" and index + 1 < len(args):
-            default = read_recipe(args[index + 1])
-            del args[index : index + 2]
-            break
-        if argument.startswith("--recipe="):
-            default = read_recipe(argument.removeprefix("--recipe="))
-            del args[index]
-            break
-    described = f"{__doc__}\n--recipe FILE.toml gives the options from a file; those on the command line override it."
-    return tyro.cli(
-        LensRecipe, default=default, args=args, description=described, prog="python -m diffmamba_interp.train_lens"
+    return recipe_from_arguments(
+        LensRecipe, args, prog="python -m diffmamba_interp.train_lens", description=__doc__ or ""
     )
 
 
@@ -119,13 +103,13 @@ class Materials:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def run(recipe: LensRecipe, device: torch.device, group: ProcessGroup, stop: StopRequest) -> int:
-    """Train or measure as the recipe says; the exit code."""
-    materials = load_materials(recipe, device)
+def run(recipe: LensRecipe, group: ProcessGroup) -> int:
+    """Train or measure as the recipe says, into its `out`; the exit code."""
+    assert recipe.out is not None
+    materials = load_materials(recipe, group.device)
     recipe = with_schedule(recipe, quick=materials.n_parameters <= QUICK_PARAMETERS)
-    out = recipe.out or str(_default_out(recipe))
-    recipe = replace(recipe, data=materials.location, out=out)
-    folder = RunFolder(out, recipe, materials.identity)
+    recipe = replace(recipe, data=materials.location)
+    folder = RunFolder(recipe.out, recipe, materials.identity)
     if recipe.eval_only is not None:
         lens = load_lens(recipe.eval_only, materials.model)
         _require_same_tokenizer(recipe.eval_only, materials)
@@ -136,10 +120,11 @@ def run(recipe: LensRecipe, device: torch.device, group: ProcessGroup, stop: Sto
         logger.info("%s holds the finished lens of this recipe: measuring it again", folder.path)
         lens = load_lens(folder.path, materials.model)
     else:
-        try:
-            train(folder, lens, materials, recipe, group, stop)
-        except Stopped:
-            return stop.exit_code
+        with stop_requests() as stop:
+            try:
+                train(folder, lens, materials, recipe, group, stop)
+            except Stopped:
+                return stop.exit_code
         if group.is_writer:
             save_lens(lens, folder.path, {"tokenizer_sha256": materials.identity["tokenizer"]})
             folder.remove_snapshot()

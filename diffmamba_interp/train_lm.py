@@ -3,20 +3,24 @@
 Every field of the recipe can be overridden on the command line, for example `--steps 100 --optimiser.lr 1e-3`.
 A run writes below `runs/` unless `--out` says otherwise: recipe.toml (as resolved), log.jsonl, snapshot.pt,
 model/ and results.json (also when the minutes run out first). Started again with the same recipe and folder,
-it continues from its snapshot, exactly. Ctrl-C and SIGTERM end it after the step at hand, with a snapshot.
+it continues from its snapshot, exactly. Ctrl-C, SIGTERM and a closed terminal end it after the step at hand, with a
+snapshot.
 Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lm --recipe FILE.toml`.
 """
 
 from __future__ import annotations
 
-import argparse
+if __name__ == "__main__":
+    from diffmamba_interp.runs.command import quiet_interrupts
+
+    quiet_interrupts()
+
 import inspect
-import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,14 +30,16 @@ import tyro
 
 from diffmamba_interp.data import tokenizer_hash
 from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.lens.stop_signals import stop_requests
+from diffmamba_interp.files.json_files import json_text
 from diffmamba_interp.lm_training.evaluation import prepare_evaluation
-from diffmamba_interp.lm_training.loop import Outcome, Trainer, TrainingDivergedError
+from diffmamba_interp.lm_training.loop import Outcome, Trainer
 from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer, sha256_of_files
-from diffmamba_interp.lm_training.processes import Processes, joined_processes
 from diffmamba_interp.lm_training.recipe import Recipe
-from diffmamba_interp.lm_training.settings import read_toml, to_toml, to_values
 from diffmamba_interp.lm_training.snapshots import read_snapshot, require_same_run
+from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.process_group import ProcessGroup, process_group
+from diffmamba_interp.runs.settings import read_toml, split_recipe_option, to_toml, to_values
+from diffmamba_interp.runs.stop_signals import stop_requests
 
 PROGRAM = "python -m diffmamba_interp.train_lm"
 RECIPE_FILE = "recipe.toml"
@@ -54,46 +60,28 @@ class TrainOptions:
     settings: Annotated[Recipe, tyro.conf.arg(name="")]
 
 
+@errors_as_messages(stopped="the last snapshot, if there is one, is whole, and the same command goes on from it.")
 def main(args: Sequence[str] | None = None) -> int:
     """Train. The exit code: 0 when the recipe's steps are done, 3 when its minutes ran out first, 1 on divergence,
-    2 on an error, 128 + number of the signal when Ctrl-C (130) or SIGTERM (143) ended the run.
+    2 on an error, 128 + number of the signal when Ctrl-C (130), SIGTERM (143) or SIGHUP (129) ended the run.
     """
-    try:
-        options = parse_options(list(sys.argv[1:] if args is None else args))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parse_options(list(sys.argv[1:] if args is None else args))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        with joined_processes(options.device) as processes, stop_requests() as stop:
-            outcome = train(options, processes, stop)
-    except TrainingDivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped at once; the last snapshot, if there is one, is whole.", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if outcome.is_asked_to_stop:
-        return stop.exit_code
-    return 0 if outcome.is_complete else 3
+    with process_group(options.device) as group, group.only_writer_of(_run_folder(options)):
+        return train(options, group)
 
 
 def parse_options(args: list[str]) -> TrainOptions:
     """The recipe that `--recipe` names, with the other arguments applied to it."""
-    first = argparse.ArgumentParser(add_help=False, prog=PROGRAM)
-    first.add_argument("--recipe", type=Path)
-    path = first.parse_known_args(args)[0].recipe
+    path, others = split_recipe_option(args)
     if path is None:
         if "--help" in args or "-h" in args:
             print(f"{__doc__}\nGive --recipe FILE.toml with --help to list every field that it can override.")
             raise SystemExit(0)
         raise ValueError(f"give a recipe: {PROGRAM} --recipe FILE.toml (the folder recipes/ holds some).")
-    default = TrainOptions(recipe=path, settings=read_toml(Recipe, path))
+    default = TrainOptions(recipe=Path(path), settings=read_toml(Recipe, path))
     return tyro.cli(
-        tyro.conf.AvoidSubcommands[TrainOptions], args=args, default=default, prog=PROGRAM, description=_description()
+        tyro.conf.AvoidSubcommands[TrainOptions], args=others, default=default, prog=PROGRAM, description=_description()
     )
 
 
@@ -105,17 +93,15 @@ def _description() -> str:
     return f"{__doc__}\n{separate}"
 
 
-def train(options: TrainOptions, processes: Processes, stop: Callable[[], bool] = lambda: False) -> Outcome:
-    """Run, or continue, the training that the options describe; write everything into its folder.
+def train(options: TrainOptions, group: ProcessGroup) -> int:
+    """Run, or continue, the training that the options describe, and write everything into its folder; the exit code.
 
-    `stop` ends it early with a snapshot, and without the finished models.
+    A signal ends it early with a snapshot, and without the finished models (`stop_requests`).
     """
     recipe = options.settings
-    if recipe.batch_size < processes.world_size:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} leaves some of {processes.world_size} processes without a row."
-        )
-    folder = options.out or Path("runs") / f"{options.recipe.stem}-seed{recipe.seed}"
+    if recipe.batch_size < group.size:
+        raise ValueError(f"batch_size {recipe.batch_size} leaves some of {group.size} processes without a row.")
+    folder = _run_folder(options)
     model = make_model(recipe.model, seed=recipe.seed)
     tokenizer = open_tokenizer(recipe.data, model.cfg.d_vocab - model.cfg.d_vocab_padding)
     data_sha256 = sha256_of_files(recipe) | {"tokenizer": tokenizer_hash(tokenizer)}
@@ -124,8 +110,8 @@ def train(options: TrainOptions, processes: Processes, stop: Callable[[], bool] 
         require_same_run(snapshot, recipe, data_sha256, folder)
         logging.info("continuing %s from step %d of %d", folder, snapshot.step, recipe.steps)
     mixture = make_mixture(recipe, tokenizer)
-    evaluation = prepare_evaluation(recipe.evaluation, tokenizer) if recipe.evaluation and processes.is_first else None
-    if processes.is_first:
+    evaluation = prepare_evaluation(recipe.evaluation, tokenizer) if recipe.evaluation and group.is_writer else None
+    if group.is_writer:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / RECIPE_FILE, to_toml(to_values(recipe)))
     # The tokenizer's threads do not survive the start of worker processes; from here on it runs in one.
@@ -135,19 +121,25 @@ def train(options: TrainOptions, processes: Processes, stop: Callable[[], bool] 
         model,
         mixture,
         folder,
-        processes=processes,
+        group=group,
         evaluation=evaluation,
         data_sha256=data_sha256,
         snapshot=snapshot,
         show_progress=options.progress,
     )
-    outcome = trainer.run(stop)
+    with stop_requests() as stop:
+        outcome = trainer.run(stop)
     if outcome.is_asked_to_stop:
         logging.info("stopped after step %d; the same command resumes from the snapshot in %s", outcome.step, folder)
-    elif processes.is_first:
+        return stop.exit_code
+    if group.is_writer:
         trainer.export(tokenizer)
         _write_results(folder, trainer, outcome)
-    return outcome
+    return 0 if outcome.is_complete else 3
+
+
+def _run_folder(options: TrainOptions) -> Path:
+    return options.out or Path("runs") / f"{options.recipe.stem}-seed{options.settings.seed}"
 
 
 def _write_results(folder: Path, trainer: Trainer, outcome: Outcome) -> None:
@@ -162,9 +154,9 @@ def _write_results(folder: Path, trainer: Trainer, outcome: Outcome) -> None:
         "data_sha256": trainer.data_sha256,
         "recipe": to_values(trainer.recipe),
         "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
-        "device": str(trainer.processes.device),
+        "device": str(trainer.group.device),
     }
-    write_text(folder / RESULTS_FILE, json.dumps(results, indent=1))
+    write_text(folder / RESULTS_FILE, json_text(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from diffmamba_interp.analysis_results import (
     write_records,
     write_results,
 )
-from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+from diffmamba_interp.runs.provenance import weights_sha256
 from diffmamba_interp.statistics import Estimate
 
 NAN = float("nan")

@@ -21,10 +21,10 @@ from analyses.retrieval import report
 from analyses.retrieval.seeds import FIRST, SECOND, name_of, pooled
 from diffmamba_interp.figures.styles import length_name
 from diffmamba_interp.files.atomic import write_bytes, write_text
-from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder
 from diffmamba_interp.models.inspection import inspect_checkpoint
 from diffmamba_interp.needle.accuracy_grid import Cell, read_rows
+from diffmamba_interp.runs.provenance import weights_sha256
 
 HERE = Path(__file__).parent
 

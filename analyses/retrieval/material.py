@@ -27,7 +27,7 @@ from analyses.retrieval import text
 from analyses.retrieval.prompts import Recipe, cell_samples
 from diffmamba_interp.data import TextSource, TokenStream
 from diffmamba_interp.files.atomic import write_bytes
-from diffmamba_interp.lens.card import file_sha256
+from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, NeedleSample
 

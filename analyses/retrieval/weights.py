@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.lens.card import file_sha256, weights_sha256
+from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.runs.provenance import weights_sha256
 
 # Of a run folder, in the order in which they are looked for: the bundled weights are bfloat16 too.
 MODEL_FOLDERS = ("model-bf16", "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,21 +25,33 @@ def replacing(path: str | Path, *, several_writers: bool = False) -> Iterator[IO
     owner = f"-{os.getpid()}" if several_writers else ""
     temporary = path.with_name(f".{path.name}{owner}.writing")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        # A full disk is noticed while writing or closing, where the system gives no name.
-        if error.errno is not None and error.filename in (None, str(temporary)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        with naming(path, temporary):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+@contextmanager
+def naming(path: str | Path, *aliases: str | Path) -> Iterator[None]:
+    """Have errors of the system in the `with` block name `path`, where they name nothing or one of `aliases`.
+
+    A full disk is noticed while writing or closing, where the system gives no name; numpy then gives no number either.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and "written" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if error.errno is not None and error.filename in (None, *map(str, aliases)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` by way of `replacing`."""
     with replacing(path) as file:
         file.write(content)

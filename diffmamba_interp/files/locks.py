@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from diffmamba_interp.files.atomic import naming
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -43,7 +45,8 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
     missing = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = _acquired(path)
+        with naming(path.parent, path):
+            descriptor = _acquired(path)
         try:
             yield
         finally:

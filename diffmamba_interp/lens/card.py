@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.folders import PARAMS_FILE
 from diffmamba_interp.lens.recipe import LensRecipe
@@ -19,7 +18,6 @@ from diffmamba_interp.lens.recipe import LensRecipe
 METRICS_FILE = "metrics.json"
 CARD_FILE = "CARD.md"
 METRICS_FORMAT = 1
-_PACKAGES = ("diffmamba-interp", "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,36 +40,9 @@ class Provenance:
     versions: dict[str, str]
 
 
-def weights_sha256(folder: str | Path) -> str:
-    """Sha256 of a checkpoint's weights: of the file if there is one, of the files' digests in order if several."""
-    folder = Path(folder)
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors or pytorch_model*.bin).")
-    digests = [file_sha256(file) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """Sha256 of one file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def lens_sha256(folder: str | Path) -> str:
     """Sha256 of a lens folder's params.pt."""
     return file_sha256(Path(folder) / PARAMS_FILE)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers; "not installed" for a bare source tree."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def write_metrics(folder: str | Path, measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> None:
@@ -87,7 +58,7 @@ def write_metrics(folder: str | Path, measurement: LensMeasurement, provenance: 
 
 def read_metrics(folder: str | Path) -> tuple[LensMeasurement, Provenance, Mapping[str, Any]]:
     """Measurement, provenance and recipe of a metrics.json. Raises ValueError if it is of another format."""
-    content = json.loads((Path(folder) / METRICS_FILE).read_text(encoding="utf-8"))
+    content = read_json_object(Path(folder) / METRICS_FILE)
     if content.get("format") != METRICS_FORMAT:
         raise ValueError(f"{folder}: {METRICS_FILE} has format {content.get('format')}, not {METRICS_FORMAT}.")
     measurement = LensMeasurement.from_dict(content["measurement"])

@@ -27,8 +27,8 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.tensors import read_tensors, write_tensors
 from diffmamba_interp.lens.lenses import TunedLens, TunedLensConfig
-from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import read_json
 from diffmamba_interp.models.checkpoint_hub import HUB_ID

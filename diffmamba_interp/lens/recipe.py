@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.runs.settings import from_values, read_toml, require_numbers, require_seed, to_toml, to_values
 
 Loss = Literal["kl", "ce"]
 OptimizerName = Literal["sgd", "adam"]
@@ -74,6 +73,8 @@ class LensRecipe:
     """Folder of a lens to measure instead of training one."""
 
     def __post_init__(self) -> None:
+        require_numbers(self)
+        require_seed(self.seed)
         for name in _SIZES:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -121,33 +122,20 @@ def read_recipe(path: str | Path) -> LensRecipe:
 
     Raises FileNotFoundError, or ValueError for a file that is no TOML, an unknown key or a value of a wrong type.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"there is no recipe {str(path)!r}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}.") from error
-    return recipe_from_dict(values, source=str(path))
+    return read_toml(LensRecipe, path)
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, source: str) -> LensRecipe:
     """A recipe from plain values; `source` names them in errors. Raises ValueError (see `read_recipe`)."""
-    defaults = LensRecipe()
-    known = [field.name for field in fields(LensRecipe)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"unknown keys in {source}: {', '.join(unknown)}. Known: {', '.join(known)}.")
-    for name, value in values.items():
-        _require_type(source, name, value, getattr(defaults, name))
-    # A whole number is a number, in TOML too.
-    numbers = {name: float(values[name]) for name in _NUMBERS if name in values}
-    return LensRecipe(**{**values, **numbers})
+    try:
+        return from_values(LensRecipe, values)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def write_recipe(recipe: LensRecipe, path: Path) -> None:
     """Write the recipe as TOML; fields that are None are left out."""
-    lines = [f"{name} = {_toml(value)}" for name, value in asdict(recipe).items() if value is not None]
-    write_text(path, "\n".join(lines) + "\n")
+    write_text(path, to_toml(to_values(recipe)))
 
 
 def first_difference(
@@ -161,30 +149,4 @@ def first_difference(
     return None
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "loss": ("kl", "ce"),
-    "optimizer": ("sgd", "adam"),
-    "dtype": ("auto", "float32", "bfloat16"),
-    "report_to": ("none", "tensorboard", "wandb"),
-}
 _SIZES = ("max_documents", "steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens")
-_INTEGERS = (*_SIZES, "seed")
-_NUMBERS = ("lr_scale", "snapshot_minutes")
-
-
-def _require_type(source: str, name: str, value: Any, default: Any) -> None:
-    if name in _CHOICES:
-        fits, expected = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
-    elif name in _INTEGERS:
-        fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
-    elif name in _NUMBERS:
-        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    else:
-        fits, expected = isinstance(value, str), "a string"
-    if not fits:
-        raise ValueError(f"{name} in {source} is {value!r}: it must be {expected} (default: {default!r}).")
-
-
-def _toml(value: Any) -> str:
-    # A JSON string or number is also a TOML one.
-    return json.dumps(value, ensure_ascii=False)

@@ -17,13 +17,11 @@ from typing import Any
 
 from diffmamba_interp.lens.folders import CONFIG_FILE
 from diffmamba_interp.lens.recipe import LensRecipe, first_difference, read_recipe, recipe_from_dict, write_recipe
-from diffmamba_interp.lens.tensor_files import read_tensors, write_tensors
 from diffmamba_interp.lens.training import TrainingError
+from diffmamba_interp.runs.json_log import LOG_FILE
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, read_snapshot, write_snapshot
 
 RECIPE_FILE = "recipe.toml"
-SNAPSHOT_FILE = "snapshot.pt"
-LOG_FILE = "log.jsonl"
-SNAPSHOT_FORMAT = 1
 
 
 class RunFolder:
@@ -75,16 +73,13 @@ class RunFolder:
 
         Raises ValueError if it is of another recipe, model or data (naming it), or cannot be read.
         """
-        file = self.path / SNAPSHOT_FILE
-        if not file.is_file():
+        content, file = read_snapshot(self.path), self.path / SNAPSHOT_FILE
+        if content is None:
             return None
-        content = read_tensors(file)
         try:
-            format, recipe, identity, state = (content[key] for key in ("format", "recipe", "identity", "state"))
-        except (KeyError, TypeError) as error:
+            recipe, identity, state = (content[key] for key in ("recipe", "identity", "state"))
+        except KeyError as error:
             raise ValueError(f"{file} is no snapshot of this command: delete it to start over.") from error
-        if format != SNAPSHOT_FORMAT:
-            raise ValueError(f"{file} has format {format}, this version reads {SNAPSHOT_FORMAT}: delete it.")
         self._require_same(recipe_from_dict(recipe, source=str(file)), f"{file} is of a run")
         for name, value in self.identity.items():
             if identity.get(name) != value:
@@ -101,9 +96,9 @@ class RunFolder:
     def write_snapshot(self, state: Mapping[str, Any]) -> None:
         """Replace the snapshot. Raises TrainingError if that fails; the last one is then still there."""
         recipe = {name: value for name, value in asdict(self.recipe).items() if value is not None}
-        content = {"format": SNAPSHOT_FORMAT, "recipe": recipe, "identity": self.identity, "state": dict(state)}
+        content = {"recipe": recipe, "identity": self.identity, "state": dict(state)}
         try:
-            write_tensors(self.path / SNAPSHOT_FILE, content)
+            write_snapshot(self.path, content)
         except OSError as error:
             kept = "the last one is kept" if (self.path / SNAPSHOT_FILE).is_file() else "there is none yet"
             raise TrainingError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +9,8 @@ from typing import Any
 
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lens.training import StepRecord
+from diffmamba_interp.runs.command import RunError
+from diffmamba_interp.runs.json_log import append_record, cut_log
 
 
 class RunLog:
@@ -19,24 +20,21 @@ class RunLog:
     """
 
     def __init__(self, path: Path, recipe: LensRecipe, *, step: int) -> None:
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(kept), encoding="utf-8")
+        cut_log(path, step)
+        self._path = path
         self._elsewhere = _reporter(recipe, path.parent)
-        self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
         self._elsewhere.close()
 
     def write(self, record: StepRecord, *, tokens_per_s: float) -> None:
         """Add one step; losses in nats, speed in tokens per second of this process group."""
         line = asdict(record) | {"mean_loss_nats": record.mean_loss_nats, "tokens_per_s": round(tokens_per_s, 1)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        append_record(self._path, line)
         self._elsewhere.add(record)
 
 
@@ -79,14 +77,25 @@ def _reporter(recipe: LensRecipe, folder: Path) -> _Nowhere:
             from torch.utils.tensorboard import SummaryWriter
 
             return _TensorBoard(SummaryWriter(str(folder / "tensorboard")))
-        import wandb
-
-        return _Wandb(wandb.init(project="diffmamba-interp", config=asdict(recipe), dir=str(folder), resume="allow"))
+        return _wandb(recipe, folder)
     except ImportError as error:
         raise ImportError(
             f"report_to is {recipe.report_to!r}, which is not installed: pip install {recipe.report_to}, or leave the "
             "option out (log.jsonl is always written)."
         ) from error
+
+
+def _wandb(recipe: LensRecipe, folder: Path) -> _Nowhere:
+    import wandb
+
+    try:
+        run = wandb.init(project="diffmamba-interp", config=asdict(recipe), dir=str(folder), resume="allow")
+    except wandb.errors.Error as error:
+        raise RunError(
+            f"report_to is 'wandb', which could not start ({error}): log in with `wandb login`, set "
+            "WANDB_MODE=offline, or leave the option out (log.jsonl is always written)."
+        ) from error
+    return _Wandb(run)
 
 
 def _scalars(record: StepRecord) -> dict[str, float]:
@@ -96,10 +105,3 @@ def _scalars(record: StepRecord) -> dict[str, float]:
         "gradient_norm": record.gradient_norm,
         "learning_rate": record.learning_rate,
     }
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines of an earlier part of the run; a last line that a crash cut off is left out."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

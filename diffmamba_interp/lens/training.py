@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Target, Translators, add_block_gradient, final_target, token_target
 from diffmamba_interp.lens.prefetch import BatchesAhead, StepBatches
-from diffmamba_interp.lens.process_group import ProcessGroup
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lens.residual_stream import residual_stream
 from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of
+from diffmamba_interp.runs.command import RunError
+from diffmamba_interp.runs.process_group import ProcessGroup
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-3
@@ -39,7 +40,7 @@ LEARNING_RATES = {"sgd": 1.0 - MOMENTUM, "adam": 1e-3}
 logger = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(RunError):
     """Training cannot go on; the message says why and what to do."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -24,22 +25,25 @@ from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate
 from diffmamba_interp.lm_training.loss import RoleSums
 from diffmamba_interp.lm_training.mixture import Batch, Mixture, iterate_batches
 from diffmamba_interp.lm_training.optimiser import learning_rate, make_optimiser, restore_optimiser
-from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
-from diffmamba_interp.lm_training.settings import to_values
-from diffmamba_interp.lm_training.snapshots import SNAPSHOT_FILE, Snapshot, cut_log, read_metrics, write_snapshot
+from diffmamba_interp.lm_training.snapshots import Snapshot, read_metrics, write_snapshot
 from diffmamba_interp.lm_training.step import COMPUTE_DTYPES, make_step
 from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.runs.command import RunError
+from diffmamba_interp.runs.json_log import LOG_FILE, append_record, cut_log
+from diffmamba_interp.runs.process_group import ProcessGroup
+from diffmamba_interp.runs.settings import to_values
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
 
 logger = logging.getLogger(__name__)
 
-LOG_FILE = "log.jsonl"
 
-
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(RunError):
     """The loss or the gradient is no finite number; the last snapshot is from before."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,24 +69,24 @@ class Trainer:
         mixture: Mixture,
         folder: Path,
         *,
-        processes: Processes,
+        group: ProcessGroup,
         evaluation: EvaluationSet | None = None,
         data_sha256: dict[str, str] | None = None,
         snapshot: Snapshot | None = None,
         show_progress: bool = False,
     ) -> None:
-        self.recipe, self.mixture, self.folder, self.processes = recipe, mixture, folder, processes
+        self.recipe, self.mixture, self.folder, self.group = recipe, mixture, folder, group
         self.evaluation, self.data_sha256 = evaluation, data_sha256 or {}
-        self.show_progress = show_progress and processes.is_first
-        self.model = model.to(processes.device).train()
+        self.show_progress = show_progress and group.is_writer
+        self.model = model.to(group.device).train()
         self.optimiser = make_optimiser(self.model, recipe.optimiser)
         self.compute_dtype = COMPUTE_DTYPES[recipe.precision]
-        self._step = make_step(self.model, self.optimiser, recipe, processes)
+        self._step = make_step(self.model, self.optimiser, recipe, group)
         self.step, self.tokens, self.seconds_before = 0, 0, 0.0
         self.metrics: dict[str, float] = {}
         if snapshot is not None:
             self._restore(snapshot)
-        if processes.is_first:
+        if group.is_writer:
             folder.mkdir(parents=True, exist_ok=True)
             cut_log(folder / LOG_FILE, self.step)
         self._started = time.monotonic()
@@ -93,18 +97,18 @@ class Trainer:
         `stop` is asked after each step; in a run of several processes, one that says yes stops all.
         Raises TrainingDivergedError, with the last snapshot left as it was, when a loss is not finite.
         """
-        recipe, processes = self.recipe, self.processes
+        recipe, group = self.recipe, self.group
         is_asked_to_stop = False
         self._catch_up_evaluation()
         batches = iterate_batches(
             self.mixture,
             self.step,
             recipe.steps,
-            rank=processes.rank,
-            world_size=processes.world_size,
+            rank=group.rank,
+            world_size=group.size,
             workers=recipe.workers,
         )
-        sums, since = RoleSums(processes.device), time.monotonic()
+        sums, since = RoleSums(group.device), time.monotonic()
         n_since = 0
         with tqdm(total=recipe.steps, initial=self.step, unit="step", disable=not self.show_progress) as bar:
             for batch in batches:
@@ -114,8 +118,8 @@ class Trainer:
                 is_last = self.step == recipe.steps
                 if self.step % recipe.log_every == 0 or is_last:
                     self._log_progress(bar, loss, norm, sums, n_since / (time.monotonic() - since))
-                    sums, since, n_since = RoleSums(processes.device), time.monotonic(), 0
-                is_asked_to_stop = not is_last and processes.any_says(stop())
+                    sums, since, n_since = RoleSums(group.device), time.monotonic(), 0
+                is_asked_to_stop = not is_last and group.any(stop())
                 is_ending = is_asked_to_stop or (not is_last and self._is_out_of_time())
                 if self.step % recipe.snapshot_every == 0 or is_last or is_ending:
                     self._snapshot(loss, norm)
@@ -152,7 +156,13 @@ class Trainer:
             }
             copy.load_state_dict(state, assign=True)
             copy.tie_embeddings()
-            copy.save_pretrained(folder)
+            try:
+                copy.save_pretrained(folder)
+            except SafetensorError as error:
+                raise RunError(
+                    f"{folder} could not be written ({error}): make room, then give the same command; it goes on from "
+                    "the snapshot."
+                ) from error
             save_tokenizer(cast(PreTrainedTokenizerFast, tokenizer), folder)
             folders.append(folder)
         return folders
@@ -170,11 +180,11 @@ class Trainer:
         limit = self.recipe.max_minutes
         if limit is None:
             return False
-        return self.processes.first_says(time.monotonic() - self._started > 60 * limit)
+        return self.group.writer_says(time.monotonic() - self._started > 60 * limit)
 
     def _snapshot(self, loss: Tensor, norm: Tensor) -> None:
         self._require_finite(loss, norm)
-        if self.processes.is_first:
+        if self.group.is_writer:
             write_snapshot(
                 self.folder,
                 Snapshot(
@@ -188,7 +198,7 @@ class Trainer:
                     seconds=self._seconds(),
                 ),
             )
-        self.processes.wait()
+        self.group.wait_for_all()
 
     def _is_evaluation_due(self) -> bool:
         evaluation = self.recipe.evaluation
@@ -199,23 +209,23 @@ class Trainer:
     def _catch_up_evaluation(self) -> None:
         """The last metrics of the log; measured now if the run was stopped between snapshot and evaluation."""
         step, self.metrics = read_metrics(self.folder / LOG_FILE)
-        if self.processes.first_says(self._is_evaluation_due() and step != self.step):
+        if self.group.writer_says(self._is_evaluation_due() and step != self.step):
             self._evaluate()
 
     def _evaluate(self) -> None:
-        if self.processes.is_first and self.evaluation is not None:
+        if self.group.is_writer and self.evaluation is not None:
             self.model.eval()
             length = self.recipe.data.length
             found = evaluate(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
             self.metrics = {name: round(value, 5) for name, value in found.items()}
             self.model.train()
             self._write({"step": self.step, **self.metrics})
-        self.processes.wait()
+        self.group.wait_for_all()
 
     def _log_progress(self, bar: Any, loss: Tensor, norm: Tensor, sums: RoleSums, rate: float) -> None:
         self._require_finite(loss, norm)
-        self.processes.sum(sums.values)
-        if not self.processes.is_first:
+        self.group.sum_(sums.values)
+        if not self.group.is_writer:
             return
         record = {
             "step": self.step,
@@ -237,8 +247,7 @@ class Trainer:
         bar.set_postfix(shown, refresh=False)
 
     def _write(self, record: dict[str, Any]) -> None:
-        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(self.folder / LOG_FILE, record)
 
     def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):

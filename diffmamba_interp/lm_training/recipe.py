@@ -12,6 +12,7 @@ from typing import Literal
 from diffmamba_interp.config import HookedMambaConfig, Placement
 from diffmamba_interp.models.conversion import Alignment
 from diffmamba_interp.needle.stories import TASKS
+from diffmamba_interp.runs.settings import require_numbers, require_seed
 
 Precision = Literal["float32", "bf16"]
 LossKind = Literal["full", "answer"]
@@ -61,8 +62,11 @@ class TextPart:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if (self.tokens is None) == (self.source is None):
             raise ValueError("a text part needs either tokens (a .npy stream) or source (text).")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}: it must be positive, or left out for all.")
         if self.weight <= 0:
             raise ValueError(f"a text part's weight is {self.weight}: it must be positive; leave the part out instead.")
 
@@ -102,6 +106,7 @@ class RetrievalPart:
     answer_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         shares = (*self.tasks, self.babi_words, self.own_words, self.real, *self.length_weights)
         if self.weight <= 0 or min(shares) < 0 or min(self.context_weight, self.answer_weight) < 0:
             raise ValueError("the retrieval part's weight must be positive, its shares and loss weights not negative.")
@@ -115,6 +120,8 @@ class RetrievalPart:
             raise ValueError("lengths above 0 need filler: name token streams (.npy).")
         if not 0 <= self.short <= 1:
             raise ValueError(f"short is {self.short}: it is a share, in [0, 1].")
+        if self.filler_tokens is not None and self.filler_tokens < 1:
+            raise ValueError(f"filler_tokens is {self.filler_tokens}: it must be positive, or left out for all.")
         if self.max_questions < 1:
             raise ValueError(f"max_questions is {self.max_questions}: it must be at least 1.")
 
@@ -135,6 +142,7 @@ class DataRecipe:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if self.length < 2:
             raise ValueError(f"data.length is {self.length}: it must be at least 2 tokens.")
         if not self.text and self.retrieval is None:
@@ -158,8 +166,11 @@ class OptimiserRecipe:
     clip: float | None = 1.0
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if not self.lr > 0 or not 0 <= self.floor <= 1 or self.warmup < 0:
             raise ValueError("the optimiser needs lr > 0, floor in [0, 1] and warmup >= 0.")
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps < 0 or self.weight_decay < 0:
+            raise ValueError("the optimiser needs betas in [0, 1), eps >= 0 and weight_decay >= 0.")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip is {self.clip}: it must be positive; leave it out for no clipping.")
 
@@ -184,6 +195,7 @@ class EvaluationRecipe:
     filler: str | None = None
 
     def __post_init__(self) -> None:
+        require_numbers(self)
         if self.every < 1 or self.n < 0 or self.max_tokens < 2:
             raise ValueError("evaluation needs every >= 1, n >= 0 and max_tokens >= 2.")
         unknown = sorted(set(self.tasks) - set(TASKS))
@@ -226,11 +238,16 @@ class Recipe:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
+        require_numbers(self)
+        require_seed(self.seed)
+        require_seed(self.data_seed, "data.seed")
         for name in ("steps", "batch_size", "accumulation", "log_every", "snapshot_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        if min(self.seed, self.data_seed) < 0 or max(self.seed, self.data_seed) >= 2**32:
-            raise ValueError(f"seed is {self.seed}, data.seed {self.data.seed}: they must lie in [0, 2^32).")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}: it must be 0 or more processes.")
+        if self.max_minutes is not None and self.max_minutes < 0:
+            raise ValueError(f"max_minutes is {self.max_minutes}: it cannot be negative; leave it out for no limit.")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}.")
         if self.loss == "answer" and self.data.retrieval is None:

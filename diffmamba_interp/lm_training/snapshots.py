@@ -1,8 +1,7 @@
-"""Snapshots: everything that a run needs to continue as if it had not stopped, in one file, whole or not there."""
+"""What a language model's training needs to continue as if it had not stopped, and what must be the same then."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 import torch
 
-from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
-from diffmamba_interp.lm_training.settings import to_values
-
-SNAPSHOT_FILE = "snapshot.pt"
+from diffmamba_interp.runs import snapshots
+from diffmamba_interp.runs.json_log import read_records
+from diffmamba_interp.runs.settings import to_values
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,21 @@ class Snapshot:
 
 
 def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
-    """Replace the folder's snapshot. A crash while writing leaves the old one."""
-    buffer = io.BytesIO()
-    torch.save(snapshot.__dict__, buffer)
-    write_bytes(folder / SNAPSHOT_FILE, buffer.getvalue())
+    """Replace the folder's snapshot. A crash while writing leaves the old one. Raises OSError."""
+    snapshots.write_snapshot(folder, snapshot.__dict__)
 
 
 def read_snapshot(folder: Path) -> Snapshot | None:
-    """The folder's snapshot, or None. Raises ValueError if the file is none of ours."""
-    path = folder / SNAPSHOT_FILE
-    if not path.is_file():
+    """The folder's snapshot, or None. Raises ValueError if the file is damaged or none of ours."""
+    content = snapshots.read_snapshot(folder)
+    if content is None:
         return None
     try:
-        return Snapshot(**torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:
-        # torch's own text advises to load the file unsafely.
-        kind = type(error).__name__
-        raise ValueError(f"{path} is no readable snapshot ({kind}): delete it to start anew.") from error
+        return Snapshot(**content)
+    except TypeError as error:
+        raise ValueError(
+            f"{folder / SNAPSHOT_FILE} is no snapshot of this command: delete it to start over."
+        ) from error
 
 
 def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, str], folder: Path) -> None:
@@ -69,32 +66,12 @@ def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, 
         )
 
 
-def cut_log(path: Path, step: int) -> None:
-    """Drop the lines of a JSONL log that were written after `step`: they will be written again."""
-    if not path.is_file():
-        return
-    kept = [json.dumps(record) + "\n" for record in _records(path) if record["step"] <= step]
-    write_bytes(path, "".join(kept).encode("utf-8"))
-
-
 def read_metrics(path: Path) -> tuple[int, dict[str, float]]:
     """Step and values of the last evaluation in a JSONL log; step -1 and nothing if there was none."""
-    if path.is_file():
-        for record in reversed(_records(path)):
-            if "loss" not in record:
-                return record.pop("step"), record
+    for record in reversed(read_records(path)):
+        if "loss" not in record:
+            return record.pop("step"), record
     return -1, {}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            # A kill may leave half a line at the end.
-            continue
-    return records
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:

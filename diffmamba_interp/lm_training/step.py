@@ -19,9 +19,9 @@ from torch import Tensor
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
 from diffmamba_interp.lm_training.mixture import Batch
 from diffmamba_interp.lm_training.optimiser import clip_gradients, set_learning_rate
-from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.runs.process_group import ProcessGroup
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -36,12 +36,12 @@ class Step(Protocol):
 
 
 def make_step(
-    model: HookedMamba, optimiser: torch.optim.Optimizer, recipe: Recipe, processes: Processes
+    model: HookedMamba, optimiser: torch.optim.Optimizer, recipe: Recipe, group: ProcessGroup
 ) -> EagerStep | GraphedStep:
     """The graph where one process trains on one GPU and the recipe's `cuda_graph` allows it, else step by step."""
-    eager = EagerStep(model, optimiser, recipe, processes)
-    is_alone = processes.world_size == 1 and recipe.accumulation == 1
-    if recipe.cuda_graph and is_alone and processes.device.type == "cuda":
+    eager = EagerStep(model, optimiser, recipe, group)
+    is_alone = group.size == 1 and recipe.accumulation == 1
+    if recipe.cuda_graph and is_alone and group.device.type == "cuda":
         return GraphedStep(eager)
     return eager
 
@@ -50,14 +50,14 @@ class EagerStep:
     """The step as a sequence of launches: any device, any number of processes, any accumulation."""
 
     def __init__(
-        self, model: HookedMamba, optimiser: torch.optim.Optimizer, recipe: Recipe, processes: Processes
+        self, model: HookedMamba, optimiser: torch.optim.Optimizer, recipe: Recipe, group: ProcessGroup
     ) -> None:
-        self.model, self.optimiser, self.recipe, self.processes = model, optimiser, recipe, processes
-        self.role_weights = torch.tensor(recipe.role_weights, device=processes.device)
+        self.model, self.optimiser, self.recipe, self.group = model, optimiser, recipe, group
+        self.role_weights = torch.tensor(recipe.role_weights, device=group.device)
         self.compute_dtype = COMPUTE_DTYPES[recipe.precision]
 
     def __call__(self, batch: Batch, lr: float, sums: RoleSums) -> tuple[Tensor, Tensor]:
-        device, roles, scale = self.processes.device, batch.target_roles, self.scale(batch)
+        device, roles, scale = self.group.device, batch.target_roles, self.scale(batch)
         loss = torch.zeros((), device=device)
         set_learning_rate(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
@@ -65,21 +65,21 @@ class EagerStep:
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             tokens = batch.tokens[part].to(device, non_blocking=True).long()
             loss += self.add_gradients(tokens, roles[part].to(device, non_blocking=True), scale, sums)
-        self.processes.sum_gradients(self.model.parameters())
-        return self.processes.sum(loss), self.update()
+        self.group.sum_gradients(self.model.parameters())
+        return self.group.sum_(loss), self.update()
 
     def scale(self, batch: Batch) -> float:
         """1 / the sum of the loss weights of the whole batch, this process's rows and the others'."""
         weights = torch.tensor(self.recipe.role_weights, dtype=torch.float64)
         total = weights[batch.target_roles.long()].sum()
-        if self.processes.world_size > 1:  # One process needs no exchange, and then the GPU is not waited for.
-            total = self.processes.sum(total.to(self.processes.device))
+        if self.group.size > 1:  # One process needs no exchange, and then the GPU is not waited for.
+            total = self.group.sum_(total.to(self.group.device))
         return 1.0 / max(float(total), 1e-12)
 
     def add_gradients(self, tokens: Tensor, roles: Tensor, scale: float | Tensor, sums: RoleSums) -> Tensor:
         """Loss of some rows (tokens: [row, length + 1], roles: of the targets), its gradients added."""
         is_bf16 = self.compute_dtype == torch.bfloat16
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=is_bf16):
+        with torch.autocast(self.group.device.type, torch.bfloat16, enabled=is_bf16):
             share = weighted_loss(
                 self.model,
                 tokens[:, :-1],
@@ -118,7 +118,7 @@ class GraphedStep:
 
     def __init__(self, eager: EagerStep) -> None:
         self.eager = eager
-        self.stream = torch.cuda.Stream(eager.processes.device)
+        self.stream = torch.cuda.Stream(eager.group.device)
         self.n_eager = 0
         self.captured: _Captured | None = None
 
@@ -144,7 +144,7 @@ class GraphedStep:
 
     def _capture(self, batch: Batch) -> _Captured:
         """Record a step; nothing runs and no parameter moves."""
-        eager, device = self.eager, self.eager.processes.device
+        eager, device = self.eager, self.eager.group.device
         tokens = torch.zeros(batch.tokens.shape, dtype=torch.int64, device=device)
         roles = torch.zeros(batch.target_roles.shape, dtype=torch.uint8, device=device)
         scale, sums = torch.zeros((), device=device), RoleSums(device)

@@ -11,13 +11,13 @@ import pytest
 from analyses.conversion import measure, report, run
 from diffmamba_interp.data import Document, TokenStream, load_tokenizer, write_tokens
 from diffmamba_interp.generated_text import generated_documents
-from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.lm_training.preparation import make_model
 from diffmamba_interp.lm_training.recipe import Recipe
-from diffmamba_interp.lm_training.settings import read_toml
 from diffmamba_interp.models.demo import DEMO_FOLDER, demo_folder
 from diffmamba_interp.needle.accuracy_grid import PromptRow, summarise, write_rows
 from diffmamba_interp.needle.tasks import generate_stories
+from diffmamba_interp.runs.provenance import weights_sha256
+from diffmamba_interp.runs.settings import read_toml
 
 SHIPPED = run.HERE / "results.json"
 needs_results = pytest.mark.skipif(not SHIPPED.is_file(), reason="the analysis has not been run yet")

@@ -9,9 +9,10 @@ import pytest
 from analyses.lambda_causality import prompts, report, run, summary
 from diffmamba_interp.analysis_conditions import CLEAN, Key, Readings, read_prompts, together
 from diffmamba_interp.analysis_results import read_recipe, read_results, write_records, write_results
-from diffmamba_interp.lens.card import lens_sha256, weights_sha256
+from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+from diffmamba_interp.runs.provenance import weights_sha256
 
 SHIPPED = [name for name in report.TITLES if (run.HERE / name / "results.json").is_file()]
 MAX_FILE_BYTES = 1_200_000

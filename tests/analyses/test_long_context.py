@@ -9,9 +9,9 @@ import pytest
 
 from analyses.long_context import report, run, summary
 from diffmamba_interp.analysis_results import read_recipe, read_results, write_results
-from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.lm_training.position_loss import position_bins
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+from diffmamba_interp.runs.provenance import weights_sha256
 
 RECIPES = tuple(name for name in ("builtin", "paper") if (run.HERE / name / "results.json").is_file())
 MAX_FILE_BYTES = 300_000

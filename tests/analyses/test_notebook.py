@@ -13,8 +13,8 @@ import nbformat
 import pytest
 import torch
 
-from diffmamba_interp.lens.card import weights_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+from diffmamba_interp.runs.provenance import weights_sha256
 
 MAX_BYTES = 600_000
 # Running the cells takes some 25 s on a core of one's own, and is put to the account of the first test.

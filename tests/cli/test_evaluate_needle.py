@@ -13,8 +13,9 @@ from diffmamba_interp import HookedMamba, HookedMambaConfig, evaluate_needle
 from diffmamba_interp.data import save_tokenizer, train_tokenizer
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, save_lens
-from diffmamba_interp.lens.card import lens_sha256, weights_sha256
+from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.needle import compare, load_trajectory, trajectory
+from diffmamba_interp.runs.provenance import weights_sha256
 
 SIZES = ["--tasks", "qa1", "qa4", "--lengths", "0", "160", "--n", "3", "--device", "cpu"]
 FILES = {

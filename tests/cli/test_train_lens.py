@@ -200,8 +200,13 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_a_snapshot(
         (["--model", "no/such/model/folder"], "there is no folder 'no/such/model/folder'"),
         (["--model", "diff-mamba3"], "diff-mamba3"),
         (["--data", "builtin"], "holds no tokenizer: give --tokenizer"),
-        (["--recipe", "none.toml"], "there is no recipe 'none.toml'"),
+        (["--recipe", "none.toml"], "none.toml is no file: give the path of a recipe"),
+        (["--recipe"], "--recipe needs the path of a TOML file"),
+        (["--recipe", "a.toml", "--recipe", "b.toml"], "--recipe comes 2 times (a.toml, b.toml)"),
         (["--device", "cuda"], "no CUDA device"),
+        (["--device", "gpu"], "device is 'gpu', which names none: give cpu, cuda"),
+        (["--device", ""], "device is '', which names none"),
+        (["--device", "meta"], "device is 'meta', which is none that this machine computes on"),
         (["--eval-only", "no/lens"], "no/lens"),
     ],
 )
@@ -298,6 +303,10 @@ def test_a_lens_measured_with_another_tokenizer_is_refused(
     [
         (["--stepps", "3"], "stepps"),
         (["--steps", "0"], "steps is 0: it must be positive"),
+        (["--seed", str(10**30)], "seed is 1000"),
+        (["--seed", "-1"], "seed is -1: it must lie in"),
+        (["--snapshot-minutes", "nan"], "snapshot_minutes is nan: it must be a finite number"),
+        (["--lr-scale", "inf"], "lr_scale is inf: it must be a finite number"),
         (["--sequence-length", "63", "--tokens-per-step", "64"], "no multiple of sequence_length 63"),
     ],
 )
@@ -317,12 +326,12 @@ def test_the_defaults_make_a_recipe_without_any_option() -> None:
 def test_progress_is_logged_without_a_traceback_when_the_disk_is_full(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diffmamba_interp.lens import run_folder
+    from diffmamba_interp.runs import snapshots
 
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_folder, "write_tensors", no_space)
+    monkeypatch.setattr(snapshots, "write_tensors", no_space)
     message = failure([*options, "--snapshot-minutes", "0"], capsys)
     assert "No space left" in message
     assert "resume" in message

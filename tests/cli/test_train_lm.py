@@ -19,11 +19,11 @@ from diffmamba_interp import train_lm
 from diffmamba_interp.data import Document, save_tokenizer, train_tokenizer, write_tokens
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lm_training.loop import Trainer
-from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
-from diffmamba_interp.lm_training.settings import read_toml
 from diffmamba_interp.lm_training.snapshots import read_snapshot
 from diffmamba_interp.models.checkpoints import load_model
+from diffmamba_interp.runs.process_group import ProcessGroup
+from diffmamba_interp.runs.settings import read_toml
 from tests.cli.conftest import FORKER, Forker
 
 RECIPE = """
@@ -252,7 +252,7 @@ def test_resuming_under_another_recipe_or_on_other_data_is_refused(
     )
     (material / "source.toml").write_text(text)
     (material / "changing.jsonl").write_text((material / "texts.jsonl").read_text())
-    options = [*options, "--recipe", "source.toml", "--max-minutes", "0"]
+    options = ["--recipe", "source.toml", *options[2:], "--max-minutes", "0"]
     assert train_lm.main(options) == 3
     assert "optimiser.lr was 0.003, is 0.01" in failure([*options, "--optimiser.lr", "0.01"], capsys)
     (material / "changing.jsonl").write_text('{"text": "another"}\n' + (material / "texts.jsonl").read_text())
@@ -262,7 +262,8 @@ def test_resuming_under_another_recipe_or_on_other_data_is_refused(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["--recipe", "none.toml"], "none.toml is no file: give the path of a recipe"),
+        (["--recipe", "none.toml"], "--recipe comes 2 times (tiny.toml, none.toml): give one"),
+        (["--recipe"], "--recipe needs the path of a TOML file"),
         (["--data.tokenizer", "no/such/folder/here"], "tokenizer 'no/such/folder/here'"),
         (
             ["--model.config.d-vocab", "299"],
@@ -273,9 +274,16 @@ def test_resuming_under_another_recipe_or_on_other_data_is_refused(
         (["--data.length", "100000"], "too few for one row of 100000 + 1"),
         (["--evaluation.text", "none.npy"], "none.npy does not exist"),
         (["--batch-size", "0"], "batch_size is 0"),
-        (["--device", "gpu"], "'gpu' names no device"),
-        (["--device", "cuda:99"], "device 'cuda:99' is not there"),
-        (["--out", "tiny.toml"], "tiny.toml"),
+        (["--device", "gpu"], "device is 'gpu', which names none: give cpu, cuda"),
+        (["--device", ""], "device is '', which names none: give cpu, cuda"),
+        (["--device", "meta"], "device is 'meta', which is none that this machine computes on"),
+        (["--device", "cuda:99"], "device is 'cuda:99'"),
+        (["--out", "tiny.toml"], "tiny.toml is there already, and is not a folder. Move it away, or choose another"),
+        (["--out", "tiny.toml/run"], "tiny.toml/run leads through a file"),
+        (["--seed", str(10**30)], "seed is 1000"),
+        (["--seed", "-1"], "seed is -1: it must lie in [0, 2^32)"),
+        (["--optimiser.weight-decay", "nan"], "weight_decay is nan: it must be a finite number"),
+        (["--model.config.d-model", str(10**9)], "not enough memory"),
     ],
 )
 def test_bad_options_are_one_clear_line_and_leave_no_folder(
@@ -287,7 +295,7 @@ def test_bad_options_are_one_clear_line_and_leave_no_folder(
 
 def test_more_processes_than_rows_are_refused(options: list[str]) -> None:
     with pytest.raises(ValueError, match="batch_size 4 leaves some of 5 processes without a row"):
-        train_lm.train(train_lm.parse_options(options), Processes(0, 5, torch.device("cpu")))
+        train_lm.train(train_lm.parse_options(options), ProcessGroup(size=5))
 
 
 def test_unknown_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

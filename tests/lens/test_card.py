@@ -7,16 +7,9 @@ from pathlib import Path
 import pytest
 
 from diffmamba_interp.lens import Estimate, LensMeasurement, LensRecipe
-from diffmamba_interp.lens.card import (
-    Provenance,
-    card_text,
-    measurement_table,
-    package_versions,
-    read_metrics,
-    weights_sha256,
-    write_metrics,
-)
+from diffmamba_interp.lens.card import Provenance, card_text, measurement_table, read_metrics, write_metrics
 from diffmamba_interp.lens.evaluation import StageMeasurement
+from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 
 PROVENANCE = Provenance(
     model="some/model",

@@ -18,7 +18,7 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepps = 3", r"unknown keys in .*: stepps\. Known: model, tokenizer"),
+        ("stepps = 3", r"recipe.toml: unknown keys stepps\. Known: model, tokenizer"),
         ("steps = 'three'", "steps .* whole number"),
         ("steps = true", "steps .* whole number"),
         ("steps = 0", "steps is 0: it must be positive"),
@@ -30,6 +30,13 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("sequence_length = 1", "sequence_length is 1"),
         ("snapshot_minutes = -1", "cannot be negative"),
         ("lr_scale = 0", "must be positive"),
+        ("lr_scale = nan", "lr_scale is nan: it must be a finite number"),
+        ("lr_scale = inf", "lr_scale is inf: it must be a finite number"),
+        ("snapshot_minutes = nan", "snapshot_minutes is nan: it must be a finite number"),
+        ("snapshot_minutes = inf", "snapshot_minutes is inf: it must be a finite number"),
+        ("seed = -1", r"seed is -1: it must lie in \[0, 2\^32\)"),
+        (f"seed = {10**30}", r"seed is 10+: it must be"),
+        (f"steps = {10**30}", r"steps is 10+: it must be"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:

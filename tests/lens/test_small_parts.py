@@ -1,16 +1,11 @@
-"""Random tokens, sizes of work, stage names, and signals."""
-
-import os
-import signal
+"""Random tokens, sizes of work, stage names."""
 
 import pytest
 import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import ModelUnembed, residual_stream, stage_names
-from diffmamba_interp.lens.process_group import ProcessGroup, local_device
 from diffmamba_interp.lens.random_tokens import RandomTokenBatches
-from diffmamba_interp.lens.stop_signals import stop_requests
 from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
 
 
@@ -62,47 +57,3 @@ def test_the_stream_holds_what_enters_each_block_and_what_leaves_the_last(
 
 def test_stages_are_the_embedding_the_blocks_but_the_last_and_the_output() -> None:
     assert stage_names(3) == ("embedding", "after block 0", "after block 1", "output")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_handlers_come_back(number: signal.Signals) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with stop_requests() as stop:
-        assert not stop()
-        os.kill(os.getpid(), number)
-        assert stop()
-        assert stop.exit_code == 128 + number
-        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_a_second_interrupt_ends_the_process_at_once() -> None:
-    # A process that a shell started in the background ignores interrupts, and so would this test's.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        _interrupt_twice()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _interrupt_twice() -> None:
-    with stop_requests():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_a_lone_process_sums_with_nobody() -> None:
-    value = torch.ones(2)
-    group = ProcessGroup()
-    group.sum_(value)
-    group.wait_for_all()
-    assert value.tolist() == [1, 1]
-    assert group.is_writer
-
-
-def test_cuda_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert local_device("auto").type == "cpu"
-    with pytest.raises(ValueError, match="no CUDA device"):
-        local_device("cuda")

@@ -8,7 +8,7 @@ import torch
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.lm_training.recipe import Recipe
-from diffmamba_interp.lm_training.settings import read_toml
+from diffmamba_interp.runs.settings import read_toml
 
 NAMES = (
     *("demo_diff_mamba2", "demo_mamba2", "paper_a1_text8", "paper_a31_pg19", "paper_a32_babilong"),

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, EvaluationRecipe, Recipe
-from diffmamba_interp.lm_training.settings import to_values
 from diffmamba_interp.lm_training.snapshots import (
-    SNAPSHOT_FILE,
     Snapshot,
-    cut_log,
     read_metrics,
     read_snapshot,
     require_same_run,
     write_snapshot,
 )
+from diffmamba_interp.runs import snapshots
+from diffmamba_interp.runs.settings import to_values
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
 from tests.lm_training.tiny import tiny_recipe
 
 
@@ -49,10 +49,18 @@ def test_a_folder_without_a_snapshot_has_none(tmp_path: Path) -> None:
     assert read_snapshot(tmp_path) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip file at all", b"PK\x03\x04 cut off"])
-def test_an_unreadable_snapshot_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / SNAPSHOT_FILE).write_bytes(content)
-    with pytest.raises(ValueError, match=r"snapshot.pt is no readable snapshot .*: delete it to start anew"):
+def test_a_snapshot_of_before_sums_is_continued(tmp_path: Path) -> None:
+    written = snapshot(tiny_recipe(tmp_path))
+    torch.save(written.__dict__, tmp_path / SNAPSHOT_FILE)
+    read = read_snapshot(tmp_path)
+    assert read is not None
+    assert read.step == 3
+    require_same_run(read, tiny_recipe(tmp_path), written.data_sha256, tmp_path)
+
+
+def test_a_snapshot_of_another_command_is_refused(tmp_path: Path) -> None:
+    snapshots.write_snapshot(tmp_path, {"recipe": {}, "identity": {}, "state": {}})
+    with pytest.raises(ValueError, match=r"snapshot.pt is no snapshot of this command: delete it to start over"):
         read_snapshot(tmp_path)
 
 
@@ -121,17 +129,10 @@ def test_other_data_is_refused_with_the_files_that_changed(tmp_path: Path) -> No
         require_same_run(snapshot(recipe), recipe, {"a.npy": "0", "b.npy": "1", "tokenizer": "2"}, tmp_path)
 
 
-def test_a_log_loses_what_came_after_the_snapshot_and_half_a_line(tmp_path: Path) -> None:
+def test_the_last_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
+    assert read_metrics(path) == (-1, {})
     path.write_text(
-        '{"step": 1, "loss": 2.0}\n{"step": 2, "accuracy/x": 0.5}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo'
+        '{"step": 1, "loss": 2.0}\n{"step": 2, "accuracy/x": 0.5}\n{"step": 3, "loss": 1.0}\n{"step": 4, "l'
     )
     assert read_metrics(path) == (2, {"accuracy/x": 0.5})
-    cut_log(path, 1)
-    assert path.read_text() == '{"step": 1, "loss": 2.0}\n'
-    assert read_metrics(path) == (-1, {})
-
-
-def test_there_need_be_no_log(tmp_path: Path) -> None:
-    cut_log(tmp_path / "log.jsonl", 1)
-    assert read_metrics(tmp_path / "log.jsonl") == (-1, {})

@@ -11,13 +11,13 @@ from diffmamba_interp.config import DifferentialConfig
 from diffmamba_interp.lm_training.loss import RoleSums
 from diffmamba_interp.lm_training.mixture import Batch
 from diffmamba_interp.lm_training.optimiser import make_optimiser, restore_optimiser
-from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.step import EAGER_STEPS, EagerStep, GraphedStep, make_step
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.runs.process_group import ProcessGroup
 from tests.lm_training.tiny import ALONE, N_TOKENS, tiny_config, tiny_recipe
 
-GPU = Processes(0, 1, torch.device("cuda", 0))
+GPU = ProcessGroup(device=torch.device("cuda", 0))
 
 
 def batch(seed: int) -> Batch:

@@ -7,12 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffmamba_interp import HookedMambaConfig
-from diffmamba_interp.lm_training.loop import LOG_FILE, Trainer
+from diffmamba_interp.lm_training.loop import Trainer
 from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer
-from diffmamba_interp.lm_training.processes import Processes
 from diffmamba_interp.lm_training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -22,8 +19,10 @@ from diffmamba_interp.lm_training.recipe import (
     TextPart,
 )
 from diffmamba_interp.lm_training.snapshots import read_snapshot
+from diffmamba_interp.runs.json_log import LOG_FILE
+from diffmamba_interp.runs.process_group import ProcessGroup
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup()
 N_TOKENS = 640
 
 
@@ -63,7 +62,7 @@ def trainer(recipe: Recipe, folder: Path) -> Trainer:
     model = make_model(recipe.model, seed=recipe.seed)
     tokenizer = open_tokenizer(recipe.data, model.cfg.d_vocab)
     mixture = make_mixture(recipe, tokenizer)
-    return Trainer(recipe, model, mixture, folder, processes=ALONE, snapshot=read_snapshot(folder))
+    return Trainer(recipe, model, mixture, folder, group=ALONE, snapshot=read_snapshot(folder))
 
 
 def losses(folder: Path) -> list[float]:

@@ -1,32 +1,73 @@
-"""Frozen dataclasses from TOML: nested, checked by type, unknown keys refused; and back."""
+"""Recipes: frozen dataclasses from TOML and a command line, nested, checked by type, unknown keys refused; and back."""
 
 from __future__ import annotations
 
-import tomllib
+import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import tyro
+
 from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.files import json_files
+from diffmamba_interp.files.json_files import json_text
 
 Settings = TypeVar("Settings")
+
+
+def split_recipe_option(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The path that `--recipe PATH` or `--recipe=PATH` names, None without it, and the other arguments.
+
+    Raises ValueError if the option has no path, or comes twice.
+    """
+    rest, others, paths = list(args), [], []
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--recipe":
+            paths.append("" if not rest or rest[0].startswith("--") else rest.pop(0))
+        elif argument.startswith("--recipe="):
+            paths.append(argument.removeprefix("--recipe="))
+        else:
+            others.append(argument)
+    if "" in paths:
+        raise ValueError("--recipe needs the path of a TOML file.")
+    if len(paths) > 1:
+        raise ValueError(f"--recipe comes {len(paths)} times ({', '.join(paths)}): give one, and override its options.")
+    return (paths[0] if paths else None), others
+
+
+def recipe_from_arguments(kind: type[Settings], args: Sequence[str], *, prog: str, description: str) -> Settings:
+    """Settings of type `kind`, whose fields all have defaults: from `--recipe FILE.toml`, then other options over it.
+
+    Raises FileNotFoundError or ValueError as `split_recipe_option` and `read_toml` do, and for values that make no
+    sense; SystemExit for options that there are not.
+    """
+    path, others = split_recipe_option(args)
+    default = kind() if path is None else read_toml(kind, path)
+    described = (
+        f"{description}\n--recipe FILE.toml gives the options from a file; those on the command line override it."
+    )
+    return tyro.cli(kind, default=default, args=others, description=described, prog=prog)
 
 
 def read_toml(kind: type[Settings], path: str | Path) -> Settings:
     """Settings of type `kind` from a TOML file.
 
-    Raises FileNotFoundError if there is none; ValueError, with the file and the key, for TOML that does not
-    parse, unknown or missing keys, and values of the wrong type.
+    Raises FileNotFoundError if there is none; ValueError, with the file and the key, for a folder, for TOML that does
+    not parse, unknown or missing keys, and values of the wrong type.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the path of a recipe (.toml).")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: give the path of a recipe (.toml).")
+    values = json_files.read_toml(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
         return from_values(kind, values)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -71,6 +112,31 @@ def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:
     return "".join(lines)
 
 
+def require_numbers(settings: Any) -> None:
+    """Raise ValueError, with the field's name, for a number in a dataclass that nothing can be computed with.
+
+    NaN, an infinity, or a whole number of more than 63 bits; `None` means off.
+    """
+    for field in fields(settings):
+        for value in _numbers(getattr(settings, field.name)):
+            if isinstance(value, int) and abs(value) >= 2**63 or not math.isfinite(value):
+                raise ValueError(f"{field.name} is {value}: it must be a finite number of less than 2^63.")
+
+
+def require_seed(seed: int, name: str = "seed") -> None:
+    """Raise ValueError for a seed that not every generator takes."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{name} is {seed}: it must lie in [0, 2^32).")
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, int | float):
+        yield value
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type that `hint` names."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -105,7 +171,7 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise ValueError(f"{where} is {value!r}: it must be of type {getattr(hint, '__name__', hint)}.")
+        raise ValueError(f"{where} is {value!r}: it must be {_SCALARS.get(hint, hint)}.")
     return value
 
 
@@ -131,8 +197,11 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
+        # A JSON string is a TOML one, but for this control character.
+        return json_text(value).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, value))}]"
     return repr(value)
+
+
+_SCALARS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

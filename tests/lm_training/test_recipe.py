@@ -14,7 +14,7 @@ from diffmamba_interp.lm_training.recipe import (
     RetrievalPart,
     TextPart,
 )
-from diffmamba_interp.lm_training.settings import from_values, read_toml, to_toml, to_values
+from diffmamba_interp.runs.settings import from_values, read_toml, to_toml, to_values
 from tests.lm_training.tiny import tiny_config, tiny_recipe
 
 PLAIN = """
@@ -66,13 +66,14 @@ def test_whole_numbers_serve_where_fractions_are_meant(tmp_path: Path) -> None:
         ("steps = 3", "stepps = 3", "unknown keys stepps. Known: model, data"),
         ("lr = 1e-3", "lr = 1e-3\nbeta = 1", "unknown keys optimiser.beta"),
         ("d_model = 16", "d_modell = 16", r"in \[model.config\]: unknown keys in the model config: d_modell"),
-        ("steps = 3", "steps = 3.5", "steps is 3.5: it must be of type int"),
-        ("steps = 3", "steps = true", "steps is True: it must be of type int"),
-        ("weight = 1", 'weight = "1"', r"data.text\[0\].weight is '1': it must be of type float"),
+        ("steps = 3", "steps = 3.5", "steps is 3.5: it must be a whole number"),
+        ("steps = 3", "steps = true", "steps is True: it must be a whole number"),
+        ("weight = 1", 'weight = "1"', r"data.text\[0\].weight is '1': it must be a number"),
         ("lr = 1e-3", "", "optimiser: .*missing.* argument: 'lr'"),
         ("steps = 3", 'loss = "some"\nsteps = 3', "loss is 'some': it must be one of full, answer"),
         ("lr = 1e-3", "lr = 1e-3\nbetas = [0.9]", "optimiser.betas has 1 entries: it must have 2"),
-        ("lr = 1e-3", "lr = ", "Invalid value"),
+        ("lr = 1e-3", "lr = ", "is not valid TOML: Invalid value"),
+        ("lr = 1e-3", "lr = 1e-3\nx = " + "[" * 200_000, "is nested too deeply to be read as TOML"),
         ("d_model = 16", "d_model = 15", "which d_head 8 does not divide.$"),
     ],
 )
@@ -106,7 +107,20 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
         (DataRecipe, {"tokenizer": "t", "length": 8}, "names no data"),
         (DataRecipe, {"tokenizer": "t", "length": 1}, "length is 1"),
         (OptimiserRecipe, {"lr": 0.0}, "lr > 0"),
-        (OptimiserRecipe, {"lr": float("nan")}, "lr > 0"),
+        (OptimiserRecipe, {"lr": float("nan")}, "lr is nan: it must be a finite number"),
+        (OptimiserRecipe, {"lr": float("inf")}, "lr is inf: it must be a finite number"),
+        (OptimiserRecipe, {"lr": 1.0, "betas": (0.9, float("nan"))}, "betas is nan"),
+        (OptimiserRecipe, {"lr": 1.0, "betas": (0.9, 1.0)}, r"betas in \[0, 1\)"),
+        (OptimiserRecipe, {"lr": 1.0, "weight_decay": float("nan")}, "weight_decay is nan"),
+        (OptimiserRecipe, {"lr": 1.0, "weight_decay": -0.1}, "weight_decay >= 0"),
+        (OptimiserRecipe, {"lr": 1.0, "eps": -1e-8}, "eps >= 0"),
+        (OptimiserRecipe, {"lr": 1.0, "clip": float("nan")}, "clip is nan"),
+        (TextPart, {"weight": float("nan"), "tokens": "a"}, "weight is nan"),
+        (TextPart, {"weight": 1.0, "tokens": "a", "max_tokens": 0}, "max_tokens is 0"),
+        (RetrievalPart, {"weight": float("inf")}, "weight is inf"),
+        (RetrievalPart, {"weight": 1.0, "tasks": (float("nan"), 1.0, 1.0, 1.0, 1.0)}, "tasks is nan"),
+        (RetrievalPart, {"weight": 1.0, "context_weight": float("nan")}, "context_weight is nan"),
+        (RetrievalPart, {"weight": 1.0, "filler_tokens": -1}, "filler_tokens is -1"),
         (OptimiserRecipe, {"lr": 1.0, "clip": 0.0}, "clip is 0.0"),
         (EvaluationRecipe, {"every": 0}, "every >= 1"),
         (EvaluationRecipe, {"tasks": ("qa9",)}, "names qa9: known are qa1"),
@@ -125,7 +139,12 @@ def test_impossible_values_are_refused(kind: Any, values: dict[str, Any], messag
         ({"accumulation": 3}, "batch_size 4 is no multiple of accumulation 3"),
         ({"loss": "answer", "data__retrieval": None}, "needs retrieval samples"),
         ({"seed": -1}, "seed is -1"),
-        ({"data__seed": 2**32}, "data.seed 4294967296"),
+        ({"seed": 10**30}, "seed is 10+: it must be"),
+        ({"steps": 10**30}, "steps is 10+: it must be"),
+        ({"workers": -1}, "workers is -1"),
+        ({"max_minutes": float("nan")}, "max_minutes is nan"),
+        ({"max_minutes": -1.0}, "max_minutes is -1.0: it cannot be negative"),
+        ({"data__seed": 2**32}, "data.seed is 4294967296"),
     ],
     ids=str,
 )

@@ -1,0 +1,33 @@
+"""What results were made with: sums of weights, and the versions that decide the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from diffmamba_interp.files.checksums import file_sha256
+
+_PACKAGES = ("diffmamba-interp", "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """Sha256 of a checkpoint's weights: of the file if there is one, of the files' digests in order if several."""
+    folder = Path(folder)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors or pytorch_model*.bin).")
+    digests = [file_sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers; "not installed" for a bare source tree."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
