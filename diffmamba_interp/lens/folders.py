@@ -2,8 +2,8 @@
 
     config.json   the library's own fields, nothing else: it opens without a word in tuned_lens 0.2.0
     params.pt     plain float32 tensors "0.weight", "0.bias", ...; bytes depend on the values alone
-    lens.json     ours: which residual stream translator i reads, and the identity of the read-out
-                  (`models.read_out_identity`)
+    lens.json     ours: which residual stream translator i reads, the identity of the read-out
+                  (`models.read_out_identity`), and the sha256 of params.pt
 
 `reads` is "resid_pre" (translator i reads what enters block i; the library and we) or "resid_post" (translator
 i reads what leaves block i, and none reads the embedding; lens files of published Mamba models). A folder
@@ -27,6 +27,8 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.checksums import file_sha256, require_sha256
+from diffmamba_interp.files.json_files import write_json
 from diffmamba_interp.files.tensors import read_tensors, write_tensors
 from diffmamba_interp.lens.lenses import TunedLens, TunedLensConfig
 from diffmamba_interp.lens.unembedding import ModelUnembed
@@ -42,6 +44,7 @@ PARAMS_FILE = "params.pt"
 LENS_FILE = "lens.json"
 LENS_FORMAT = 1
 
+_REMEDY = "Delete the lens, then train or fetch it again."
 _OLD_LENS = (
     " (It holds no sketch of its unembedding, so it was saved by an older version, and a model that was rounded to "
     "float16 after loading cannot be told from another: load the model in float32 and save the lens again.)"
@@ -58,14 +61,16 @@ def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | No
     """
     folder = Path(folder)
     state = {name: value.detach().float().cpu() for name, value in lens.layer_translators.state_dict().items()}
+    write_tensors(folder / PARAMS_FILE, {name: value.clone().contiguous() for name, value in state.items()})
     description = {
         "format": LENS_FORMAT,
         "reads": "resid_pre",
         **lens.unembed.identity().to_dict(),
+        "params_sha256": file_sha256(folder / PARAMS_FILE),
         **(extra or {}),
     }
-    write_tensors(folder / PARAMS_FILE, {name: value.clone().contiguous() for name, value in state.items()})
-    write_text(folder / LENS_FILE, json.dumps(description, indent=1) + "\n")
+    write_json(folder / LENS_FILE, description)
+    # The library opens this one, in the encoding of its machine: ASCII is the same in all.
     write_text(folder / CONFIG_FILE, json.dumps(asdict(lens.config), indent=1) + "\n")
 
 
@@ -86,14 +91,14 @@ def load_lens(
 
     Raises:
         FileNotFoundError: no such folder or hub id, or a file is missing in it.
-        ValueError: another model's lens; params that are corrupt, misshapen, not finite or not plain tensors
-            (nothing is unpickled); an unknown convention.
+        ValueError: another model's lens; params that are corrupt (compared with the sum in lens.json), misshapen, not
+            finite or not plain tensors (nothing is unpickled); an unknown convention.
     """
     folder = _resolve(path, revision)
     config = _read_config(folder / CONFIG_FILE)
     described = read_json(folder / LENS_FILE) if (folder / LENS_FILE).is_file() else {}
     _require_same_model(folder, config, described, model, allow_other_unembedding)
-    weight, bias = _read_params(folder / PARAMS_FILE, config)
+    weight, bias = _read_params(folder / PARAMS_FILE, config, described.get("params_sha256"))
     if _convention(folder, described, reads, weight, bias) == "resid_post":
         weight, bias = _moved_by_one(weight), _moved_by_one(bias)
     lens = TunedLens(ModelUnembed(model), config)
@@ -171,11 +176,14 @@ def _require_same_model(
         )
 
 
-def _read_params(path: Path, config: TunedLensConfig) -> tuple[Tensor, Tensor]:
+def _read_params(path: Path, config: TunedLensConfig, sha256: str | None) -> tuple[Tensor, Tensor]:
     """Weights [block, d_model, d_model] and biases [block, d_model] in float32."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a lens folder holds {CONFIG_FILE} and {PARAMS_FILE}.")
-    state = read_tensors(path)
+    if sha256 is not None:
+        changed = f"If it was changed on purpose, remove params_sha256 from the {LENS_FILE} beside it."
+        require_sha256(path, sha256, remedy=f"{_REMEDY} {changed}")
+    state, _ = read_tensors(path, remedy=_REMEDY)
     n, d = config.num_hidden_layers, config.d_model
     needed = {f"{i}.weight": (d, d) for i in range(n)} | {f"{i}.bias": (d,) for i in range(n)}
     found = {name: tuple(t.shape) if isinstance(t, Tensor) else None for name, t in _items(state)}

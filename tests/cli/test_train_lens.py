@@ -229,7 +229,7 @@ def test_bad_options_are_one_clear_line(
         ("", "holds no text"),
         ('{"text": 3}', "line 1"),
         ('{"text": "a few words"}', "split 'lens_train'"),
-        ("not json", "line 1: not JSON"),
+        ("not json", "line 1 is not valid JSON"),
     ],
 )
 def test_unreadable_empty_or_short_data_is_one_clear_line(
@@ -328,7 +328,7 @@ def test_progress_is_logged_without_a_traceback_when_the_disk_is_full(
 ) -> None:
     from diffmamba_interp.runs import snapshots
 
-    def no_space(*_: Any) -> None:
+    def no_space(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(snapshots, "write_tensors", no_space)

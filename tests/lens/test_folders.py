@@ -13,6 +13,7 @@ import torch
 import tuned_lens.nn.lenses as library
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig
+from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.lens import ModelUnembed, TunedLens, load_lens, save_lens
 from diffmamba_interp.lens.folders import read_description
 from diffmamba_interp.lens.lenses import TunedLensConfig
@@ -178,6 +179,29 @@ def not_finite(file: Path) -> None:
     torch.save(state, file)
 
 
+def without_sum(folder: Path) -> None:
+    """Make the folder one of before sums."""
+    described = read_description(folder)
+    del described["params_sha256"]
+    (folder / "lens.json").write_text(json.dumps(described))
+
+
+def test_every_flipped_byte_of_the_params_is_noticed_and_a_folder_of_before_sums_opens(
+    model: HookedMamba, folder: Path
+) -> None:
+    file = folder / "params.pt"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 997):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match=r"params.pt is damaged: .*Delete the lens, then train or fetch it"):
+            load_lens(folder, model)
+    without_sum(folder)
+    file.write_bytes(whole)
+    load_lens(folder, model)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -200,6 +224,7 @@ def test_damaged_params_are_refused(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    without_sum(folder)
     damage(folder / "params.pt")
     with pytest.raises(ValueError, match=message):
         load_lens(folder, model)
