@@ -1,14 +1,11 @@
 """Plain Mamba-2 models are those of transformers, in numbers and in files, in both directions."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import Mamba2Config, Mamba2ForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from diffmamba_interp import HookedMamba
 from tests.models.tiny import relative_error, tiny_model
@@ -27,17 +24,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "odd sizes": {"hidden_size": 24, "head_dim": 6, "num_heads": 8, "conv_kernel": 3, "layer_norm_epsilon": 1e-3},
     "dtype stream": {"residual_in_fp32": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet_transformers() -> Iterator[None]:
-    """It says at every first call that the GPU kernels are missing, and shows a bar for every file."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    yield
-    transformers_logging.set_verbosity(level)
-    transformers_logging.enable_progress_bar()
 
 
 def random_peer(**changes: Any) -> Mamba2ForCausalLM:
