@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import TextSource, documents_of_split, load_tokenizer, tokenizer_hash
+from diffmamba_interp.data import DataError, TextSource, documents_of_split, load_tokenizer, tokenizer_hash
 from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.figures.needle_svg import stages_svg
 from diffmamba_interp.files.atomic import write_text
@@ -244,12 +244,12 @@ def common_tokenizer(recipe: NeedleRecipe, subjects: Sequence[Subject]) -> PreTr
                 f"{recipe.model} and {recipe.baseline} have different tokenizers, so they would not read the same "
                 "prompts. Give another --baseline, or --tokenizer if you know that one serves both."
             )
-        if not own:
+        try:
+            (tokenizer,) = own.values() or [load_tokenizer(subjects[-1].folder)]
+        except DataError as error:
             raise ValueError(
-                f"{recipe.model} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID (the published Mamba models "
-                "use EleutherAI/gpt-neox-20b)."
-            )
-        (tokenizer,) = own.values()
+                f"{recipe.model} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID ({error})"
+            ) from error
     d_vocab = subjects[-1].model.cfg.d_vocab
     if len(tokenizer) > d_vocab:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {recipe.model} a vocabulary of {d_vocab}.")

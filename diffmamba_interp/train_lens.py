@@ -324,10 +324,13 @@ def _tokenizer(recipe: LensRecipe, folder: Path, d_vocab: int) -> Any:
     elif recipe.data == "auto" and d_vocab < 256:
         return None
     else:
-        raise ValueError(
-            f"{recipe.model} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID (the published Mamba models use "
-            f"EleutherAI/gpt-neox-20b), or --data {RANDOM_TOKENS} to try the machinery without text."
-        )
+        try:
+            tokenizer = load_tokenizer(folder)
+        except DataError as error:
+            raise ValueError(
+                f"{recipe.model} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID, or --data {RANDOM_TOKENS} to "
+                f"try the machinery without text ({error})"
+            ) from error
     if len(tokenizer) > d_vocab:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, but {recipe.model} has a vocabulary of {d_vocab}: this is "

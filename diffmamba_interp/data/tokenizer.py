@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.data.documents import DataError
+from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.stable_random import StableRandom
 
 Bos = Literal["auto", "always", "never"]
@@ -29,6 +31,15 @@ END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, PAD)
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
+
+TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "tokenizer.model*", "tekken.json")
+"""What a folder that has a tokenizer of its own holds at least one of."""
+
+GPT_NEOX = "EleutherAI/gpt-neox-20b"
+GPT_NEOX_SIZES = range(50254, 50305)
+"""Vocabularies that configs give for it: its 50,254 tokens, its 50,277 with the added ones, and paddings of them."""
+
+logger = logging.getLogger(__name__)
 
 _WORD = r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -100,22 +111,19 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder, a `tokenizer.json` file, or a hub id.
+    """A tokenizer from a folder, a `tokenizer.json` file, or a hub id; code of a tokenizer's own is never run.
 
-    Raises DataError if it is no fast tokenizer or has no end-of-text token.
+    A folder of a state-spaces model, which come without, gets the one that they were trained with, GPT-NeoX's, from the
+    hub or its cache. Raises OSError if there is nothing at `source`; DataError if it cannot be read, needs code of its
+    own, is no fast tokenizer or has no end-of-text token.
     """
-    path = Path(source)
-    if path.suffix == ".json" and path.is_file():
-        backend = Tokenizer.from_file(str(path))
-        if backend.token_to_id(END_OF_TEXT) is None:
-            raise DataError(f"{path} has no token {END_OF_TEXT}, which separates documents.")
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
-            tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
-        )
+    path = Path(source).expanduser()
+    if path.is_file():
+        tokenizer = _from_file(path)
+    elif path.is_dir() and not any(next(path.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        tokenizer = _of_state_spaces(path)
     else:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        tokenizer = _from_transformers(str(path if path.is_dir() else source))
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise DataError(f"the tokenizer of {source} must be a fast one with an end-of-text token.")
     return tokenizer
@@ -156,6 +164,62 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     description.pop("truncation", None)
     canonical = json.dumps(description, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _from_file(path: Path) -> PreTrainedTokenizerBase:
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path} is no tokenizer.json of the tokenizers library ({_first_line(error)}).") from error
+    if backend.token_to_id(END_OF_TEXT) is None:
+        raise DataError(f"{path} has no token {END_OF_TEXT}, which separates documents.")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
+
+
+def _from_transformers(name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except OSError:
+        if name.startswith("state-spaces/"):
+            return _of_state_spaces(name)
+        raise
+    except Exception as error:  # a damaged file, or code of its own, can make the reader fail in any way
+        if "trust_remote_code" in str(error):
+            raise DataError(
+                f"the tokenizer of {name} asks for code of its own (auto_map in tokenizer_config.json), which is never "
+                "run here: give another tokenizer, or its tokenizer.json if it has one."
+            ) from error
+        raise DataError(f"the tokenizer of {name} cannot be read ({_first_line(error)}).") from error
+
+
+def _of_state_spaces(source: str | Path) -> PreTrainedTokenizerBase:
+    """GPT-NeoX's tokenizer for a state-spaces model. Raises DataError for other models and where it is not at hand."""
+    if isinstance(source, Path) and not _is_state_spaces(source):
+        raise DataError(f"{source} holds no tokenizer: give a folder or a hub id that has one.")
+    logger.info("%s holds no tokenizer: taking %s, with which state-spaces models were trained", source, GPT_NEOX)
+    try:
+        return _from_transformers(GPT_NEOX)
+    except (OSError, DataError) as error:
+        raise DataError(
+            f"{source} holds no tokenizer; it was trained with {GPT_NEOX}, which could not be fetched "
+            f"({_first_line(error)}). Fetch it once where there is a network (hf download {GPT_NEOX} tokenizer.json "
+            "tokenizer_config.json), or give its folder or tokenizer.json."
+        ) from error
+
+
+def _is_state_spaces(folder: Path) -> bool:
+    try:
+        raw = read_json_object(folder / "config.json")
+    except (OSError, ValueError):
+        return False
+    n_tokens = raw.get("vocab_size")
+    return "d_model" in raw and "n_layer" in raw and isinstance(n_tokens, int) and n_tokens in GPT_NEOX_SIZES
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _sample(texts: list[str], max_bytes: int, seed: int) -> Iterator[str]:

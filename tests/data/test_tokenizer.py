@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,58 @@ def test_a_tokenizer_without_end_of_text_is_refused(tmp_path: Path) -> None:
     Tokenizer(models.BPE()).save(str(path))
     with pytest.raises(DataError, match="has no token <|endoftext|>"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "\x00", '{"model": 3}'])
+def test_a_tokenizer_file_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"tokenizer\.json is no tokenizer\.json of the tokenizers library"):
+        load_tokenizer(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_asks_for_code_of_its_own_is_refused_without_a_question(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked whether to run code"))
+    (tmp_path / "evil.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
+    settings = {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": [None, "evil.EvilTokenizer"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=r"code of its own \(auto_map in tokenizer_config.json\), which is never run"):
+        load_tokenizer(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    assert tokenizer_hash(load_tokenizer(tmp_path / "tokenizer.json")) == tokenizer_hash(tokenizer)
+    assert not (tmp_path / "ran").exists()
+
+
+def state_spaces_folder(folder: Path, n_tokens: int) -> Path:
+    (folder / "config.json").write_text(json.dumps({"d_model": 8, "n_layer": 1, "vocab_size": n_tokens}))
+    return folder
+
+
+def test_a_state_spaces_model_gets_the_tokenizer_it_was_trained_with(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetched(name: str, **options: object) -> PreTrainedTokenizerBase:
+        asked.append((name, options))
+        return tokenizer
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fetched)
+    assert load_tokenizer(state_spaces_folder(tmp_path, 50277)) is tokenizer
+    assert asked == [("EleutherAI/gpt-neox-20b", {"trust_remote_code": False})]
+    with pytest.raises(DataError, match="holds no tokenizer: give a folder"):
+        load_tokenizer(state_spaces_folder(tmp_path, 32000))
+
+
+def test_without_a_network_a_state_spaces_model_says_which_tokenizer_to_fetch(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"trained with EleutherAI/gpt-neox-20b, which could not be fetched .*\(hf download"
+    ):
+        load_tokenizer(state_spaces_folder(tmp_path, 50277))
 
 
 def test_the_beginning_of_a_text_is_the_tokenizers_own_habit(
