@@ -7,39 +7,46 @@ if __name__ == "__main__":
 
     quiet_interrupts()
 
-import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
 
+from diffmamba_interp.files.json_files import json_text
+from diffmamba_interp.models.checkpoint_files import printable
+from diffmamba_interp.models.demo import bundled_folder
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
 from diffmamba_interp.runs.command import errors_as_messages
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """path: checkpoint folder or hub id. json: print one JSON object instead of a table."""
+    """path: checkpoint folder, hub id, or a bundled model (diff-mamba2, mamba2). json: print one JSON object instead of
+    a table. check_values: read all weights and name those that hold NaN or infinity.
+    """
 
     path: Annotated[str, tyro.conf.Positional]
     json: bool = False
+    check_values: bool = True
 
 
 @errors_as_messages(stopped="nothing was written.")
 def main(args: list[str] | None = None) -> int:
-    """Print the report; 0 if the checkpoint loads, 1 if keys do not fit, 2 if it cannot be understood."""
+    """Print the report; 0 if the checkpoint loads, 1 if keys do not fit or values are not finite, 2 if it is none."""
     options = tyro.cli(InspectOptions, args=args, description=__doc__, prog="python -m diffmamba_interp.inspect")
-    report = inspect_checkpoint(options.path)
-    print(json.dumps(report.to_dict(), indent=1) if options.json else format_report(report))
-    return 0 if report.loads else 1
+    folder = bundled_folder(options.path) or options.path
+    report = replace(inspect_checkpoint(folder, check_values=options.check_values), path=options.path)
+    print(json_text(report.to_dict(), indent=1) if options.json else format_report(report))
+    return 0 if report.loads and not report.not_finite_keys else 1
 
 
 def format_report(report: CheckpointReport) -> str:
     """The report as text for a terminal."""
     lines = [
-        f"{report.path}",
-        f"  format {report.format}, {report.n_parameters:,} parameters, stored as {', '.join(report.dtypes)}",
+        printable(report.path),
+        f"  format {report.format}{f' ({report.layout})' if report.layout else ''}, "
+        f"{report.n_parameters:,} parameters, stored as {', '.join(report.dtypes)}",
         *(f"  {line}" for line in report.conventions),
         f"  scan: {report.scan}",
         *(
@@ -56,9 +63,11 @@ def format_report(report: CheckpointReport) -> str:
         ("missing keys", report.missing_keys),
         ("unexpected keys", report.unexpected_keys),
         ("keys of a wrong shape", report.misshapen_keys),
+        ("hold NaN or infinity", report.not_finite_keys or ()),
     ):
-        lines += [f"  {title}: {', '.join(keys)}"] if keys else []
-    lines.append("  loads: yes" if report.loads else "  loads: no")
+        lines += [f"  {title}: {', '.join(map(printable, keys))}"] if keys else []
+    spoilt = ", but its weights are not all numbers" if report.not_finite_keys else ""
+    lines.append(f"  loads: {'yes' if report.loads else 'no'}{spoilt}")
     return "\n".join(lines)
 
 

@@ -133,6 +133,14 @@ class WeightFiles:
             tensors.update({name: stored[self.stored.get(name, name)] for name in wanted})
         return tensors
 
+    def each(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in turn, on the CPU; of safetensors, one at a time is held."""
+        for file in sorted(set(self.file_of.values())):
+            names = [name for name, place in self.file_of.items() if place == file]
+            parts = [[name] for name in names] if file.suffix == ".safetensors" else [names]
+            for part in parts:
+                yield from self.read(part).items()
+
 
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:

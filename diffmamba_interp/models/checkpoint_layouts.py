@@ -79,7 +79,11 @@ def open_layout(folder: Path) -> OpenedLayout:
     with naming(config_file):
         require_supported_kind(raw)
     _refuse_adapter(folder)
-    files = WeightFiles.in_folder(folder)
+    try:
+        files = WeightFiles.in_folder(folder)
+    except FileNotFoundError:
+        _refuse_foreign_files(folder)
+        raise
     ours = raw.get("format") == "diffmamba_interp"
     files = files.renamed(_published_names(files.shapes, ours))
     _refuse_adapter_tensors(folder, files)
@@ -109,10 +113,14 @@ def _open_without_config(folder: Path) -> OpenedLayout:
     if ranks := megatron_ranks(folder):
         return _open_megatron(ranks)
     _refuse_adapter(folder)
+    _refuse_foreign_files(folder)
+    raise FileNotFoundError(f"{folder / CONFIG_FILE} is missing. The folder holds: {listing(folder)}.")
+
+
+def _refuse_foreign_files(folder: Path) -> None:
     for pattern, advice in FOREIGN_FILES:
         if file := next(iter(sorted(folder.glob(pattern))), None):
-            raise ValueError(f"{folder} holds {file.name} and no {CONFIG_FILE}: {advice}.")
-    raise FileNotFoundError(f"{folder / CONFIG_FILE} is missing. The folder holds: {listing(folder)}.")
+            raise ValueError(f"{folder} holds {printable(file.name)}, and no weights that are read here: {advice}.")
 
 
 def _refuse_adapter(folder: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ADVICE = "It was not unpickled, since that can run any code. Ask its author for safetensors."
+NOT_RUN = "It was not unpickled, since that can run any code."
 
 
 class _Opaque:
@@ -65,7 +65,7 @@ MEGATRON_CLASSES: tuple[tuple[Any, str], ...] = (
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a plain file, on the CPU. Raises ValueError, with the file, for anything else."""
-    with _read_errors(file, "is not a file of plain tensors"):
+    with _read_errors(file, "is not a file of plain tensors", "Ask its author for safetensors."):
         content = _load(file)
     return _require_tensors(content, file)
 
@@ -77,7 +77,12 @@ def load_megatron(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{file} holds more than tensors, which torch {torch.__version__} cannot allow by name: update it."
         )
     with (
-        _read_errors(file, "is not a Megatron checkpoint that can be read"),
+        _read_errors(
+            file,
+            "is not a Megatron checkpoint that can be read",
+            "Where Megatron-LM is installed and the file is trusted, convert it: load its 'model' and save that with "
+            "safetensors' save_file, or use Megatron-LM's tools/checkpoint.",
+        ),
         torch.serialization.safe_globals(list(MEGATRON_CLASSES)),
     ):
         content = _load(file)
@@ -104,19 +109,19 @@ def _require_tensors(content: Any, file: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _read_errors(file: Path, what: str) -> Iterator[None]:
+def _read_errors(file: Path, what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
-        raise ValueError(f"{file} {what} ({_reason(error)}). {ADVICE}") from error
+        raise ValueError(f"{file} {what} ({_reason(error)}). {NOT_RUN} {advice}") from error
 
 
 def _reason(error: Exception) -> str:
     """The reader's reason, without its advice to read the file by running it."""
     text = str(error)
-    if named := re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", text):
+    if named := re.search(r"(?:GLOBAL|class) (\w\S*)", text):
         return f"it holds an object of {named[1].rstrip('.,:')}"
     if isinstance(error, pickle.UnpicklingError):
         return "its pickle holds what is no plain tensor, or it is damaged"

@@ -42,6 +42,11 @@ def demo_folder(name: DemoName) -> Path:
     return DEMO_FOLDER / name
 
 
+def bundled_folder(name: str) -> Path | None:
+    """The folder of the demo model `name`; None where that is no demo model, or something here has the same name."""
+    return demo_folder(name) if name in DEMO_NAMES and not Path(name).exists() else None  # type: ignore[arg-type]
+
+
 def load_demo_tokenizer() -> PreTrainedTokenizerFast:
     """The pair's byte-level BPE tokenizer with 4,096 tokens; end of text is id 0, padding (on the right) id 1."""
     from transformers import PreTrainedTokenizerFast

@@ -39,9 +39,10 @@ class CheckpointReport:
     """A checkpoint as `inspect_checkpoint` found it.
 
     n_parameters counts a tied matrix once. dtypes: of the stored tensors. conventions: one sentence each.
-    missing_keys, unexpected_keys, misshapen_keys: empty if the checkpoint loads. scan: the implementation that
-    will run here, and why. self_check: norm of (fused - reference) over that of the reference, of the float32
-    logits of 256 random tokens with the loaded weights; None where the kernels do not run.
+    missing_keys, unexpected_keys, misshapen_keys: empty if the checkpoint loads. not_finite_keys: tensors that hold
+    NaN or infinity; None if the values were not read. layout: whose files they are, where not the format's own.
+    scan: the implementation that will run here, and why. self_check: norm of (fused - reference) over that of the
+    reference, of the float32 logits of 256 random tokens with the loaded weights; None where the kernels do not run.
     """
 
     path: str
@@ -54,6 +55,8 @@ class CheckpointReport:
     unexpected_keys: tuple[str, ...]
     misshapen_keys: tuple[str, ...]
     scan: str
+    layout: str = ""
+    not_finite_keys: tuple[str, ...] | None = None
     self_check: float | None = None
 
     @property
@@ -66,11 +69,14 @@ class CheckpointReport:
         return asdict(self) | {"loads": self.loads}
 
 
-def inspect_checkpoint(path: str | Path, *, device: str | None = None, revision: str | None = None) -> CheckpointReport:
+def inspect_checkpoint(
+    path: str | Path, *, device: str | None = None, revision: str | None = None, check_values: bool = True
+) -> CheckpointReport:
     """Look into a checkpoint folder or hub id.
 
-    `device`: where the model would run; None means a GPU if there is one. Only lambda's parameters are read,
-    except where the GPU kernels run: there the model is loaded and they are checked against the reference.
+    `device`: where the model would run; None means a GPU if there is one. `check_values`: read every tensor, one at a
+    time, to say which hold NaN or infinity; otherwise only lambda's parameters are read. Where the GPU kernels run, the
+    model is loaded and they are checked against the reference.
     Raises as `HookedMamba.from_pretrained` for what cannot be understood at all; keys that do not fit are
     reported, not raised.
     """
@@ -88,6 +94,8 @@ def inspect_checkpoint(path: str | Path, *, device: str | None = None, revision:
         unexpected_keys=checkpoint.unexpected,
         misshapen_keys=tuple(name for name, _, _ in checkpoint.misshapen),
         scan=f"{choice.impl} ({choice.reason})",
+        layout=checkpoint.layout,
+        not_finite_keys=_not_finite(checkpoint) if check_values else None,
     )
     if choice.impl == "fused" and report.loads:
         report = replace(report, self_check=fused_error(load_model(path, device=device or "cuda", revision=revision)))
@@ -123,7 +131,7 @@ def _block_report(checkpoint: Checkpoint, index: int) -> BlockReport:
     if not unfit & set(names.values()):
         tensors = checkpoint.files.read(list(names.values()))
         lambda_ = float(lambda_from_parameters({ours: tensors[names[ours]] for ours in names}, lambda_init(index)))
-        if differential.lambda_form == "sigmoid_sum":
+        if differential.lambda_form == "sigmoid_sum" and math.isfinite(lambda_):
             saturated = is_saturated(lambda_ - lambda_init(index))
     return BlockReport(
         index=index,
@@ -133,6 +141,10 @@ def _block_report(checkpoint: Checkpoint, index: int) -> BlockReport:
         lambda_init=lambda_init(index),
         saturated=saturated,
     )
+
+
+def _not_finite(checkpoint: Checkpoint) -> tuple[str, ...]:
+    return tuple(name for name, tensor in checkpoint.files.each() if not bool(torch.isfinite(tensor).all()))
 
 
 def is_saturated(sigmoid: float) -> bool:

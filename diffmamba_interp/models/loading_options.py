@@ -50,8 +50,8 @@ def chosen_device(device: torch.device | str | int | None) -> torch.device:
     if isinstance(name, str) and name.strip().lower().partition(":")[0] == "gpu":
         name = "cuda" + name.strip()[len("gpu") :]
     try:
-        if isinstance(name, bool):
-            raise TypeError("a truth value")
+        if isinstance(name, int):
+            name = f"cuda:{name}"
         chosen = torch.device(name.strip().lower() if isinstance(name, str) else name)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {device!r}: give 'cpu', 'cuda' (a GPU) or 'cuda:1' (the second).") from error

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffmamba_interp import HookedMamba
 from diffmamba_interp.inspect import main
 
 
@@ -69,3 +70,48 @@ def test_it_runs_as_a_module(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "loads: yes" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["mamba2", "diff-mamba2"])
+def test_a_bundled_model_is_inspected_by_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == name
+    assert lines[-1].strip() == "loads: yes"
+
+
+def spoilt(folder: Path, tmp_path: Path, **tensors: torch.Tensor) -> Path:
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file({**load_file(folder / "model.safetensors"), **tensors}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_said_and_are_not_success(
+    value: float, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "backbone.layers.0.lambda_q1"
+    tensor = load_file(folder / "model.safetensors")[name]
+    tensor[0] = value
+    path = spoilt(folder, tmp_path, **{name: tensor})
+    assert main([str(path)]) == 1
+    out = capsys.readouterr().out
+    assert f"hold NaN or infinity: {name}" in out
+    assert out.strip().endswith("loads: yes, but its weights are not all numbers")
+    assert main([str(path), "--json"]) == 1
+    values = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert values["not_finite_keys"] == [name]
+    assert main([str(path), "--no-check-values"]) == 0
+
+
+def test_escapes_in_names_do_not_reach_the_terminal(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spoilt(folder, tmp_path, **{"\x1b[31mred\x07\u202e": torch.zeros(1)})
+    assert main([str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "unexpected keys: \\x1b[31mred\\x07\\u202e" in out
+    assert "\x1b" not in out
+    with pytest.raises(ValueError, match=r"\\x1b\[31mred") as caught:
+        HookedMamba.from_pretrained(path)
+    assert "\x1b" not in str(caught.value)

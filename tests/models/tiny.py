@@ -74,5 +74,5 @@ def assert_same_values(first: HookedMamba, second: HookedMamba) -> None:
     a, b = first.state_dict(), second.state_dict()
     assert list(a) == list(b)
     assert all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
-    assert first.cfg.differential == second.cfg.differential
+    assert first.cfg.differential_blocks == second.cfg.differential_blocks
     assert first.cfg.mixer_sizes("plain") == second.cfg.mixer_sizes("plain")
