@@ -33,7 +33,10 @@ Writer = Callable[[Path, Mamba2ForCausalLM, Weights], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A kind of folder. write: None for the published fixture. peer: changes to the tiny model. refused: what its error must say, None where it loads."""
+    """A kind of folder. write: None for the published fixture. peer: changes to the tiny model.
+
+    refused: what its error must say, None where it loads.
+    """
 
     name: str
     example: str
@@ -388,8 +391,8 @@ models are compared with the published code's own logits.
 
 Sizes on which a config is silent are read from the tensors. A `num_heads`, `head_dim`, `expand` or `n_groups` that
 contradicts them is corrected with a warning. An `n_groups` and `state_size` that leave two readings (the weights tell
-only their product), and every other contradiction, is an error. Config fields that the loader does not know are named in
-a warning.
+only their product), and every other contradiction, is an error. Config fields that the loader does not know are named
+in a warning.
 
 | family | for example | what it holds | what happens |
 | --- | --- | --- | --- |
