@@ -30,35 +30,53 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-START_S = 60.0
-FIGURE = ".js-plotly-plot .heatmaplayer image"
-DRAWN = """() => {
-    const plot = document.querySelector('.js-plotly-plot');
+START_S = 120.0
+WAIT_S = 90.0
+"""How long a page may take to come into a state: no test waits for it where all is well, however slow the machine."""
+
+# The figures of a page once nothing is computed any more and all of them are drawn, otherwise false. What is drawn is
+# read where it is looked for, since a figure may be redrawn, or gone, a moment later.
+FIGURES = """([n, words, title, arg]) => {
+    const state = document.querySelector('[data-testid=stApp]')?.dataset.testScriptState;
+    const plots = Array.from(document.querySelectorAll('.js-plotly-plot'));
+    if (state !== 'notRunning' || plots.length !== n) return false;
+    if (!document.querySelector('.stMain')?.textContent.includes(words)) return false;
     const rows = trace => Array.from(trace.z, row => Array.from(row));
-    return {title: plot._fullLayout.title.text, z: plot._fullData.filter(trace => trace.z).map(rows)};
+    const isDrawn = plot => plot._fullLayout && plot._fullData?.length
+        && plot.querySelectorAll('.heatmaplayer image').length === plot._fullData.filter(trace => trace.z).length
+        && plot.querySelector('.xtick text');
+    if (!plots.every(isDrawn)) return false;
+    const figures = plots.map(plot => ({
+        title: plot._fullLayout.title?.text ?? '',
+        axis: plot._fullLayout.yaxis.type,
+        z: plot._fullData.filter(trace => trace.z).map(rows),
+        lines: plot._fullData.filter(trace => trace.mode === 'lines+markers').map(trace => Array.from(trace.y)),
+    }));
+    if (title && !figures[0].title.includes(title)) return false;
+    return (HOLDS)(figures, arg) && figures;
 }"""
+SETTLED = """words => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
+    && document.querySelector('.stMain')?.textContent.includes(words)"""
 # The clock is the page's own: a test that asks again and again sees a change up to half a second late.
 CLOCK = """event => {
-    window.started = window.drawn = undefined;
+    window.started = undefined;
     window.before = new Set(Array.from(document.querySelectorAll('.heatmaplayer image'), image => image.href.baseVal));
     addEventListener(event, () => { window.started = performance.now(); }, {once: true, capture: true});
 }"""
-# All pictures are others than before, and the frame that shows them is out.
-DRAWN_ANEW = """words => new Promise(done => {
-    const look = () => {
-        const title = document.querySelector('.js-plotly-plot .gtitle');
-        const images = Array.from(document.querySelectorAll('.heatmaplayer image'), image => image.href.baseVal);
-        const anew = title?.textContent.includes(words) && images.length && !images.some(one => window.before.has(one));
-        requestAnimationFrame(anew ? () => setTimeout(() => done(performance.now() - window.started)) : look);
-    };
-    look();
-})"""
+# Looked for at every frame: all pictures are others than before.
+DRAWN_ANEW = """words => {
+    const title = document.querySelector('.js-plotly-plot .gtitle');
+    const images = Array.from(document.querySelectorAll('.heatmaplayer image'), image => image.href.baseVal);
+    const anew = title?.textContent.includes(words) && images.length && !images.some(one => window.before.has(one));
+    return anew && window.started && performance.now() - window.started;
+}"""
 # A link to a page makes Streamlit look for its server below the page's own path before it looks at the root.
 STREAMLIT_LOOKS_FOR_ITS_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$")
 
 
 NEEDS_CHROMIUM = [
     pytest.mark.browser,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"),
 ]
 
@@ -66,6 +84,20 @@ NEEDS_CHROMIUM = [
 @contextmanager
 def served(project_root: Path, root: Path) -> Iterator[str]:
     """The explorer's address while it runs."""
+    process, address = start_server(project_root, root)
+    try:
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def start_server(project_root: Path, root: Path, attempts: int = 3) -> tuple[subprocess.Popen[bytes], str]:
+    """A server that answers. Another one may take the free port first: then it ends, and is started on another."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -78,23 +110,17 @@ def served(project_root: Path, root: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        wait_until_up(f"http://localhost:{port}/_stcore/health", process)
-        yield f"http://localhost:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(address, timeout=2) as answer:
+            with urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=2) as answer:
                 answer.read()
-                return
+                return process, f"http://localhost:{port}"
         except OSError:
             time.sleep(0.05)
+    if process.poll() is not None and attempts > 1:
+        return start_server(project_root, root, attempts - 1)
+    process.kill()
     raise RuntimeError(f"the explorer did not answer within {START_S} s (exit status {process.poll()})")
 
 
@@ -105,14 +131,33 @@ class Watched:
     page: Page
     complaints: list[str] = field(default_factory=list)
 
-    def figure(self) -> dict[str, Any]:
-        """Title, values of the panels and number of panels of the drawn figure."""
-        self.page.locator(FIGURE).first.wait_for()
-        return self.page.evaluate(DRAWN)
+    def state(self, expression: str, arg: Any = None) -> Any:
+        """What a JavaScript function gives once that is true: it is waited for and read in the same evaluation."""
+        return self.page.wait_for_function(expression, arg=arg).json_value()
+
+    def figures(
+        self, n: int, words: str = "", *, title: str = "", holds: str = "() => true", arg: Any = None
+    ) -> list[dict[str, Any]]:
+        """The page's figures once there are `n`, all drawn, and nothing is computed any more.
+
+        words: stand on the page. title: stands in the first figure's. holds: a function of the figures and `arg` that
+        must be true. Of each figure: its title, the type of its axis, the values of its heat maps (`z`) and curves
+        (`lines`).
+        """
+        return self.state(FIGURES.replace("HOLDS", holds), [n, words, title, arg])
+
+    def settle(self, words: str = "") -> None:
+        """Wait until nothing is computed any more, and `words` stand on the page."""
+        self.state(SETTLED, words)
+
+    def shows(self, words: str | re.Pattern[str]) -> None:
+        """Wait until the page shows a text."""
+        self.page.get_by_text(words).first.wait_for()
 
     def require_clean(self) -> None:
         assert self.complaints == []
         assert self.page.locator("[data-testid=stException]").count() == 0
+        assert self.page.get_by_text("This is a fault of the explorer").count() == 0
 
 
 @contextmanager
@@ -120,7 +165,7 @@ def opened(browser: Browser, address: str, **options: Any) -> Iterator[Watched]:
     """A page of 1280 x 800 at `address`, in a session of its own."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(1000 * WAIT_S)
     watched = Watched(page)
     home = "/".join(address.split("/")[:3])
 
@@ -148,24 +193,36 @@ def wait_for_title(watched: Watched, words: str) -> None:
 
 
 def open_choice(watched: Watched, label: str, name: str) -> Locator:
-    """An option of a box, on the screen. A page that is still being drawn closes the list: then it is opened again."""
+    """An option of a box, on the screen. A page that still moves closes the list: then it is opened again."""
+    watched.settle()
+    box = watched.page.get_by_role("combobox", name=label)
     option = watched.page.get_by_role("option", name=name, exact=True)
-    for _ in range(10):
-        watched.page.get_by_role("combobox", name=label).click()
+    for _ in range(20):
+        if box.get_attribute("aria-expanded") != "true":
+            box.click()
         try:
             option.wait_for(timeout=3_000)
             return option
         except PlaywrightTimeout:
-            watched.page.keyboard.press("Escape")
+            continue
     raise AssertionError(f"the box {label!r} showed no option {name!r}")
 
 
+def download(watched: Watched, button: Locator, path: Path) -> str:
+    """Take a file away; returns the name that it is given. A page that is still being drawn has other files soon."""
+    watched.settle()
+    with watched.page.expect_download() as taken:
+        button.click()
+    taken.value.save_as(path)
+    return taken.value.suggested_filename
+
+
 def save_session(watched: Watched, path: Path) -> None:
-    """Go to the Session page and download its file."""
+    """Go to the Session page, once this one has kept its figures, and download its file."""
+    watched.settle()
     watched.page.get_by_role("link", name="Session").click()
-    with watched.page.expect_download() as download:
-        watched.page.get_by_role("button", name="Download the session").click()
-    download.value.save_as(path)
+    watched.settle("The state of all widgets")
+    download(watched, watched.page.get_by_role("button", name="Download the session"), path)
 
 
 def start_clock(watched: Watched, event: str) -> None:
@@ -175,4 +232,4 @@ def start_clock(watched: Watched, event: str) -> None:
 
 def drawn_after_s(watched: Watched, words: str) -> float:
     """Seconds from the event until a figure with these words in its title, and new heat maps, is on the screen."""
-    return watched.page.evaluate(DRAWN_ANEW, words) / 1000
+    return watched.state(DRAWN_ANEW, words) / 1000

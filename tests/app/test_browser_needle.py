@@ -8,116 +8,98 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from tests.app.browser import NEEDS_CHROMIUM, Watched, open_choice, opened, save_session
+from playwright.sync_api import Locator, expect
+
+from tests.app.browser import NEEDS_CHROMIUM, Watched, open_choice, opened, save_session, served
 from tests.app.conftest import IDS, MODEL
 
 pytestmark = NEEDS_CHROMIUM
 
 BUNDLED = "model=bundled:diff-mamba2"
-CURVES = """index => {
-    const plot = document.querySelectorAll('.js-plotly-plot')[index];
-    return plot._fullData.filter(trace => trace.mode === 'lines+markers').map(trace => Array.from(trace.y));
+LENS = "needle_lens=logit lens"
+LONG_RUN = f"{BUNDLED}&beside=none&{LENS}&needle_length=1024&needle_n=100&needle_attention=False"
+# Of 100 prompts as many are read as per cent.
+SHARE_ABOVE = """n => document.querySelector('.stMain')?.innerText.match(/(\\d+)% of the prompts/)?.[1] > n"""
+STOPPED_AFTER = """before => {
+    const state = document.querySelector('[data-testid=stApp]').dataset.testScriptState;
+    const n = Number(document.querySelector('.stMain').innerText.match(/Stopped after (\\d+) prompts/)?.[1]);
+    return state === 'notRunning' && n > before && n;
 }"""
-PLOTS = ".js-plotly-plot .scatterlayer"
-
-
-def curves(watched: Watched, index: int = 0) -> list[list[float]]:
-    """The lines of a drawn figure, without the bands."""
-    return watched.page.evaluate(CURVES, index)
-
-
-def wait_for_plots(watched: Watched, n: int) -> None:
-    watched.page.wait_for_function(f"document.querySelectorAll('{PLOTS}').length >= {n}", timeout=90_000)
+LAMBDA = "λ of all differential blocks, times"
+ANSWER_MOVED = "(figures, before) => figures[0].lines[1].at(-1) !== before"
+GOES_ON = """() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'running'
+    && Array.from(document.querySelectorAll('button')).some(button => button.textContent.includes('Cancel'))"""
 
 
 def test_the_needle_is_read_by_both_models_and_drawn_with_bands(browser, address: str) -> None:
-    query = f"{BUNDLED}&needle_lens=logit lens&needle_length=0&needle_n=3"
-    with opened(browser, f"{address}/needle?{query}") as watched:
-        wait_for_plots(watched, 5)
-        watched.page.get_by_text("What the last position reads").wait_for()
-        first, second = curves(watched)
+    with opened(browser, f"{address}/needle?{BUNDLED}&{LENS}&needle_length=0&needle_n=3") as watched:
+        probability, snr, _, _, reads = watched.figures(5, "What the last position reads")
+        first, second = probability["lines"]
         assert len(first) == len(second) == 13
         assert all(0 <= value <= 1 for value in first + second)
-        assert len(curves(watched, 1)) == 2
+        assert len(snr["lines"]) == 2
         # Three pictures twice, the plain model twice, and the classes but the filler, which these prompts lack.
-        assert len(curves(watched, 4)) == 4 + 3 + 4
+        assert len(reads["lines"]) == 4 + 3 + 4
         watched.page.get_by_text("Logarithmic axis").click()
-        watched.page.wait_for_function("document.querySelector('.js-plotly-plot')._fullLayout.yaxis.type === 'log'")
+        watched.figures(5, holds="figures => figures[0].axis === 'log'")
         watched.page.wait_for_url(re.compile("needle_log=True"))
         watched.require_clean()
 
 
 def test_a_needle_run_can_be_cancelled_and_goes_on_later(browser, address: str) -> None:
-    query = f"{BUNDLED}&beside=none&needle_lens=logit lens&needle_length=1024&needle_n=12&needle_attention=False"
-    with opened(browser, f"{address}/needle?{query}") as watched:
+    with opened(browser, f"{address}/needle?{LONG_RUN}&needle_seed=1") as watched:
         run = watched.page.get_by_role("button", name="Run", exact=True)
-        cancel = watched.page.get_by_role("button", name="Cancel")
-        run.wait_for()
-        watched.page.get_by_text("tokens for each of").wait_for()
-        if not cancel.is_visible():
-            run.click()
-        watched.page.get_by_text(re.compile(r"^(8|17|25|33)% of the prompts")).wait_for(timeout=60_000)
-        cancel.click()
-        watched.page.get_by_text(re.compile("Stopped after")).wait_for()
-        wait_for_plots(watched, 2)
-        assert not cancel.is_visible()
-        run.click()
-        watched.page.get_by_text(re.compile("12 prompts; bands")).wait_for(timeout=90_000)
+        first = run_and_cancel(watched, run, 0)
+        watched.figures(2, f"Stopped after {first} prompts")
+        assert run_and_cancel(watched, run, first) > first
         watched.require_clean()
 
 
 def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancelled(browser, address: str) -> None:
-    run = f"{BUNDLED}&beside=none&needle_lens=logit lens&needle_length=1024&needle_n=100&needle_attention=False"
     with (
-        opened(browser, f"{address}/needle?{run}") as watched,
+        opened(browser, f"{address}/needle?{LONG_RUN}&needle_seed=2") as watched,
         opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens") as other,
     ):
-        wait_for_plots(other, 2)
+        before, _ = other.figures(3)[0]["lines"]
         watched.page.get_by_role("button", name="Run", exact=True).click()
-        cancel = watched.page.get_by_role("button", name="Cancel")
-        watched.page.get_by_text(re.compile("^[1-9][0-9]?% of the prompts")).wait_for(timeout=60_000)
-        before, _ = curves(other)
-        other.page.get_by_role("slider", name="λ of all differential blocks, times").press("Home")
-        other.page.get_by_text("ScaleLambda: factor 0").wait_for()
-        other.page.wait_for_function(f"before => ({CURVES})(0)[1].at(-1) !== before", arg=before[-1])
+        watched.state(SHARE_ABOVE, 0)
+        other.page.get_by_role("slider", name=LAMBDA).press("Home")
+        other.figures(3, "ScaleLambda: factor 0", holds=ANSWER_MOVED, arg=before[-1])
         other.page.get_by_role("link", name="Lens").click()
-        other.figure()
-        assert cancel.is_visible()
+        other.figures(1, "Click a cell for its list")
+        assert watched.page.evaluate(GOES_ON)
+        cancel = watched.page.get_by_role("button", name="Cancel")
         cancel.click()
-        watched.page.get_by_text(re.compile("Stopped after [0-9]+ prompts")).wait_for()
-        cancel.wait_for(state="hidden")
+        assert watched.state(STOPPED_AFTER, 0) < 100
+        expect(cancel).to_be_hidden()
         watched.require_clean()
         other.require_clean()
 
 
 def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> None:
     with opened(browser, f"{address}/interventions?model={MODEL}&ids={IDS}&answer=8&wrong=5;60") as watched:
-        wait_for_plots(watched, 2)
-        before, after = curves(watched)
+        before, after = watched.figures(3)[0]["lines"]
         assert before == after
-        slider = watched.page.get_by_role("slider", name="λ of all differential blocks, times")
-        slider.press("Home")
-        watched.page.get_by_text("ScaleLambda: factor 0").wait_for()
-        watched.page.wait_for_function(f"before => ({CURVES})(0)[1].at(-1) !== before", arg=before[-1])
-        assert curves(watched)[0] == before
+        watched.page.get_by_role("slider", name=LAMBDA).press("Home")
+        changed = watched.figures(3, "ScaleLambda: factor 0", holds=ANSWER_MOVED, arg=before[-1])
+        assert changed[0]["lines"][0] == before
         watched.page.wait_for_url(re.compile("lambda_factor=0"))
         watched.page.get_by_role("tab", name="Tokens").click()
-        watched.page.get_by_role("textbox", name="And the positions").fill("3 5-6")
-        watched.page.get_by_role("textbox", name="And the positions").press("Enter")
-        watched.page.get_by_text("KnockOut: positions 3, 5, 6").wait_for()
+        positions = watched.page.get_by_role("textbox", name="And the positions")
+        positions.fill("3 5-6")
+        positions.press("Enter")
+        watched.settle("KnockOut: positions 3, 5, 6")
         watched.page.get_by_role("button", name="Change nothing").click()
-        watched.page.get_by_text("nothing is changed").wait_for()
+        watched.shows("nothing is changed")
         watched.require_clean()
 
 
 def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browser, address: str) -> None:
     with opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens&lambda_factor=0.6") as watched:
-        wait_for_plots(watched, 2)
+        watched.figures(3)
         open_choice(watched, "Swept", "λ, times 0 to 2").click()
-        watched.page.get_by_text("ring: where λ stands there").wait_for()
-        wait_for_plots(watched, 4)
-        n_plots = watched.page.locator(".js-plotly-plot").count()
-        (probability,), (_, after) = curves(watched, n_plots - 2), curves(watched)
+        stages, *_, dose, _ = watched.figures(5, "ring: where λ stands there")
+        (probability,), (_, after) = dose["lines"], stages["lines"]
         # Nine factors, and the present one between 0.5 and 0.75.
         assert len(probability) == 10
         assert abs(probability[3] - after[-1]) < 1e-5
@@ -126,13 +108,34 @@ def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browse
 
 
 def test_a_needle_run_goes_out_in_a_session_file_and_is_drawn_again(browser, address: str, tmp_path: Path) -> None:
-    query = f"{BUNDLED}&needle_lens=logit lens&needle_length=0&needle_n=2&needle_attention=False"
+    query = f"{BUNDLED}&{LENS}&needle_length=0&needle_n=2&needle_attention=False"
     with opened(browser, f"{address}/needle?{query}") as watched:
-        wait_for_plots(watched, 4)
-        before = curves(watched)
+        before = watched.figures(4)
         save_session(watched, tmp_path / "session.zip")
     with opened(browser, f"{address}/session") as watched:
         watched.page.locator("input[type=file]").set_input_files(tmp_path / "session.zip")
-        wait_for_plots(watched, 4)
-        assert curves(watched) == before
+        again = watched.figures(4)
+        assert [figure["lines"] for figure in again] == [figure["lines"] for figure in before]
         watched.require_clean()
+
+
+def test_two_who_open_a_fresh_explorer_at_once_are_both_served(browser, project_root: Path, root: Path) -> None:
+    with (
+        served(project_root, root) as address,
+        opened(browser, f"{address}/needle?{BUNDLED}&{LENS}&needle_length=0&needle_n=2") as first,
+        opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens") as second,
+        opened(browser, f"{address}/") as third,
+    ):
+        first.figures(5)
+        second.figures(3)
+        third.settle("In memory")
+        for watched in (first, second, third):
+            watched.require_clean()
+
+
+def run_and_cancel(watched: Watched, run: Locator, before: int) -> int:
+    """Press Run, and Cancel once more prompts were read than `before`; returns how many it then were."""
+    run.click()
+    watched.state(SHARE_ABOVE, before)
+    watched.page.get_by_role("button", name="Cancel").click()
+    return watched.state(STOPPED_AFTER, before)

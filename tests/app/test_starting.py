@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 
@@ -57,6 +58,18 @@ def test_those_who_come_while_the_explorer_starts_wait_for_it(monkeypatch: pytes
             session.result(timeout=30)
     starting.start()
     assert len(times) == 1
+
+
+@pytest.mark.usefixtures("not_started")
+def test_the_first_page_says_that_the_explorer_is_starting_and_the_next_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(starting, "import_everything", lambda: None)
+    monkeypatch.setattr(starting.st, "spinner", lambda words, **_: said.append(words) or nullcontext())
+    starting.start()
+    starting.start()
+    assert said == ["The explorer is starting: loading its libraries"]
 
 
 @pytest.mark.usefixtures("not_started")
