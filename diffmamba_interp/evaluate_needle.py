@@ -23,12 +23,22 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import DataError, TextSource, documents_of_split, load_tokenizer, tokenizer_hash
+from diffmamba_interp.data import (
+    Bos,
+    DataError,
+    TextSource,
+    bos_tokens,
+    documents_of_split,
+    load_tokenizer,
+    tokenizer_hash,
+)
+from diffmamba_interp.data.sources import BUILTIN, GENERATED
 from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.figures.needle_svg import stages_svg
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.locks import folder_lock
+from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.lens.folders import load_lens, read_description
@@ -49,7 +59,16 @@ from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.runs.command import errors_as_messages
 from diffmamba_interp.runs.process_group import local_device
 from diffmamba_interp.runs.provenance import package_versions, weights_sha256
-from diffmamba_interp.runs.settings import recipe_from_arguments, require_numbers, require_seed, to_toml, to_values
+from diffmamba_interp.runs.settings import (
+    read_toml,
+    recipe_from_arguments,
+    require_numbers,
+    require_seed,
+    to_toml,
+    to_values,
+)
+
+FillerSplit = Literal["auto", "whole", "eval"]
 
 RUNS = Path("runs/needle")
 AUTO, NONE = "auto", "none"
@@ -88,8 +107,24 @@ class NeedleRecipe:
     babi: str | None = None
     """The bAbI archive or folder: takes real, held-out stories instead of generated ones."""
     filler: str | None = None
-    """Text to hide the facts in, as train_lens takes it (files, folder, hub id), its evaluation split; None: generated
-    text."""
+    """Text to hide the facts in, as train_lens takes it (files, folder, pattern, hub id); None: generated text."""
+    filler_split: FillerSplit = "auto"
+    """Of the filler. whole: all of it. eval: the 5 % that the demo chain keeps for evaluation, by hash of each
+    document, for text that the models were trained on. auto: eval for builtin and generated, whole for your text."""
+    text_field: str = "text"
+    """Field or column of the filler that holds the text (.jsonl, .parquet, .arrow, hub)."""
+    hub_config: str | None = None
+    """Of a filler on the hub: which configuration; None: its only one."""
+    hub_split: str | None = None
+    """Of a filler on the hub (None: train), or in a folder of several, such as a saved DatasetDict: which split."""
+    hub_revision: str | None = None
+    """Of a filler on the hub: which commit, tag or branch; None: the newest commit."""
+    skip_empty: bool = False
+    """Pass over rows of the filler whose text is null or missing, and say how many; otherwise they are an error."""
+    max_unpacked_gb: float | None = None
+    """Stop when a packed file of the filler unpacks to more GB (10^9 bytes); None: 0.27, or 50 times its own size."""
+    bos: Bos = "auto"
+    """Whether prompts begin with the tokenizer's beginning-of-text token (BOS). auto: as its template has it."""
     device: str = AUTO
     """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -100,6 +135,7 @@ class NeedleRecipe:
     """Folder for the results; None: runs/needle/<model>-and-<baseline>."""
 
     def __post_init__(self) -> None:
+        expand_fields(self, "model", "baseline", "lens", "baseline_lens", "tokenizer", "babi", "filler", "out")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise ValueError(f"tasks are {', '.join(unknown) or 'none'}: choose among {', '.join(TASKS)}.")
@@ -166,7 +202,7 @@ def run(recipe: NeedleRecipe) -> None:
     recipe = replace(recipe, device=device.type if recipe.device == AUTO else recipe.device)
     subjects = load_subjects(recipe)
     out = Path(recipe.out or RUNS / "-and-".join(subject.name for subject in reversed(subjects)))
-    recipe = replace(recipe, out=str(out))
+    recipe = replace(recipe, out=str(out), filler_split=resolved_filler_split(recipe))
     with folder_lock(out):
         require_own(out, recipe)
         tokenizer = common_tokenizer(recipe, subjects)
@@ -181,7 +217,11 @@ def measure(
     out: Path, recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase
 ) -> Findings:
     """Read the prompts with every subject and write the folder `out`."""
+    data = data_sha256(recipe)
     samples = make_samples(recipe, tokenizer)
+    if before := bos_tokens(tokenizer, recipe.bos):
+        name = tokenizer.decode(list(before))
+        logger.info("every prompt begins with %s, as bos = %r says; --bos never leaves it out", name, recipe.bos)
     logger.info("%d prompts, %d tokens", len(samples), sum(sample.n_tokens for sample in samples))
     trajectories = [
         needle_trajectory(
@@ -196,7 +236,7 @@ def measure(
         for subject in subjects
     ]
     found = findings(trajectories, recipe.seed)
-    write(out, recipe, trajectories, found, provenance(recipe, subjects, tokenizer))
+    write(out, recipe, trajectories, found, provenance(recipe, subjects, tokenizer, data))
     # What was read is in the records now.
     shutil.rmtree(out / "parts")
     return found
@@ -205,8 +245,14 @@ def measure(
 def require_own(out: Path, recipe: NeedleRecipe) -> None:
     """Raise ValueError if `out` holds the results of another recipe: their files would stand beside the new ones."""
     kept = out / RECIPE
-    if kept.is_file() and kept.read_text(encoding="utf-8") != to_toml(to_values(recipe)):
+    if kept.is_file() and _as_it_is_made(read_toml(NeedleRecipe, kept)) != recipe:
         raise ValueError(f"{out} holds the results of another recipe: give another --out, or remove that folder.")
+
+
+def _as_it_is_made(kept: NeedleRecipe) -> NeedleRecipe:
+    """A recipe that was written before there was a choice: of every filler the evaluation split was taken."""
+    is_older = kept.filler is not None and kept.filler_split == "auto"
+    return replace(kept, filler_split="eval") if is_older else kept
 
 
 def load_subjects(recipe: NeedleRecipe) -> list[Subject]:
@@ -262,9 +308,11 @@ def common_tokenizer(recipe: NeedleRecipe, subjects: Sequence[Subject]) -> PreTr
 
 def make_samples(recipe: NeedleRecipe, tokenizer: PreTrainedTokenizerBase) -> list[NeedleSample]:
     """The prompts of all tasks and lengths, the same for both models."""
-    filler = None
-    if recipe.filler is not None and max(recipe.lengths) > 0:
-        documents = documents_of_split(TextSource(location=recipe.filler).documents(), "eval")
+    filler, source = None, filler_source(recipe)
+    if source is not None and max(recipe.lengths) > 0:
+        documents = source.documents()
+        if recipe.filler_split == "eval":
+            documents = documents_of_split(documents, "eval")
         filler = Filler.from_texts(tokenizer, [document.text for document in documents])
     return [
         sample
@@ -280,8 +328,41 @@ def make_samples(recipe: NeedleRecipe, tokenizer: PreTrainedTokenizerBase) -> li
             babi_path=recipe.babi,
             seed=recipe.seed,
             vocabulary=recipe.vocabulary,
+            bos=recipe.bos,
         )
     ]
+
+
+def resolved_filler_split(recipe: NeedleRecipe) -> FillerSplit:
+    """What "auto" means for this filler (see `NeedleRecipe.filler_split`)."""
+    if recipe.filler is None or recipe.filler_split != "auto":
+        return recipe.filler_split
+    return "eval" if recipe.filler in (BUILTIN, GENERATED) else "whole"
+
+
+def filler_source(recipe: NeedleRecipe) -> TextSource | None:
+    """Where the recipe's filler comes from; None for generated text that mentions no answer."""
+    if recipe.filler is None:
+        return None
+    return TextSource(
+        location=recipe.filler,
+        text_field=recipe.text_field,
+        hub_config=recipe.hub_config,
+        hub_split=recipe.hub_split,
+        hub_revision=recipe.hub_revision,
+        skip_empty=recipe.skip_empty,
+        max_unpacked_gb=recipe.max_unpacked_gb,
+    )
+
+
+def data_sha256(recipe: NeedleRecipe) -> dict[str, str]:
+    """Sha256 of the stories and the filler that the recipe names."""
+    source = filler_source(recipe)
+    sums = {} if source is None else {"filler": source.sha256()}
+    if recipe.babi is not None:
+        is_file = Path(recipe.babi).is_file()
+        sums["babi"] = file_sha256(recipe.babi) if is_file else TextSource(location=recipe.babi).sha256()
+    return sums
 
 
 def findings(trajectories: Sequence[NeedleTrajectory], seed: int = 0) -> Findings:
@@ -323,9 +404,11 @@ def write(
     write_text(out / "report.html", page)
 
 
-def provenance(recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def provenance(
+    recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase, data: dict[str, str]
+) -> dict[str, Any]:
     """What the results were made with: sha256 of models, lenses, tokenizer and data; recipe, seed, versions, device."""
-    made: dict[str, Any] = {
+    return {
         "models": {one.name: weights_sha256(one.folder) for one in subjects},
         "lenses": {one.name: lens_sha256(one.lens_folder) for one in subjects if one.lens_folder is not None},
         "tokenizer": tokenizer_hash(tokenizer),
@@ -333,12 +416,8 @@ def provenance(recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: Pre
         "seed": recipe.seed,
         "device": torch.cuda.get_device_name(recipe.device) if recipe.device.startswith("cuda") else recipe.device,
         "versions": package_versions(),
+        **data,
     }
-    if recipe.babi is not None and Path(recipe.babi).is_file():
-        made["babi"] = file_sha256(recipe.babi)
-    if recipe.filler is not None:
-        made["filler"] = TextSource(location=recipe.filler).sha256()
-    return made
 
 
 def table(found: Findings) -> list[str]:

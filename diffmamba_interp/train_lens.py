@@ -24,17 +24,25 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmamba_interp.data import DataError, TextSource, TokenBatches, cached_tokens, load_tokenizer, tokenizer_hash
-from diffmamba_interp.data.sources import is_hub_id
+from diffmamba_interp.data import TextSource, TokenBatches, bos_tokens, load_tokenizer, tokenizer_hash
+from diffmamba_interp.data.sources import BUILTIN, GENERATED, is_hub_id
 from diffmamba_interp.figures.lens_svg import kl_svg
 from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.lens.card import Provenance, lens_sha256, measurement_table, write_card, write_metrics
+from diffmamba_interp.lens.card import (
+    Provenance,
+    lens_sha256,
+    measurement_table,
+    read_metrics,
+    write_card,
+    write_metrics,
+)
 from diffmamba_interp.lens.evaluation import HeldOutDocument, measure_lens
 from diffmamba_interp.lens.folders import load_lens, read_description, save_lens
+from diffmamba_interp.lens.held_out import LensText, lens_text
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.prefetch import StepBatches
 from diffmamba_interp.lens.random_tokens import RandomTokenBatches, random_tokens
-from diffmamba_interp.lens.recipe import LensRecipe, with_schedule
+from diffmamba_interp.lens.recipe import LensRecipe, Split, with_schedule
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.run_log import RunLog
 from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
@@ -108,33 +116,36 @@ def run(recipe: LensRecipe, group: ProcessGroup) -> int:
     assert recipe.out is not None
     materials = load_materials(recipe, group.device)
     recipe = with_schedule(recipe, quick=materials.n_parameters <= QUICK_PARAMETERS)
-    recipe = replace(recipe, data=materials.location)
+    recipe = replace(recipe, data=materials.location, split=resolved_split(recipe, materials))
     folder = RunFolder(recipe.out, recipe, materials.identity)
     if recipe.eval_only is not None:
         lens = load_lens(recipe.eval_only, materials.model)
         _require_same_tokenizer(recipe.eval_only, materials)
-        return _finish(folder.path, lens, lens_sha256(recipe.eval_only), materials, recipe, group)
+        text = open_text(materials, recipe, group, for_training=False)
+        return _finish(folder.path, lens, lens_sha256(recipe.eval_only), text, materials, recipe, group)
     folder.check()
     lens = TunedLens.from_model(materials.model, name=recipe.model)
+    text = open_text(materials, recipe, group, for_training=not folder.is_finished)
     if folder.is_finished:
         logger.info("%s holds the finished lens of this recipe: measuring it again", folder.path)
         lens = load_lens(folder.path, materials.model)
     else:
         with stop_requests() as stop:
             try:
-                train(folder, lens, materials, recipe, group, stop)
+                train(folder, lens, text, materials, recipe, group, stop)
             except Stopped:
                 return stop.exit_code
         if group.is_writer:
             save_lens(lens, folder.path, {"tokenizer_sha256": materials.identity["tokenizer"]})
             folder.remove_snapshot()
     group.wait_for_all()
-    return _finish(folder.path, lens, lens_sha256(folder.path), materials, recipe, group)
+    return _finish(folder.path, lens, lens_sha256(folder.path), text, materials, recipe, group)
 
 
 def train(
     folder: RunFolder,
     lens: TunedLens,
+    text: LensText,
     materials: Materials,
     recipe: LensRecipe,
     group: ProcessGroup,
@@ -144,7 +155,7 @@ def train(
 
     Raises Stopped or TrainingError, after a snapshot of the last whole step.
     """
-    batches = open_batches(materials, recipe, group)
+    batches = open_batches(text, materials, recipe, group)
     training = LensTraining(
         materials.model, lens, batches, recipe, group=group, dtype=materials.dtype, micro_batch=recipe.micro_batch
     )
@@ -190,13 +201,72 @@ def load_materials(recipe: LensRecipe, device: torch.device) -> Materials:
         logger.warning("training on random tokens, not on text: the result says nothing about language")
         tokenizer, source = None, None
     else:
-        source = TextSource(location=location, max_documents=recipe.max_documents)
+        source = TextSource(
+            location=location,
+            text_field=recipe.text_field,
+            hub_config=recipe.hub_config,
+            hub_split=recipe.hub_split,
+            hub_revision=recipe.hub_revision,
+            max_documents=recipe.max_documents,
+            skip_empty=recipe.skip_empty,
+            max_unpacked_gb=recipe.max_unpacked_gb,
+        )
+        if before := bos_tokens(tokenizer, recipe.bos):
+            name = tokenizer.decode(list(before))
+            logger.info("every document begins with %s, as bos = %r says; --bos never leaves it out", name, recipe.bos)
         if is_hub_id(location) and recipe.max_documents is None:
             logger.warning("reading all of the hub dataset %s before training; --max-documents N takes less", location)
     return Materials(model=model, folder=folder, tokenizer=tokenizer, location=location, source=source, dtype=dtype)
 
 
-def open_batches(materials: Materials, recipe: LensRecipe, group: ProcessGroup) -> StepBatches:
+def resolved_split(recipe: LensRecipe, materials: Materials) -> Split:
+    """What "auto" means for this text (see `LensRecipe.split`).
+
+    Raises ValueError where a lens is measured on the text that it was trained on, with options by which other parts
+    of it would be held out.
+    """
+    if recipe.split != "auto" or materials.source is None:
+        return recipe.split
+    if materials.location in (BUILTIN, GENERATED):
+        return "hash"
+    if recipe.eval_only is None:
+        return "run"
+    try:
+        _, made_with, options = read_metrics(recipe.eval_only)
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.warning("whether the lens in %s was trained on this text is not known", recipe.eval_only)
+        return "whole"
+    if made_with.data_sha256 != materials.identity["data"]:
+        return "whole"
+    # Before there was a choice, every text was split by hash.
+    split: Split = options.get("split", "hash")
+    for name in ("seed", "eval_tokens", "bos"):
+        given, before = getattr(recipe, name), options.get(name)
+        if split == "run" and given != before:
+            option = f"--{name.replace('_', '-')} {before}"
+            raise ValueError(
+                f"the lens in {recipe.eval_only} was trained on this text with {option}, which decides what was held "
+                f"out, but this command says {given!r}: give {option}, or other text."
+            )
+    return split
+
+
+def open_text(materials: Materials, recipe: LensRecipe, group: ProcessGroup, *, for_training: bool = True) -> LensText:
+    """What the lens is trained and measured on; one process makes the tokens, the others wait and take them.
+
+    Raises DataError if there is too little text for either.
+    """
+    if materials.source is None:
+        return LensText(training=None, held_out=_random_documents(materials, recipe))
+    if not group.is_writer:
+        group.wait_for_all()
+    text = lens_text(materials.source, materials.tokenizer, recipe, folder=TOKEN_CACHE, for_training=for_training)
+    if group.is_writer:
+        group.wait_for_all()
+    return text
+
+
+def open_batches(text: LensText, materials: Materials, recipe: LensRecipe, group: ProcessGroup) -> StepBatches:
     """This process's share of the training sequences, one step at a time."""
     assert recipe.sequence_length is not None
     settings: dict[str, Any] = {
@@ -206,57 +276,36 @@ def open_batches(materials: Materials, recipe: LensRecipe, group: ProcessGroup) 
         "rank": group.rank,
         "world_size": group.size,
     }
-    if materials.source is None:
+    if text.training is None:
         return RandomTokenBatches(materials.model.cfg.d_vocab, **settings)
-    if not group.is_writer:
-        group.wait_for_all()
-    stream = cached_tokens(
-        materials.source, materials.tokenizer, split="lens_train", folder=TOKEN_CACHE, seed=recipe.seed
-    )
-    if group.is_writer:
-        group.wait_for_all()
-    batches = TokenBatches(stream.tokens, n_epochs=recipe.max_passes, **settings)
+    batches = TokenBatches(text.training, n_epochs=recipe.max_passes, **settings)
     assert recipe.steps is not None
     logger.info("the training text will be read %.1f times", recipe.steps / batches.n_batches)
     return batches
 
 
-def held_out_documents(materials: Materials, recipe: LensRecipe) -> list[HeldOutDocument]:
-    """Documents of the evaluation split, each cut to `sequence_length`, with about `eval_tokens` tokens together."""
+def _random_documents(materials: Materials, recipe: LensRecipe) -> list[HeldOutDocument]:
     assert recipe.sequence_length is not None
     assert recipe.eval_tokens is not None
-    length = recipe.sequence_length
-    if materials.source is None:
-        shape = (max(recipe.eval_tokens // length, 2), length)
-        rows = random_tokens(materials.model.cfg.d_vocab, shape, seed=-1 - recipe.seed)
-        return [HeldOutDocument(tokens=row, n_bytes=None) for row in rows]
-    stream = cached_tokens(materials.source, materials.tokenizer, split="eval", folder=TOKEN_CACHE, seed=recipe.seed)
-    documents: list[HeldOutDocument] = []
-    total = 0
-    for index in range(len(stream.ends)):
-        whole = torch.tensor([materials.tokenizer.eos_token_id, *stream.document(index)[:-1].tolist()])
-        tokens = whole[:length]
-        if len(tokens) < 2 or total >= recipe.eval_tokens:
-            continue
-        cut = len(tokens) < len(whole)
-        text = materials.tokenizer.decode(tokens[1:]) if cut else ""
-        documents.append(
-            HeldOutDocument(tokens=tokens, n_bytes=len(text.encode()) if cut else int(stream.n_bytes[index]))
-        )
-        total += len(tokens)
-    if not documents:
-        raise DataError(f"{materials.location} holds no document to measure on: give more text.")
-    return documents
+    shape = (max(recipe.eval_tokens // recipe.sequence_length, 2), recipe.sequence_length)
+    rows = random_tokens(materials.model.cfg.d_vocab, shape, seed=-1 - recipe.seed)
+    return [HeldOutDocument(tokens=row, n_bytes=None) for row in rows]
 
 
 def _finish(
-    out: Path, lens: TunedLens, sha256: str, materials: Materials, recipe: LensRecipe, group: ProcessGroup
+    out: Path,
+    lens: TunedLens,
+    sha256: str,
+    text: LensText,
+    materials: Materials,
+    recipe: LensRecipe,
+    group: ProcessGroup,
 ) -> int:
     """Measure, write metrics, card and figure, and print the table."""
     if not group.is_writer:
         return 0
     logger.info("measuring on held-out documents")
-    measurement = measure_lens(materials.model, lens, held_out_documents(materials, recipe), seed=recipe.seed)
+    measurement = measure_lens(materials.model, lens, text.held_out, seed=recipe.seed)
     provenance = Provenance(
         model=recipe.model,
         model_sha256=materials.identity["model"],

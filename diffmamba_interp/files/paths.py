@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 
 def expand_home(path: str | Path) -> Path:
@@ -15,3 +16,11 @@ def expand_home(path: str | Path) -> Path:
 def expand_name(name: str | None) -> str | None:
     """`expand_home` of an option that may also be a hub id, a name of ours or None; only `~` changes anything."""
     return str(expand_home(name)) if name is not None and name.startswith("~") else name
+
+
+def expand_fields(settings: Any, *names: str) -> None:
+    """`expand_name` of some fields of a frozen dataclass that is being made; a tuple's every entry."""
+    for name in names:
+        value = getattr(settings, name)
+        expanded = tuple(map(expand_name, value)) if isinstance(value, tuple) else expand_name(value)
+        object.__setattr__(settings, name, expanded)

@@ -79,6 +79,7 @@ def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: Lens
         "ce": "cross entropy with the next token",
     }[recipe.loss]
     n_tokens = recipe.steps * recipe.tokens_per_step
+    pieces = "pieces of documents" if recipe.split == "run" else "documents"
     unsure = [s.stage for s in measurement.stages if s.kl_saved_nats.low <= 0]
     lines = [
         f"# Tuned lens of {provenance.model}",
@@ -92,14 +93,14 @@ def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: Lens
         f"- objective: {objective}",
         f"- {recipe.steps} steps of {recipe.tokens_per_step:,} tokens ({n_tokens:,} in all) in sequences of "
         f"{recipe.sequence_length}; {recipe.optimizer}, lr_scale {recipe.lr_scale:g}, seed {provenance.seed}",
-        f"- data: {_data_text(provenance)}",
+        f"- data: {_data_text(provenance, recipe)}",
         f"- made on {provenance.device}; "
         + ", ".join(f"{name} {number}" for name, number in provenance.versions.items()),
         "",
         "## Held-out measurement",
         "",
-        f"{measurement.n_tokens:,} predictions in {measurement.n_documents:,} documents that were not trained on. KL",
-        "is from the model's final output, in nats, with the 95 % bootstrap interval over documents.",
+        f"{measurement.n_tokens:,} predictions in {measurement.n_documents:,} {pieces} that were not trained on. KL",
+        f"is from the model's final output, in nats, with the 95 % bootstrap interval over {pieces}.",
         "",
         *measurement_table(measurement),
         "",
@@ -136,7 +137,8 @@ def measurement_table(measurement: LensMeasurement) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
-def _data_text(provenance: Provenance) -> str:
+def _data_text(provenance: Provenance, recipe: LensRecipe) -> str:
     if provenance.data_sha256 is None:
         return "random tokens, no text: this lens shows that the machinery works and says nothing about language"
-    return f"{provenance.data}, lens-training split"
+    part = "all but what was held out" if recipe.split == "run" else "lens-training split"
+    return f"{provenance.data}, {part}"

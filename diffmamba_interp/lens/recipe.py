@@ -7,11 +7,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from diffmamba_interp.data.tokenizer import Bos
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.runs.settings import from_values, read_toml, require_numbers, require_seed, to_toml, to_values
 
 Loss = Literal["kl", "ce"]
 OptimizerName = Literal["sgd", "adam"]
+Split = Literal["auto", "run", "hash", "whole"]
 
 OPERATIONAL = (
     "out",
@@ -22,8 +25,9 @@ OPERATIONAL = (
     "snapshot_minutes",
     "report_to",
     "eval_only",
+    "max_unpacked_gb",
 )
-"""Fields that may change between the start of a run and its resumption."""
+"""Fields that may change between the start of a run and its resumption; eval_tokens only where it holds nothing out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,26 @@ class LensRecipe:
     random-tokens for a model whose vocabulary is too small for any text."""
     max_documents: int | None = None
     """Read only so many documents of the data, in its own order; None: all. A large hub dataset needs it."""
+    text_field: str = "text"
+    """Field or column of the data that holds the text (.jsonl, .parquet, .arrow, hub)."""
+    hub_config: str | None = None
+    """Which configuration of a hub dataset; None: its only one."""
+    hub_split: str | None = None
+    """Which split of a hub dataset (None: train), or of a folder that holds several, such as a saved DatasetDict."""
+    hub_revision: str | None = None
+    """Which commit, tag or branch of a hub dataset; None: the newest commit."""
+    skip_empty: bool = False
+    """Pass over rows whose text is null or missing, and say how many; otherwise they are an error."""
+    max_unpacked_gb: float | None = None
+    """Stop when a packed file of the data unpacks to more GB (10^9 bytes); None: 0.27, or 50 times its packed size."""
+    split: Split = "auto"
+    """run: hold out part of the text to measure the lens, whole documents where there are many, else the end of each,
+    at most a tenth and at most eval_tokens, and train on all the rest. hash: the demo chain's own splits by hash of
+    each document, 85 % left to language-model training, 10 % for the lens, 5 % held out; for text that train_lm trained
+    the model on, and for the bundled lenses. whole: with eval_only, measure on all of the text. auto: hash for builtin
+    and generated, run for text of yours; with eval_only, whole for text that the lens was not trained on."""
+    bos: Bos = "auto"
+    """Whether each document begins with the tokenizer's beginning-of-text token (BOS). auto: as its template has it."""
     out: str | None = None
     """Folder for the lens; None: runs/lens/<model's name>."""
     loss: Loss = "kl"
@@ -56,7 +80,8 @@ class LensRecipe:
     max_passes: int | None = None
     """Stop with an error when the data would be read more often than this; None: repeat it as needed."""
     eval_tokens: int | None = None
-    """Held-out tokens that the finished lens is measured on; None: 2^19, or 2^14 for such a model."""
+    """Held-out tokens that the finished lens is measured on; None: 2^19, or 2^14 for such a model. With split run it
+    also decides how much is held out."""
     seed: int = 0
     """Decides the order of the data."""
     device: str = "auto"
@@ -75,12 +100,17 @@ class LensRecipe:
     def __post_init__(self) -> None:
         require_numbers(self)
         require_seed(self.seed)
+        expand_fields(self, "model", "tokenizer", "data", "out", "eval_only")
         for name in _SIZES:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be positive.")
         if not self.lr_scale > 0:
             raise ValueError(f"lr_scale is {self.lr_scale}: it must be positive.")
+        if self.max_unpacked_gb is not None and self.max_unpacked_gb <= 0:
+            raise ValueError(f"max_unpacked_gb is {self.max_unpacked_gb}: it must be positive.")
+        if self.split == "whole" and self.eval_only is None:
+            raise ValueError("split is 'whole', which leaves nothing to train on: give it with eval_only.")
         if self.snapshot_minutes < 0:
             raise ValueError(f"snapshot_minutes is {self.snapshot_minutes}: it cannot be negative.")
         length, tokens = self.sequence_length, self.tokens_per_step
@@ -142,6 +172,10 @@ def first_difference(
     old: LensRecipe, new: LensRecipe, ignored: tuple[str, ...] = OPERATIONAL
 ) -> tuple[str, Any, Any] | None:
     """The first field in which two recipes differ, with both values; None if they describe the same training."""
+    # Before there was a choice, every text was split by hash.
+    old, new = (replace(recipe, split="hash") if recipe.split == "auto" else recipe for recipe in (old, new))
+    if new.split == "run":
+        ignored = tuple(name for name in ignored if name != "eval_tokens")
     for field in fields(LensRecipe):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if field.name not in ignored and before != after:

@@ -133,7 +133,9 @@ def _source(part: TextPart) -> TextSource:
         location=part.source,
         text_field=part.text_field,
         hub_config=part.hub_config,
+        hub_split=part.hub_split,
         hub_revision=part.hub_revision,
+        skip_empty=part.skip_empty,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffmamba_interp.config import HookedMambaConfig, Placement
+from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.models.conversion import Alignment
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.runs.settings import require_numbers, require_seed
@@ -34,6 +35,7 @@ class ModelRecipe:
     alignment: Alignment = "by_component"
 
     def __post_init__(self) -> None:
+        expand_fields(self, "init_from")
         if (self.config is None) == (self.init_from is None):
             raise ValueError("the model section needs either config (a new model) or init_from (a checkpoint).")
         if self.placement is not None and self.init_from is None:
@@ -48,7 +50,9 @@ class TextPart:
     tokens: a token stream (.npy) made with the recipe's tokenizer.
     source: text to tokenise at the first run and keep in `cache` (files, folder, pattern, hub id, "builtin",
         "generated"); only its lm_train split is used.
-    text_field, hub_config, hub_revision: which column, part and commit of a source.
+    text_field, hub_config, hub_split, hub_revision: which column, parts and commit of a source (see
+        `data.TextSource`).
+    skip_empty: pass over rows of a source whose text is null or missing; otherwise they are an error.
     max_tokens: use no more tokens of a source; `None` for all.
     """
 
@@ -57,12 +61,15 @@ class TextPart:
     source: str | None = None
     text_field: str = "text"
     hub_config: str | None = None
+    hub_split: str | None = None
     hub_revision: str | None = None
+    skip_empty: bool = False
     cache: str = "runs/token_cache"
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         require_numbers(self)
+        expand_fields(self, "tokens", "source", "cache")
         if (self.tokens is None) == (self.source is None):
             raise ValueError("a text part needs either tokens (a .npy stream) or source (text).")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -107,6 +114,7 @@ class RetrievalPart:
 
     def __post_init__(self) -> None:
         require_numbers(self)
+        expand_fields(self, "babi_path", "filler")
         shares = (*self.tasks, self.babi_words, self.own_words, self.real, *self.length_weights)
         if self.weight <= 0 or min(shares) < 0 or min(self.context_weight, self.answer_weight) < 0:
             raise ValueError("the retrieval part's weight must be positive, its shares and loss weights not negative.")
@@ -143,6 +151,7 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         require_numbers(self)
+        expand_fields(self, "tokenizer")
         if self.length < 2:
             raise ValueError(f"data.length is {self.length}: it must be at least 2 tokens.")
         if not self.text and self.retrieval is None:
@@ -196,6 +205,7 @@ class EvaluationRecipe:
 
     def __post_init__(self) -> None:
         require_numbers(self)
+        expand_fields(self, "text", "babi_path", "filler")
         if self.every < 1 or self.n < 0 or self.max_tokens < 2:
             raise ValueError("evaluation needs every >= 1, n >= 0 and max_tokens >= 2.")
         unknown = sorted(set(self.tasks) - set(TASKS))

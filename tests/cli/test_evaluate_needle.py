@@ -2,20 +2,23 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, evaluate_needle
-from diffmamba_interp.data import save_tokenizer, train_tokenizer
+from diffmamba_interp.data import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, save_lens
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.needle import compare, load_trajectory, trajectory
 from diffmamba_interp.runs.provenance import weights_sha256
+from diffmamba_interp.splits import split_of_text
 
 SIZES = ["--tasks", "qa1", "qa4", "--lengths", "0", "160", "--n", "3", "--device", "cpu"]
 FILES = {
@@ -265,3 +268,69 @@ def test_measuring_other_weights_into_a_folder_that_was_stopped_is_refused(
         assert evaluate_needle.main(options) == 130
     message = failure([*options, "--baseline-lens", "none"], capsys)
     assert "holds another measurement (it differs in lenses)" in message
+
+
+def test_all_of_a_filler_of_ones_own_is_used_and_its_evaluation_split_when_asked(
+    options: list[str], models: Path, tmp_path: Path
+) -> None:
+    texts = [text for document in generated_documents(n_chars=60_000, seed=5) for text in document.split("\n\n")]
+    rows = [*({"body": text} for text in texts), {"body": None}]
+    (tmp_path / "filler.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [*options, "--filler", "filler.jsonl", "--text-field", "body", "--skip-empty"]
+    tokenizer = load_tokenizer(models / "one")
+
+    def used(*more: str) -> set[str]:
+        recipe = evaluate_needle.parse([*options, *more])
+        recipe = replace(recipe, filler_split=evaluate_needle.resolved_filler_split(recipe))
+        samples = evaluate_needle.make_samples(recipe, tokenizer)
+        return {text for text in texts if any(text[-40:] in sample.prompt for sample in samples)}
+
+    assert any(split_of_text(text) != "eval" for text in used())
+    by_hash = used("--filler-split", "eval")
+    assert by_hash <= {text for text in texts if split_of_text(text) == "eval"}
+    assert evaluate_needle.main([*options, "--lengths", "160"]) == 0
+    made = json.loads((tmp_path / "out" / "results.json").read_text())["provenance"]
+    assert made["recipe"]["filler_split"] == "whole"
+    assert made["filler"]
+
+
+def test_prompts_begin_as_the_tokenizers_template_has_it_and_the_log_says_so(
+    options: list[str], models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = load_tokenizer(models / "one")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|pad|> $A", special_tokens=[("<|pad|>", 1)]
+    )
+    save_tokenizer(tokenizer, tmp_path / "llama")
+    begun, plain = (
+        evaluate_needle.make_samples(
+            evaluate_needle.parse([*options, "--bos", bos]), load_tokenizer(tmp_path / "llama")
+        )
+        for bos in ("auto", "never")
+    )
+    assert {int(sample.tokens[0]) for sample in begun} == {1}
+    assert all(sample.tokens[0] != 1 for sample in plain)
+    with caplog.at_level("INFO"):
+        assert evaluate_needle.main([*options, "--baseline", "none", "--lens", "none", "--bos", "always"]) == 0
+    assert "every prompt begins with <|endoftext|>, as bos = 'always' says" in caplog.text
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["provenance"]["recipe"]["bos"] == "always"
+
+
+def test_a_folder_of_before_there_was_a_choice_is_still_the_recipes_own(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate_needle.main(options) == 0
+    recipe = tmp_path / "out" / "recipe.toml"
+    newer = ("filler_split", "text_field", "skip_empty", "bos")
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith(newer)]
+    recipe.write_text("\n".join(lines) + "\n")
+    assert evaluate_needle.main(options) == 0
+    assert "another recipe" in failure([*options, "--bos", "always"], capsys)
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = evaluate_needle.parse(["--filler=~/a", "--babi=~/b", "--out=~/c", "--model=~/d", "--lens=~/e"])
+    given = (recipe.filler, recipe.babi, recipe.out, recipe.model, recipe.lens)
+    assert given == tuple(str(tmp_path / name) for name in "abcde")
+    assert recipe.baseline_lens == "auto"

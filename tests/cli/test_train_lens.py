@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, train_lens
-from diffmamba_interp.data import save_tokenizer, train_tokenizer
+from diffmamba_interp.data import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, load_lens
 from diffmamba_interp.lens.card import read_metrics
@@ -228,7 +228,9 @@ def test_bad_options_are_one_clear_line(
     [
         ("", "holds no text"),
         ('{"text": 3}', "line 1"),
-        ('{"text": "a few words"}', "split 'lens_train'"),
+        ('{"text": "a few words"}', "too few to hold any out for measuring the lens: give more text"),
+        ('{"text": "' + "a few words " * 8 + '"}', "fewer than one batch of 4"),
+        ('{"text": null}', "line 1: the field 'text' holds null, not text: pass over such rows with skip_empty"),
         ("not json", "line 1 is not valid JSON"),
     ],
 )
@@ -251,7 +253,7 @@ def test_data_that_ends_keeps_a_snapshot_and_more_passes_go_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl"), "--out", "lens", *SIZES]
-    args += ["--tokens-per-step", "2048", "--max-passes", "1"]
+    args += ["--tokens-per-step", "2048", "--max-passes", "1", "--max-documents", "40"]
     assert "the data ended after" in failure(args, capsys)
     assert Path("lens/snapshot.pt").is_file()
     assert train_lens.main([*args, "--max-passes", "9"]) == 0
@@ -335,3 +337,88 @@ def test_progress_is_logged_without_a_traceback_when_the_disk_is_full(
     message = failure([*options, "--snapshot-minutes", "0"], capsys)
     assert "No space left" in message
     assert "resume" in message
+
+
+def test_options_choose_column_split_and_revision_of_the_text(text_model: Path, tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"body": f"{i} rows of text"} for i in range(3)]
+    parts = {name: datasets.Dataset.from_list([*rows, {"body": None}]) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    args = ["--model", str(text_model / "model"), "--data", str(tmp_path / "saved"), "--text-field", "body"]
+    args += ["--hub-split", "test", "--skip-empty", "--max-unpacked-gb", "2"]
+    source = train_lens.load_materials(train_lens.parse(args), torch.device("cpu")).source
+    assert source is not None
+    assert [document.text for document in source.documents()] == [row["body"] for row in rows]
+    assert source.max_unpacked_gb == 2
+    hub = ["--data", "owner/name", "--hub-config", "c", "--hub-revision", "r", "--max-documents", "2"]
+    source = train_lens.load_materials(train_lens.parse([*args, *hub]), torch.device("cpu")).source
+    assert source is not None
+    assert (source.hub_config, source.hub_split, source.hub_revision) == ("c", "test", "r")
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbf" + b'data = "~/texts"\nmodel = "owner/model"\n')
+    recipe = train_lens.parse(["--recipe", "~/recipe.toml", "--out=~/lens", "--tokenizer=~/t.json"])
+    assert (recipe.data, recipe.out) == (str(tmp_path / "texts"), str(tmp_path / "lens"))
+    assert (recipe.model, recipe.tokenizer) == ("owner/model", str(tmp_path / "t.json"))
+
+
+def test_one_book_trains_and_measures_a_lens(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(" ".join(generated_documents(n_chars=20_000)))
+    common = ["--model", str(text_model / "model"), "--data", "book.txt", *SIZES, "--eval-tokens", "400"]
+    assert train_lens.main([*common, "--out", "lens"]) == 0
+    measured, _, recipe = read_metrics("lens")
+    assert recipe["split"] == "run"
+    assert measured.n_documents > 3
+    card = Path("lens/CARD.md").read_text()
+    assert "book.txt, all but what was held out" in card
+    assert f"predictions in {measured.n_documents} pieces of documents that were not trained on" in card
+    # Measured again on the same text, the same part is held out; with other options another one would be.
+    assert train_lens.main([*common, "--eval-only", "lens", "--out", "again"]) == 0
+    assert read_metrics("again")[0] == measured
+    message = failure([*common, "--eval-only", "lens", "--out", "other", "--seed", "1"], capsys)
+    assert "was trained on this text with --seed 0" in message
+    # What is held out cannot change under a run, as it may where hashes decide.
+    assert "eval_tokens = 400" in failure([*common, "--out", "lens", "--eval-tokens", "500"], capsys)
+
+
+def test_a_text_that_a_lens_was_not_trained_on_is_measured_on_as_a_whole(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--model", str(text_model / "model"), *SIZES, "--eval-tokens", "9000"]
+    assert train_lens.main([*common, "--data", str(text_model / "texts.jsonl"), "--out", "lens"]) == 0
+    text = "A text of few words, measured whole."
+    Path("other.txt").write_text(text)
+    assert train_lens.main([*common, "--data", "other.txt", "--eval-only", "lens", "--out", "other"]) == 0
+    measured, _, recipe = read_metrics("other")
+    assert recipe["split"] == "whole"
+    tokenizer = load_tokenizer(text_model / "model")
+    assert measured.n_tokens == len(tokenizer(text)["input_ids"])
+    Path("lens/metrics.json").unlink()
+    assert train_lens.main([*common, "--data", "other.txt", "--eval-only", "lens", "--out", "unknown"]) == 0
+    assert read_metrics("unknown")[0] == measured
+
+
+def test_held_out_text_that_lacks_is_said_before_the_first_step(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(" ".join(generated_documents(n_chars=20_000)))
+    args = ["--model", str(text_model / "model"), "--data", "book.txt", "--out", "lens", "--split", "hash", *SIZES]
+    assert "--split run uses all of them" in failure(args, capsys)
+    assert not Path("lens/log.jsonl").exists()
+
+
+def test_a_text_may_begin_with_the_tokenizers_own_token(text_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl")]
+    with caplog.at_level("INFO"):
+        train_lens.load_materials(train_lens.parse(args), torch.device("cpu"))
+        assert "every document begins" not in caplog.text
+        train_lens.load_materials(train_lens.parse([*args, "--bos", "always"]), torch.device("cpu"))
+    assert "every document begins with <|endoftext|>, as bos = 'always' says; --bos never leaves it out" in caplog.text

@@ -74,3 +74,23 @@ def test_where_and_how_fast_a_run_goes_does_not_make_it_another() -> None:
     recipe = LensRecipe()
     moved = replace(recipe, out="elsewhere", device="cpu", micro_batch=2, snapshot_minutes=1.0, report_to="wandb")
     assert first_difference(recipe, moved) is None
+
+
+def test_a_run_of_before_there_were_splits_to_choose_goes_on_only_by_hash() -> None:
+    older = LensRecipe(data="texts")
+    assert first_difference(older, replace(older, split="hash")) is None
+    assert first_difference(older, replace(older, split="run")) == ("split", "hash", "run")
+
+
+def test_where_eval_tokens_decides_what_is_held_out_it_makes_another_run() -> None:
+    for split, difference in (("hash", None), ("run", ("eval_tokens", 10, 20))):
+        recipe = LensRecipe(split=split, eval_tokens=10)
+        assert first_difference(recipe, replace(recipe, eval_tokens=20)) == difference
+
+
+def test_a_whole_text_can_only_be_measured_on() -> None:
+    with pytest.raises(ValueError, match="split is 'whole', which leaves nothing to train on: give it with eval_only"):
+        LensRecipe(split="whole")
+    assert LensRecipe(split="whole", eval_only="lens").split == "whole"
+    with pytest.raises(ValueError, match=r"max_unpacked_gb is 0\.0"):
+        LensRecipe(max_unpacked_gb=0.0)
