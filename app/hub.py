@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffmamba_interp.models.checkpoint_hub import HUB_ID, resolve_folder
+from diffmamba_interp.models.checkpoint_hub import HUB_ID, files_to_fetch, resolve_folder
 
 HUB = "hub:"
 TIMEOUT_S = 5.0
@@ -55,9 +55,10 @@ def _require_small(wanted: str, max_bytes: int) -> None:
             f"the hub did not answer about {wanted!r} ({type(error).__name__}): without a network, choose a bundled "
             "model or a folder below the root."
         ) from error
-    weights = [file.size or 0 for file in info.siblings or [] if file.rfilename.endswith((".safetensors", ".bin"))]
-    if sum(weights) > max_bytes:
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    n_bytes = sum(sizes[name] for name in files_to_fetch(sizes))
+    if n_bytes > max_bytes:
         raise ValueError(
-            f"the weights of {wanted!r} take {sum(weights) / 2**30:.1f} GiB, more than the budget of "
+            f"the weights of {wanted!r} take {n_bytes / 2**30:.1f} GiB, more than the budget of "
             f"{max_bytes / 2**30:.1f} GiB: start the explorer with `-- --memory-gib N`."
         )

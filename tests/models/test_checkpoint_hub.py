@@ -1,13 +1,17 @@
 """Checkpoints from and to the hub, without a hub."""
 
+import errno
+import logging
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import huggingface_hub
 import pytest
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
+from diffmamba_interp.models.checkpoint_hub import files_to_fetch
 from tests.models.tiny import assert_same, tiny_model
 
 SNAPSHOT = "diffmamba_interp.models.checkpoint_hub.snapshot_download"
@@ -70,3 +74,112 @@ def test_push_to_hub_uploads_a_folder_that_loads(tmp_path: Path) -> None:
     with patch.object(huggingface_hub.hub_mixin, "HfApi", Api):
         model.push_to_hub("someone/model")
     assert uploaded == [["config.json", "model.safetensors"]]
+
+
+# ------------------------------------------------------------------ what is fetched
+
+
+@pytest.mark.parametrize(
+    ("weights", "fetched"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
+        (
+            ["consolidated.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+             "model.safetensors.index.json"],
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"],
+        ),
+        (["pytorch_model.bin", "tf_model.h5", "optimizer.bin"], ["pytorch_model.bin"]),
+        (["consolidated.safetensors", "params.json"], ["consolidated.safetensors", "params.json"]),
+        (["release/mp_rank_00/model_optim_rng.pt"], ["release/mp_rank_00/model_optim_rng.pt"]),
+        (["adapter_model.safetensors", "adapter_config.json"], ["adapter_config.json"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_the_weights_that_would_be_read_are_fetched_and_counted(weights: list[str], fetched: list[str]) -> None:
+    assert files_to_fetch([*weights, "README.md"]) == fetched
+
+
+def test_a_vendors_own_copy_beside_the_shards_is_not_downloaded(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path, format="hf_mamba2", max_shard_size=4000)
+    with patch(SNAPSHOT, return_value=str(tmp_path)) as download, patch("huggingface_hub.HfApi.repo_info"):
+        HookedMamba.from_pretrained("someone/model")
+    (call,) = download.call_args_list
+    assert not any(fnmatch("consolidated.safetensors", pattern) for pattern in call.kwargs["allow_patterns"])
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+class HttpError(Exception):
+    """As the hub's own: the answer hangs on it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("Server said no for url: https://huggingface.co/someone/model")
+        self.response = Mock(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (HttpError(503), "HTTP 503: Server said no"),
+        (HttpError(401), "HTTP 401"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/cache"), "Permission denied: '/cache'"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("half_cached", [True, False])
+def test_the_cause_of_a_failed_download_is_said(
+    error: Exception, said: str, half_cached: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    cached = str(tmp_path / "config.json") if half_cached else None
+    with (
+        patch("huggingface_hub.HfApi.repo_info"),
+        patch(SNAPSHOT, side_effect=error),
+        patch("diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=cached),
+        pytest.raises(FileNotFoundError, match="fetching it from the hub failed") as caught,
+    ):
+        HookedMamba.from_pretrained("someone/model")
+    assert said in str(caught.value)
+    assert ("is incomplete: its weights, or some of their shards, are missing" in str(caught.value)) == half_cached
+
+
+def test_a_complete_copy_in_the_cache_is_read_with_a_warning_that_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    with (
+        patch("huggingface_hub.HfApi.repo_info", side_effect=HttpError(502)),
+        patch(
+            "diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
+        ),
+        caplog.at_level(logging.WARNING, logger="diffmamba_interp"),
+    ):
+        assert_same(HookedMamba.from_pretrained("someone/model"), model)
+    assert "the hub could not be asked (HTTP 502: Server said no" in caplog.text
+
+
+def test_a_cache_whose_reference_is_missing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "models--someone--model" / "snapshots" / "0123abc").mkdir(parents=True)
+    with (
+        patch("diffmamba_interp.models.checkpoint_hub.HF_HUB_CACHE", str(tmp_path)),
+        pytest.raises(FileNotFoundError, match="holds 0123abc, but no refs/main .* give one of these with revision="),
+    ):
+        HookedMamba.from_pretrained("someone/model")
+
+
+def test_a_cache_without_all_shards_is_no_copy(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path, max_shard_size=4000)
+    sorted(tmp_path.glob("model-*.safetensors"))[1].unlink()
+    with (
+        patch("huggingface_hub.HfApi.repo_info", side_effect=HttpError(500)),
+        patch(
+            "diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
+        ),
+        pytest.raises(FileNotFoundError, match=r"HTTP 500: .* is incomplete"),
+    ):
+        HookedMamba.from_pretrained("someone/model")
