@@ -12,13 +12,20 @@ corrected with a warning, and the others are errors where they are wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, Placement, differential_blocks
+from diffmamba_interp.config import (
+    NAMED_PLACEMENTS,
+    DifferentialConfig,
+    HookedMambaConfig,
+    Placement,
+    differential_blocks,
+)
 from diffmamba_interp.models.checkpoint_fields import (
     FLA_SPELLINGS,
     FORMATS,
@@ -29,6 +36,7 @@ from diffmamba_interp.models.checkpoint_fields import (
     STATE_SPACES_HARMLESS,
     Format,
     is_fla,
+    published_name,
     require_supported_kind,
 )
 from diffmamba_interp.models.checkpoint_sizes import (
@@ -37,6 +45,7 @@ from diffmamba_interp.models.checkpoint_sizes import (
     StoredSizes,
     differential_indices,
     groups_and_state,
+    heads_and_expand,
     require_layers,
     stored_sizes,
 )
@@ -87,14 +96,50 @@ def _read_ours(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     if not isinstance(model, Mapping):
         raise ValueError(f"model is malformed: {model!r} is no object of settings.")
     fields = ConfigFields(model, within="model.")
-    for name in ("d_model", "d_vocab"):
-        fields.integer(name)
-    if shapes:
-        require_layers(fields.integer("n_layers"), shapes, OUR_LAYER, name="model.n_layers")
+    known = {field.name for field in dataclasses.fields(HookedMambaConfig)}
+    if unknown := fields.unknown(known):
+        raise ValueError(f"unknown keys: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+    _require_our_sizes(fields, shapes)
     if not isinstance(fields.object("differential").get("placement", "all"), str | list):
         raise ValueError("model.differential.placement is malformed: it must be a name or a list of block indices.")
     fields.limits("dt_limit")
-    return HookedMambaConfig.from_dict(model)
+    numbers = ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range")
+    cfg = HookedMambaConfig.from_dict({**model, **{name: fields.number(name) for name in numbers if name in model}})
+    blocks = differential_indices(_published_shapes(shapes))
+    if shapes and blocks != cfg.differential_blocks:
+        raise ValueError(
+            f"it contradicts the weights: model.differential (its placement) makes blocks "
+            f"{list(cfg.differential_blocks)} differential, but the weights make it blocks {list(blocks)}."
+        )
+    return cfg
+
+
+def _require_our_sizes(fields: ConfigFields, shapes: Shapes) -> None:
+    """Compare what sizes the model has with the tensors, before anything of these sizes is made."""
+    n_layers = fields.integer("n_layers")
+    for name in ("d_model", "d_vocab", "d_state", "d_head", "chunk_size"):
+        fields.integer(name, MISSING if name in ("d_model", "d_vocab") else None)
+    if not shapes:
+        return
+    require_layers(n_layers, shapes, OUR_LAYER, name="model.n_layers")
+    stored = stored_sizes(_published_shapes(shapes))
+    for name, size in (("d_model", stored.d_model), ("d_vocab", stored.d_vocab), ("d_conv", stored.d_conv)):
+        _size(fields, name, size, 1)
+    _flag(fields, "proj_bias", stored.proj_bias, False)
+    _flag(fields, "conv_bias", stored.conv_bias, True)
+    if stored.d_inner is not None and stored.d_model is not None:
+        _size(fields, "expand", stored.d_inner // stored.d_model, 2)
+    n_groups, d_state = fields.integer("n_groups", 1), fields.integer("d_state", 128)
+    if stored.d_bc not in (None, n_groups * d_state):
+        raise ValueError(
+            f"model.n_groups {n_groups} x model.d_state {d_state} contradicts the weights, whose B and C have "
+            f"{stored.d_bc} channels each. Correct the config."
+        )
+
+
+def _published_shapes(shapes: Shapes) -> Shapes:
+    """Those of our own names by the published ones."""
+    return {published_name(name, "diff_mamba"): shape for name, shape in shapes.items()}
 
 
 def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
@@ -103,7 +148,7 @@ def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     _refuse_other_mixers(fields, fla)
     stored = stored_sizes(shapes)
     d_model = _size(fields, "hidden_size", stored.d_model, 4096)
-    n_layers = _size(fields, "num_hidden_layers", stored.n_layers, 64)
+    n_layers = fields.integer("num_hidden_layers", stored.n_layers or 64)
     if shapes:
         require_layers(n_layers, shapes, name="num_hidden_layers")
     plain = HookedMambaConfig(
@@ -129,6 +174,7 @@ def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
         )
     _warn_of_unknown(fields.unknown(HF_HARMLESS))
     blocks = differential_indices(shapes)
+    fields.flag("diffmamba", None)
     _check_said_placement(raw, blocks, plain.n_layers)
     return replace(plain, differential=_differential_from_shapes(blocks, shapes, plain)) if blocks else plain
 
@@ -146,8 +192,23 @@ def _refuse_other_mixers(fields: ConfigFields, fla: bool) -> None:
 
 
 def _size(fields: ConfigFields, name: str, stored: int | None, default: int) -> int:
-    """A size that the config says, else the tensors, else its library's default."""
-    return int(fields.integer(name, default if stored is None else stored))
+    """A size that the config says, else the tensors, else its library's default.
+
+    Raises ValueError where the config says another one than the tensors.
+    """
+    said = fields.integer(name, None)
+    if None not in (said, stored) and said != stored:
+        raise ValueError(f"{fields.within}{name} is {said}, but the weights are those of {stored}. Correct the config.")
+    return int(next(size for size in (said, stored, default) if size is not None))
+
+
+def _flag(fields: ConfigFields, name: str, stored: bool | None, default: bool) -> bool:
+    """The same for whether there is a bias."""
+    said = fields.flag(name, None)
+    if None not in (said, stored) and said != stored:
+        has = "have" if stored else "do not have"
+        raise ValueError(f"{fields.within}{name} is {said}, but the weights {has} this bias. Correct the config.")
+    return bool(next(flag for flag in (said, stored, default) if flag is not None))
 
 
 def _sizes(
@@ -156,7 +217,7 @@ def _sizes(
     """The sizes of a mixer: those that the config says, completed from the tensors."""
     expand, d_head = fields.integer(names["expand"], None), fields.integer(names["d_head"], None)
     n_heads = fields.integer("num_heads", None)  # Hugging Face's only
-    sizes: dict[str, Any] = _heads(names, stored, d_model, expand, d_head, n_heads)
+    sizes: dict[str, Any] = heads_and_expand(names, stored, d_model, expand, d_head, n_heads)
     heads = max(sizes["expand"] * d_model // sizes["d_head"], 1)
     sizes["n_groups"], sizes["d_state"] = groups_and_state(
         stored.d_bc,
@@ -167,48 +228,9 @@ def _sizes(
         usual=usual_groups,
     )
     sizes["d_conv"] = _size(fields, names["d_conv"], stored.d_conv, 4)
-    sizes["proj_bias"] = fields.flag(names["proj_bias"], bool(stored.proj_bias))
-    sizes["conv_bias"] = fields.flag(names["conv_bias"], stored.conv_bias is not False)
+    sizes["proj_bias"] = _flag(fields, names["proj_bias"], stored.proj_bias, False)
+    sizes["conv_bias"] = _flag(fields, names["conv_bias"], stored.conv_bias, True)
     return sizes
-
-
-def _heads(
-    names: Mapping[str, str],
-    stored: StoredSizes,
-    d_model: int,
-    expand: int | None,
-    d_head: int | None,
-    n_heads: int | None,
-) -> dict[str, int]:
-    """expand and d_head, from what the config says of them and of the number of heads, and from the tensors."""
-    said = {names["expand"]: expand, names["d_head"]: d_head, "num_heads": n_heads}
-    if stored.d_inner is None or stored.d_model is None:
-        expand = expand or 2
-        if n_heads and d_head and n_heads * d_head != expand * d_model:
-            raise ValueError(
-                f"num_heads {n_heads} x {names['d_head']} {d_head} is not {names['expand']} {expand} x "
-                f"{names.get('d_model', 'd_model')} {d_model}. Correct the config."
-            )
-        return {"expand": expand, "d_head": d_head or (expand * d_model // n_heads if n_heads else 64)}
-    if stored.d_inner % stored.d_model:
-        raise ValueError(
-            f"the weights have d_inner {stored.d_inner}, no multiple of their width {stored.d_model}: not supported."
-        )
-    true_heads = stored.n_heads
-    if true_heads is None:  # only branches are stored: the config says how a plain mixer would be divided
-        true_heads = stored.d_inner // d_head if d_head else n_heads or stored.d_inner // 64
-    if true_heads < 1 or stored.d_inner % true_heads:
-        raise ValueError(f"the weights have d_inner {stored.d_inner}, which {true_heads} heads do not divide.")
-    true = {"expand": stored.d_inner // stored.d_model, "d_head": stored.d_inner // true_heads}
-    actual = dict(zip(said, (true["expand"], true["d_head"], true_heads), strict=True))
-    wrong = [f"{name} {value}" for name, value in said.items() if value not in (None, actual[name])]
-    if wrong:
-        log.warning(
-            "config.json says %s, but the weights are those of %s: taking the weights'.",
-            ", ".join(wrong),
-            ", ".join(f"{name} {value}" for name, value in actual.items()),
-        )
-    return true
 
 
 def _warn_of_unknown(names: list[str]) -> None:
@@ -248,7 +270,9 @@ def _said_placement(setting: object, n_layers: int) -> tuple[int, ...]:
             return differential_blocks(tuple(setting), n_layers)
         if str(setting).isdecimal():
             return tuple(range(n_layers - min(int(str(setting)), n_layers), n_layers))
-        return differential_blocks(str(setting), n_layers)  # type: ignore[arg-type]
+        if setting not in NAMED_PLACEMENTS:
+            raise ValueError(f"it must be one of {', '.join(NAMED_PLACEMENTS)}, a number of last blocks, or a list.")
+        return differential_blocks(setting, n_layers)  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"diffmamba_settings is {setting!r}: {error}") from error
 
@@ -310,9 +334,11 @@ def _read_state_spaces(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaCon
     ssm = ConfigFields(fields.object("ssm_cfg"), within="ssm_cfg.")
     layer = ssm.value("layer", "Mamba1")
     if layer != "Mamba2":
-        raise ValueError(f"it describes {layer} blocks: only Mamba2 blocks are supported.")
+        shown = layer if isinstance(layer, str) else repr(layer)
+        raise ValueError(f"it describes {shown} blocks: only Mamba2 blocks are supported (ssm_cfg.layer).")
     stored = stored_sizes(shapes)
-    d_model = fields.integer("d_model")
+    fields.integer("d_model")
+    d_model = _size(fields, "d_model", stored.d_model, 0)
     _refuse_other_blocks(fields, ssm, stored, d_model)
     n_layers = fields.integer("n_layer")
     if shapes:
@@ -321,8 +347,8 @@ def _read_state_spaces(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaCon
     d_vocab = -(-n_tokens // multiple) * multiple
     if stored.d_vocab not in (None, d_vocab):
         raise ValueError(
-            f"it contradicts the weights: vocab_size {n_tokens} padded to a multiple of {multiple} is "
-            f"{d_vocab}, but the embedding has {stored.d_vocab} rows."
+            f"it contradicts the weights: vocab_size {n_tokens} padded to a multiple of {multiple} "
+            f"(pad_vocab_size_multiple) is {d_vocab}, but the embedding has {stored.d_vocab} rows."
         )
     cfg = HookedMambaConfig(
         **_sizes(ssm, SSM_FIELDS, stored, usual_groups=1, d_model=d_model),

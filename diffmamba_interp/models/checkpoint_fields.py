@@ -1,4 +1,4 @@
-"""The fields of the published config formats: which of ours each is, which change nothing, and other models' kinds."""
+"""The published formats' words: config fields and tensor names, which of ours each is, and other models' kinds."""
 
 from __future__ import annotations
 
@@ -84,6 +84,19 @@ SSM_HARMLESS = frozenset(
 )
 STATE_SPACES_HARMLESS = frozenset(("fused_add_norm", "attn_cfg", "model_type", "architectures", "torch_dtype", "dtype"))
 
+KEY_PARTS = (
+    ("embed.", "backbone.embeddings."),
+    (".mixer.minuend.", ".mixer_1."),
+    (".mixer.subtrahend.", ".mixer_2."),
+    (".mixer.lambda_", ".lambda_"),
+    (".mixer.subnorm.", ".subln."),
+    (".inner_norm.", ".norm."),
+    ("blocks.", "backbone.layers."),
+    ("ln_final.", "backbone.norm_f."),
+    ("unembed.", "lm_head."),
+)
+"""Our name of a parameter, piece by piece: the published one."""
+
 OTHER_KINDS = {
     "mamba": "Mamba-1 blocks, whose scan has other parameters",
     "falcon_mamba": "Mamba-1 blocks with norms on B, C and dt",
@@ -109,11 +122,26 @@ OTHER_KINDS = {
 """`model_type`: what such a model is made of, where that is near enough to Mamba-2 to be tried here."""
 
 
+def published_name(name: str, format: Format) -> str:
+    """The name in the files of `format` of our parameter `name`; see `KEY_PARTS`."""
+    if format == "diffmamba_interp":
+        return name
+    for ours, theirs in KEY_PARTS:
+        at_start = not ours.startswith(".")
+        if name.startswith(ours) if at_start else ours in name:
+            name = name.replace(ours, theirs, 1)
+    return name.replace("backbone.embeddings.", "backbone.embedding.") if format == "state_spaces" else name
+
+
 def require_supported_kind(raw: Mapping[str, Any]) -> None:
     """Raise ValueError, saying what the model is, unless the config is of one of the four formats."""
     kind = raw.get("model_type")
     if raw.get("format") == "diffmamba_interp" or kind == "mamba2" or ("d_model" in raw and "n_layer" in raw):
         return
+    if kind is not None and not isinstance(kind, str):
+        raise ValueError(f"model_type is {kind!r}: it must be a name, such as 'mamba2'.")
+    if kind is None and raw.get("format") is not None:
+        raise ValueError(f"format is {raw['format']!r}: only 'diffmamba_interp' is one.")
     if kind is None:
         said = raw.get("architectures")
         kind = ", ".join(map(str, said)) if isinstance(said, list) and said else "unknown" if said is None else said

@@ -70,7 +70,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     """A folder of the hub's cache: up to date, or as it is where the hub cannot be asked."""
     try:
         # Asked first, since the download itself waits for an answer without limit.
-        HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+        info = HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+        _require_weights([file.rfilename for file in info.siblings or []])
         return _download(name, revision)
     except Exception as error:
         cached = _cached_folder(name, revision)
@@ -81,6 +82,13 @@ def _from_hub(name: str, revision: str | None) -> Path:
             f"{name!r} is no folder here, and fetching it from the hub failed: {_cause(error)}. "
             f"{_state_of_cache(name, revision, cached)}Check the name and the connection, or give a local folder."
         ) from error
+
+
+def _require_weights(names: list[str]) -> None:
+    """Raise FileNotFoundError for a repository whose files are known and hold nothing that is read here."""
+    if names and "adapter_config.json" not in names and set(files_to_fetch(names)) <= set(SMALL_FILES):
+        shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+        raise FileNotFoundError(f"the repository holds no weights of a kind that is read here: {shown}")
 
 
 def _download(name: str, revision: str | None) -> Path:

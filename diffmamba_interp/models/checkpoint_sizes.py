@@ -82,6 +82,45 @@ def differential_indices(shapes: Shapes) -> tuple[int, ...]:
     return tuple(sorted(int(match[1]) for name in shapes if (match := BRANCH.match(name))))
 
 
+def heads_and_expand(
+    names: Mapping[str, str],
+    stored: StoredSizes,
+    d_model: int,
+    expand: int | None,
+    d_head: int | None,
+    n_heads: int | None,
+) -> dict[str, int]:
+    """expand and d_head, from what the config says of them and of the number of heads, and from the tensors."""
+    said = {names["expand"]: expand, names["d_head"]: d_head, "num_heads": n_heads}
+    if stored.d_inner is None or stored.d_model is None:
+        expand = expand or 2
+        if n_heads and d_head and n_heads * d_head != expand * d_model:
+            raise ValueError(
+                f"num_heads {n_heads} x {names['d_head']} {d_head} is not {names['expand']} {expand} x "
+                f"{names.get('d_model', 'd_model')} {d_model}. Correct the config."
+            )
+        return {"expand": expand, "d_head": d_head or (expand * d_model // n_heads if n_heads else 64)}
+    if stored.d_inner % stored.d_model:
+        raise ValueError(
+            f"the weights have d_inner {stored.d_inner}, no multiple of their width {stored.d_model}: not supported."
+        )
+    true_heads = stored.n_heads
+    if true_heads is None:  # only branches are stored: the config says how a plain mixer would be divided
+        true_heads = stored.d_inner // d_head if d_head else n_heads or stored.d_inner // 64
+    if true_heads < 1 or stored.d_inner % true_heads:
+        raise ValueError(f"the weights have d_inner {stored.d_inner}, which {true_heads} heads do not divide.")
+    true = {"expand": stored.d_inner // stored.d_model, "d_head": stored.d_inner // true_heads}
+    actual = dict(zip(said, (true["expand"], true["d_head"], true_heads), strict=True))
+    wrong = [f"{name} {value}" for name, value in said.items() if value not in (None, actual[name])]
+    if wrong:
+        log.warning(
+            "config.json says %s, but the weights are those of %s: taking the weights'.",
+            ", ".join(wrong),
+            ", ".join(f"{name} {value}" for name, value in actual.items()),
+        )
+    return true
+
+
 def groups_and_state(
     d_bc: int | None, n_heads: int, *, groups: int | None, state: int | None, names: tuple[str, str], usual: int
 ) -> tuple[int, int]:

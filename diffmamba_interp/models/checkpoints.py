@@ -1,6 +1,6 @@
 """Loading and saving checkpoints in four formats, strictly: every key is used, every key is there.
 
-One two-way table (`KEY_PARTS`) turns our parameter names into the published ones:
+One two-way table (`checkpoint_fields.KEY_PARTS`) turns our parameter names into the published ones:
 
     embed.weight                              backbone.embeddings.weight    (or backbone.embedding.weight)
     blocks.3.norm.weight                      backbone.layers.3.norm.weight
@@ -28,7 +28,7 @@ from torch import Tensor
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.files.json_files import json_text
 from diffmamba_interp.models.checkpoint_configs import detect_format, read_config, write_config
-from diffmamba_interp.models.checkpoint_fields import FORMATS, Format
+from diffmamba_interp.models.checkpoint_fields import FORMATS, Format, published_name
 from diffmamba_interp.models.checkpoint_files import (
     CONFIG_FILE,
     PICKLE_FILE,
@@ -46,18 +46,6 @@ from diffmamba_interp.models.read_out_identity import remember_checkpoint
 from diffmamba_interp.ops.select import Impl
 
 __all__ = ["FORMATS", "Checkpoint", "Format", "key_table", "load_model", "open_checkpoint", "save_model"]
-
-KEY_PARTS = (
-    ("embed.", "backbone.embeddings."),
-    (".mixer.minuend.", ".mixer_1."),
-    (".mixer.subtrahend.", ".mixer_2."),
-    (".mixer.lambda_", ".lambda_"),
-    (".mixer.subnorm.", ".subln."),
-    (".inner_norm.", ".norm."),
-    ("blocks.", "backbone.layers."),
-    ("ln_final.", "backbone.norm_f."),
-    ("unembed.", "lm_head."),
-)
 
 FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 """Kept in float32 at any dtype: they are few, and exp, softplus and sigmoid magnify their rounding."""
@@ -116,7 +104,7 @@ def key_table(cfg: HookedMambaConfig, format: Format) -> dict[str, str]:
     names = list(_empty_model(cfg).state_dict())
     if cfg.tie_embeddings and format != "state_spaces":
         names.remove("unembed.weight")
-    return {name: _published_name(name, format) for name in names}
+    return {name: published_name(name, format) for name in names}
 
 
 def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint:
@@ -240,16 +228,6 @@ def parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     if name.rpartition(".")[2] in FLOAT32_PARAMETERS:
         return torch.promote_types(dtype, torch.float32)
     return dtype
-
-
-def _published_name(name: str, format: Format) -> str:
-    if format == "diffmamba_interp":
-        return name
-    for ours, theirs in KEY_PARTS:
-        at_start = not ours.startswith(".")
-        if name.startswith(ours) if at_start else ours in name:
-            name = name.replace(ours, theirs, 1)
-    return name.replace("backbone.embeddings.", "backbone.embedding.") if format == "state_spaces" else name
 
 
 def _require_floating_point(folder: Path, files: WeightFiles) -> None:

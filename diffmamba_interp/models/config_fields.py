@@ -12,6 +12,9 @@ from typing import Any
 MISSING: Any = object()
 """The default of a field that must be there."""
 
+LARGEST = 2**40
+"""Of a size: beyond it torch cannot even count the bytes of a matrix."""
+
 FLOAT32_MAX = 3.4028234663852886e38
 """Written for infinity, as the libraries that read the file need a JSON number; read as infinity."""
 
@@ -58,8 +61,8 @@ class ConfigFields:
             return value
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-            raise self.error(name, value, f"a whole number of at least {at_least}")
+        if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= LARGEST:
+            raise self.error(name, value, f"a whole number of at least {at_least}, and no astronomical one")
         return value
 
     def number(self, name: str, default: Any = MISSING) -> Any:
