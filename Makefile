@@ -2,12 +2,18 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
 
 # One thread per test process: the two of them share the cores.
-test lint: export OMP_NUM_THREADS = 1
+test lint lowest: export OMP_NUM_THREADS = 1
+
+define require_python
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "'$(PYTHON)' is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed. Name one: make PYTHON=/path/to/python3.12"; exit 1; }
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify lint clean
+.PHONY: help demo test verify lint lowest clean
 
 help:
 	@echo "make demo    a first look: inspect the bundled Diff-Mamba, ask it needle prompts, train and measure a lens,"
@@ -15,7 +21,9 @@ help:
 	@echo "make test    import contract and tests, on the CPU"
 	@echo "make verify  rebuild the analyses from their own data (hours)"
 	@echo "make lint    ruff, mypy and the import contract"
-	@echo "make clean   remove .venv, caches and build output; runs/ stays"
+	@echo "make lowest  the tour, commands and pages with the lowest versions that pyproject.toml promises, in .venv-lowest"
+	@echo "             (several GB; Python 3.11 or 3.12)"
+	@echo "make clean   remove .venv, .venv-lowest, caches and build output; runs/ stays"
 	@echo
 	@echo "Each sets up .venv by itself. PYTHON=... chooses the interpreter (3.11 or newer)."
 
@@ -48,13 +56,25 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
+# Without the tests' type hook and warnings as errors, as a user has it. A version that was withdrawn is no lower bound.
+lowest:
+	$(require_python)
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e '.[app,logging]' \
+		$$(grep -E '^pytest(-timeout)?==' constraints.txt) 2> $(LOWEST)/pip.txt || { cat $(LOWEST)/pip.txt; exit 1; }
+	! grep -A 1 'yanked version' $(LOWEST)/pip.txt
+	$(LOWEST)/bin/python -m pytest -o addopts=--import-mode=importlib -o filterwarnings= -m 'not browser' --durations=5 \
+		tests/project/test_documents.py tests/project/test_lazy_names.py tests/models/test_checkpoints.py \
+		tests/data tests/figures tests/cli tests/app
+
 clean:
-	rm -rf $(VENV) dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "'$(PYTHON)' is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed. Name one: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(require_python)
 	@echo "Setting up $(VENV); the first time takes a few minutes."
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[app,dev]'

@@ -27,7 +27,7 @@ def read_column(path: Path, column: str) -> Iterator[Any]:
 
 
 def _parquet_batches(path: Path, column: str) -> Iterator[Any]:
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
         _require_column(path, column, file.schema_arrow.names)

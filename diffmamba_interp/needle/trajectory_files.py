@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, Measure, NeedleTrajectory, ReadSample
