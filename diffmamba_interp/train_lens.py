@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmamba_interp.data import TextSource, TokenBatches, bos_tokens, load_tokenizer, tokenizer_hash
+from diffmamba_interp.data import DataError, TextSource, TokenBatches, bos_tokens, load_tokenizer, tokenizer_hash
 from diffmamba_interp.data.sources import BUILTIN, GENERATED, is_hub_id
 from diffmamba_interp.figures.lens_svg import kl_svg
 from diffmamba_interp.files.atomic import write_text
@@ -113,10 +113,10 @@ class Materials:
 
 def run(recipe: LensRecipe, group: ProcessGroup) -> int:
     """Train or measure as the recipe says, into its `out`; the exit code."""
-    assert recipe.out is not None
     materials = load_materials(recipe, group.device)
     recipe = with_schedule(recipe, quick=materials.n_parameters <= QUICK_PARAMETERS)
     recipe = replace(recipe, data=materials.location, split=resolved_split(recipe, materials))
+    assert recipe.out is not None
     folder = RunFolder(recipe.out, recipe, materials.identity)
     if recipe.eval_only is not None:
         lens = load_lens(recipe.eval_only, materials.model)

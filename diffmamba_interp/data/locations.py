@@ -49,6 +49,8 @@ def find_files(location: str | Path, *, split: str | None = None) -> list[Path]:
     """
     if not str(location):
         raise DataError("the location of the text is empty: give a file, a folder or a pattern.")
+    if "://" in str(location):
+        raise DataError(f"{location} is an address, of which nothing is fetched: give files, or owner/name on the hub.")
     path = expand_home(location)
     search = _Search(split)
     if path.is_file():

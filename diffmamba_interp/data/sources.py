@@ -188,7 +188,7 @@ def _hub_errors(source: TextSource) -> Iterator[None]:
         if not _is_foreseen(error):
             raise
         reason = str(error) or type(error).__name__
-        advice = "Check its name and the network, or give a local file."
+        advice = "There is no file or folder of that name here; check the name and the network."
         if "script" in reason.lower():
             advice = (
                 "A dataset that needs a program of its own is not run; many have a copy without one: "

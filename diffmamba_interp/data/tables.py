@@ -29,7 +29,7 @@ def read_column(path: Path, column: str) -> Iterator[Any]:
 def _parquet_batches(path: Path, column: str) -> Iterator[Any]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
         _require_column(path, column, file.schema_arrow.names)
         yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[column])
 

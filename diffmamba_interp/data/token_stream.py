@@ -158,6 +158,7 @@ def cached_tokens(
     if path.is_file():
         logger.info("tokens of %s (%s) from the cache: %s", source.location, split, path)
         return TokenStream.load(path, remedy=f"Delete {path.stem}* in {path.parent}: the next run makes it again.")
+    documents: Iterable[Document]
     if split is None:
         documents = order_by_hash(source.documents(), seed=seed)
     else:

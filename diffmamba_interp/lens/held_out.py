@@ -114,7 +114,7 @@ def _n_held_out(stream: TokenStream, n_tokens: int, tokenizer: PreTrainedTokeniz
 
 
 def _hash(stream: TokenStream, document: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    return text_hash(tokenizer.decode(stream.document(document)[:-1].tolist()))
+    return text_hash(str(tokenizer.decode(stream.document(document)[:-1].tolist())))
 
 
 def _documents(stream: TokenStream, n: int) -> list[_Stretch]:
@@ -193,5 +193,7 @@ def _piece(
         return None
     is_document = is_from_start and len(ids) == len(before) + stretch.last - stretch.first
     # A token may be part of a character, which then counts as the one that stands for what cannot be read.
-    n_bytes = int(stream.n_bytes[stretch.document]) if is_document else len(tokenizer.decode(ids[1:]).encode("utf-8"))
+    n_bytes = (
+        int(stream.n_bytes[stretch.document]) if is_document else len(str(tokenizer.decode(ids[1:])).encode("utf-8"))
+    )
     return HeldOutDocument(tokens=torch.tensor(ids), n_bytes=n_bytes)

@@ -13,7 +13,7 @@ import torch
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
 from diffmamba_interp.runs import snapshots
 from diffmamba_interp.runs.json_log import read_records
-from diffmamba_interp.runs.settings import to_values
+from diffmamba_interp.runs.settings import from_values, to_values
 from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
 
 
@@ -51,7 +51,7 @@ def read_snapshot(folder: Path) -> Snapshot | None:
 
 def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, str], folder: Path) -> None:
     """Raise ValueError unless the snapshot is of this recipe and data (`RESUMABLE_CHANGES` may differ)."""
-    saved, now = _comparable(snapshot.recipe), _comparable(to_values(recipe))
+    saved, now = _comparable(_with_defaults(snapshot.recipe)), _comparable(to_values(recipe))
     changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if changed:
         lines = "; ".join(f"{key} was {saved.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in changed)
@@ -72,6 +72,14 @@ def read_metrics(path: Path) -> tuple[int, dict[str, float]]:
         if "loss" not in record:
             return record.pop("step"), record
     return -1, {}
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """The saved values, and the defaults of fields that there were not yet when they were saved."""
+    try:
+        return to_values(from_values(Recipe, values))
+    except ValueError:
+        return values
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:

@@ -84,12 +84,16 @@ def foreseen(error: Exception) -> str | None:
         return f"a file is nested too deeply ({_first_line(error)})." if "JSON" in str(error) else None
     if isinstance(error, RunError | ValueError | ImportError):
         return str(error) or type(error).__name__
-    if _is_from("httpx", "HTTPError", error) or _is_from("httpx", "InvalidURL", error):
+    if any(_is_from(library, name, error) for library in _HTTP_LIBRARIES for name in ("HTTPError", "InvalidURL")):
         return (
             f"the network failed ({type(error).__name__}: {_first_line(error)}). Check the connection, or give files "
             "and folders that are here; HF_HUB_OFFLINE=1 takes what was downloaded before."
         )
     return None
+
+
+# Which of them the hub's own library uses differs between its versions.
+_HTTP_LIBRARIES = ("httpx", "httpx2")
 
 
 def _of_system(error: OSError) -> str:

@@ -104,6 +104,8 @@ def test_folders_may_be_named_like_files_and_names_may_be_of_any_script(
         find_files(tmp_path / "empty")
     with pytest.raises(DataError, match="is empty"):
         find_files("")
+    with pytest.raises(DataError, match="is an address"):
+        find_files("https://example.com/a.txt")
 
 
 def test_the_home_folder_is_meant_by_a_tilde_unless_a_file_has_that_name(

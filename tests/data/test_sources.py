@@ -118,16 +118,16 @@ def test_a_hub_dataset_is_streamed(hub: list[dict]) -> None:
 def test_hub_problems_are_explained(hub: list[dict]) -> None:
     with pytest.raises(DataError, match=r"row 1: no field 'body'; the fields are text, n: choose one with text_field"):
         texts_of(TextSource(location="owner/name", text_field="body"))
-    with pytest.raises(DataError, match=r"'owner/private'.*no such dataset.*give a local file"):
+    with pytest.raises(DataError, match=r"'owner/private'.*no such dataset.*no file or folder of that name here"):
         texts_of(TextSource(location="owner/private"))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("owner/silent", "timed out. Check its name and the network"),
+        ("owner/silent", "timed out. There is no file or folder of that name here; check the name"),
         ("owner/program", "scripts are no longer supported.*hub_revision refs/convert/parquet"),
-        ("owner/breaks", "connection reset. Check its name and the network"),
+        ("owner/breaks", "connection reset. There is no file or folder"),
     ],
 )
 def test_a_hub_that_fails_at_any_moment_is_one_error(hub: list[dict], name: str, message: str) -> None:

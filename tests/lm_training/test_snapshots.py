@@ -107,6 +107,17 @@ def test_a_changed_part_of_the_mixture_is_named_by_its_place(tmp_path: Path) -> 
         require_same_run(snapshot(recipe), tiny_recipe(tmp_path, data__text=text), {"a.npy": "1"}, tmp_path)
 
 
+def test_a_snapshot_of_before_there_was_a_field_has_its_default(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    older = snapshot(recipe)
+    for part in older.recipe["data"]["text"]:
+        del part["skip_empty"]
+    require_same_run(older, recipe, older.data_sha256, tmp_path)
+    text = (dataclasses.replace(recipe.data.text[0], skip_empty=True),)
+    with pytest.raises(ValueError, match=r"data.text\[0\].skip_empty was false, is true"):
+        require_same_run(older, tiny_recipe(tmp_path, data__text=text), older.data_sha256, tmp_path)
+
+
 def test_what_does_not_decide_the_weights_may_change(tmp_path: Path) -> None:
     values: dict[str, Any] = {
         "max_minutes": 1.0,

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,21 @@ import torch
 
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.runs.command import RunError, errors_as_messages
+
+
+class httpx2(types.ModuleType):
+    """Stands in for a module that may not be installed."""
+
+    class HTTPError(Exception):
+        pass
+
+    class ConnectError(HTTPError):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def other_http_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", httpx2)  # type: ignore[arg-type]
 
 
 def outcome(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -49,6 +65,7 @@ class DivergedError(RunError):
         (torch.OutOfMemoryError("CUDA out of memory.\nmore"), 2, "error: not enough memory (CUDA out of memory)."),
         (httpx.ConnectError("Name or service not known"), 2, "error: the network failed (ConnectError: Name or"),
         (httpx.ReadTimeout(""), 2, "error: the network failed (ReadTimeout: ReadTimeout). Check the connection"),
+        (httpx2.ConnectError("Name or service not known"), 2, "error: the network failed (ConnectError: Name or"),
         (RecursionError("maximum recursion depth exceeded while decoding a JSON array"), 2, "error: a file is nested"),
         (KeyboardInterrupt(), 130, "stopped; it goes on.\n"),
     ],
