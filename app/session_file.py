@@ -5,7 +5,8 @@ A zip archive without compression around it:
     session.json       format, state of the widgets, and for each record title, kind, model, dtype, device, tokens' text
     records/00.npz     the arrays of a record; nothing is pickled
 
-What is read is checked before it is used: names, sizes (of what is packed too), types and shapes.
+What is read is checked before it is used: its sum (`files.archives`), names, sizes (of what is packed too), types and
+shapes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 from app.panels.kept_records import KeptRecord
 from app.session_records import KINDS, kind_of
+from diffmamba_interp.files.archives import add_sum, check_sum
+from diffmamba_interp.files.checksums import DamagedFileError
 
 FORMAT = "diffmamba_interp.explorer/1"
 MANIFEST = "session.json"
@@ -61,6 +64,7 @@ def write_session(page: str, state: Mapping[str, str], records: Sequence[KeptRec
         archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
         for name, content in files.items():
             archive.writestr(name, content)
+    add_sum(packed)
     return packed.getvalue()
 
 
@@ -70,13 +74,14 @@ def read_session(content: bytes) -> Session:
         raise ValueError(f"the file has {len(content) / 2**20:.0f} MiB: {MAX_PACKED_BYTES // 2**20} at most.")
     # All that a damaged archive makes the standard library raise; NotImplementedError: an unknown packing.
     try:
+        check_sum(content, source="the file", remedy="Save the session again.")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             require_modest(archive)
             manifest = json.loads(archive.read(MANIFEST))
             files = {name: archive.read(name) for name in archive.namelist() if name != MANIFEST}
         return _session(manifest, files)
     except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, MemoryError, RecursionError,
-            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError, OverflowError, zlib.error,
+            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError, OverflowError, zlib.error, DamagedFileError,
             ) as error:  # fmt: skip
         raise ValueError(f"this is no session file, or a damaged one ({type(error).__name__}: {error}).") from error
 

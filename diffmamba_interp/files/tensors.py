@@ -1,14 +1,11 @@
 """Tensors and plain values as files that are whole or not there, read back without unpickling anything else.
 
-    archive = torch.save(content)               plain: `write_tensors`, for files that other libraries open
-    archive + "sha256:<sum of the archive>"     `write_tensors(..., with_sum=True)`, for files of our own
-
-The sum stands in the comment that a zip archive may end in, so `torch.load` opens both.
+write_tensors(path, content)                    what `torch.save` writes, for files that other libraries open
+write_tensors(path, content, with_sum=True)     the same with a sum (`files.archives`), which `torch.load` opens too
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import re
@@ -18,8 +15,9 @@ from typing import Any
 
 import torch
 
+from diffmamba_interp.files.archives import add_sum, check_sum
 from diffmamba_interp.files.atomic import write_bytes
-from diffmamba_interp.files.checksums import DamagedFileError, damage_text
+from diffmamba_interp.files.checksums import DamagedFileError
 
 
 def write_tensors(path: str | Path, content: Any, *, with_sum: bool = False) -> None:
@@ -31,7 +29,7 @@ def write_tensors(path: str | Path, content: Any, *, with_sum: bool = False) -> 
     buffer = io.BytesIO()
     torch.save(content, buffer)
     if with_sum:
-        _add_sum(buffer)
+        add_sum(buffer)
     with buffer.getbuffer() as archive:
         write_bytes(path, archive)
 
@@ -44,10 +42,7 @@ def read_tensors(path: str | Path, *, remedy: str) -> tuple[Any, bool]:
     be read without unpickling; OSError.
     """
     content = Path(path).read_bytes()
-    stored = content[-_SUM_BYTES:]
-    has_sum = stored.startswith(_MARK)
-    if has_sum and stored[len(_MARK) :] != _sum(memoryview(content)[:-_SUM_BYTES]):
-        raise DamagedFileError(damage_text(path, remedy))
+    has_sum = check_sum(content, source=path, remedy=remedy)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), has_sum
     except _DAMAGE as error:
@@ -55,22 +50,6 @@ def read_tensors(path: str | Path, *, remedy: str) -> tuple[Any, bool]:
             f"{path} is corrupt or holds more than plain tensors ({_reason(error)}). It was not unpickled, since that "
             f"can run any code. {remedy}"
         ) from error
-
-
-def _add_sum(archive: io.BytesIO) -> None:
-    """Make the sum the comment of a zip archive, whose last two bytes say how long its comment is: none, so far."""
-    length = struct.pack("<H", _SUM_BYTES)
-    archive.seek(-len(length), io.SEEK_END)
-    assert archive.read() == b"\0\0"
-    archive.seek(-len(length), io.SEEK_END)
-    archive.write(length)
-    with archive.getbuffer() as content:
-        total = _sum(content)
-    archive.write(_MARK + total)
-
-
-def _sum(content: memoryview) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _reason(error: Exception) -> str:
@@ -82,9 +61,6 @@ def _reason(error: Exception) -> str:
     first = text.strip().splitlines()[0] if text.strip() else ""
     return type(error).__name__ if not first or "weights" in first.lower() else first
 
-
-_MARK = b"sha256:"
-_SUM_BYTES = len(_MARK) + 64
 
 # Whatever the unpickler stumbles over in bytes that are no such file.
 _DAMAGE = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.files.atomic import replacing
+from diffmamba_interp.files.json_files import json_text, parse_json
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 FORMAT = "diffmamba_interp.AttentionRecord/1"
+REMEDY = "Delete it, and extract the attention again."
 TENSORS = ("tokens", "lengths", "rows", "weight", "norm_of_difference", "bias", "total")
 VALUES = ("kind", "block", "normalisation", "heads", "per_head", "reduce", "sources", "token_strings")
 
@@ -28,17 +29,19 @@ def save_record(record: AttentionRecord, path: str | Path) -> Path:
     arrays |= {f"part_{i}": _to_array(part) for i, part in enumerate(record.parts)}
     values = {"format": FORMAT} | {name: getattr(record, name) for name in VALUES}
     with replacing(path, several_writers=True) as file:
-        np.savez_compressed(file, allow_pickle=False, values=np.array(json.dumps(values)), **arrays)
+        file.write(arrays_to_bytes({"values": np.array(json_text(values)), **arrays}))
     return path
 
 
 def load_record(path: str | Path) -> AttentionRecord:
     """The record in the file `path`. Raises ValueError, saying why, for a file that holds none."""
+    read = arrays_from_bytes(Path(path).read_bytes(), source=path, remedy=REMEDY, kind="attention record")
+    if "values" not in read:
+        raise ValueError(f"{path} is no attention record: it does not say what its arrays are.")
+    values: dict[str, Any] = parse_json(str(read.pop("values")), source=path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            values: dict[str, Any] = json.loads(str(file["values"]))
-            arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "values"}
-    except (KeyError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        arrays = {name: torch.from_numpy(array) for name, array in read.items()}
+    except TypeError as error:
         raise ValueError(f"{path} is no attention record: {error}") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise ValueError(f"{path} is no attention record of format {FORMAT!r}.")

@@ -18,6 +18,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.files.atomic import write_bytes
+from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
@@ -180,8 +181,15 @@ def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
 
 
 def read_rows(path: Path) -> list[PromptRow]:
-    """The inverse of `write_rows`: each model's rows in turn, in the file's order."""
-    table = csv.DictReader(io.StringIO(lzma.decompress(path.read_bytes()).decode()))
+    """The inverse of `write_rows`: each model's rows in turn, in the file's order.
+
+    Raises DamagedFileError for a file that xz's own sums do not fit.
+    """
+    try:
+        content = lzma.decompress(path.read_bytes())
+    except (lzma.LZMAError, EOFError) as error:
+        raise DamagedFileError(f"{path} is no table of answers, or damaged ({error}). Measure again.") from error
+    table = csv.DictReader(io.StringIO(content.decode()))
     prefix = f"{_OF_MODEL[0]} "
     models = [name.removeprefix(prefix) for name in table.fieldnames or () if name.startswith(prefix)]
     lines = list(table)

@@ -18,11 +18,15 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.files.archives import arrays_from_bytes
 from diffmamba_interp.files.atomic import write_bytes
+from diffmamba_interp.files.checksums import DamagedFileError
+from diffmamba_interp.files.json_files import parse_json
 from diffmamba_interp.needle.records import NeedleSample
 
 # Filler recurs from prompt to prompt, so even a low level of compression makes the file ten times smaller.
 LZMA_PRESET = 3
+REMEDY = "Delete it, and make the prompts again with `save_samples`."
 
 
 def save_samples(path: str | Path, samples: Sequence[NeedleSample], about: Mapping[str, Any] | None = None) -> None:
@@ -46,11 +50,15 @@ def load_samples(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> tuple[
     tokenizer: what the prompts were made with. Raises ValueError if it does not give back their text.
     """
     try:
-        with np.load(io.BytesIO(lzma.decompress(Path(path).read_bytes())), allow_pickle=False) as arrays:
-            about, records = (_to_json(arrays[name]) for name in ("about", "records"))
-            tokens = np.split(arrays["tokens"], np.cumsum(arrays["n_tokens"])[:-1]) if len(records) else []
-    except (lzma.LZMAError, KeyError) as error:
-        raise ValueError(f"{path} is no file of prompts: give what `save_samples` wrote.") from error
+        packed = lzma.decompress(Path(path).read_bytes())
+    except (lzma.LZMAError, EOFError) as error:
+        raise DamagedFileError(f"{path} is no file of prompts, or a damaged one ({error}). {REMEDY}") from error
+    arrays = arrays_from_bytes(packed, source=path, remedy=REMEDY, kind="file of prompts")
+    missing = {"about", "records", "tokens", "n_tokens"} - arrays.keys()
+    if missing:
+        raise ValueError(f"{path} is no file of prompts: it lacks {', '.join(sorted(missing))}. {REMEDY}")
+    about, records = (parse_json(arrays[name].tobytes(), source=path) for name in ("about", "records"))
+    tokens = np.split(arrays["tokens"], np.cumsum(arrays["n_tokens"])[:-1]) if len(records) else []
     prompts = tokenizer.backend_tokenizer.decode_batch([own.tolist() for own in tokens], skip_special_tokens=False)
     samples = [
         NeedleSample.from_record({**record, "tokens": own, "prompt": prompt})
@@ -66,7 +74,3 @@ def load_samples(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> tuple[
 
 def _from_json(value: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-
-
-def _to_json(array: np.ndarray) -> Any:
-    return json.loads(array.tobytes())

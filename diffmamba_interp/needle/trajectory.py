@@ -12,6 +12,7 @@ section 4.4).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.needle.batches import batches
@@ -84,7 +86,8 @@ def needle_trajectory(
 
     Raises:
         ValueError: no samples, or the same one twice; a distractor that is equal to its answer; a lens of another
-            model; or a `path` that holds another measurement.
+            model; a `path` that holds another measurement, or a part of this one that is damaged.
+        LockedError: another process reads into `path`.
     """
     if not samples:
         raise ValueError("there are no samples to read: give at least one.")
@@ -99,9 +102,12 @@ def needle_trajectory(
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS.get(model.embed.weight.device.type, BATCH_TOKENS["cpu"])
     plan = list(batches(samples, batch_tokens, max_samples=max_samples, piece_tokens=piece_tokens))
-    kept = None if path is None else KeptParts.at(Path(path), model, lenses, name, described, plan)
     parts: list[dict[str, np.ndarray]] = []
-    with tqdm(total=len(samples), unit="prompt", desc=name, disable=not show_progress) as bar:
+    with (
+        nullcontext() if path is None else folder_lock(path),
+        tqdm(total=len(samples), unit="prompt", desc=name, disable=not show_progress) as bar,
+    ):
+        kept = None if path is None else KeptParts.at(Path(path), model, lenses, name, described, plan)
         for number, indices in enumerate(plan):
             part = None if kept is None else kept.read(number)
             if part is None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,11 +111,15 @@ def save_trajectory(trajectory: NeedleTrajectory, path: str | Path, *, decimals:
 
 
 def load_trajectory(path: str | Path) -> NeedleTrajectory:
-    """What `save_trajectory` wrote. Raises ValueError for a file of another kind."""
+    """What `save_trajectory` wrote. Raises ValueError for a file of another kind, or one that is damaged."""
     path = Path(path)
     _, read = _format(path)
     content = path.read_bytes()
-    return from_records(read(gzip.decompress(content) if path.suffix == ".gz" else content))
+    try:
+        rows = read(gzip.decompress(content) if path.suffix == ".gz" else content)
+        return from_records(rows)
+    except (ValueError, OSError, EOFError, zlib.error, LookupError, TypeError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{path} is no table of a needle trajectory, or a damaged one: {error}") from error
 
 
 def _to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -123,12 +128,12 @@ def _to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     kinds |= {name: pa.list_(number) for name in BY_LABEL}
     table = pa.Table.from_pylist([_flat(row) for row in rows], schema=pa.schema(list(kinds.items())))
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def _from_parquet(content: bytes) -> list[dict[str, Any]]:
-    return pq.read_table(io.BytesIO(content)).to_pylist()
+    return pq.read_table(io.BytesIO(content), page_checksum_verification=True).to_pylist()
 
 
 def _to_json(rows: Sequence[Mapping[str, Any]]) -> bytes:

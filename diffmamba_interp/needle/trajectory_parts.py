@@ -1,7 +1,7 @@
 """Batches of a measurement kept in a folder, so that it goes on after a break where it was.
 
-`measurement.json` says what is measured, `part-00000.safetensors` and so on hold a batch each; every file is whole or
-not there.
+`measurement.json` says what is measured, `part-00000.safetensors` and so on hold a batch each, with its sum; every file
+is whole or not there. One process at a time writes into the folder. Parts of format 1 have no sum.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import nn
 
 from diffmamba_interp.files.atomic import write_bytes
+from diffmamba_interp.files.checksums import DamagedFileError, damage_text
+from diffmamba_interp.files.json_files import read_json_object, write_json
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.trajectory_records import ReadSample
 
 _MEASUREMENT = "measurement.json"
-_FORMAT = "diffmamba_interp.needle_trajectory/1"
+_FORMAT = "diffmamba_interp.needle_trajectory/2"
+_FORMAT_WITHOUT_SUMS = "diffmamba_interp.needle_trajectory/1"
+_SUM = "sha256"
 
 
 @dataclass(frozen=True)
 class KeptParts:
-    """The folder of one measurement, whose description was found to be the same."""
+    """The folder of one measurement, whose description was found to be the same. have_sums: its parts must."""
 
     folder: Path
+    have_sums: bool
 
     @classmethod
     def at(
@@ -57,7 +63,9 @@ class KeptParts:
         }
         file = folder / _MEASUREMENT
         if file.exists():
-            held = json.loads(file.read_text(encoding="utf-8"))
+            held = read_json_object(file)
+            if held.get("format") == _FORMAT_WITHOUT_SUMS:
+                wanted["format"] = _FORMAT_WITHOUT_SUMS
             differing = [key for key in wanted if held.get(key) != wanted[key]]
             if differing:
                 raise ValueError(
@@ -65,17 +73,29 @@ class KeptParts:
                     "remove that folder to measure again."
                 )
         else:
-            write_bytes(file, json.dumps(wanted, indent=1).encode())
-        return cls(folder)
+            write_json(file, wanted)
+        return cls(folder, have_sums=wanted["format"] == _FORMAT)
 
     def read(self, number: int) -> dict[str, np.ndarray] | None:
-        """Batch `number`, or None if it has not been read yet."""
+        """Batch `number`, or None if it has not been read yet. Raises DamagedFileError if it is not what was kept."""
         file = self._part(number)
-        return load(file.read_bytes()) if file.exists() else None
+        if not file.exists():
+            return None
+        remedy = "Delete it, and the same command reads its prompts again."
+        try:
+            with safe_open(file, framework="np") as part:
+                stored = (part.metadata() or {}).get(_SUM)
+                arrays = {name: part.get_tensor(name) for name in part.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError, TypeError) as error:
+            raise DamagedFileError(f"{file} is damaged ({error}). {remedy}") from error
+        if stored != _digest_arrays(arrays) and (self.have_sums or stored is not None):
+            raise DamagedFileError(damage_text(file, remedy))
+        return arrays
 
     def write(self, number: int, arrays: dict[str, np.ndarray]) -> None:
         """Keep batch `number`."""
-        write_bytes(self._part(number), save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_bytes(self._part(number), save(whole, metadata={_SUM: _digest_arrays(whole)}))
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.safetensors"
@@ -87,6 +107,14 @@ def _digest(module: nn.Module) -> str:
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

@@ -32,7 +32,7 @@ def test_without_a_sum_the_bytes_are_those_of_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no zip file at all", b"PK\x03\x04 cut off", b"\x80\x02}q\x00."])
 def test_what_is_no_such_file_is_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"x.pt is corrupt or holds more than plain tensors .*Delete it\.") as e:
+    with pytest.raises(DamagedFileError, match=r"x.pt is corrupt.* Delete it\.") as e:
         read_tensors(tmp_path / "x.pt", remedy=REMEDY)
     assert "weights_only" not in str(e.value)
 
