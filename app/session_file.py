@@ -81,7 +81,8 @@ def read_session(content: bytes) -> Session:
             files = {name: archive.read(name) for name in archive.namelist() if name != MANIFEST}
         return _session(manifest, files)
     except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, MemoryError, RecursionError,
-            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError, OverflowError, zlib.error, DamagedFileError,
+            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError, OverflowError, zlib.error,
+            DamagedFileError,
             ) as error:  # fmt: skip
         raise ValueError(f"this is no session file, or a damaged one ({type(error).__name__}: {error}).") from error
 
