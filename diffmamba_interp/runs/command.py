@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import ParamSpec
 
 Parameters = ParamSpec("Parameters")
@@ -38,6 +39,8 @@ def errors_as_messages(*, stopped: str = STOPPED) -> Callable[[Callable[Paramete
     def decorate(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
         @functools.wraps(main)
         def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> int:
+            if signal.getsignal(signal.SIGINT) is _end_at_once:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 code = main(*args, **kwargs)
                 sys.stdout.flush()
@@ -62,16 +65,13 @@ def errors_as_messages(*, stopped: str = STOPPED) -> Callable[[Callable[Paramete
 
 
 def quiet_interrupts() -> None:
-    """Let Ctrl-C end the process with one line, from now on; for the seconds in which a command loads its libraries."""
-    usual = sys.excepthook
+    """Let Ctrl-C end the process with one line while a command loads its libraries, until its `main` begins.
 
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            _say("stopped; nothing was begun.")
-        else:
-            usual(kind, error, trace)  # type: ignore[arg-type]
-
-    sys.excepthook = hook
+    An exception would do no good there: a library that is interrupted while it loads may swallow it and stay half
+    loaded.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
 
 
 def foreseen(error: Exception) -> str | None:
@@ -138,6 +138,12 @@ def _is_from(module: str, name: str, error: Exception) -> bool:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    # Not by way of a stream, which may be in the middle of a line of its own.
+    os.write(2, b"stopped; nothing was begun.\n")
+    os._exit(128 + number)
 
 
 def _say(text: str) -> None:

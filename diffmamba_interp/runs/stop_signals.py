@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_HANGUP: int | None = getattr(signal, "SIGHUP", None)  # Windows has none
-SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, *(() if _HANGUP is None else (_HANGUP,)))
+_HANGUP: int = getattr(signal, "SIGHUP", -1)  # Windows has none
+SIGNALS: tuple[int, ...] = tuple(number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number >= 0)
 
 
 class StopRequest:
