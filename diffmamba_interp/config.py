@@ -8,7 +8,7 @@ Everything here is plain data: frozen, keyword-only, without torch, and checked 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -91,7 +91,7 @@ class DifferentialConfig:
     def __post_init__(self) -> None:
         if isinstance(self.placement, str):
             _require_one_of("placement", self.placement, NAMED_PLACEMENTS)
-        elif isinstance(self.placement, Iterable):
+        elif isinstance(self.placement, tuple | list | set | frozenset | range):
             object.__setattr__(self, "placement", tuple(self.placement))
         else:
             raise ValueError(f"placement is {self.placement!r}: give a name or a tuple of block indices.")
@@ -173,6 +173,8 @@ class HookedMambaConfig:
         for name in ("proj_bias", "conv_bias", "tie_embeddings", "residual_in_fp32"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false.")
+        if self.differential is not None and not isinstance(self.differential, DifferentialConfig):
+            raise ValueError(f"differential is {self.differential!r}: give a DifferentialConfig, or None.")
         _require_integer("d_vocab_padding", self.d_vocab_padding, at_least=0)
         if self.d_vocab_padding >= self.d_vocab:
             raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
@@ -236,10 +238,14 @@ class HookedMambaConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HookedMambaConfig:
-        """The inverse of `to_dict`. Raises ValueError on unknown keys."""
+        """The inverse of `to_dict`. Raises ValueError on unknown and missing keys."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"the model config is {values!r}: it must be an object of settings.")
         values = dict(values)
         _require_known_keys("model config", values, {field.name for field in fields(cls)})
         if values.get("differential") is not None:
+            if not isinstance(values["differential"], Mapping):
+                raise ValueError(f"differential is {values['differential']!r}: it must be an object of settings.")
             inner = dict(values["differential"])
             _require_known_keys("differential config", inner, {field.name for field in fields(DifferentialConfig)})
             if isinstance(inner.get("placement"), list):

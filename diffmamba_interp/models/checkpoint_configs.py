@@ -39,6 +39,7 @@ from diffmamba_interp.models.checkpoint_fields import (
     published_name,
     require_supported_kind,
 )
+from diffmamba_interp.models.checkpoint_files import printable
 from diffmamba_interp.models.checkpoint_sizes import (
     OUR_LAYER,
     Shapes,
@@ -98,9 +99,9 @@ def _read_ours(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     fields = ConfigFields(model, within="model.")
     known = {field.name for field in dataclasses.fields(HookedMambaConfig)}
     if unknown := fields.unknown(known):
-        raise ValueError(f"unknown keys: {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+        raise ValueError(f"unknown keys: {', '.join(map(printable, unknown))}. Known: {', '.join(sorted(known))}.")
     _require_our_sizes(fields, shapes)
-    if not isinstance(fields.object("differential").get("placement", "all"), str | list):
+    if not isinstance(fields.mapping("differential").get("placement", "all"), str | list):
         raise ValueError("model.differential.placement is malformed: it must be a name or a list of block indices.")
     fields.limits("dt_limit")
     numbers = ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range")
@@ -236,7 +237,8 @@ def _sizes(
 def _warn_of_unknown(names: list[str]) -> None:
     if names:
         log.warning(
-            "config.json has fields that this loader does not know, so they change nothing here: %s.", ", ".join(names)
+            "config.json has fields that this loader does not know, so they change nothing here: %s.",
+            ", ".join(map(printable, names)),
         )
 
 
@@ -331,10 +333,10 @@ def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
 
 def _read_state_spaces(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     fields = ConfigFields(raw)
-    ssm = ConfigFields(fields.object("ssm_cfg"), within="ssm_cfg.")
+    ssm = ConfigFields(fields.mapping("ssm_cfg"), within="ssm_cfg.")
     layer = ssm.value("layer", "Mamba1")
     if layer != "Mamba2":
-        shown = layer if isinstance(layer, str) else repr(layer)
+        shown = printable(layer) if isinstance(layer, str) else repr(layer)
         raise ValueError(f"it describes {shown} blocks: only Mamba2 blocks are supported (ssm_cfg.layer).")
     stored = stored_sizes(shapes)
     fields.integer("d_model")

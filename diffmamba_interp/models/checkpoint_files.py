@@ -6,6 +6,7 @@ Nothing is unpickled: safetensors, or pickles of plain tensors with `weights_onl
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ WEIGHT_FILE = re.compile(
     r"|model\.safetensors\.index\.json|pytorch_model\.bin\.index\.json)$"
 )
 """What this module itself would load from a folder; other files there are the user's own."""
+SHARD_SIZE = re.compile(r"^\s*\d+(\.\d+)?\s*[KMGT]B\s*$", re.IGNORECASE)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,6 +43,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. The folder holds: {listing(path.parent)}.")
     return read_json_object(path)
+
+
+def given_path(path: object) -> Path:
+    """`path` as a Path. Raises TypeError for what is no text or path, ValueError for an empty one."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"path is {path!r}: give a folder as text or a Path.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(f"path is {path!r}: give a folder.")
+    return Path(path)
 
 
 def listing(folder: Path, n: int = 20) -> str:
@@ -161,6 +172,13 @@ def _usual_mode(folder: Path) -> int:
     mode = probe.stat().st_mode & 0o777
     probe.unlink()
     return mode
+
+
+def check_shard_size(max_shard_size: object) -> None:
+    """Raise ValueError for what is no size of a shard."""
+    is_number = isinstance(max_shard_size, int) and not isinstance(max_shard_size, bool) and max_shard_size > 0
+    if not is_number and not (isinstance(max_shard_size, str) and SHARD_SIZE.match(max_shard_size)):
+        raise ValueError(f"max_shard_size is {max_shard_size!r}: give a number of bytes, or a text such as '5GB'.")
 
 
 def write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> None:

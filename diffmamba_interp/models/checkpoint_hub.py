@@ -20,6 +20,7 @@ from diffmamba_interp.models.checkpoint_files import (
     INDEX_SUFFIX,
     MEGATRON_FILE,
     PARAMS_FILE,
+    given_path,
     megatron_ranks,
     weight_files,
 )
@@ -47,7 +48,9 @@ def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
 
     Raises FileNotFoundError, which says what was tried and why it failed, when there is neither.
     """
-    folder = Path(path).expanduser()
+    folder = given_path(path).expanduser()
+    if revision is not None and (not isinstance(revision, str) or not revision):
+        raise ValueError(f"revision is {revision!r}: give a branch, a tag or a commit of the hub as text, or None.")
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -71,7 +74,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         # Asked first, since the download itself waits for an answer without limit.
         info = HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
-        _require_weights([file.rfilename for file in info.siblings or []])
+        _require_weights([file.rfilename for file in getattr(info, "siblings", None) or []])
         return _download(name, revision)
     except Exception as error:
         cached = _cached_folder(name, revision)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from diffmamba_interp.models.checkpoint_files import printable
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 OUR_LAYER = re.compile(r"^blocks\.(\d+)\.")
@@ -171,5 +173,5 @@ def _a_mixer(shapes: Shapes) -> str | None:
 def _of(shapes: Shapes, name: str, n_dimensions: int) -> tuple[int, ...]:
     shape = shapes[name]
     if len(shape) != n_dimensions or 0 in shape:
-        raise ValueError(f"the weights are malformed: {name} has the shape {list(shape)}.")
+        raise ValueError(f"the weights are malformed: {printable(name)} has the shape {list(shape)}.")
     return shape

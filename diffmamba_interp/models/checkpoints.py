@@ -33,6 +33,8 @@ from diffmamba_interp.models.checkpoint_files import (
     CONFIG_FILE,
     PICKLE_FILE,
     WeightFiles,
+    check_shard_size,
+    given_path,
     printable,
     remove_stale_weights,
     replacing_files,
@@ -180,9 +182,10 @@ def save_model(
     state_spaces writes `pytorch_model.bin` (plain tensors), the others safetensors, sharded above
     `max_shard_size`. Raises ValueError for a model that the format cannot express.
     """
+    folder = given_path(path)
+    check_shard_size(max_shard_size)
     config, state = write_config(model.cfg, format), model.state_dict()
     tensors = {theirs: state[ours].detach().cpu() for ours, theirs in key_table(model.cfg, format).items()}
-    folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder to save into.")
     with replacing_files(folder) as temporary:

@@ -89,7 +89,7 @@ class ConfigFields:
         low, high = bounds
         return low, math.inf if high >= FLOAT32_MAX else high  # type: ignore[return-value, operator]
 
-    def object(self, name: str) -> dict[str, Any]:
+    def mapping(self, name: str) -> dict[str, Any]:
         value = self.value(name, {})
         if not isinstance(value, dict):
             raise self.error(name, value, "an object of settings")

@@ -40,8 +40,13 @@ def convert_to_differential(
     parameters are drawn with `seed` (they are new), sub-norm gains are 1. The new model has the device and the
     dtypes of the old one.
 
-    Raises ValueError if the model has differential blocks already, or if the alignment cannot serve the sizes.
+    Raises ValueError if the model has differential blocks already, or if the alignment cannot serve the sizes, and
+    TypeError for what is no model or no seed.
     """
+    if not isinstance(model, HookedMamba):
+        raise TypeError(f"model is {type(model).__name__}: give a HookedMamba.")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"seed is {seed!r}: it must be a whole number.")
     if alignment not in ("published", "by_component"):
         raise ValueError(f"alignment is {alignment!r}: it must be 'published' or 'by_component'.")
     if model.cfg.differential_blocks:

@@ -13,6 +13,7 @@ from diffmamba_interp.config import BlockKind, DifferentialConfig, lambda_init
 from diffmamba_interp.models.checkpoints import Checkpoint, load_model, open_checkpoint
 from diffmamba_interp.models.differential_mixer import LAMBDA_PARAMETERS, lambda_from_parameters
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.loading_options import named_device
 from diffmamba_interp.ops.select import Impl, choose_impl
 
 SATURATED_SIGMOID = 0.01
@@ -80,9 +81,10 @@ def inspect_checkpoint(
     Raises as `HookedMamba.from_pretrained` for what cannot be understood at all; keys that do not fit are
     reported, not raised.
     """
+    target = None if device is None else named_device(device)
     checkpoint = open_checkpoint(path, revision)
     cfg, files = checkpoint.cfg, checkpoint.files
-    choice = choose_impl("auto", device)
+    choice = choose_impl("auto", target)
     report = CheckpointReport(
         path=str(path),
         format=checkpoint.format,
@@ -98,7 +100,7 @@ def inspect_checkpoint(
         not_finite_keys=_not_finite(checkpoint) if check_values else None,
     )
     if choice.impl == "fused" and report.loads:
-        report = replace(report, self_check=fused_error(load_model(path, device=device or "cuda", revision=revision)))
+        report = replace(report, self_check=fused_error(load_model(path, device=target or "cuda", revision=revision)))
     return report
 
 

@@ -42,9 +42,20 @@ def chosen_dtype(dtype: torch.dtype | str | None, files: WeightFiles) -> torch.d
 
 
 def chosen_device(device: torch.device | str | int | None) -> torch.device:
+    """The device as `named_device` reads it. Raises ValueError also for a GPU that is not there."""
+    chosen = named_device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise ValueError(
+            f"device is {device!r}, but torch sees {there or 'no'} GPU{'s' * (there != 1)} here: use 'cpu'."
+        )
+    return chosen
+
+
+def named_device(device: torch.device | str | int | None) -> torch.device:
     """The device: as torch names it, `"gpu"` for `"cuda"`, a number for that GPU; None is the CPU.
 
-    Raises ValueError for what is no device, for one that holds no values, and for a GPU that is not there.
+    Raises ValueError for what is no device, and for one that holds no values.
     """
     name: torch.device | str | int = "cpu" if device is None else device
     if isinstance(name, str) and name.strip().lower().partition(":")[0] == "gpu":
@@ -57,11 +68,6 @@ def chosen_device(device: torch.device | str | int | None) -> torch.device:
         raise ValueError(f"device is {device!r}: give 'cpu', 'cuda' (a GPU) or 'cuda:1' (the second).") from error
     if chosen.type == "meta":
         raise ValueError("device is 'meta', which holds no values: give 'cpu' or 'cuda'.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        there = torch.cuda.device_count()
-        raise ValueError(
-            f"device is {device!r}, but torch sees {there or 'no'} GPU{'s' * (there != 1)} here: use 'cpu'."
-        )
     return chosen
 
 

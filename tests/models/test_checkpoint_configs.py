@@ -249,3 +249,15 @@ def test_an_unknown_field_of_our_own_format_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=r"config\.json: unknown keys: model\.mystery"):
         HookedMamba.from_pretrained(tmp_path)
+
+
+def test_escapes_in_the_names_of_unknown_fields_do_not_reach_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_model().save_pretrained(tmp_path, format="hf_mamba2")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"\x1b[31mred": 1}))
+    with caplog.at_level(logging.WARNING, logger="diffmamba_interp"):
+        HookedMamba.from_pretrained(tmp_path)
+    assert "\\x1b[31mred" in caplog.text
+    assert "\x1b" not in caplog.text

@@ -183,3 +183,14 @@ def test_a_cache_without_all_shards_is_no_copy(tmp_path: Path) -> None:
         pytest.raises(FileNotFoundError, match=r"HTTP 500: .* is incomplete"),
     ):
         HookedMamba.from_pretrained("someone/model")
+
+
+def test_a_repository_without_weights_that_are_read_lists_what_it_holds() -> None:
+    siblings = [Mock(rfilename=name) for name in ("config.json", "model.Q4_K_M.gguf")]
+    with (
+        patch("huggingface_hub.HfApi.repo_info", return_value=Mock(siblings=siblings)),
+        pytest.raises(
+            FileNotFoundError, match="no weights of a kind that is read here: config.json, model.Q4_K_M.gguf"
+        ),
+    ):
+        HookedMamba.from_pretrained("someone/model")

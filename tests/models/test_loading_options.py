@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffmamba_interp import HookedMamba
+from diffmamba_interp import HookedMamba, HookedMambaConfig, inspect_checkpoint
 from tests.models.tiny import assert_same, tiny_model
 
 
@@ -80,3 +80,49 @@ def test_the_meta_device_holds_no_values(folder: Path) -> None:
 def test_what_is_no_implementation_is_refused_when_it_is_written(impl: Any, folder: Path) -> None:
     with pytest.raises(ValueError, match=r"^impl is .*: it must be 'auto', 'fused' or 'reference'"):
         HookedMamba.from_pretrained(folder, impl=impl)
+
+
+@pytest.mark.parametrize("path", [None, 5, 1.5, [], b"model"])
+def test_what_is_no_path_is_refused_by_its_name(path: Any) -> None:
+    refused = pytest.raises(TypeError, match="path")
+    with refused:
+        HookedMamba.from_pretrained(path)
+    with refused:
+        inspect_checkpoint(path)
+    with refused:
+        tiny_model().save_pretrained(path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_an_empty_path_is_not_the_current_folder(path: str) -> None:
+    for use in (HookedMamba.from_pretrained, inspect_checkpoint, tiny_model().save_pretrained):
+        with pytest.raises(ValueError, match="^path is"):
+            use(path)
+
+
+@pytest.mark.parametrize("revision", ["", 5])
+def test_what_is_no_revision_is_refused_by_its_name(revision: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="revision"):
+        HookedMamba.from_pretrained("someone/model", revision=revision)
+
+
+@pytest.mark.parametrize("size", [None, -1, 0, "x", "5XB", [], True])
+def test_what_is_no_size_of_a_shard_is_refused_before_anything_is_written(size: Any, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match="max_shard_size"):
+        tiny_model().save_pretrained(tmp_path / "out", max_shard_size=size)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["", "x", "meta"])
+def test_a_checkpoint_is_inspected_for_a_device_that_there_is(device: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match="^device is"):
+        inspect_checkpoint(folder, device=device)
+    assert inspect_checkpoint(folder, device="gpu").scan
+
+
+@pytest.mark.parametrize("field", ["differential", "placement", "dt_limit"])
+def test_a_config_of_the_wrong_kind_of_values_names_the_field(field: str) -> None:
+    values = {"d_model": 16, "n_layers": 1, "d_vocab": 8, "d_head": 8}
+    wrong: dict[str, Any] = {"differential": {"placement": 5}} if field == "placement" else {field: 5}
+    with pytest.raises((ValueError, TypeError), match=field):
+        HookedMambaConfig.from_dict(values | wrong)
