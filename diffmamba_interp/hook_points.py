@@ -4,21 +4,25 @@ A `HookPoint` is the identity until functions are attached to it. Each function 
 `fn(value, name)`; what it returns replaces the value for the rest of the forward pass, `None` keeps it.
 Convention: TransformerLens (names and the reading of values); departures: the name is passed by position,
 an in-place edit is an error, a replacement of another shape is an error, and functions act only on the forward
-passes of the thread that attached them, so that two threads may share a model.
+passes of the thread that attached them, so that two threads may share a model. A thread that was started after they
+were attached may have been meant to see them, and the log says once that it does not; `all_threads` carries them over.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffmamba_interp.argument_checks import fitting
 from diffmamba_interp.hook_names import COSTLY_LEAVES, matches_glob
 
 HookFunction = Callable[[Tensor, str], Tensor | None]
@@ -27,15 +31,20 @@ NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 TORCH_REFUSES_IN_PLACE = ("Inplace update to inference tensor", "is a view and is being modified inplace")
 """Parts of torch's own messages, which do not say which hook it was nor what to do in one."""
 
+log = logging.getLogger(__name__)
 _attaching = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Attachment:
-    """One function at one point; compared by identity, so that the same function may be attached twice."""
+    """One function at one point; compared by identity, so that the same function may be attached twice.
+
+    thread: on whose forward passes it acts; None for every thread's. running: the threads that there were.
+    """
 
     function: HookFunction
-    thread: int
+    thread: int | None
+    running: frozenset[int | None]
 
 
 class HookPoint(nn.Module):
@@ -59,15 +68,24 @@ class HookPoint(nn.Module):
         if not self._attachments:
             return ()
         thread = threading.get_ident()
-        return tuple(attachment.function for attachment in self._attachments if attachment.thread == thread)
+        for attachment in self._attachments:
+            if attachment.thread not in (None, thread) and thread not in attachment.running:
+                _say_that_hooks_are_not_seen()
+        return tuple(attachment.function for attachment in self._attachments if attachment.thread in (None, thread))
 
     @property
     def is_hooked(self) -> bool:
         return bool(self.functions)
 
-    def attach(self, function: HookFunction) -> Attachment:
-        """Call `function` from now on, in this thread; `detach` takes what is returned."""
-        attachment = Attachment(function, threading.get_ident())
+    def attach(
+        self, function: HookFunction, *, all_threads: bool = False, running: frozenset[int | None] | None = None
+    ) -> Attachment:
+        """Call `function` from now on, in this thread or in all of them; `detach` takes what is returned.
+
+        `running`: the threads that there are, where the caller has looked.
+        """
+        running = running_threads() if running is None else running
+        attachment = Attachment(function, None if all_threads else threading.get_ident(), running)
         with _attaching:
             self._attachments = (*self._attachments, attachment)
         return attachment
@@ -114,8 +132,13 @@ class HookPoint(nn.Module):
                 f"the hook on {self.name!r} returned {type(returned).__name__}: return a tensor to replace the "
                 "value, or None to keep it."
             )
+        if returned.dtype == torch.bool or (returned.is_complex() and not value.is_complex()):
+            raise TypeError(
+                f"the hook on {self.name!r} returned dtype {returned.dtype}; the value it replaces has {value.dtype}, "
+                "which cannot hold it: return real numbers (of a complex tensor, its .real or .abs())."
+            )
         if self.broadcast and returned.numel() == 1:
-            returned = returned.reshape(value.shape)
+            returned = returned.reshape(()).expand(value.shape)
         if returned.shape != value.shape and not (self.broadcast and _is_per_sample(returned, value)):
             per_sample = ", or one value per sample, [batch, 1, 1], or per position, [batch, pos, 1]"
             raise ValueError(
@@ -123,6 +146,11 @@ class HookPoint(nn.Module):
                 f"shape {tuple(value.shape)}: return that{per_sample if self.broadcast else ''}."
             )
         return returned.to(device=value.device, dtype=value.dtype)
+
+
+def running_threads() -> frozenset[int | None]:
+    """The identifiers of the threads that have been started and have not ended."""
+    return frozenset(thread.ident for thread in threading.enumerate())
 
 
 def name_hook_points(model: nn.Module) -> dict[str, HookPoint]:
@@ -133,14 +161,23 @@ def name_hook_points(model: nn.Module) -> dict[str, HookPoint]:
     return points
 
 
-def select_names(points: Iterable[str], names: NamesFilter) -> list[str]:
+class UnknownHookPointError(KeyError, ValueError):
+    """A name or a pattern that no hook point of the model has; the message lists those that it has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def select_names(points: Iterable[str], names: NamesFilter, argument: str = "names_filter") -> list[str]:
     """The hook points that `names` selects, in the order of `points`.
 
     `None`: all but the costly ones (`hook_names.COSTLY_LEAVES`). A string: an exact name, or a shell-style
     glob. A sequence: any of those. A callable: every name for which it returns true.
 
-    Raises KeyError, with the names that exist, for a name or a glob that selects nothing.
+    Raises UnknownHookPointError, a KeyError, with the names that exist, for a name or a glob that selects nothing.
+    `argument` is the caller's word for `names`.
     """
+    names = fitting(argument, names, NamesFilter)
     existing = list(points)
     if names is None:
         return [name for name in existing if name.rpartition(".")[2] not in COSTLY_LEAVES]
@@ -151,20 +188,26 @@ def select_names(points: Iterable[str], names: NamesFilter) -> list[str]:
     for pattern in patterns:
         found = [name for name in existing if name == pattern or matches_glob(name, pattern)]
         if not found:
-            raise KeyError(_no_such_name(pattern, existing))
+            raise UnknownHookPointError(f"{argument}: {_no_such_name(pattern, existing)}")
         chosen.update(found)
     return [name for name in existing if name in chosen]
 
 
 @contextmanager
-def attached(points: Mapping[str, HookPoint], fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]]) -> Iterator[None]:
+def attached(
+    points: Mapping[str, HookPoint],
+    fwd_hooks: Iterable[tuple[NamesFilter, HookFunction]],
+    *,
+    all_threads: bool = False,
+) -> Iterator[None]:
     """Attach functions for the duration of a `with` block; they are removed whatever happens inside it.
 
     `fwd_hooks`: pairs of (what `select_names` takes, function). All names are checked before any is attached.
     Raises KeyError for a function that would be attached to nothing.
     """
     resolved = [(points[name], fn) for names, fn in fwd_hooks for name in _at_least_one(points, names)]
-    attachments = [(point, point.attach(function)) for point, function in resolved]
+    running = running_threads()
+    attachments = [(p, p.attach(function, all_threads=all_threads, running=running)) for p, function in resolved]
     try:
         yield
     finally:
@@ -173,10 +216,19 @@ def attached(points: Mapping[str, HookPoint], fwd_hooks: Sequence[tuple[NamesFil
 
 
 def _at_least_one(points: Mapping[str, HookPoint], names: NamesFilter) -> list[str]:
-    selected = select_names(points, names)
+    selected = select_names(points, names, "fwd_hooks")
     if not selected:
-        raise KeyError(f"{names!r} selects no hook point, so its function would never be called.")
+        raise UnknownHookPointError(f"fwd_hooks: {names!r} selects no hook point, so its function is never called.")
     return selected
+
+
+@cache
+def _say_that_hooks_are_not_seen() -> None:
+    log.warning(
+        "a thread that was started after hooks were attached runs the model, and does not see them: functions act on "
+        "the thread that attached them. Attach them in that thread, or for all threads with "
+        "`model.hooks(fwd_hooks, all_threads=True)`. (Said once.)"
+    )
 
 
 def _in_place_edits_refused(value: Tensor) -> AbstractContextManager[object]:
@@ -194,7 +246,7 @@ def _outside_inference_mode() -> Iterator[None]:
 
 def _is_per_sample(returned: Tensor, value: Tensor) -> bool:
     """Whether `returned` is a scalar's replacement by one value per sample or per position: [batch, 1|pos, 1]."""
-    return value.ndim == 0 and returned.ndim == 3 and returned.shape[-1] == 1
+    return value.ndim in (0, 3) and returned.ndim == 3 and returned.shape[-1] == 1
 
 
 def _no_such_name(pattern: str, existing: list[str]) -> str:

@@ -5,14 +5,18 @@ stage 0: "embedding" (resid_pre of block 0);   stage i: "after block i-1" (resid
 
 from __future__ import annotations
 
+from diffmamba_interp.argument_checks import Natural, checked
+
 OUTPUT = "output"
 
 
-def stage_name(index: int) -> str:
+@checked
+def stage_name(index: Natural) -> str:
     """The place that translator `index` reads."""
     return "embedding" if index == 0 else f"after block {index - 1}"
 
 
-def stage_names(n_layers: int) -> tuple[str, ...]:
+@checked
+def stage_names(n_layers: Natural) -> tuple[str, ...]:
     """All places of a model of `n_layers` blocks, the model's output last: n_layers + 1 names."""
     return (*(stage_name(index) for index in range(n_layers)), OUTPUT)

@@ -1,11 +1,13 @@
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from diffmamba_interp import hook_points
 from diffmamba_interp.hook_points import HookPoint, attached, name_hook_points, select_names
 
 
@@ -228,3 +230,64 @@ def test_a_function_that_would_never_be_called_is_refused(chain: Chain) -> None:
     for names in ([], lambda name: name.endswith("nowhere")):
         with pytest.raises(KeyError, match="selects no hook point"), attached(chain.points, [(names, double)]):
             pass
+
+
+# ------------------------------------------------------------------ threads
+
+
+def run_in_a_new_thread(function: Callable[[], object]) -> None:
+    worker = threading.Thread(target=function)
+    worker.start()
+    worker.join()
+
+
+def test_a_thread_started_inside_is_told_once_that_it_sees_no_hooks(
+    chain: Chain, value: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook_points._say_that_hooks_are_not_seen.cache_clear()
+    with attached(chain.points, [("first", double)]):
+        run_in_a_new_thread(lambda: chain.first(value))
+        run_in_a_new_thread(lambda: chain.first(value))
+    assert ["all_threads=True" in record.message for record in caplog.records] == [True]
+
+
+def test_a_thread_that_ran_before_is_left_alone(chain: Chain, value: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    hook_points._say_that_hooks_are_not_seen.cache_clear()
+    begun, go = threading.Event(), threading.Event()
+
+    def use() -> None:
+        begun.set()
+        go.wait(10)
+        chain.first(value)
+
+    worker = threading.Thread(target=use)
+    worker.start()
+    begun.wait(10)
+    with attached(chain.points, [("first", double)]):
+        go.set()
+        worker.join()
+    assert not caplog.records
+
+
+def test_hooks_are_carried_over_to_all_threads_when_asked(chain: Chain, value: Tensor) -> None:
+    outs: list[Tensor] = []
+    with attached(chain.points, [("first", double)], all_threads=True):
+        run_in_a_new_thread(lambda: outs.append(chain.first(value)))
+    assert torch.equal(outs[0], 2 * value)
+    assert chain.first(value) is value
+
+
+# ------------------------------------------------------------------ replacements of another kind
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.bool])
+def test_a_replacement_that_would_lose_what_it_holds_is_refused(chain: Chain, value: Tensor, kind: torch.dtype) -> None:
+    refused = pytest.raises(TypeError, match="'first' returned dtype.*cannot hold it")
+    with attached(chain.points, [("first", lambda v, name: v.to(kind))]), refused:
+        chain.first(value)
+
+
+def test_a_scalar_after_one_value_per_sample_replaces_them_all(chain: Chain, value: Tensor) -> None:
+    hooks = [("last", lambda v, name: torch.ones(2, 1, 1)), ("last", lambda v, name: torch.tensor(0.5))]
+    with attached(chain.points, hooks):
+        assert torch.equal(chain.last(value.sum()), torch.full((2, 1, 1), 0.5))

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffmamba_interp.activation_cache import ActivationCache
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.config import BlockKind, Normalisation
 from diffmamba_interp.hook_names import (
     BRANCHES,
@@ -39,7 +40,7 @@ from diffmamba_interp.implicit_attention.short_repr import ShortRepr
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
-from diffmamba_interp.models.token_checks import valid_positions
+from diffmamba_interp.models.token_checks import Lengths, valid_positions
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import choose_impl
 
@@ -122,14 +123,20 @@ class BlockActivations(ShortRepr):
         return everywhere if rows is None else torch.gather(everywhere, 1, rows)
 
 
+@checked
 def capture_block(
     model: HookedMamba,
     tokens: Int[Tensor, "batch pos"],
     block: int,
     *,
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
 ) -> BlockActivations:
-    """Run the model up to and with `block`, and keep what the block did, hooks in force included."""
+    """Run the model up to and with `block`, and keep what the block did, hooks in force included.
+
+    Raises ValueError for a block that the model lacks.
+    """
+    if not 0 <= block < model.cfg.n_layers:
+        raise ValueError(f"block is {block}: the model has blocks 0 to {model.cfg.n_layers - 1}.")
     resid = model(tokens, lengths=lengths, stop_at_block=block)
     return run_block(model, resid, block, valid_positions(tokens, lengths))[1]
 

@@ -35,7 +35,7 @@ from diffmamba_interp.implicit_attention.spans import (
     span_mass,
 )
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.token_checks import check_tokens, valid_positions
+from diffmamba_interp.models.token_checks import Lengths, prepared_tokens
 from diffmamba_interp.ops.precision import upcast
 
 CLASSES = (*SPAN_CLASSES, "other")
@@ -90,7 +90,7 @@ def allocate(
     directions: Float[Tensor, "batch direction d_model"],
     spans: Spans | Sequence[Spans],
     *,
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
     per_head: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Allocation:
@@ -105,9 +105,8 @@ def allocate(
     Raises:
         ValueError: tokens, spans or directions that do not fit. MemoryLimitError: too much at once.
     """
-    check_tokens(tokens, model.cfg.d_vocab)
+    tokens, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
     n_batch, n_pos = tokens.shape
-    valid = valid_positions(tokens, lengths)
     in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
     rows = select_rows([-1] * directions.shape[1], in_use, n_pos)
     masks = class_masks(spans, in_use, n_pos)

@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BlockActivations, BranchActivations
 from diffmamba_interp.implicit_attention.contributions import Contribution, Sources, check_sources
 from diffmamba_interp.implicit_attention.effective import channel_rows, operator_row
@@ -29,6 +30,7 @@ SOURCE_CHUNK_BYTES = 64 * 2**20
 """Memory of the vectors of one destination that are at work at one time."""
 
 
+@checked
 def token_contributions(
     activations: BlockActivations,
     rows: Rows,
@@ -62,6 +64,7 @@ def token_contributions(
     return Contribution(parts=tuple(parts), bias_parts=tuple(bias_parts), weight=activations.lambda_at(at))
 
 
+@checked
 def contribution_norms(
     activations: BlockActivations, rows: Rows = None, heads: Heads = None, *, sources: Sources = "convolved"
 ) -> tuple[Float[Tensor, "batch row pos"], ...]:

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BlockActivations, BranchActivations
 from diffmamba_interp.implicit_attention.branch_parts import BranchParts, along_rows
 from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
@@ -82,6 +83,7 @@ class Contribution(BranchParts):
         return first - along_rows(self.lambda_, first.ndim, 1) * second
 
 
+@checked
 def contribution_along(
     activations: BlockActivations,
     direction: Float[Tensor, " d_model"] | Float[Tensor, "batch d_model"] | Float[Tensor, "batch row d_model"],

@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Share, checked
 
+
+@checked
 def rollout(
     matrices: Iterable[Float[Tensor, "batch row src"]], residual_share: float = 0.5
 ) -> Float[Tensor, "batch pos pos"]:
@@ -65,10 +68,11 @@ class HalfLife:
     levels: tuple[float, ...]
 
 
+@checked
 def memory_half_life(
     log_decay: Float[Tensor, "batch pos head"],
     lengths: Int[Tensor, " batch"] | None = None,
-    levels: Sequence[float] = (0.1, 0.5, 0.9),
+    levels: Sequence[Share] = (0.1, 0.5, 0.9),
 ) -> HalfLife:
     """Half-life per sample and head from `hook_log_decay`; positions behind `lengths` are left out."""
     rate = log_decay.abs()

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BranchActivations
 from diffmamba_interp.implicit_attention.hidden import hidden_attention
 from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
@@ -32,6 +33,7 @@ class EffectiveAttention(NamedTuple):
     bias: Tensor
 
 
+@checked
 def effective_attention(
     branch: BranchActivations,
     rows: Rows,

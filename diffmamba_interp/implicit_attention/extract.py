@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.activation_cache import ActivationCache
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.hook_points import HookFunction, attached
 from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
@@ -26,7 +27,7 @@ from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 from diffmamba_interp.implicit_attention.scan_pairs import Reduction
 from diffmamba_interp.implicit_attention.selection import Heads, Impl, Rows, select_heads, select_rows, take_rows
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.token_checks import check_tokens, valid_positions
+from diffmamba_interp.models.token_checks import Lengths, prepared_tokens, token_ids, valid_positions
 from diffmamba_interp.ops.precision import upcast
 
 Direction = Tensor | int | Callable[[int], Tensor]
@@ -49,6 +50,7 @@ class _Request:
     cache: ActivationCache | None
 
 
+@checked
 def extract_attention(
     model: HookedMamba,
     tokens: Int[Tensor, "batch pos"],
@@ -61,7 +63,7 @@ def extract_attention(
     *,
     sources: Sources = "convolved",
     per_head: bool = False,
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
     token_strings: Sequence[str] | Sequence[Sequence[str]] | None = None,
     grad: bool = False,
     impl: Impl = "auto",
@@ -89,18 +91,23 @@ def extract_attention(
         impl: "fused", "reference" or "auto", of the pictures. max_bytes: limit on one block's pictures.
         cache: of an earlier run of the same tokens under the same hooks, so that less is run again: no block
             before the first one if it holds that one's `hook_resid_pre`, and none for a token's logit if it
-            holds `ln_final.hook_scale`. Of the tokens only their number can be checked.
+            holds `ln_final.hook_scale`. One of another model or of other tokens is refused (of one that was made by
+            hand, and does not know its tokens, only their number can be checked), but hooks cannot be compared.
 
     Raises:
         ValueError: what does not fit, with what would. MemoryLimitError (a MemoryError): the estimate is over
             `max_bytes`; nothing was allocated yet. RuntimeError, from the iterator: hooks were attached or
             removed since it was made.
     """
-    check_tokens(tokens, model.cfg.d_vocab)
+    _, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
     _check_kind(kind, reduce, direction, per_head)
+    if is_token(direction):
+        ids = cast("int | Tensor", direction)
+        direction = token_ids("direction", ids, len(tokens), model.cfg.d_vocab, tokens.device)
+    if cache is not None:
+        cache.require_run_of(model, tokens, lengths)
     one = isinstance(block, int)
     blocks = _select_blocks(block, model.cfg.n_layers)
-    valid = valid_positions(tokens, lengths)
     n_batch, n_pos = tokens.shape
     in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
     at = select_rows(rows, in_use, n_pos)
@@ -114,13 +121,19 @@ def extract_attention(
     return next(records) if one else records
 
 
+@checked
 def logit_direction(
     model: HookedMamba, token: int | Int[Tensor, " batch"], versus: int | Int[Tensor, " batch"] | None = None
 ) -> Float[Tensor, " d_model"] | Float[Tensor, "batch d_model"]:
     """w_f * W_U[token] (minus that of `versus`): a logit (difference) before division by the final norm's scale."""
-    rows = upcast(model.unembed.weight)[token]
-    if versus is not None:
-        rows = rows - upcast(model.unembed.weight)[versus]
+    weight = upcast(model.unembed.weight)
+
+    def row(name: str, ids: int | Tensor) -> Tensor:
+        n = len(ids) if isinstance(ids, Tensor) else 1
+        rows = weight[token_ids(name, ids, n, len(weight), weight.device)]
+        return rows if isinstance(ids, Tensor) else rows[0]
+
+    rows = row("token", token) if versus is None else row("token", token) - row("versus", versus)
     return rows * upcast(model.ln_final.weight)
 
 
@@ -137,7 +150,7 @@ def _records(
     tokens: Tensor,
     blocks: tuple[int, ...],
     request: _Request,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
     grad: bool,
     hooks: dict[str, tuple[HookFunction, ...]],
 ) -> Iterator[AttentionRecord]:
@@ -240,7 +253,7 @@ def _without_padding(value: Tensor, rows: Tensor, lengths: Tensor, row_axis: int
 
 
 def _frozen_logit_direction(
-    model: HookedMamba, tokens: Tensor, lengths: Tensor | None, request: _Request
+    model: HookedMamba, tokens: Tensor, lengths: Lengths | None, request: _Request
 ) -> Float[Tensor, "batch row d_model"]:
     """The token's logit at each row as a direction in the last residual stream, the final scale frozen."""
     scale = _cached(request.cache, FINAL_SCALE, tokens)
@@ -252,7 +265,7 @@ def _frozen_logit_direction(
 
 
 def _cached(cache: ActivationCache | None, name: str, tokens: Tensor) -> Float[Tensor, "batch pos _"] | None:
-    """What an earlier run saw, if it is there. ValueError unless it saw as many tokens: which, it does not hold."""
+    """What an earlier run saw, if it is there. ValueError unless it saw as many tokens."""
     if cache is None or name not in cache:
         return None
     if cache[name].shape[:2] != tokens.shape:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Count, Natural, checked
 from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
 from diffmamba_interp.implicit_attention.scan_pairs import (
     CHUNK_BYTES,
@@ -38,6 +39,7 @@ from diffmamba_interp.ops.precision import upcast
 REDUCTIONS = (None, "mean", "abs_mean", "max_abs")
 
 
+@checked
 def hidden_attention(
     dt: Float[Tensor, "batch pos head"],
     A: Float[Tensor, " head"] | None,
@@ -96,8 +98,14 @@ def hidden_attention(
     return all_rows(scan, form) if at is None else chosen_rows(scan, form, at)
 
 
+@checked
 def hidden_attention_bytes(
-    n_batch: int, n_pos: int, n_rows: int, n_heads: int, reduce: Reduction | None, element_bytes: int = 4
+    n_batch: Natural,
+    n_pos: Natural,
+    n_rows: Natural,
+    n_heads: Natural,
+    reduce: Reduction | None,
+    element_bytes: Count = 4,
 ) -> int:
     """Bytes that `hidden_attention` takes: the result, and the pairs at work at one time."""
     result = n_batch * n_rows * n_pos * element_bytes * (n_heads if reduce is None else 1)

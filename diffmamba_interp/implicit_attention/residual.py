@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.config import BlockKind
 from diffmamba_interp.implicit_attention.activations import run_block
 from diffmamba_interp.implicit_attention.contributions import Contribution, Sources, contribution_along
@@ -26,7 +27,7 @@ from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES
 from diffmamba_interp.implicit_attention.selection import Impl, select_rows, take_rows
 from diffmamba_interp.implicit_attention.short_repr import ShortRepr
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.token_checks import check_tokens, valid_positions
+from diffmamba_interp.models.token_checks import Lengths, prepared_tokens, token_ids
 from diffmamba_interp.ops.precision import upcast
 
 
@@ -116,6 +117,7 @@ class ResidualAttribution(ShortRepr):
         return writers
 
 
+@checked
 def residual_attribution(
     model: HookedMamba,
     tokens: Int[Tensor, "batch pos"],
@@ -124,7 +126,7 @@ def residual_attribution(
     *,
     versus: int | Int[Tensor, " batch"] | None = None,
     sources: Sources = "convolved",
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
     grad: bool = False,
     impl: Impl = "auto",
     max_bytes: int = DEFAULT_MAX_BYTES,
@@ -142,15 +144,14 @@ def residual_attribution(
     Raises:
         ValueError: a token or position that does not exist. MemoryLimitError: too much at once.
     """
-    check_tokens(tokens, model.cfg.d_vocab)
+    tokens, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
     n_batch, n_pos = tokens.shape
-    valid = valid_positions(tokens, lengths)
     in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
     where = torch.as_tensor(position, device=tokens.device).expand(n_batch)[:, None]
-    at = select_rows(where, in_use, n_pos)
+    at = select_rows(where, in_use, n_pos, "position")
     assert at is not None
-    ids = _token_ids("answer", answer, n_batch, model.cfg.d_vocab, tokens.device)
-    against = None if versus is None else _token_ids("versus", versus, n_batch, model.cfg.d_vocab, tokens.device)
+    ids = token_ids("answer", answer, n_batch, model.cfg.d_vocab, tokens.device)
+    against = None if versus is None else token_ids("versus", versus, n_batch, model.cfg.d_vocab, tokens.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() and grad):
         direction = logit_direction(model, ids, against)
         resid = model(tokens, lengths=lengths, stop_at_block=0)
@@ -202,14 +203,3 @@ def _logit(model: HookedMamba, resid: Tensor, at: Tensor, ids: Tensor, against: 
     logits = upcast(model.unembed(take_rows(model.ln_final(resid), at)))[:, 0]
     logit = logits.gather(1, ids[:, None])[:, 0]
     return logit if against is None else logit - logits.gather(1, against[:, None])[:, 0]
-
-
-def _token_ids(
-    name: str, given: int | Tensor, n_batch: int, d_vocab: int, device: torch.device
-) -> Int[Tensor, " batch"]:
-    ids = torch.as_tensor(given, device=device)
-    if ids.dtype.is_floating_point or ids.ndim > 1 or (ids.ndim == 1 and ids.shape[0] != n_batch):
-        raise ValueError(f"{name} has dtype {ids.dtype} and shape {tuple(ids.shape)}: give a token id, or [{n_batch}].")
-    if int(ids.min()) < 0 or int(ids.max()) >= d_vocab:
-        raise ValueError(f"{name} is {ids.tolist()}: token ids lie in 0 to {d_vocab - 1}.")
-    return ids.long().expand(n_batch)

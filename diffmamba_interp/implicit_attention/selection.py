@@ -11,27 +11,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import fitting, shown
 from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 
 Impl = Literal["auto", "fused", "reference"]
-Rows = Tensor | Sequence[int] | None
-Heads = Sequence[int] | None
+Rows = Tensor | Sequence[int] | Sequence[Sequence[int]] | None
+Heads = int | Sequence[int] | None
 
 log = logging.getLogger(__name__)
 
 
 def select_heads(heads: Heads, n_heads: int) -> tuple[int, ...]:
-    """The chosen heads as a tuple, all of them for None.
+    """The chosen heads as a tuple, all of them for None; one may be given bare.
 
     Raises ValueError for an empty choice, a repeated head, or one that does not exist.
     """
-    chosen = tuple(range(n_heads)) if heads is None else tuple(int(head) for head in heads)
+    asked = range(n_heads) if heads is None else (heads,) if isinstance(heads, int) else heads
+    chosen = tuple(fitting("heads", asked, Sequence[int]))
     if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= head < n_heads for head in chosen):
         raise ValueError(f"heads is {list(chosen)}: give different indices in 0 to {n_heads - 1}, at least one.")
     return chosen
 
 
-def select_rows(rows: Rows, lengths: Tensor, n_pos: int) -> Tensor | None:
+def select_rows(rows: Rows, lengths: Tensor, n_pos: int, name: str = "rows") -> Tensor | None:
     """The chosen destination positions as int64 [batch, row], or None for all.
 
     `rows`: positions for every sample, [row], or for each sample, [batch, row]. Negative ones count from the
@@ -41,23 +43,26 @@ def select_rows(rows: Rows, lengths: Tensor, n_pos: int) -> Tensor | None:
     """
     if rows is None:
         return None
-    chosen = torch.as_tensor(rows, device=lengths.device)
+    try:
+        chosen = torch.as_tensor(rows, device=lengths.device)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {shown(rows)}: give whole numbers, [row] or [batch, row].") from error
     if chosen.numel() == 0:
-        raise ValueError("rows is empty: give at least one position, or None for all.")
-    if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
+        raise ValueError(f"{name} is empty: give at least one position, or None for all.")
+    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
         raise ValueError(
-            f"rows has dtype {chosen.dtype} and shape {tuple(chosen.shape)}: give whole numbers, [row] for "
+            f"{name} has dtype {chosen.dtype} and shape {tuple(chosen.shape)}: give whole numbers, [row] for "
             "every sample or [batch, row]."
         )
     chosen = chosen.long()
     if chosen.ndim == 1:
         chosen = chosen.expand(lengths.shape[0], -1)
     elif chosen.shape[0] != lengths.shape[0]:
-        raise ValueError(f"rows is for {chosen.shape[0]} samples, but there are {lengths.shape[0]}.")
+        raise ValueError(f"{name} is for {chosen.shape[0]} samples, but there are {lengths.shape[0]}.")
     resolved = torch.where(chosen < 0, chosen + lengths[:, None], chosen)
     if bool(((resolved < 0) | (resolved >= lengths[:, None])).any()):
         raise ValueError(
-            f"rows is {chosen.unique().tolist()}: each must lie in its sample, from -length to length - 1, and "
+            f"{name} is {chosen.unique().tolist()}: each must lie in its sample, from -length to length - 1, and "
             f"the lengths are {lengths.unique().tolist()} (padded to {n_pos})."
         )
     return resolved

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.json_values import tensor_from_json, tensor_to_json
 from diffmamba_interp.implicit_attention.record import AttentionRecord
@@ -101,6 +102,7 @@ class SpanSummary:
         return cls(**fields)
 
 
+@checked
 def summarise_spans(record: AttentionRecord, spans: Spans | Sequence[Spans], row: int = -1) -> SpanSummary:
     """Summarise the record's row number `row` (its last by default), for each sample and head.
 

@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked, checked_fields
 from diffmamba_interp.statistics import DB_PER_NAT
 
 Interval = tuple[int, int]
 SPAN_CLASSES = ("needle", "question", "distractors", "filler")
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class Spans:
     """Token intervals of one prompt, each half-open: (start, end) holds start to end - 1.
@@ -109,7 +111,7 @@ def span_masks(spans: Spans | Sequence[Spans], n_batch: int, n_pos: int) -> Bool
     """Masks for a batch, from one `Spans` for all samples or one per sample."""
     each = [spans] * n_batch if isinstance(spans, Spans) else list(spans)
     if len(each) != n_batch:
-        raise ValueError(f"there are {len(each)} Spans for {n_batch} samples: give one per sample, or one for all.")
+        raise ValueError(f"spans holds {len(each)} Spans for {n_batch} samples: give one per sample, or one for all.")
     return torch.stack([one.masks(n_pos) for one in each])
 
 
@@ -143,12 +145,14 @@ def over_allocation_share(
     return share[..., SPAN_CLASSES.index("filler")] + share[..., SPAN_CLASSES.index("distractors")]
 
 
+@checked
 def attention_snr(
     weights: Float[Tensor, "batch *head src"],
     signal: Bool[Tensor, "batch src"],
     visible: Bool[Tensor, "batch src"],
 ) -> Float[Tensor, batch * head]:
     """Mean |w| on the signal's visible tokens over mean |w| on all other visible ones; NaN without either."""
+    _require_one_axis(weights=weights, signal=signal, visible=visible)
     sets = torch.stack([signal & visible, ~signal & visible], dim=1)
     counts = sets.sum(dim=-1).reshape(sets.shape[0], *[1] * (weights.ndim - 2), 2)
     means = span_mass(weights, sets) / counts
@@ -160,15 +164,26 @@ def decibel(ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return DB_PER_NAT * ratio.log()
 
 
+@checked
 def removed_share(
     minuend: Float[Tensor, "batch *head src"],
     difference: Float[Tensor, "batch *head src"],
     masks: Bool[Tensor, "batch span_class src"],
 ) -> Float[Tensor, "batch *head span_class"]:
     """1 - sum_S |difference| / sum_S |minuend| per class: what the subtraction takes away; NaN where S is empty."""
+    _require_one_axis(minuend=minuend, difference=difference, masks=masks)
     return 1 - span_mass(difference, masks) / span_mass(minuend, masks)
 
 
+@checked
 def branch_cosine(first: Float[Tensor, "*batch d"], second: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
     """Cosine over the last axis: of two branches' outputs, or of their rows. 0 where one is zero."""
+    _require_one_axis(first=first, second=second)
     return torch.nn.functional.cosine_similarity(first, second, dim=-1)
+
+
+def _require_one_axis(**tensors: Tensor) -> None:
+    """Raise ValueError unless all are of the same samples and, along the last axis, of the same sources."""
+    if len({(tensor.shape[:1], tensor.shape[-1:]) for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} has shape {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"{shapes}: the first axis (samples) and the last must be the same.")

@@ -16,6 +16,7 @@ from typing import Literal, cast
 
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked_fields
 from diffmamba_interp.hook_names import Branch, branch_out, differential_point, inner_norm, mixer_point, subnorm
 from diffmamba_interp.interventions.intervention import Hook, Observer
 from diffmamba_interp.interventions.targets import Blocks, chosen_blocks, chosen_heads, one_scan, require_branch
@@ -30,6 +31,7 @@ Means = Mapping[str, Tensor]
 """Hook name -> mean value, as `collect_means` makes them."""
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AblateBranch:
     """A branch's output, without lambda and before any sub-norm, becomes zero or its mean.
@@ -56,6 +58,7 @@ class AblateBranch:
         return [(name, replace) for name in names]
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class SwapBranches:
     """Minuend and subtrahend exchange their roles: m = M2(u) - lambda M1(u).
@@ -72,6 +75,7 @@ class SwapBranches:
         return [pair for b in chosen_blocks(model, self.blocks, "differential") for pair in _swap_hooks(model, b)]
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AblateHead:
     """The value of one or more heads of a scan becomes zero or its mean.
@@ -108,6 +112,7 @@ class AblateHead:
         return [(name, replace)]
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class SwapHeads:
     """Two heads of one scan exchange their outputs y, which then meet each other's gate and output weights.
@@ -122,7 +127,8 @@ class SwapHeads:
 
     def hooks(self, model: HookedMamba) -> list[Hook]:
         block, branch = one_scan(model, self.block, self.branch)
-        first, second = chosen_heads(model, block, (self.first, self.second))
+        (first,) = chosen_heads(model, block, self.first, "first")
+        (second,) = chosen_heads(model, block, self.second, "second")
 
         def exchange(y: Tensor, name: str) -> Tensor:
             order = list(range(y.shape[2]))

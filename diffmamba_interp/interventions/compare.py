@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.interventions.intervention import Interventions, as_tuple, describe, intervene
 from diffmamba_interp.interventions.records import InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.targets import Blocks
@@ -23,6 +24,7 @@ Read = Callable[[HookedMamba], Any]
 Sample = TypeVar("Sample")
 
 
+@checked
 def compare(read: Read, model: HookedMamba, interventions: Interventions) -> InterventionRecord:
     """Read the model as it is, and with the interventions in force.
 
@@ -48,6 +50,7 @@ def compare(read: Read, model: HookedMamba, interventions: Interventions) -> Int
     )
 
 
+@checked
 def compare_each(
     read: Callable[[HookedMamba, list[Sample]], Any],
     model: HookedMamba,
@@ -69,7 +72,7 @@ def compare_each(
     clean = readings(read(model, list(samples)))
     each = []
     for sample in samples:
-        with intervene(model, interventions_for(sample)):
+        with intervene(model, fitting("what interventions_for returned", interventions_for(sample), Interventions)):
             each.append(readings(read(model, [sample])))
         if on_progress is not None:
             on_progress(1)
@@ -83,6 +86,7 @@ def compare_each(
     )
 
 
+@checked
 def sweep(
     read: Read,
     model: HookedMamba,
@@ -113,7 +117,7 @@ def sweep(
     rows: list[dict[str, np.ndarray]] = []
     for group in groups:
         for one in doses:
-            with intervene(model, make(float(one), group)):
+            with intervene(model, fitting("what make returned", make(float(one), group), Interventions)):
                 rows.append(readings(read(model)))
             _require_same_shapes(clean, rows[-1])
             if on_progress is not None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.hook_points import HookFunction
 from diffmamba_interp.models.language_model import HookedMamba
 
@@ -55,6 +56,7 @@ class OnPrompt:
         return self.function(value, name)
 
 
+@checked
 def hooks_of(model: HookedMamba, interventions: Interventions) -> list[Hook]:
     """The pairs of all interventions, for `model.run_with_hooks` or `model.hooks`; those that only look come last.
 
@@ -64,6 +66,7 @@ def hooks_of(model: HookedMamba, interventions: Interventions) -> list[Hook]:
     return sorted(pairs, key=lambda pair: isinstance(pair[1], Observer))
 
 
+@checked
 @contextmanager
 def intervene(model: HookedMamba, interventions: Interventions) -> Iterator[HookedMamba]:
     """Put interventions in force for whatever this thread runs inside the `with` block; none outlives it.
@@ -88,6 +91,7 @@ def intervene(model: HookedMamba, interventions: Interventions) -> Iterator[Hook
         watch.remove()
 
 
+@checked
 def describe(intervention: Intervention) -> dict[str, Any]:
     """The intervention as plain JSON values: its kind and its fields; of tensors, their shape."""
     kind: dict[str, Any] = {"kind": type(intervention).__name__}

@@ -21,6 +21,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked_fields
 from diffmamba_interp.hook_names import Branch, mixer_point
 from diffmamba_interp.interventions.intervention import Hook, OnPrompt
 from diffmamba_interp.interventions.targets import (
@@ -37,6 +38,7 @@ Level = Literal["write", "input"]
 LEVELS: tuple[Level, Level] = ("write", "input")
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KnockOut:
     """Source tokens are knocked out of scans.

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked_fields
 from diffmamba_interp.hook_names import differential_point
 from diffmamba_interp.interventions.intervention import Hook
 from diffmamba_interp.interventions.targets import Blocks, chosen_blocks
 from diffmamba_interp.models.language_model import HookedMamba
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class SetLambda:
     """Lambda gets the same value in all chosen blocks.
@@ -39,6 +41,7 @@ class SetLambda:
         return [(differential_point(b, "lambda"), replace) for b in chosen_blocks(model, self.blocks, "differential")]
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class ScaleLambda:
     """Each chosen block's own lambda, times a factor: 1 changes nothing, 0 takes the subtrahend away.

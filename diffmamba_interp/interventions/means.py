@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.hook_names import branch_out, inner_norm, mixer_point
-from diffmamba_interp.hook_points import NamesFilter
+from diffmamba_interp.hook_points import NamesFilter, select_names
 from diffmamba_interp.interventions.targets import chosen_scans
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.precision import upcast
 
 
+@checked
 @torch.no_grad()
 def collect_means(
     model: HookedMamba, prompts: Iterable[Int[Tensor, "batch pos"]], names: NamesFilter = None
@@ -29,7 +31,9 @@ def collect_means(
     Raises:
         ValueError: no prompts, or a hook point without a position axis.
     """
-    wanted = ablatable_points(model) if names is None else names
+    wanted = ablatable_points(model) if names is None else select_names(model.hook_points, names, "names")
+    if not wanted:
+        raise ValueError("names selects no hook point, so there is nothing to average.")
     sums: dict[str, Tensor] = {}
     n_positions = 0
 
@@ -43,6 +47,7 @@ def collect_means(
     device = model.embed.weight.device
     with model.hooks([(wanted, add)]):
         for tokens in prompts:
+            tokens = fitting("prompts", tokens, Tensor)
             model(tokens.to(device), stop_at_block=model.cfg.n_layers)
             n_positions += tokens.numel()
     if not n_positions:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Count, Share, checked, checked_fields
 from diffmamba_interp.hook_names import EMBED, block_point
 from diffmamba_interp.interventions.gaussian import gaussian, prefix_keys
 from diffmamba_interp.interventions.intervention import Hook, Observer
@@ -24,6 +25,7 @@ from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.stable_random import StableRandom
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class AddNoise:
     """Gaussian noise in the residual stream that enters (or leaves) the chosen blocks, at every position.
@@ -62,12 +64,13 @@ class AddNoise:
         return [(EMBED, Observer(read_prompt)), *((name, add) for name in blocks)]
 
 
+@checked
 def randomise_tokens(
     tokens: Int[np.ndarray, " pos"],
     spans: Spans,
     *,
-    share: float,
-    d_vocab: int,
+    share: Share,
+    d_vocab: Count,
     seed: int = 0,
     exclude: Collection[int] = (),
 ) -> Int[np.ndarray, " pos"]:
@@ -84,10 +87,11 @@ def randomise_tokens(
     Raises:
         ValueError: a share outside [0, 1], a span beyond the prompt, or fewer than two tokens to draw from.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share is {share}: it must lie in [0, 1].")
-    if len(set(range(d_vocab)) - set(exclude)) < 2:
-        raise ValueError(f"of {d_vocab} tokens {len(exclude)} are excluded: at least two must be left to draw from.")
+    excluded = {token for token in exclude if 0 <= token < d_vocab}
+    if d_vocab - len(excluded) < 2:
+        raise ValueError(
+            f"d_vocab is {d_vocab} and {len(excluded)} of these tokens are excluded: at least two must be left to draw."
+        )
     positions = positions_in(spans)
     if positions and positions[-1] >= len(tokens):
         raise ValueError(f"position {positions[-1]} is beyond the prompt, which has positions 0 to {len(tokens) - 1}.")

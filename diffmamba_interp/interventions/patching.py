@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Count, checked, fitting
 from diffmamba_interp.hook_names import ResidualPoint, block_point
 from diffmamba_interp.interventions.intervention import Hook
 from diffmamba_interp.interventions.json_arrays import array_from_json, array_to_json
@@ -83,6 +84,7 @@ class PatchGrid:
         )
 
 
+@checked
 @torch.no_grad()
 def patch_grid(
     model: HookedMamba,
@@ -94,7 +96,7 @@ def patch_grid(
     point: PointOfBlock = "resid_pre",
     blocks: Blocks = None,
     positions: Sequence[int | Sequence[int]] | None = None,
-    rows: int = ROWS,
+    rows: Count = ROWS,
     on_progress: Callable[[int], None] | None = None,
 ) -> PatchGrid:
     """Run the corrupted prompts, each time with one position of one block's value taken from the clean ones.
@@ -211,7 +213,7 @@ def _hooks_of_cells(cells: Sequence[_Cell], names: dict[int, str], values: dict[
 
 def _hook_name(point: PointOfBlock, block: int) -> str:
     if not isinstance(point, str):
-        return point(block)
+        return fitting("what point returned", point(block), str)
     if point not in get_args(ResidualPoint):
         raise ValueError(
             f"point is {point!r}: it must be one of {', '.join(get_args(ResidualPoint))}, or a function from a block "

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Count, checked, checked_fields
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.interventions.targets import require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
@@ -38,6 +39,7 @@ class Lens(Protocol):
         """[..., d_model] -> [..., d_vocab]."""
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerReading:
     """A function of the model: name -> one value per sample, or [sample, block] for what a lens reads.
@@ -55,7 +57,7 @@ class AnswerReading:
     labels: Sequence[int] | Sequence[Sequence[int]] | None = None
     lenses: Mapping[str, Lens] = field(default_factory=dict)
     lengths: Int[Tensor, " batch"] | None = None
-    batch_size: int = 64
+    batch_size: Count = 64
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ class AnswerReading:
         return rows
 
 
+@checked
 def answer_readings(
     logits: Float[Tensor, "batch d_vocab"],
     answers: Int[Tensor, " batch"],

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.config import BlockKind
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.models.language_model import HookedMamba
@@ -37,6 +38,7 @@ class TokenSpan(Protocol):
 Spans = Iterable[TokenSpan | tuple[int, int]]
 
 
+@checked
 def positions_in(spans: Spans) -> tuple[int, ...]:
     """The positions of half-open token intervals, (start, end) or with `token_start` and `token_end`, sorted.
 
@@ -99,7 +101,7 @@ def one_scan(model: HookedMamba, block: int, branch: Branch | None) -> Scan:
     return scans[0]
 
 
-def chosen_heads(model: HookedMamba, block: int, heads: int | Sequence[int]) -> tuple[int, ...]:
+def chosen_heads(model: HookedMamba, block: int, heads: int | Sequence[int], name: str = "heads") -> tuple[int, ...]:
     """The heads that are meant. Raises ValueError for one that the block's scans lack, and if there are none."""
     n_heads = model.cfg.mixer_sizes(model.cfg.block_kind(block)).n_heads
     chosen = _as_tuple(heads)
@@ -107,7 +109,9 @@ def chosen_heads(model: HookedMamba, block: int, heads: int | Sequence[int]) -> 
         raise ValueError("heads is empty, so nothing would change: name at least one.")
     for head in chosen:
         if not 0 <= head < n_heads:
-            raise ValueError(f"head {head} is out of range: a scan of block {block} has heads 0 to {n_heads - 1}.")
+            raise ValueError(
+                f"{name}: head {head} is out of range: a scan of block {block} has heads 0 to {n_heads - 1}."
+            )
     return chosen
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.lens.folders import load_lens
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo
@@ -16,6 +17,7 @@ INSTALLED_FOLDER = Path(__file__).parent / "demo_files"
 SOURCE_FOLDER = Path(__file__).parents[2] / "lenses"
 
 
+@checked
 def load_demo_lens(name: DemoName = "diff-mamba2", model: HookedMamba | None = None) -> TunedLens:
     """The tuned lens of a model of the demo pair, over that model's read-out and on its device.
 
@@ -32,6 +34,7 @@ def load_demo_lens(name: DemoName = "diff-mamba2", model: HookedMamba | None = N
     return load_lens(folder, model)
 
 
+@checked
 def demo_lens_folder(name: DemoName) -> Path:
     """The folder of a demo model's lens: `config.json`, `lens.json`, `params.pt`, `metrics.json`, `CARD.md`.
 

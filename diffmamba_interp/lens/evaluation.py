@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Natural, Seed, checked, checked_fields
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
@@ -34,6 +35,7 @@ N_RESAMPLES = 2000
 BATCH_TOKENS = {"cuda": 16384, "cpu": 2048}
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOutDocument:
     """One document to measure on.
@@ -43,7 +45,7 @@ class HeldOutDocument:
     """
 
     tokens: Int64[Tensor, " pos"]
-    n_bytes: int | None
+    n_bytes: Natural | None
 
     def __post_init__(self) -> None:
         if len(self.tokens) < 2:
@@ -90,9 +92,10 @@ class LensMeasurement:
         return cls(stages=stages, **(rest | {"model_bits_per_byte": _estimate(values["model_bits_per_byte"])}))
 
 
+@checked
 @torch.no_grad()
 def measure_lens(
-    model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], *, seed: int = 0, force: bool = False
+    model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], *, seed: Seed = 0, force: bool = False
 ) -> LensMeasurement:
     """Measure a tuned lens, and the logit lens beside it, on held-out documents.
 

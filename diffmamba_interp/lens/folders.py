@@ -26,6 +26,7 @@ import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256, require_sha256
 from diffmamba_interp.files.json_files import write_json
@@ -53,6 +54,7 @@ _OLD_LENS = (
 logger = logging.getLogger(__name__)
 
 
+@checked
 def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write a lens into `folder`, each file whole or not at all; config.json last.
 
@@ -74,6 +76,7 @@ def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | No
     write_text(folder / CONFIG_FILE, json.dumps(asdict(lens.config), indent=1) + "\n")
 
 
+@checked
 def load_lens(
     path: str | Path,
     model: HookedMamba,

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.language_model import HookedMamba
 
@@ -31,6 +32,7 @@ class LogitLens(nn.Module):
         self.unembed = unembed
 
     @classmethod
+    @checked
     def from_model(cls, model: HookedMamba) -> LogitLens:
         """The logit lens of `model`; shares its weights."""
         return cls(ModelUnembed(model))
@@ -87,6 +89,7 @@ class TunedLens(nn.Module):
         )
 
     @classmethod
+    @checked
     def from_model(cls, model: HookedMamba, model_revision: str | None = None, *, name: str = "") -> TunedLens:
         """An untrained lens for `model`, equal to its logit lens.
 

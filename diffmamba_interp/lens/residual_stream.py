@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.token_checks import Lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,13 @@ class ResidualStream:
         )
 
 
+@checked
 @torch.no_grad()
 def residual_stream(
     model: HookedMamba,
     tokens: Int[Tensor, "batch pos"],
     *,
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
     dtype: torch.dtype | None = None,
 ) -> ResidualStream:
     """Run the model without its unembedding and keep what enters every block.

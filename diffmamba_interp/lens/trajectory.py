@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Count, checked
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
@@ -22,6 +23,7 @@ from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.lens.work_sizes import chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of
+from diffmamba_interp.models.token_checks import Lengths, prepared_tokens
 from diffmamba_interp.stages import stage_names
 
 
@@ -67,6 +69,7 @@ class LensTrajectory:
         return cls(stages=tuple(values["stages"]), **arrays)
 
 
+@checked
 @torch.no_grad()
 def lens_trajectory(
     model: HookedMamba,
@@ -75,8 +78,8 @@ def lens_trajectory(
     *,
     targets: Int[Tensor, "batch pos"] | None = None,
     positions: slice = slice(None),
-    top_k: int = 10,
-    lengths: Int[Tensor, " batch"] | None = None,
+    top_k: Count = 10,
+    lengths: Lengths | None = None,
     keep_log_probs: bool = False,
     force: bool = False,
 ) -> LensTrajectory:
@@ -101,8 +104,9 @@ def lens_trajectory(
         ValueError: targets of another shape than tokens, or ids outside the vocabulary; a lens of another model.
     """
     require_lens_of(model, lens, force=force)
+    _, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
     if targets is not None:
-        _check_targets(targets, tokens, model.cfg.d_vocab)
+        targets = _checked_targets(targets, tokens, valid, model.cfg.d_vocab)
     device = lens.unembed.weight.device
     stream = residual_stream(model, tokens.to(device), lengths=lengths).at(positions)
     read_out, of_model = ReadOut.of(lens.unembed), ReadOut.of(ModelUnembed(model))
@@ -156,12 +160,16 @@ def _reading(q: Tensor, p: Tensor, targets: Tensor | None, chunk: slice, top_k: 
     return found
 
 
-def _check_targets(targets: Tensor, tokens: Tensor, d_vocab: int) -> None:
+def _checked_targets(targets: Tensor, tokens: Tensor, valid: Tensor | None, d_vocab: int) -> Tensor:
+    """The targets, with 0 where padding may hold any number."""
     if targets.shape != tokens.shape:
         raise ValueError(
             f"targets has shape {tuple(targets.shape)}, but tokens has {tuple(tokens.shape)}: give one target per "
             "position of the prompt, and `positions` to read only some."
         )
+    if valid is not None:
+        targets = targets.masked_fill(~valid.to(targets.device), 0)
     low, high = (int(bound) for bound in torch.aminmax(targets))
     if low < 0 or high >= d_vocab:
         raise ValueError(f"targets holds ids from {low} to {high}, but the vocabulary is 0 to {d_vocab - 1}.")
+    return targets

@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, MixerSizes, Placement
 from diffmamba_interp.hook_names import BRANCHES
 from diffmamba_interp.models.checkpoints import parameter_dtype
@@ -26,6 +27,7 @@ Alignment = Literal["published", "by_component"]
 PER_HEAD = ("A_log", "D", "dt_bias")
 
 
+@checked
 def convert_to_differential(
     model: HookedMamba,
     placement: Placement,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.select import Impl
@@ -35,6 +36,7 @@ def load_demo(
     return load_model(folder, device=device, dtype=dtype, impl=impl), load_demo_tokenizer()
 
 
+@checked
 def demo_folder(name: DemoName) -> Path:
     """The folder of a demo model: `config.json`, `model.safetensors`, `CARD.md`."""
     if name not in DEMO_NAMES:

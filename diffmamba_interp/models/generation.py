@@ -8,20 +8,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import Count, Natural, NonNegative, checked
+from diffmamba_interp.models.token_checks import AttentionMask, Lengths, lengths_of, token_ids
+
 if TYPE_CHECKING:
     from diffmamba_interp.models.language_model import HookedMamba
 
 
+@checked
 @torch.no_grad()
 def generate(
     model: HookedMamba,
     tokens: Int[Tensor, "batch pos"],
-    max_new_tokens: int = 20,
+    max_new_tokens: Natural = 20,
     *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
+    temperature: NonNegative = 0.0,
+    top_k: Count | None = None,
     stop_token: int | None = None,
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
+    attention_mask: AttentionMask | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch all_pos"]:
     """Prompt and continuation, [batch, pos + new]; memory per token does not grow.
@@ -29,14 +34,12 @@ def generate(
     temperature: 0 takes the most probable token; otherwise logits are divided by it and sampled from, from the
     `top_k` most probable ones if given. stop_token: a sample that produced it is filled up with it, and
     generation ends when all samples have. lengths: for a right-padded prompt; each sample's new tokens follow
-    its own last token, and the row's end is filled with its last token.
+    its own last token, and the row's end is filled with its last token. attention_mask: the same as a 0/1 mask.
     Hooks in force act on the prompt and on every step (whose values then have one position).
     """
-    if max_new_tokens < 0 or temperature < 0 or (top_k is not None and top_k < 1):
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_k={top_k}: "
-            "the first two must not be negative, top_k must be at least 1."
-        )
+    lengths = lengths_of(tokens, lengths, attention_mask)
+    if stop_token is not None:
+        token_ids("stop_token", stop_token, len(tokens), model.cfg.d_vocab)
     if max_new_tokens == 0:
         return tokens
     logits, state = model.forward_with_state(tokens, lengths=lengths, last_only=True)
@@ -67,7 +70,7 @@ def _without_padding(logits: Tensor, n_padding: int) -> Tensor:
     return logits[:, : logits.shape[-1] - n_padding]
 
 
-def _append(tokens: Tensor, new: Tensor, lengths: Tensor | None) -> Tensor:
+def _append(tokens: Tensor, new: Tensor, lengths: Lengths | None) -> Tensor:
     if lengths is None:
         return torch.cat([tokens, new], dim=1)
     out = new[:, -1:].expand(-1, tokens.shape[1] + new.shape[1]).clone()

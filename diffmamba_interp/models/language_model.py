@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffmamba_interp.activation_cache import ActivationCache
+from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookFunction, HookPoint, NamesFilter, attached, name_hook_points, select_names
 from diffmamba_interp.models.block import Block, residual_dtype
@@ -24,7 +25,7 @@ from diffmamba_interp.models.checkpoint_fields import Format
 from diffmamba_interp.models.generation import generate
 from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm
-from diffmamba_interp.models.token_checks import check_tokens, lengths_from_mask, valid_positions
+from diffmamba_interp.models.token_checks import AttentionMask, Lengths, lengths_of, prepared_tokens
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import Impl, Resolved, choose_impl
 
@@ -45,6 +46,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
     (what the model returns there has no meaning). Left padding is refused.
     """
 
+    @checked
     def __init__(self, cfg: HookedMambaConfig) -> None:
         super().__init__()
         self.cfg = cfg
@@ -79,24 +81,27 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         self,
         tokens: Int[Tensor, "batch pos"],
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
-        attention_mask: Tensor | None = None,
+        lengths: Lengths | None = None,
+        attention_mask: AttentionMask | None = None,
         stop_at_block: int | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
         """Logits in float32 or wider: [batch, pos, d_vocab].
 
-        `lengths`: tokens per sample in a right-padded batch. `attention_mask`: the same as a 0/1 mask.
+        `lengths`: tokens per sample in a right-padded batch. `attention_mask`: the same as a 0/1 mask. Either may be
+        lists. What lies beyond a sample's length may be any number, such as -100.
         `stop_at_block=k` runs blocks 0 to k - 1 only and returns the residual stream that enters block k.
         """
         run = self._run(tokens, lengths=lengths, attention_mask=attention_mask, stop_at_block=stop_at_block)
         return run.resid if stop_at_block is not None else self._logits(run.resid)
 
+    @checked
     def forward_with_state(
         self,
         tokens: Int[Tensor, "batch pos"],
         state: RecurrentState | None = None,
         *,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
+        attention_mask: AttentionMask | None = None,
         last_only: bool = False,
     ) -> tuple[Float[Tensor, "batch read_pos d_vocab"], RecurrentState]:
         """Logits and the recurrent state after the last token of each sample, from which a later call continues.
@@ -104,18 +109,20 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         `state`: where an earlier call ended. `last_only=True` unembeds only each sample's last position and
         returns [batch, 1, d_vocab], which spares the vocabulary-sized memory of a long prompt.
         """
-        run = self._run(tokens, state=state, lengths=lengths, keep_state=True)
+        run = self._run(tokens, state=state, lengths=lengths, attention_mask=attention_mask, keep_state=True)
         assert run.state is not None
         resid = run.resid if not last_only else last_positions(run.resid, run.valid)
         return self._logits(resid), run.state
 
+    @checked
     def run_with_cache(
         self,
         tokens: Int[Tensor, "batch pos"],
         names_filter: NamesFilter = None,
         *,
         stop_at_block: int | None = None,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
+        attention_mask: AttentionMask | None = None,
     ) -> tuple[Tensor, ActivationCache]:
         """Logits (or the stopped run's residual stream) and the values of the chosen hook points.
 
@@ -129,29 +136,40 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
 
         wanted = select_names(self.hook_points, names_filter)
         self._require_reached(wanted if names_filter is not None else [], stop_at_block)
+        lengths = lengths_of(tokens, lengths, attention_mask)
         with attached(self.hook_points, [(wanted, keep)] if wanted else []):
             out = self(tokens, stop_at_block=stop_at_block, lengths=lengths)
-        return out, ActivationCache(seen)
+        return out, ActivationCache(seen, tokens=tokens.clone(), lengths=lengths, model=self)
 
+    @checked
     def run_with_hooks(
         self,
         tokens: Int[Tensor, "batch pos"],
-        fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]] = (),
+        fwd_hooks: Iterable[tuple[NamesFilter, HookFunction]] = (),
         *,
         stop_at_block: int | None = None,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
+        attention_mask: AttentionMask | None = None,
     ) -> Tensor:
         """A forward pass with functions attached: `fn(value, name)` returns a replacement, or None to look only."""
         fwd_hooks = list(fwd_hooks)
         for names, _ in fwd_hooks:
             self._require_reached(select_names(self.hook_points, names), stop_at_block)
         with self.hooks(fwd_hooks):
-            return self(tokens, stop_at_block=stop_at_block, lengths=lengths)
+            return self(tokens, stop_at_block=stop_at_block, lengths=lengths, attention_mask=attention_mask)
 
-    def hooks(self, fwd_hooks: Sequence[tuple[NamesFilter, HookFunction]]) -> AbstractContextManager[None]:
-        """Context manager: the functions are attached inside the `with` block, to whatever runs there."""
-        return attached(self.hook_points, fwd_hooks)
+    @checked
+    def hooks(
+        self, fwd_hooks: Iterable[tuple[NamesFilter, HookFunction]], *, all_threads: bool = False
+    ) -> AbstractContextManager[None]:
+        """Context manager: the functions are attached inside the `with` block, to whatever runs there.
 
+        They act on what this thread runs, so that another one may use the model meanwhile; `all_threads=True` carries
+        them over to every thread's runs, such as those of workers that are started inside.
+        """
+        return attached(self.hook_points, fwd_hooks, all_threads=all_threads)
+
+    @checked
     def generate(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -160,7 +178,8 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         temperature: float = 0.0,
         top_k: int | None = None,
         stop_token: int | None = None,
-        lengths: Int[Tensor, " batch"] | None = None,
+        lengths: Lengths | None = None,
+        attention_mask: AttentionMask | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "batch all_pos"]:
         """Prompt and continuation; see `models.generation.generate`."""
@@ -172,6 +191,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
             top_k=top_k,
             stop_token=stop_token,
             lengths=lengths,
+            attention_mask=attention_mask,
             generator=generator,
         )
 
@@ -217,17 +237,18 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         tokens: Tensor,
         *,
         state: RecurrentState | None = None,
-        lengths: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        lengths: Lengths | None = None,
+        attention_mask: AttentionMask | None = None,
         stop_at_block: int | None = None,
         keep_state: bool = False,
     ) -> _Run:
-        check_tokens(tokens, self.cfg.d_vocab, wait_for_gpu=not self.training)
-        if attention_mask is not None:
-            if lengths is not None:
-                raise ValueError("give lengths or attention_mask, not both.")
-            lengths = lengths_from_mask(attention_mask, tokens)
-        valid = valid_positions(tokens, lengths)
+        tokens, valid = prepared_tokens(
+            tokens,
+            self.cfg.d_vocab,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            wait_for_gpu=not self.training,
+        )
         n_blocks = self._n_blocks_to_run(stop_at_block)
         if state is not None:
             state.require_fit([self.cfg.block_kind(index) for index in range(n_blocks)], tokens.shape[0])
@@ -251,6 +272,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
     def _n_blocks_to_run(self, stop_at_block: int | None) -> int:
         if stop_at_block is None:
             return self.cfg.n_layers
+        stop_at_block = fitting("stop_at_block", stop_at_block, int)
         if not 0 <= stop_at_block <= self.cfg.n_layers:
             raise ValueError(f"stop_at_block is {stop_at_block}: it must lie in 0 to {self.cfg.n_layers}.")
         return stop_at_block
@@ -259,6 +281,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         """A hook behind the block at which the run stops would be silently dead: refuse it."""
         if stop_at_block is None:
             return
+        stop_at_block = fitting("stop_at_block", stop_at_block, int)
         unreached = [name for name in names if _block_of(name, self.cfg.n_layers) >= stop_at_block]
         if unreached:
             raise ValueError(

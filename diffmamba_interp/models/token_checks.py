@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import shown
+
+Lengths = Int[Tensor, " batch"] | Sequence[int]
+"""Tokens per sample of a right-padded batch."""
+
+AttentionMask = Tensor | Sequence[Sequence[int]]
+"""1 or true on tokens, 0 or false on the padding behind them."""
+
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def prepared_tokens(
+    tokens: Tensor,
+    d_vocab: int,
+    *,
+    lengths: Lengths | None = None,
+    attention_mask: AttentionMask | None = None,
+    wait_for_gpu: bool = True,
+) -> tuple[Tensor, Bool[Tensor, "batch pos"] | None]:
+    """Tokens that a model may embed, and where they count: None for everywhere.
+
+    Padding, which neither `lengths` nor `attention_mask` counts, may hold any number, -100 for example: it becomes 0.
+    Raises TypeError or ValueError for what does not fit, in the words of the model's arguments.
+    """
+    valid = valid_positions(tokens, lengths_of(tokens, lengths, attention_mask))
+    if valid is not None:
+        tokens = tokens.masked_fill(~valid, 0)
+    _check_ids(tokens, d_vocab, wait_for_gpu)
+    return tokens, valid
+
+
+def lengths_of(tokens: Tensor, lengths: Lengths | None, attention_mask: AttentionMask | None) -> Lengths | None:
+    """The lengths that are given in either of two ways. Raises for both, and for tokens that are no [batch, pos]."""
+    _check_shape(tokens)
+    if attention_mask is None:
+        return lengths
+    if lengths is not None:
+        raise ValueError("give lengths or attention_mask, not both.")
+    return lengths_from_mask(attention_mask, tokens)
 
 
 def check_tokens(tokens: Tensor, d_vocab: int, *, wait_for_gpu: bool = True) -> None:
@@ -14,6 +55,26 @@ def check_tokens(tokens: Tensor, d_vocab: int, *, wait_for_gpu: bool = True) -> 
 
     `wait_for_gpu=False` leaves the ids of a tensor on a GPU unseen, since reading them waits for all queued work.
     """
+    _check_shape(tokens)
+    _check_ids(tokens, d_vocab, wait_for_gpu)
+
+
+def token_ids(
+    name: str, given: int | Tensor, n_batch: int, d_vocab: int, device: torch.device | str = "cpu"
+) -> Int[Tensor, " batch"]:
+    """One token id for all samples, or one per sample, as int64 [batch]; `name` is the caller's word for it.
+
+    Raises ValueError for anything else, negative ids included: they would count from the end of the vocabulary.
+    """
+    ids = torch.as_tensor(given, device=device)
+    if ids.dtype not in INTEGERS or ids.ndim > 1 or (ids.ndim == 1 and ids.shape[0] != n_batch):
+        raise ValueError(f"{name} has dtype {ids.dtype} and shape {tuple(ids.shape)}: give a token id, or [{n_batch}].")
+    if int(ids.min()) < 0 or int(ids.max()) >= d_vocab:
+        raise ValueError(f"{name} is {ids.tolist()}: token ids lie in 0 to {d_vocab - 1}.")
+    return ids.long().expand(n_batch)
+
+
+def _check_shape(tokens: Any) -> None:
     if not isinstance(tokens, Tensor):
         raise TypeError(
             f"tokens is a {type(tokens).__name__}: give a torch tensor [batch, pos], "
@@ -26,6 +87,9 @@ def check_tokens(tokens: Tensor, d_vocab: int, *, wait_for_gpu: bool = True) -> 
         raise ValueError(f"tokens has shape {tuple(tokens.shape)}: it must be [batch, pos].{hint}")
     if tokens.numel() == 0:
         raise ValueError(f"tokens is empty (shape {tuple(tokens.shape)}): give at least one token per sample.")
+
+
+def _check_ids(tokens: Tensor, d_vocab: int, wait_for_gpu: bool) -> None:
     if tokens.is_cuda and (not wait_for_gpu or torch.cuda.is_current_stream_capturing()):
         return
     low, high = (int(bound) for bound in torch.aminmax(tokens))
@@ -36,8 +100,9 @@ def check_tokens(tokens: Tensor, d_vocab: int, *, wait_for_gpu: bool = True) -> 
         )
 
 
-def lengths_from_mask(mask: Tensor, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-    """The lengths of a right-padded batch from its mask, 1 (true) on tokens; left padding is refused."""
+def lengths_from_mask(mask: AttentionMask, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """The lengths of a right-padded batch from its mask, a tensor or lists, 1 (true) on tokens; not of left padding."""
+    mask = _as_tensor("attention_mask", mask, tokens.device)
     kept = mask.bool()
     if mask.shape != tokens.shape or not bool((mask == kept).all()):
         raise ValueError(
@@ -54,11 +119,11 @@ def lengths_from_mask(mask: Tensor, tokens: Int[Tensor, "batch pos"]) -> Int[Ten
     return lengths
 
 
-def valid_positions(tokens: Tensor, lengths: Tensor | None) -> Bool[Tensor, "batch pos"] | None:
-    """True where a position lies before its sample's length; None without lengths."""
+def valid_positions(tokens: Tensor, lengths: Lengths | None) -> Bool[Tensor, "batch pos"] | None:
+    """True where a position lies before its sample's length (a tensor or a list); None without lengths."""
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths, device=tokens.device)
+    lengths = _as_tensor("lengths", lengths, tokens.device)
     n_batch, n_pos = tokens.shape
     if lengths.shape != (n_batch,) or lengths.dtype not in INTEGERS:
         raise ValueError(
@@ -68,3 +133,10 @@ def valid_positions(tokens: Tensor, lengths: Tensor | None) -> Bool[Tensor, "bat
     if int(lengths.min()) < 1 or int(lengths.max()) > n_pos:
         raise ValueError(f"lengths is {lengths.tolist()}: each must lie in 1 to {n_pos}, the padded length.")
     return torch.arange(n_pos, device=tokens.device) < lengths[:, None]
+
+
+def _as_tensor(name: str, given: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is {shown(given)}: give a tensor, or lists of numbers of equal length.") from error

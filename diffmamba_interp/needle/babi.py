@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.needle.stories import TASKS, Story, without_training_stories
 from diffmamba_interp.needle.vocabulary import BABI
 from diffmamba_interp.splits import Split, require_split
@@ -39,6 +40,7 @@ _FILE_NAME = re.compile(r"(?:^|/)(?P<edition>en[\w-]*)/(?P<task>qa\d+)_(?:.*_)?(
 _LINE = re.compile(r"(?P<number>\d+) (?P<text>\S.*)")
 
 
+@checked
 def read_babi(path: str | Path, task: str, *, part: Part = "test", edition: Edition = "en-10k") -> list[Story]:
     """The stories of one file, one per question, in the file's order.
 
@@ -61,6 +63,7 @@ def read_babi(path: str | Path, task: str, *, part: Part = "test", edition: Edit
     return list(_parse(found[wanted], task, "/".join(wanted)))
 
 
+@checked
 def read_babi_training(path: str | Path, task: str) -> list[Story]:
     """All different stories of the training and validation files of `task`, whatever the edition."""
     stories: dict[str, Story] = {}
@@ -72,11 +75,13 @@ def read_babi_training(path: str | Path, task: str) -> list[Story]:
     return list(stories.values())
 
 
+@checked
 def babi_training_hashes(path: str | Path, tasks: Sequence[str] = TASKS) -> frozenset[str]:
     """Hashes of every story in the training and validation files of `tasks`, whatever the edition."""
     return frozenset(story.hash for task in tasks for story in read_babi_training(path, task))
 
 
+@checked
 def heldout_babi_stories(path: str | Path, task: str, *, edition: Edition = "en-10k") -> list[Story]:
     """The official test stories whose facts and question occur in no training file, in the file's order."""
     stories = read_babi(path, task, part="test", edition=edition)
@@ -85,6 +90,7 @@ def heldout_babi_stories(path: str | Path, task: str, *, edition: Edition = "en-
     return heldout
 
 
+@checked
 def babi_stories_of_split(path: str | Path, task: str, split: Split) -> list[Story]:
     """Real stories that `split` may use.
 
@@ -96,6 +102,7 @@ def babi_stories_of_split(path: str | Path, task: str, split: Split) -> list[Sto
     return [story for story in read_babi_training(path, task) if story.split == split]
 
 
+@checked
 def read_babilong_indices(path: str | Path) -> dict[str, tuple[int, ...]]:
     """BABILong's choice of test samples: per task, 0-based indices into the stories of its en-10k test file.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from diffmamba_interp.argument_checks import Resamples, Seed, checked
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory, ReadSample
 from diffmamba_interp.statistics import (
     N_RESAMPLES,
@@ -78,6 +79,7 @@ class PairedCurve(Curve):
     p_holm: tuple[float, ...]
 
 
+@checked
 def summarise(
     trajectories: Sequence[NeedleTrajectory],
     *,
@@ -85,8 +87,8 @@ def summarise(
     statistics: Sequence[Statistic] = ("mean", "median"),
     by: Sequence[GroupKey] = ("task", "length"),
     clusters: GroupKey | None = None,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
+    n_resamples: Resamples = N_RESAMPLES,
+    seed: Seed = 0,
 ) -> list[Curve]:
     """Curves of every trajectory, lens, group, measure and statistic, in that order; groups sorted.
 
@@ -117,6 +119,7 @@ def summarise(
     return found
 
 
+@checked
 def compare(
     first: NeedleTrajectory,
     second: NeedleTrajectory,
@@ -126,8 +129,8 @@ def compare(
     by: Sequence[GroupKey] = ("task", "length"),
     test: Test = "sign_flip",
     clusters: GroupKey | None = None,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
+    n_resamples: Resamples = N_RESAMPLES,
+    seed: Seed = 0,
 ) -> list[PairedCurve]:
     """Second minus first on the same prompts, matched by id, in every lens that both have.
 
@@ -160,6 +163,7 @@ def compare(
     return found
 
 
+@checked
 def compare_over_seeds(
     pairs: Sequence[tuple[NeedleTrajectory, NeedleTrajectory]],
     *,

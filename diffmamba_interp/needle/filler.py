@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Int32, Int64
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.argument_checks import checked
+
 # Text without full stops (tables, code) is cut at spaces into chunks of at most this many characters.
 MAX_SENTENCE_CHARS = 320
 
@@ -51,6 +53,7 @@ class Filler:
     sentence_tokens: Int64[np.ndarray, " sentence_bounds"]
 
     @classmethod
+    @checked
     def from_texts(cls, tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str]) -> Filler:
         """Cut `texts` into sentences and tokenise them.
 

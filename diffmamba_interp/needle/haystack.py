@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.argument_checks import Natural, checked
 from diffmamba_interp.data.tokenizer import Bos, bos_tokens
 from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spaces, tokenise
 from diffmamba_interp.needle.prompts import CONTEXT_OPEN, answer_text, format_prompt, prompt_tail
@@ -45,6 +46,7 @@ class Haystack:
         is slower and gives the same samples.
     """
 
+    @checked
     def __init__(self, tokenizer: PreTrainedTokenizerBase, filler: Filler | None = None, *, bos: Bos = "auto") -> None:
         self.tokenizer = tokenizer
         self.before = np.asarray(bos_tokens(tokenizer, bos), dtype=np.int32)
@@ -53,7 +55,8 @@ class Haystack:
         self.splices = splices_at_spaces(tokenizer, firsts | _CAPITALS, lasts | {"."})
         self._kept: dict[str, TokenisedText] = {}
 
-    def hide(self, story: Story, *, length: int, depth: Depth = None, seed: int = 0) -> NeedleSample:
+    @checked
+    def hide(self, story: Story, *, length: Natural, depth: Depth = None, seed: int = 0) -> NeedleSample:
         """One prompt of at most `length` tokens; 0 for the facts alone.
 
         depth: where in the filler the facts lie, 0 before it and 1 after it: one number for all facts

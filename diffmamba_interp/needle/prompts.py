@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from diffmamba_interp.argument_checks import checked
+
 CONTEXT_OPEN = "<context>"
 CONTEXT_CLOSE = "</context>"
 
 
+@checked
 def format_prompt(context: str, question: str) -> str:
     """`<context>{context}</context> Question: {question} Answer:`, without a space at the end."""
     return f"{CONTEXT_OPEN}{context}{prompt_tail(question)}"
@@ -16,6 +19,7 @@ def prompt_tail(question: str) -> str:
     return f"{CONTEXT_CLOSE} Question: {question} Answer:"
 
 
+@checked
 def answer_text(label: str) -> str:
     """What a model that answers `label` continues the prompt with: the space belongs to the answer."""
     return f" {label}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.argument_checks import Count, Natural, checked
 from diffmamba_interp.data.tokenizer import Bos
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle.babi import (
@@ -22,7 +23,7 @@ from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import Depth, NeedleSample
 from diffmamba_interp.needle.stories import Story, without_training_stories
-from diffmamba_interp.needle.tasks import iterate_stories
+from diffmamba_interp.needle.tasks import generate_story, iterate_stories
 from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.splits import Split, require_split
 from diffmamba_interp.stable_random import StableRandom
@@ -32,16 +33,18 @@ logger = logging.getLogger(__name__)
 # Without filler of the caller's: generated text of about this many characters per token of length.
 _FILLER_CHARS_PER_TOKEN = 12
 _MIN_FILLER_CHARS = 100_000
+_MAX_GENERATED_TOKENS = 2**21
 # Stories in a row that do not fit the length, after which none is expected to.
 _PATIENCE = 2_000
 
 
+@checked
 def make_needle_samples(
     tokenizer: PreTrainedTokenizerBase,
     *,
     task: str = "qa1",
-    n: int | None = 100,
-    length: int = 1024,
+    n: Count | None = 100,
+    length: Natural = 1024,
     depth: Depth = None,
     filler: Filler | str | Sequence[str] | None = None,
     stories: str | Iterable[Story] = "generated",
@@ -93,6 +96,8 @@ def make_needle_samples(
     else:
         raise ValueError(f"stories is {stories!r}: it must be 'generated', 'babi' or stories themselves.")
     haystack = Haystack(tokenizer, _prepare_filler(tokenizer, filler, length), bos=bos)
+    if stories == "generated" and n_facts is not None and length > 0:
+        _require_room(tokenizer, generate_story(task, seed=seed, index=0, n_facts=n_facts), n_facts, length)
     allowed = (story for story in source if story.hash not in exclude)
     samples = list(itertools.islice(_hide_all(haystack, allowed, length, depth, seed, distinct), n))
     if not samples or (n is not None and len(samples) < n):
@@ -101,6 +106,19 @@ def make_needle_samples(
             f"n is {n}: ask for fewer (n=None for all real ones), or for a greater length."
         )
     return samples
+
+
+def _require_room(tokenizer: PreTrainedTokenizerBase, story: Story, n_facts: tuple[int, int], length: int) -> None:
+    """Refuse a number of facts that stories of `length` tokens do not have, which looking for them would take long."""
+    fewest = n_facts[0]
+    per_fact = len(tokenizer(" ".join(story.facts)).input_ids) / len(story.facts)
+    # The mean over many facts is nearly the same in every story; that over a few is not.
+    least = int(fewest * per_fact * (1 - fewest**-0.5))
+    if least > length:
+        raise ValueError(
+            f"n_facts is {n_facts}, and {fewest} facts take about {int(fewest * per_fact)} tokens, but length is "
+            f"{length}: ask for fewer facts, or for a greater length."
+        )
 
 
 def _hide_all(
@@ -149,5 +167,10 @@ def _prepare_filler(
         return Filler.from_texts(tokenizer, filler)
     if length == 0:
         return None
+    if length > _MAX_GENERATED_TOKENS:
+        raise ValueError(
+            f"length is {length}: filler is generated for {_MAX_GENERATED_TOKENS:,} tokens at most; give a filler, "
+            "such as a book, for longer prompts."
+        )
     n_chars = max(_MIN_FILLER_CHARS, _FILLER_CHARS_PER_TOKEN * length)
     return Filler.from_texts(tokenizer, generated_documents(n_chars=n_chars))

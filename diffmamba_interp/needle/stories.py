@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.splits import Split, split_of_hash, story_hash
 
 TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
@@ -83,11 +84,13 @@ class Story:
         return story
 
 
+@checked
 def stories_in_training(stories: Iterable[Story], training_hashes: Set[str]) -> list[Story]:
     """Those of `stories` whose facts and question occur in training."""
     return [story for story in stories if story.hash in training_hashes]
 
 
+@checked
 def without_training_stories(stories: Iterable[Story], training_hashes: Set[str]) -> list[Story]:
     """Those of `stories` that may be used for evaluation: training holds none with this hash."""
     return [story for story in stories if story.hash not in training_hashes]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence, Set
 
+from diffmamba_interp.argument_checks import Natural, checked
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.vocabulary import Vocabulary, VocabularyName, vocabulary_named
 from diffmamba_interp.needle.world import (
@@ -30,6 +31,9 @@ from diffmamba_interp.needle.world import (
 )
 from diffmamba_interp.splits import SPLIT_SHARES, Split
 from diffmamba_interp.stable_random import StableRandom
+
+MAX_FACTS = 10_000
+"""Facts of a story at most: its world is simulated fact by fact."""
 
 # Fewest and most facts by default, about the range that holds 95 of 100 bAbI stories.
 DEFAULT_N_FACTS = {"qa1": (2, 10), "qa2": (2, 36), "qa3": (4, 110), "qa5": (2, 40)}
@@ -57,11 +61,12 @@ _ANSWER_IS_SUBJECT = 0.75
 _PATIENCE = 500
 
 
+@checked
 def generate_story(
     task: str,
     *,
     seed: int,
-    index: int,
+    index: Natural,
     vocabulary: str = "babi",
     n_facts: tuple[int, int] | None = None,
 ) -> Story:
@@ -98,6 +103,7 @@ def generate_story(
     )
 
 
+@checked
 def iterate_stories(
     task: str,
     *,
@@ -107,7 +113,7 @@ def iterate_stories(
     n_facts: tuple[int, int] | None = None,
     exclude: Set[str] = frozenset(),
     distinct: bool = False,
-    start: int = 0,
+    start: Natural = 0,
 ) -> Iterator[Story]:
     """Stories of one task without end, from number `start` of the seed on.
 
@@ -137,10 +143,11 @@ def iterate_stories(
         yield story
 
 
+@checked
 def generate_stories(
     task: str,
     *,
-    n: int,
+    n: Natural,
     seed: int = 0,
     split: Split | None = None,
     vocabulary: VocabularyName = "babi",
@@ -156,8 +163,8 @@ def generate_stories(
 
 def _draw_n_facts(n_facts: tuple[int, int], power: float, rng: StableRandom) -> int:
     fewest, most = n_facts
-    if not 1 <= fewest <= most:
-        raise ValueError(f"n_facts is {n_facts}: give (fewest, most) with 1 <= fewest <= most.")
+    if not 1 <= fewest <= most <= MAX_FACTS:
+        raise ValueError(f"n_facts is {n_facts}: give (fewest, most) with 1 <= fewest <= most <= {MAX_FACTS:,}.")
     return fewest + int((most - fewest + 1) * rng.uniform() ** power)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from diffmamba_interp.argument_checks import Count, checked
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of
@@ -48,6 +49,7 @@ class Lens(Protocol):
     def __call__(self, h: Tensor, idx: int) -> Tensor: ...
 
 
+@checked
 @torch.no_grad()
 def needle_trajectory(
     model: HookedMamba,
@@ -55,9 +57,9 @@ def needle_trajectory(
     samples: Sequence[NeedleSample],
     *,
     name: str = "model",
-    batch_tokens: int | None = None,
-    max_samples: int = 64,
-    piece_tokens: int = PIECE_TOKENS,
+    batch_tokens: Count | None = None,
+    max_samples: Count = 64,
+    piece_tokens: Count = PIECE_TOKENS,
     path: str | Path | None = None,
     show_progress: bool = False,
     force: bool = False,

@@ -10,12 +10,13 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffmamba_interp.argument_checks import Between, checked
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, Measure, NeedleTrajectory, ReadSample
 
@@ -99,7 +100,10 @@ def from_records(rows: Iterable[Mapping[str, Any]]) -> NeedleTrajectory:
     )
 
 
-def save_trajectory(trajectory: NeedleTrajectory, path: str | Path, *, decimals: int | None = None) -> None:
+@checked
+def save_trajectory(
+    trajectory: NeedleTrajectory, path: str | Path, *, decimals: Annotated[int, Between(0.0, 15.0)] | None = None
+) -> None:
     """Write `to_records` as .parquet, .csv, .csv.gz, .json or .json.gz; the same rows give the same bytes.
 
     decimals: of what was measured; all by default. Raises ValueError for another suffix.
@@ -110,6 +114,7 @@ def save_trajectory(trajectory: NeedleTrajectory, path: str | Path, *, decimals:
     write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
+@checked
 def load_trajectory(path: str | Path) -> NeedleTrajectory:
     """What `save_trajectory` wrote. Raises ValueError for a file of another kind, or one that is damaged."""
     path = Path(path)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import fitting
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.models.language_model import HookedMamba, last_positions
 from diffmamba_interp.models.recurrent_state import RecurrentState
@@ -101,7 +102,7 @@ def _pass(
 def _stages(lens: ReadOut, name: str, ends: Ends) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
     """Log-probabilities stage by stage; the model's own come last."""
     for i, h in enumerate(ends.entering):
-        logits = lens(h, i)
+        logits = fitting(f"what the lens {name!r} returned", lens(h, i), Tensor)
         expected = (*h.shape[:-1], ends.logits.shape[-1])
         if logits.shape != expected:
             raise ValueError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from diffmamba_interp.implicit_attention import (
     logit_direction,
     residual_attribution,
 )
-from tests.models.tiny import random_tokens, tiny_model
+from tests.models.tiny import N_TOKENS, random_tokens, tiny_model
 
 LAMBDA = differential_point(0, "lambda")
 
@@ -318,3 +319,66 @@ def test_a_file_that_is_no_record_is_refused(tmp_path: Path) -> None:
     for name in ("other", "arrays", "text"):
         with pytest.raises(ValueError, match="no attention record"):
             AttentionRecord.load(tmp_path / f"{name}.npz")
+
+
+# ------------------------------------------------------------------ arguments that used to mean something else
+
+
+@pytest.mark.parametrize(
+    "direction", [-1, N_TOKENS, torch.tensor([3, -1]), torch.tensor([3, 4, 5]), torch.tensor(True)]
+)
+def test_a_direction_that_is_no_token_is_refused(model: HookedMamba, tokens: torch.Tensor, direction: object) -> None:
+    with pytest.raises(ValueError, match="direction"):
+        extract_attention(model, tokens, 0, "contribution", direction=direction)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ids", [{"token": -1}, {"token": 3, "versus": N_TOKENS}])
+def test_a_logit_direction_of_no_token_is_refused(model: HookedMamba, ids: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{list(ids)[-1]} is"):
+        logit_direction(model, **ids)
+
+
+@pytest.mark.parametrize("block", [-1, 2])
+def test_a_block_that_is_not_there_is_refused_by_its_name(model: HookedMamba, tokens: torch.Tensor, block: int) -> None:
+    with pytest.raises(ValueError, match=f"block is {block}: the model has blocks 0 to 1"):
+        capture_block(model, tokens, block)
+
+
+def test_numpy_numbers_and_a_bare_head_mean_what_pythons_do(model: HookedMamba, tokens: torch.Tensor) -> None:
+    expected = extract_attention(model, tokens, 0, rows=[3], heads=[1])
+    for given in (
+        {"block": np.int64(0), "rows": np.array([3]), "heads": np.int32(1)},
+        {"block": torch.tensor(0), "rows": [[3], [3]], "heads": 1},
+    ):
+        assert torch.equal(extract_attention(model, tokens, **given).difference, expected.difference)
+    with pytest.raises(TypeError, match="heads"):
+        extract_attention(model, tokens, 0, heads=[1.5])  # type: ignore[list-item]
+
+
+def test_a_cache_of_other_tokens_or_of_another_model_is_refused(model: HookedMamba, tokens: torch.Tensor) -> None:
+    _, cache = model.run_with_cache(tokens)
+    assert isinstance(extract_attention(model, tokens, 1, cache=cache.to("cpu").detach()), AttentionRecord)
+    other = tokens.clone()
+    other[1, 4] = (other[1, 4] + 1) % N_TOKENS
+    with pytest.raises(ValueError, match=r"run of other tokens \(they differ first at \(1, 4\)"):
+        extract_attention(model, other, 1, cache=cache)
+    assert isinstance(extract_attention(model, other, 1, lengths=[9, 4], cache=cache), AttentionRecord)
+    with pytest.raises(ValueError, match="of shape"):
+        extract_attention(model, tokens[:, :5], 1, cache=cache)
+    with pytest.raises(ValueError, match="another model"):
+        extract_attention(tiny_model(DifferentialConfig(placement=(0,)), seed=1), tokens, 1, cache=cache)
+
+
+def test_a_cache_of_a_shorter_run_is_refused(model: HookedMamba, tokens: torch.Tensor) -> None:
+    _, cache = model.run_with_cache(tokens, lengths=[9, 4])
+    with pytest.raises(ValueError, match="they differ in their lengths"):
+        extract_attention(model, tokens, 1, cache=cache)
+    assert isinstance(extract_attention(model, tokens, 1, lengths=[8, 4], cache=cache), AttentionRecord)
+
+
+def test_a_cache_keeps_its_tokens_when_the_callers_change(model: HookedMamba, tokens: torch.Tensor) -> None:
+    changed = tokens.clone()
+    _, cache = model.run_with_cache(changed)
+    changed[0, 0] = (changed[0, 0] + 1) % N_TOKENS
+    with pytest.raises(ValueError, match="other tokens"):
+        extract_attention(model, changed, 1, cache=cache)

@@ -141,7 +141,7 @@ def test_the_same_seed_and_prompt_give_the_same_tokens() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"share": 1.5}, "share is 1.5: it must lie in"),
+        ({"share": 1.5}, "share is 1.5: give a number, from 0 to 1"),
         ({"spans": [(90, 101)]}, "position 100 is beyond the prompt, which has positions 0 to 99"),
         ({"spans": [(5, 5)]}, "no half-open interval"),
         ({"exclude": range(49)}, "at least two must be left"),

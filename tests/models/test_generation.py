@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -101,7 +102,24 @@ def test_a_hook_in_force_acts_on_the_prompt_and_on_every_step(model: HookedMamba
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("options", [{"max_new_tokens": -1}, {"temperature": -0.5}, {"temperature": 1.0, "top_k": 0}])
-def test_options_that_make_no_sense_are_refused(model: HookedMamba, options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must not be negative"):
-        model.generate(random_tokens(), **options)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("max_new_tokens", -1), ("max_new_tokens", 1.5), ("temperature", -0.5), ("temperature", float("nan"))),
+        *(("top_k", 0), ("stop_token", -1), ("stop_token", N_TOKENS)),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(model: HookedMamba, name: str, value: float) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"{name} is"):
+        model.generate(random_tokens(), **{name: value})
+
+
+@torch.no_grad()
+def test_a_mask_and_padding_outside_the_vocabulary_continue_as_lengths_do(model: HookedMamba) -> None:
+    prompts, lengths = random_tokens(2, 6), [6, 3]
+    padded = prompts.clone()
+    padded[1, 3:] = torch.tensor([-100, N_TOKENS, 10**9])
+    mask = [[1] * 6, [1, 1, 1, 0, 0, 0]]
+    expected = model.generate(prompts, 3, lengths=torch.tensor(lengths))
+    for options in ({"lengths": lengths}, {"attention_mask": mask}, {"attention_mask": torch.tensor(mask).bool()}):
+        assert torch.equal(model.generate(padded, np.int64(3), **options), expected)

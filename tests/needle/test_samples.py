@@ -145,3 +145,22 @@ def test_babilongs_choice_is_taken_in_its_order(
 def test_impossible_wishes_are_refused(tokenizer: PreTrainedTokenizerBase, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_needle_samples(tokenizer, **{"n": 1, "length": 0, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"length": 1.5}, TypeError, "length is 1.5"),
+        ({"n_facts": (1000, 1000)}, ValueError, r"n_facts is \(1000, 1000\), and 1000 facts take about"),
+        ({"n_facts": (10**9, 10**9)}, ValueError, "n_facts is"),
+        ({"n_facts": (1, 2.5)}, TypeError, "n_facts holds 2.5"),
+        ({"length": 10**9}, ValueError, "length is 1000000000: filler is generated"),
+        ({"n": 1.5}, TypeError, "n is 1.5"),
+        ({"depth": "middle"}, TypeError, "depth is 'middle'"),
+    ],
+)
+def test_what_would_never_end_is_refused_at_once(
+    tokenizer: PreTrainedTokenizerBase, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_needle_samples(tokenizer, **{"n": 1, **options})  # type: ignore[arg-type]
