@@ -32,6 +32,7 @@ from diffmamba_interp.models.demo import load_demo_tokenizer
 Call = Callable[..., Any]
 
 SECONDS_PER_CALL = 5
+"""Of the processor, so that a busy machine makes no faults."""
 MAX_BYTES = 6 * 2**30
 ALLOWED = (ValueError, TypeError, implicit_attention.MemoryLimitError)
 
@@ -395,7 +396,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             needle.Haystack(tokenizer).hide,
             {"story": stories[0], "length": 0, "depth": None, "seed": 0},
         ),
-        "Haystack": (needle.Haystack, {"tokenizer": tokenizer, "filler": None}),
+        "Haystack": (needle.Haystack, {"tokenizer": tokenizer, "filler": None, "bos": "auto"}),
         "make_needle_samples": (
             needle.make_needle_samples,
             {
@@ -413,6 +414,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "vocabulary": "babi",
                 "n_facts": None,
                 "exclude": frozenset(),
+                "bos": "auto",
             },
         ),
         "generate_stories": (
@@ -564,11 +566,11 @@ def use(result: Any) -> None:
 def outcome(call: Call, arguments: Mapping[str, Any], argument: str) -> str | None:
     """What is wrong with how a call ended; None for an error that names the argument, "" for none at all."""
     try:
-        signal.alarm(SECONDS_PER_CALL)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_CALL)
         try:
             use(call(**arguments))
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
     except ALLOWED as error:
         words = re.findall(r"\w+", str(error))
         if argument in words or argument.removesuffix("s") in words or WRONG["text"] in str(error):
@@ -607,6 +609,6 @@ def _too_long(*_: Any) -> None:
 if __name__ == "__main__":
     # What would take all memory is a fault like another, and must not take the machine with it.
     resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     torch.set_num_threads(1)
     json.dump(faults(), sys.stdout, indent=1)
