@@ -31,6 +31,7 @@ import tyro
 from diffmamba_interp.data import tokenizer_hash
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.json_files import json_text
+from diffmamba_interp.files.paths import expand_home
 from diffmamba_interp.lm_training.evaluation import prepare_evaluation
 from diffmamba_interp.lm_training.loop import Outcome, Trainer
 from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer, sha256_of_files
@@ -139,7 +140,9 @@ def train(options: TrainOptions, group: ProcessGroup) -> int:
 
 
 def _run_folder(options: TrainOptions) -> Path:
-    return options.out or Path("runs") / f"{options.recipe.stem}-seed{options.settings.seed}"
+    return (
+        expand_home(options.out) if options.out else Path("runs") / f"{options.recipe.stem}-seed{options.settings.seed}"
+    )
 
 
 def _write_results(folder: Path, trainer: Trainer, outcome: Outcome) -> None:

@@ -190,7 +190,7 @@ def _open(path: Path) -> _ByteStream:
     if name.endswith(".gz"):
         return cast(_ByteStream, gzip.open(path, "rb"))
     if name.endswith(".zst"):
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
 
         return cast(_ByteStream, pyarrow.input_stream(str(path), compression="zstd"))
     return path.open("rb")

@@ -83,7 +83,7 @@ class LensRecipe:
     """Held-out tokens that the finished lens is measured on; None: 2^19, or 2^14 for such a model. With split run it
     also decides how much is held out."""
     seed: int = 0
-    """Decides the order of the data."""
+    """Decides the order of the data and, with split run, what of it is held out."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -332,3 +332,12 @@ def test_a_placement_of_a_recipe_can_be_switched_off(project_root: Path) -> None
     assert train_lm.parse_options(["--recipe", path]).settings.model.placement == "quarter"
     plain = train_lm.parse_options(["--recipe", path, "--model.placement", "None"])
     assert plain.settings.model.placement is None
+
+
+def test_the_home_folder_is_meant_by_a_tilde(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    parsed = train_lm.parse_options([*options, "--out=~/run", "--data.tokenizer=~/words"])
+    assert parsed.settings.data.tokenizer == str(tmp_path / "home" / "words")
+    assert train_lm._run_folder(parsed) == tmp_path / "home" / "run"
