@@ -26,6 +26,7 @@ from diffmamba_interp.models.checkpoint_files import (
     read_json,
 )
 from diffmamba_interp.models.checkpoint_pickles import load_megatron
+from diffmamba_interp.models.checkpoint_sizes import require_layers, stored_sizes
 from diffmamba_interp.models.config_fields import ConfigFields
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -182,7 +183,7 @@ def _open_mistral(folder: Path, config_file: Path, raw: dict[str, Any]) -> Opene
             "d_model": fields.integer("dim"),
             "n_layer": fields.integer("n_layers"),
             "vocab_size": fields.integer("vocab_size"),
-            "ssm_cfg": {"layer": "Mamba2", "ngroups": fields.integer("n_groups", 8)},
+            "ssm_cfg": {"layer": "Mamba2", "ngroups": fields.integer("n_groups", None)},
             "rms_norm": fields.flag("rms_norm", True),
             "residual_in_fp32": fields.flag("residual_in_fp32", True),
             "pad_vocab_size_multiple": fields.integer("pad_vocab_size_multiple", 1),
@@ -191,6 +192,10 @@ def _open_mistral(folder: Path, config_file: Path, raw: dict[str, Any]) -> Opene
         unknown = {name: raw[name] for name in fields.unknown(("fused_add_norm", "max_batch_size"))}
     files = WeightFiles.in_folder(folder)
     files = files.renamed(_published_names(files.shapes, ours=False))
+    with naming(config_file):
+        require_layers(translated["n_layer"], files.shapes, name="n_layers")
+        if (d_model := stored_sizes(files.shapes).d_model) not in (None, translated["d_model"]):
+            raise ValueError(f"dim is {translated['d_model']}, but the weights are those of {d_model}.")
     return OpenedLayout(config_file, translated | unknown, files, "Mistral")
 
 

@@ -46,7 +46,7 @@ def demo_folder(name: DemoName) -> Path:
 
 def bundled_folder(name: str) -> Path | None:
     """The folder of the demo model `name`; None where that is no demo model, or something here has the same name."""
-    return demo_folder(name) if name in DEMO_NAMES and not Path(name).exists() else None  # type: ignore[arg-type]
+    return demo_folder(name) if name in DEMO_NAMES and not Path(name).exists() else None
 
 
 def load_demo_tokenizer() -> PreTrainedTokenizerFast:

@@ -218,3 +218,33 @@ def test_a_vendors_own_copy_beside_the_weights_is_not_read(vendor: str, tmp_path
     model.save_pretrained(tmp_path, format="hf_mamba2", max_shard_size=4000)
     save_file({"model.stray": torch.zeros(1)}, tmp_path / vendor)
     assert_same(HookedMamba.from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": 10**9}, "dim is 1000000000, but the weights are those of 16"),
+        ({"dim": "x"}, "dim is 'x': it must be a whole number"),
+        ({"n_layers": 100_000}, "n_layers is 100000, but the weights hold tensors of 2 blocks"),
+        ({"n_groups": []}, r"n_groups is \[\]"),
+        ({"rms_norm": False}, "rms_norm=False"),
+        ({"model_type": "transformer"}, "a Mistral model of kind 'transformer'"),
+    ],
+    ids=str,
+)
+def test_a_fault_in_mistrals_params_is_named_by_its_own_field(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = tiny_model(n_groups=2)
+    model.save_pretrained(tmp_path, format="hf_mamba2")
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).unlink()
+    save_file({f"model.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "consolidated.safetensors")
+    params = {"dim": 16, "n_layers": 2, "vocab_size": 23, "n_groups": 2, "model_type": "mamba"}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    assert_same(HookedMamba.from_pretrained(tmp_path), model)
+    (tmp_path / "params.json").write_text(json.dumps(params | fields))
+    with pytest.raises(ValueError, match=message) as caught:
+        HookedMamba.from_pretrained(tmp_path)
+    assert str(tmp_path / "params.json") in str(caught.value)
