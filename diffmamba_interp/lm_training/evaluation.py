@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import TokenStream
+from diffmamba_interp.data import DataError, TokenStream
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
 from diffmamba_interp.lm_training.preparation import open_stream
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
@@ -35,34 +35,41 @@ _FILLER_TOKENS = 200_000
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Held-out text by name, and retrieval samples by name such as "real_qa1_1024"."""
+    """Held-out text by name, and retrieval samples by name such as "real_qa1_1024".
+
+    stage_samples: the prompts that stages are read on (`stage_readings`).
+    """
 
     text: dict[str, TokenStream]
     samples: dict[str, list[NeedleSample]]
     max_tokens: int
+    stage_samples: list[NeedleSample] = field(default_factory=list)
 
 
 def prepare_evaluation(recipe: EvaluationRecipe, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> EvaluationSet:
     """Read the text and hide the stories, once; `seed` decides which stories and where they are hidden."""
     text = {path: open_stream(path, tokenizer) for path in recipe.text}
+    filler = None
+    if recipe.filler is not None and (recipe.n or recipe.stages):
+        tokens = open_stream(recipe.filler, tokenizer).tokens[:_FILLER_TOKENS]
+        decoded = tokenizer.backend_tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+        filler = Filler.from_texts(tokenizer, decoded)
+    # Training rows have no beginning-of-text token, either.
+    haystack = Haystack(tokenizer, filler, bos="never")
     samples: dict[str, list[NeedleSample]] = {}
-    if recipe.n:
-        filler = None
-        if recipe.filler is not None:
-            tokens = open_stream(recipe.filler, tokenizer).tokens[:_FILLER_TOKENS]
-            decoded = tokenizer.backend_tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
-            filler = Filler.from_texts(tokenizer, decoded)
-        # Training rows have none, either.
-        haystack = Haystack(tokenizer, filler, bos="never")
-        for task in recipe.tasks:
-            kinds = {"generated": generate_stories(task, n=_n_to_draw(task, recipe.n), split="eval", seed=seed)}
-            if recipe.babi_path is not None:
-                held_out = heldout_babi_stories(recipe.babi_path, task)
-                kinds["real"] = StableRandom("evaluation", seed, task).shuffled(held_out)
-            for kind, stories in kinds.items():
-                for length in recipe.lengths:
-                    samples[f"{kind}_{task}_{length}"] = _hide(haystack, stories, recipe.n, length)
-    return EvaluationSet(text=text, samples={k: v for k, v in samples.items() if v}, max_tokens=recipe.max_tokens)
+    for task in recipe.tasks if recipe.n else ():
+        kinds = {"generated": _generated(task, recipe.n, seed)}
+        if recipe.babi_path is not None:
+            kinds["real"] = _real(task, recipe.babi_path, seed)
+        for kind, stories in kinds.items():
+            for length in recipe.lengths:
+                samples[f"{kind}_{task}_{length}"] = _hide(haystack, stories, recipe.n, length)
+    return EvaluationSet(
+        text=text,
+        samples={k: v for k, v in samples.items() if v},
+        max_tokens=recipe.max_tokens,
+        stage_samples=_stage_samples(recipe, haystack, seed) if recipe.stages else [],
+    )
 
 
 def evaluate(
@@ -72,18 +79,28 @@ def evaluate(
 
     length: tokens per row of text; each row starts from an empty state.
     """
-    found = {}
     device = model.embed.weight.device
+    found = text_bits_per_byte(model, data, length=length, compute_dtype=compute_dtype)
+    found = {f"bits_per_byte/{name}": value for name, value in found.items()}
     with (
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
     ):
-        for name, stream in data.text.items():
-            value = bits_per_byte(model, stream, length=length, max_tokens=data.max_tokens, compute_dtype=compute_dtype)
-            found[f"bits_per_byte/{name}"] = value
         for name, samples in data.samples.items():
             found[f"accuracy/{name}"] = accuracy(score_labels(model, samples))
     return found
+
+
+def text_bits_per_byte(
+    model: HookedMamba, data: EvaluationSet, *, length: int, compute_dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """Bits per byte of each held-out text, by name."""
+    device, limit = model.embed.weight.device.type, data.max_tokens
+    with torch.autocast(device, torch.bfloat16, enabled=compute_dtype == torch.bfloat16):
+        return {
+            name: bits_per_byte(model, stream, length=length, max_tokens=limit, compute_dtype=compute_dtype)
+            for name, stream in data.text.items()
+        }
 
 
 @torch.no_grad()
@@ -96,15 +113,15 @@ def bits_per_byte(
     batch_tokens: int = 32_768,
     compute_dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Bits per UTF-8 byte of the stream's first documents, as many as `max_tokens` holds (at least one).
+    """Bits per UTF-8 byte of the stream, or of documents spread over it that hold about `max_tokens` (at least one).
 
     Rows of `length` tokens, each from an empty state. Predicting end-of-text costs bits and counts no bytes;
-    the first token of the stream is not predicted.
+    the first token is not predicted.
     """
     device = model.embed.weight.device
-    limit = len(stream.tokens) if max_tokens is None else max_tokens
-    n_documents = max(int(np.searchsorted(stream.ends, limit, side="right")), 1)
-    tokens = torch.from_numpy(stream.tokens[: stream.ends[n_documents - 1]].astype(np.int64))
+    if max_tokens is not None:
+        stream = spread_documents(stream, max_tokens)
+    tokens = torch.from_numpy(stream.tokens.astype(np.int64))
     sums = RoleSums(device)
     ones = torch.ones(len(Role), device=device)
     n_rows = max(batch_tokens // length, 1)
@@ -118,7 +135,43 @@ def bits_per_byte(
                 roles = torch.full_like(inputs, Role.TEXT, dtype=torch.uint8)
                 weighted_loss(model, inputs, targets, roles, ones, sums, scale=0.0, compute_dtype=compute_dtype)
     nats = sums.values[0, Role.TEXT].item()
-    return nats / math.log(2) / int(stream.n_bytes[:n_documents].sum())
+    return nats / math.log(2) / int(stream.n_bytes.sum())
+
+
+def spread_documents(stream: TokenStream, max_tokens: int) -> TokenStream:
+    """Every n-th document, so that about `max_tokens` tokens are left; all if they are fewer, and at least one."""
+    share = min(max_tokens / max(len(stream.tokens), 1), 1.0)
+    starts = np.concatenate([[0], stream.ends[:-1]])
+    turns = np.floor(np.arange(1, len(stream.ends) + 1) * share) > np.floor(np.arange(len(stream.ends)) * share)
+    chosen = np.flatnonzero(turns) if turns.any() else np.array([0])
+    parts = [stream.tokens[starts[i] : stream.ends[i]] for i in chosen]
+    return TokenStream(
+        tokens=np.concatenate(parts), ends=np.cumsum([len(part) for part in parts]), n_bytes=stream.n_bytes[chosen]
+    )
+
+
+def _stage_samples(recipe: EvaluationRecipe, haystack: Haystack, seed: int) -> list[NeedleSample]:
+    """Task by task the prompts of each length; a task has the same stories at every length where they fit."""
+    stages, samples = recipe.stages, []
+    assert stages is not None
+    for task in stages.tasks:
+        is_real = recipe.babi_path is not None
+        stories = _real(task, recipe.babi_path, seed) if is_real else _generated(task, max(stages.n), seed)
+        # A prompt that came twice would count twice: in bare stories of qa4 some do.
+        stories = list({(story.facts, story.question): story for story in stories}.values())
+        for length, n in zip(stages.lengths, stages.n, strict=True):
+            samples += _hide(haystack, stories, n, length)
+    if not samples:
+        raise DataError(f"no story of {', '.join(stages.tasks)} fits evaluation.stages.lengths: give a greater length.")
+    return samples
+
+
+def _generated(task: str, n: int, seed: int) -> list[Story]:
+    return generate_stories(task, n=_n_to_draw(task, n), split="eval", seed=seed)
+
+
+def _real(task: str, path: str, seed: int) -> list[Story]:
+    return StableRandom("evaluation", seed, task).shuffled(heldout_babi_stories(path, task))
 
 
 def _n_to_draw(task: str, n: int) -> int:

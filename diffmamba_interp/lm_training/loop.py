@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,15 +22,15 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.data import save_tokenizer
-from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate
+from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate, text_bits_per_byte
 from diffmamba_interp.lm_training.loss import RoleSums
 from diffmamba_interp.lm_training.mixture import Batch, Mixture, iterate_batches
 from diffmamba_interp.lm_training.optimiser import learning_rate, make_optimiser, restore_optimiser
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.snapshots import Snapshot, read_metrics, write_snapshot
+from diffmamba_interp.lm_training.stage_readings import StageReading, keep_prompts, lambdas, reading_file
 from diffmamba_interp.lm_training.step import COMPUTE_DTYPES, make_step
 from diffmamba_interp.models.checkpoints import parameter_dtype
-from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.runs.command import RunError
 from diffmamba_interp.runs.json_log import LOG_FILE, append_record, cut_log
@@ -100,6 +101,7 @@ class Trainer:
         recipe, group = self.recipe, self.group
         is_asked_to_stop = False
         self._catch_up_evaluation()
+        self._begin_stages()
         batches = iterate_batches(
             self.mixture,
             self.step,
@@ -125,6 +127,9 @@ class Trainer:
                     self._snapshot(loss, norm)
                 if self._is_evaluation_due() and not is_asked_to_stop:
                     self._evaluate()
+                    since, n_since = time.monotonic(), 0
+                if self._are_stages_due():
+                    self._read_stages()
                     since, n_since = time.monotonic(), 0
                 if is_ending:
                     break
@@ -222,6 +227,27 @@ class Trainer:
             self._write({"step": self.step, **self.metrics})
         self.group.wait_for_all()
 
+    def _are_stages_due(self) -> bool:
+        evaluation = self.recipe.evaluation
+        return evaluation is not None and evaluation.stages is not None and self.step in evaluation.stages.at
+
+    def _begin_stages(self) -> None:
+        """Keep the prompts; read step 0, or a step after which the run was stopped before it had read it."""
+        if self.group.is_writer and self.evaluation is not None and self.evaluation.stage_samples:
+            keep_prompts(self.folder, self.evaluation.stage_samples)
+        is_missing = self._are_stages_due() and not reading_file(self.folder, self.step).is_file()
+        if self.group.writer_says(is_missing):
+            self._read_stages()
+
+    def _read_stages(self) -> None:
+        if self.group.is_writer and self.evaluation is not None:
+            self.model.eval()
+            length, samples = self.recipe.data.length, self.evaluation.stage_samples
+            bits = text_bits_per_byte(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
+            StageReading.of(self.model, samples, step=self.step, bits_per_byte=bits).save(self.folder)
+            self.model.train()
+        self.group.wait_for_all()
+
     def _log_progress(self, bar: Any, loss: Tensor, norm: Tensor, sums: RoleSums, rate: float) -> None:
         self._require_finite(loss, norm)
         self.group.sum_(sums.values)
@@ -233,7 +259,7 @@ class Trainer:
             **sums.read(),
             "gradient_norm": norm.item(),
             "lr": float(self.optimiser.param_groups[0]["lr"]),
-            "lambda": _lambdas(self.model),
+            "lambda": [round(float(value), 5) for value in lambdas(self.model) if not math.isnan(value)],
             "tokens": self.tokens,
             "tokens_per_s": round(rate),
             "seconds": round(self._seconds(), 2),
@@ -260,9 +286,3 @@ class Trainer:
         if not (self.folder / SNAPSHOT_FILE).is_file():
             return f"{self.folder} holds no snapshot yet (snapshot_every is {self.recipe.snapshot_every})."
         return f"The snapshot in {self.folder} is from before, with finite values."
-
-
-def _lambdas(model: HookedMamba) -> list[float]:
-    """lambda of each differential block, in order."""
-    mixers: Iterable[object] = (block.mixer for block in model.blocks)
-    return [round(m.lambda_().item(), 5) for m in mixers if isinstance(m, DifferentialMixer)]

@@ -185,13 +185,39 @@ class OptimiserRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StagesRecipe:
+    """What is read from the model's stages along the run (`stage_readings`), beside the bits per byte of held-out text.
+
+    at: steps; 0 is before the first.
+    tasks: of retrieval. lengths: of its prompts, in tokens. n: prompts of each task, one number for each length.
+    """
+
+    at: tuple[int, ...]
+    tasks: tuple[str, ...] = TASKS
+    lengths: tuple[int, ...] = (0,)
+    n: tuple[int, ...] = (60,)
+
+    def __post_init__(self) -> None:
+        if not self.at or min(self.at) < 0:
+            raise ValueError(f"evaluation.stages.at is {list(self.at)}: name at least one step, none below 0.")
+        _require_tasks("evaluation.stages.tasks", self.tasks)
+        if not self.tasks or not self.n or len(self.n) != len(self.lengths) or min(self.n) < 1:
+            raise ValueError(
+                f"evaluation.stages needs a task, and prompts at every length: n is {list(self.n)} for the lengths "
+                f"{list(self.lengths)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
     """What is measured during the run, every `every` steps and at the end.
 
-    text: token streams (.npy) of held-out text, for bits per byte. max_tokens: of each stream.
+    text: token streams (.npy) of held-out text, for bits per byte. max_tokens: of each stream, in documents spread
+        over it.
     tasks: of retrieval, "qa1" to "qa5". lengths: of its prompts, in tokens. n: stories per task, length and
         kind; 0 for no retrieval.
     babi_path: real held-out stories besides generated ones. filler: a token stream of held-out text.
+    stages: what is read from the model's stages, at steps of its own, on real stories if there are some.
     """
 
     every: int = 500
@@ -202,16 +228,16 @@ class EvaluationRecipe:
     n: int = 100
     babi_path: str | None = None
     filler: str | None = None
+    stages: StagesRecipe | None = None
 
     def __post_init__(self) -> None:
         require_numbers(self)
         expand_fields(self, "text", "babi_path", "filler")
         if self.every < 1 or self.n < 0 or self.max_tokens < 2:
             raise ValueError("evaluation needs every >= 1, n >= 0 and max_tokens >= 2.")
-        unknown = sorted(set(self.tasks) - set(TASKS))
-        if unknown:
-            raise ValueError(f"evaluation.tasks names {', '.join(unknown)}: known are {', '.join(TASKS)}.")
-        if max(self.lengths, default=0) > 0 and self.filler is None and self.n:
+        _require_tasks("evaluation.tasks", self.tasks)
+        lengths = (*(self.lengths if self.n else ()), *(self.stages.lengths if self.stages else ()))
+        if max(lengths, default=0) > 0 and self.filler is None:
             raise ValueError("evaluation at lengths above 0 needs filler: name a token stream (.npy) of held-out text.")
 
 
@@ -287,3 +313,9 @@ RESUMABLE_CHANGES = (
     "cuda_graph",
 )
 """Fields that may differ between a snapshot and the run that continues it."""
+
+
+def _require_tasks(name: str, tasks: tuple[str, ...]) -> None:
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown:
+        raise ValueError(f"{name} names {', '.join(unknown)}: known are {', '.join(TASKS)}.")

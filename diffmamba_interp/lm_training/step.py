@@ -139,6 +139,8 @@ class GraphedStep:
         captured.scale.fill_(self.eager.scale(batch))
         set_learning_rate(self.eager.optimiser, lr)
         captured.replay()
+        # A replay writes to the parameters without a trace, and stacked branches are kept until one changes.
+        torch.autograd.graph.increment_version(list(self.eager.model.parameters()))
         sums.values += captured.sums.values
         return captured.loss.clone(), captured.norm.clone()
 

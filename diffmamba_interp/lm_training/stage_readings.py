@@ -1,0 +1,136 @@
+"""What the stages of a model say about needles, read along a training run: how retrieval forms.
+
+    log p_i(label)     through the logit lens at every stage i, for the same prompts at every step (`needle_trajectory`)
+    cos(M1(u), M2(u))  of a differential block's branches at a prompt's last position
+    lambda             of every differential block
+    bits per byte      of held-out text
+
+From these follow formation stage, signal-to-noise ratio and accuracy at each step, whatever their thresholds. A run
+keeps one file for each step of `evaluation.stages.at`, so one that is stopped and resumed has them all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffmamba_interp.files.atomic import write_bytes
+from diffmamba_interp.hook_names import BRANCHES, branch_out
+from diffmamba_interp.implicit_attention import branch_cosine
+from diffmamba_interp.lens import LogitLens
+from diffmamba_interp.models.differential_mixer import DifferentialMixer
+from diffmamba_interp.models.language_model import HookedMamba, last_positions
+from diffmamba_interp.models.token_checks import valid_positions
+from diffmamba_interp.needle.batches import batches, padded
+from diffmamba_interp.needle.records import NeedleSample
+from diffmamba_interp.needle.sample_files import save_samples
+from diffmamba_interp.needle.trajectory import BATCH_TOKENS, needle_trajectory
+
+STAGES_FOLDER = "stages"
+PROMPTS_FILE = "prompts.xz"
+MAX_SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StageReading:
+    """A model after `step` optimiser steps.
+
+    log_probs: of each whole label after the prompt, in nats, stages as in `NeedleTrajectory`; NaN beyond a prompt's
+        own labels.
+    branch_cosine: of the branches' outputs at the last position of the prompt, in [-1, 1]. lambda_: of each block.
+        Both are NaN in plain blocks.
+    bits_per_byte: of each held-out text, by name.
+    """
+
+    step: int
+    log_probs: Float[np.ndarray, "sample stage label"]
+    branch_cosine: Float[np.ndarray, "sample block"]
+    lambda_: Float[np.ndarray, " block"]
+    bits_per_byte: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, model: HookedMamba, samples: list[NeedleSample], *, step: int, bits_per_byte: dict[str, float]
+    ) -> StageReading:
+        """Read `model` in evaluation mode as it is; the prompts' order is kept."""
+        read = needle_trajectory(model, LogitLens.from_model(model), samples, max_samples=MAX_SAMPLES)
+        return cls(
+            step=step,
+            log_probs=read.log_probs[0],
+            branch_cosine=branch_cosines(model, samples),
+            lambda_=lambdas(model),
+            bits_per_byte=bits_per_byte,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `stages/<step>.npz` below the run's folder, in place of an older reading of that step."""
+        buffer = io.BytesIO()
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        about = {"step": self.step, "bits_per_byte": self.bits_per_byte}
+        np.savez_compressed(buffer, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **arrays)
+        write_bytes(reading_file(folder, self.step), buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> StageReading:
+        """What `save` wrote. Raises ValueError for a file of another kind."""
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                return cls(**json.loads(held["about"].tobytes()), **{name: held[name] for name in ARRAYS})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no reading of a training run's stages ({error}).") from error
+
+
+ARRAYS = tuple(field.name for field in fields(StageReading) if field.name not in ("step", "bits_per_byte"))
+
+
+def reading_file(folder: Path, step: int) -> Path:
+    """Where the reading after `step` steps lies in a run's folder; names sort by step."""
+    return folder / STAGES_FOLDER / f"{step:07d}.npz"
+
+
+def load_readings(folder: Path) -> list[StageReading]:
+    """All readings of a run, by step."""
+    return [StageReading.load(path) for path in sorted((folder / STAGES_FOLDER).glob("*.npz"))]
+
+
+def keep_prompts(folder: Path, samples: list[NeedleSample]) -> None:
+    """Write the prompts that the readings are about beside them."""
+    save_samples(folder / STAGES_FOLDER / PROMPTS_FILE, samples)
+
+
+def lambdas(model: HookedMamba) -> Float[np.ndarray, " block"]:
+    """lambda of each block, NaN in plain ones."""
+    mixers = [block.mixer for block in model.blocks]
+    return np.array([m.lambda_().item() if isinstance(m, DifferentialMixer) else np.nan for m in mixers], np.float32)
+
+
+@torch.no_grad()
+def branch_cosines(model: HookedMamba, samples: list[NeedleSample]) -> Float[np.ndarray, "sample block"]:
+    """Cosine of the branches' outputs at each prompt's last position, NaN in plain blocks."""
+    n_blocks, device = model.cfg.n_layers, model.embed.weight.device
+    differential = [i for i in range(n_blocks) if isinstance(model.blocks[i].mixer, DifferentialMixer)]
+    cosines = np.full((len(samples), n_blocks), np.nan, np.float32)
+    if not differential:
+        return cosines
+    points = [branch_out(block, branch) for block in differential for branch in BRANCHES]
+    plan = batches(samples, BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]), max_samples=MAX_SAMPLES)
+    for indices in plan:
+        tokens = padded([samples[i].tokens.tolist() for i in indices]).to(device)
+        lengths = torch.tensor([samples[i].n_tokens for i in indices], device=device)
+        ends: dict[str, Tensor] = {}
+
+        def keep(value: Tensor, name: str, ends: dict[str, Tensor] = ends, lengths: Tensor = lengths) -> None:
+            ends[name] = last_positions(value, valid_positions(value[..., 0], lengths))[:, 0].clone()
+
+        model.run_with_hooks(tokens, [(points, keep)], lengths=lengths, stop_at_block=differential[-1] + 1)
+        for block in differential:
+            minuend, subtrahend = (ends[branch_out(block, branch)] for branch in BRANCHES)
+            cosines[indices, block] = branch_cosine(minuend.float(), subtrahend.float()).cpu().numpy()
+    return cosines
