@@ -101,7 +101,7 @@ class EagerStep:
 
 
 @dataclass(frozen=True)
-class _Captured:
+class Captured:
     """The graph and the memory that it reads (tokens, roles, scale) and writes (loss, norm, sums)."""
 
     replay: Callable[[], None]
@@ -120,7 +120,7 @@ class GraphedStep:
         self.eager = eager
         self.stream = torch.cuda.Stream(eager.group.device)
         self.n_eager = 0
-        self.captured: _Captured | None = None
+        self.captured: Captured | None = None
 
     def __call__(self, batch: Batch, lr: float, sums: RoleSums) -> tuple[Tensor, Tensor]:
         if self.n_eager < EAGER_STEPS:
@@ -144,7 +144,7 @@ class GraphedStep:
         sums.values += captured.sums.values
         return captured.loss.clone(), captured.norm.clone()
 
-    def _capture(self, batch: Batch) -> _Captured:
+    def _capture(self, batch: Batch) -> Captured:
         """Record a step; nothing runs and no parameter moves."""
         eager, device = self.eager, self.eager.group.device
         tokens = torch.zeros(batch.tokens.shape, dtype=torch.int64, device=device)
@@ -156,4 +156,4 @@ class GraphedStep:
             sums.values.zero_()
             loss = eager.add_gradients(tokens, roles, scale, sums)
             norm = eager.update()
-        return _Captured(graph.replay, tokens, roles, scale, loss, norm, sums)
+        return Captured(graph.replay, tokens, roles, scale, loss, norm, sums)

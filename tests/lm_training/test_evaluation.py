@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,7 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.data import Document, TokenStream, write_tokens
 from diffmamba_interp.lm_training import loop
-from diffmamba_interp.lm_training.evaluation import EvaluationSet, bits_per_byte, evaluate, prepare_evaluation
+from diffmamba_interp.lm_training.evaluation import (
+    EvaluationSet,
+    bits_per_byte,
+    evaluate,
+    prepare_evaluation,
+    spread_documents,
+)
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
 from diffmamba_interp.needle.babi import heldout_babi_stories
 from tests.lm_training.tiny import log, tiny_config, tiny_recipe, trainer
@@ -35,13 +42,21 @@ def test_bits_per_byte_are_the_nats_of_whole_rows_over_the_bytes(
     assert bits_per_byte(model, stream, length=7, batch_tokens=7) == pytest.approx(expected, rel=1e-5)
 
 
-def test_fewer_tokens_mean_the_first_documents_and_at_least_one(model: HookedMamba, data: Path) -> None:
+def test_fewer_tokens_mean_whole_documents_spread_over_the_stream_and_at_least_one(
+    model: HookedMamba, data: Path
+) -> None:
     stream = TokenStream.load(data / "eval.npy")
-    first = TokenStream(tokens=stream.tokens[: stream.ends[0]], ends=stream.ends[:1], n_bytes=stream.n_bytes[:1])
-    expected = bits_per_byte(model, first, length=32)
-    assert bits_per_byte(model, stream, length=32, max_tokens=int(stream.ends[0])) == pytest.approx(expected)
-    assert bits_per_byte(model, stream, length=32, max_tokens=2) == pytest.approx(expected)
+    half = spread_documents(stream, len(stream.tokens) // 2)
+    documents = [tuple(stream.document(i)) for i in range(len(stream.ends))]
+    chosen = [documents.index(tuple(half.document(i))) for i in range(len(half.ends))]
+    assert len(chosen) == pytest.approx(len(documents) / 2, abs=1)
+    assert np.diff(chosen).tolist() == pytest.approx([2] * (len(chosen) - 1), abs=1)
+    assert half.n_bytes.tolist() == [stream.n_bytes[i] for i in chosen]
+    expected = bits_per_byte(model, half, length=32)
+    assert bits_per_byte(model, stream, length=32, max_tokens=len(stream.tokens) // 2) == pytest.approx(expected)
     assert bits_per_byte(model, stream, length=32) != pytest.approx(expected, rel=1e-9)
+    assert len(spread_documents(stream, 2).ends) == 1
+    assert spread_documents(stream, 10**9).tokens.tolist() == stream.tokens.tolist()
 
 
 def test_text_and_retrieval_are_measured_by_name_on_held_out_stories(

@@ -12,7 +12,8 @@ from diffmamba_interp.lm_training.loss import RoleSums
 from diffmamba_interp.lm_training.mixture import Batch
 from diffmamba_interp.lm_training.optimiser import make_optimiser, restore_optimiser
 from diffmamba_interp.lm_training.recipe import Recipe
-from diffmamba_interp.lm_training.step import EAGER_STEPS, EagerStep, GraphedStep, make_step
+from diffmamba_interp.lm_training.step import EAGER_STEPS, Captured, EagerStep, GraphedStep, make_step
+from diffmamba_interp.models.branch_stack import parameter_versions
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.runs.process_group import ProcessGroup
 from tests.lm_training.tiny import ALONE, N_TOKENS, tiny_config, tiny_recipe
@@ -60,6 +61,44 @@ def test_a_snapshots_learning_rate_does_not_replace_this_runs(tmp_path: Path) ->
     assert [group["lr"] for group in other.param_groups] == [0.5, 0.5]
     moments = [state["exp_avg"] for state in other.state.values()]
     assert sum(float(moment.abs().sum()) for moment in moments) > 0
+
+
+def test_what_a_replay_wrote_is_seen_by_whoever_keeps_something_made_of_the_parameters() -> None:
+    # The replay of a graph leaves no trace; on a CPU a write through .data leaves none either.
+    model = new_model(torch.device("cpu"))
+    graphed = GraphedStep.__new__(GraphedStep)
+    graphed.eager = EagerStep(model, make_optimiser(model, recipe(Path()).optimiser), recipe(Path()), ALONE)
+    graphed.n_eager = EAGER_STEPS
+    zeros = {name: torch.zeros(()) for name in ("scale", "loss", "norm")}
+    memory = {"tokens": torch.zeros(4, 33, dtype=torch.int64), "roles": torch.zeros(4, 32, dtype=torch.uint8)}
+
+    def replay() -> None:
+        for parameter in model.parameters():
+            parameter.data.add_(1.0)
+
+    graphed.captured = Captured(replay, **memory, **zeros, sums=RoleSums("cpu"))
+    before = parameter_versions(list(model.parameters()))
+    graphed(batch(0), 1e-3, RoleSums("cpu"))
+    after = parameter_versions(list(model.parameters()))
+    assert before is not None
+    assert after is not None
+    assert not set(before) & set(after)
+
+
+@pytest.mark.gpu
+def test_a_differential_model_is_evaluated_as_it_is_between_replays(tmp_path: Path) -> None:
+    model, made = new_model(GPU.device), recipe(tmp_path)
+    step = make_step(model, make_optimiser(model, made.optimiser), made, GPU)
+    tokens = batch(9).tokens.to(GPU.device).long()
+    for n in range(2):
+        train(step, EAGER_STEPS + 4)
+        model.eval()
+        with torch.no_grad():
+            evaluated = model(tokens)
+            fresh = new_model(GPU.device).eval()
+            fresh.load_state_dict(model.state_dict())
+            torch.testing.assert_close(evaluated, fresh(tokens), msg=f"evaluation {n}")
+        model.train()
 
 
 @pytest.mark.gpu
