@@ -34,7 +34,7 @@ _LINES: dict[str, tuple[list[str], list[tuple[str, list[str]]]]] = {
     "positions": ([], [("figure = record.figure", [])]),
     "spans": (
         [
-            "from diffmamba_interp.figures.attention_spans import attention_span_figure",
+            "from diffmamba_interp.figures.attention import attention_span_figure",
             "from diffmamba_interp.implicit_attention.segments import collapse_by_span",
         ],
         [("collapsed = collapse_by_span", ["record"]), ("figure = attention_span_figure", ["record"])],

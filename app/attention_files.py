@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from app.panels.downloads import Download, html_file
-from diffmamba_interp.figures.attention_table import attention_csv
+from diffmamba_interp.figures.tables import attention_csv
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 

@@ -12,9 +12,9 @@ from app.estimates import forward_seconds
 from app.loading import ModelKey
 from app.prompts import Prompt
 from diffmamba_interp import ActivationCache, HookedMamba
-from diffmamba_interp.figures.attention import attention_figure, pooling_step
+from diffmamba_interp.figures.attention import attention_figure, attention_span_figure
 from diffmamba_interp.figures.attention_heads import attention_heads_figure
-from diffmamba_interp.figures.attention_spans import attention_span_figure
+from diffmamba_interp.figures.attention_panels import pooling_step
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention.extract import extract_attention, final_scale
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind

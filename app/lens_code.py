@@ -8,8 +8,11 @@ from app.prompts import Prompt
 from app.python_code import imported, lens_call, model_and_tokens, model_imports, token_text_lines
 
 
-def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str) -> str:
-    """What makes the trajectories and figures of one model or two; for "difference" that of both too."""
+def lens_code(
+    reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str, names: list[str]
+) -> str:
+    """What makes the trajectories and figures of one model or two, of these names; for "difference" that of both too,
+    model and baseline."""
     imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
     names = dict.fromkeys(imported(lens_call(request.lens)) for _, request in reads)
     lines = [
@@ -23,9 +26,9 @@ def lens_code(reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statist
         lines += _read(key, request, prompt, statistic, "second_" if number else "")
     if compare == "difference":
         lines += [
-            "from diffmamba_interp.figures.lens_difference import lens_difference_heat_map",
+            "from diffmamba_interp.figures.lens import lens_difference_heat_map",
             f"difference_figure = lens_difference_heat_map("
-            f"trajectory, second_trajectory, token_text, statistic={statistic!r})",
+            f"trajectory, second_trajectory, token_text, statistic={statistic!r}, names={tuple(names)!r})",
             "difference = difference_figure.data[0].z",
         ]
     return "\n".join([*lines, ""])

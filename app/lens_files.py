@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.panels.downloads import Download, html_file
-from diffmamba_interp.figures.lens_table import lens_csv
+from diffmamba_interp.figures.tables import lens_csv
 from diffmamba_interp.lens.trajectory import LensTrajectory
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 
 import plotly.graph_objects as go
 
-from diffmamba_interp.figures.lens import Statistic, lens_heat_map
-from diffmamba_interp.figures.lens_difference import lens_difference_heat_map
-from diffmamba_interp.figures.scales import token_label
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
 STAGE_HEIGHT, FRAME_HEIGHT = 25, 170
@@ -22,15 +20,16 @@ def lens_picture(found: LensTrajectory, text: Callable[[int], str], statistic: S
 
 
 def difference_picture(
-    one: LensTrajectory, other: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int
-) -> go.Figure:
-    """The heat map of the first model's values minus the second's, to be clicked; see `lens_difference_heat_map`."""
-    return shaped(lens_difference_heat_map(one, other, text, statistic=statistic), first)
+    model: LensTrajectory, baseline: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int,
+    names: tuple[str, str],
+) -> go.Figure:  # fmt: skip
+    """The heat map of the model's values minus the baseline's, to be clicked; see `lens_difference_heat_map`."""
+    return shaped(lens_difference_heat_map(model, baseline, text, statistic=statistic, names=names), first)
 
 
 def shaped(figure: go.Figure, first: int) -> go.Figure:
     """The figure with its colour bar above it, to be clicked."""
-    figure.update_traces(textfont_size=10, colorbar=COLOUR_BAR, colorbar_title_side="right")
+    figure.update_layout(coloraxis={"colorbar": COLOUR_BAR}, coloraxis_colorbar_title_side="right")
     make_clickable(figure, first)
     return figure
 
@@ -64,11 +63,6 @@ def top_tokens(found: LensTrajectory, text: Callable[[int], str], stage: int, co
     """One line per likely token of a cell, best first."""
     pairs = zip(found.top_tokens[0, stage, column], found.top_probabilities[0, stage, column], strict=True)
     return [
-        {"rank": rank, "token": plain_label(text(int(token))), "probability": float(probability)}
+        {"rank": rank, "token": token_label(text(int(token))), "probability": float(probability)}
         for rank, (token, probability) in enumerate(pairs, start=1)
     ]
-
-
-def plain_label(text: str) -> str:
-    """A token with its white space visible, not escaped: for a table, which takes text as it is."""
-    return html.unescape(token_label(text))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from diffmamba_interp.figures.styles import STYLES
+from diffmamba_interp.drawing.colours import BRANCHES, DASHES, SPANS, Style, model_styles, short_name
+from diffmamba_interp.drawing.panels import Axis, Drawing, Line, Panel
+from diffmamba_interp.drawing.plotly_figure import to_plotly
 from diffmamba_interp.implicit_attention.allocation import Allocation
 from diffmamba_interp.implicit_attention.allocation_measures import allocation_measures
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
@@ -22,8 +21,6 @@ PANELS = {
     "cancelled": "share cancelled by the subtraction",
     "over_allocation": "share on distractors and filler",
 }
-NAMES = {"net": "written", "lambda_subtrahend": "λ · subtrahend"}
-BAND_OPACITY = 0.15
 ANSWER = DIRECTIONS.index("answer")
 
 
@@ -67,24 +64,20 @@ def measures(allocation: Allocation) -> dict[str, dict[str, np.ndarray]]:
 
 
 def attention_figure(curves: Sequence[BlockCurve]) -> go.Figure:
-    """One panel per measure; models differ in colour, pictures and classes in dashes and markers.
+    """One panel per measure; models differ in colour, pictures in dashes and markers. What is cancelled has the colours
+    of the classes, and models differ in dashes.
 
     Raises ValueError if there are no curves.
     """
     if not curves:
         raise ValueError("there are no curves to draw: read at least one prompt with its attention.")
-    panels = [panel for panel in PANELS if any(curve.panel == panel for curve in curves)]
-    figure = make_subplots(cols=len(panels), subplot_titles=[PANELS[panel] for panel in panels])
-    models = list(dict.fromkeys(curve.model for curve in curves))
-    for panel, own in groupby(sorted(curves, key=lambda curve: panels.index(curve.panel)), lambda curve: curve.panel):
-        column, names = panels.index(panel) + 1, []
-        for curve in own:
-            names += [curve.name] if curve.name not in names else []
-            colour_of = names.index(curve.name) if panel == "cancelled" else models.index(curve.model)
-            colour = STYLES[colour_of % len(STYLES)][0]
-            for trace in _traces(curve, colour, STYLES[names.index(curve.name) % len(STYLES)]):
-                figure.add_trace(trace, row=1, col=column)
-    figure.update_xaxes(title_text="block", dtick=2)
+    looks = model_styles(curve.model for curve in curves)
+    panels = [
+        Panel(title=title, marks=[_line(curve, looks) for curve in curves if curve.panel == panel])
+        for panel, title in PANELS.items()
+        if any(curve.panel == panel for curve in curves)
+    ]
+    figure = to_plotly(Drawing(panels=panels, x=Axis(title="block"), shared_y=False))
     figure.update_layout(legend={"orientation": "h", "y": -0.3})
     return figure
 
@@ -97,21 +90,11 @@ def _curve(panel: str, model: str, name: str, blocks: np.ndarray, values: np.nda
     )  # fmt: skip
 
 
-def _traces(curve: BlockCurve, colour: str, style: tuple[str, str, str]) -> list[go.Scatter]:
-    """The interval as a band, and the line."""
-    name = html.escape(f"{curve.model}: {NAMES.get(curve.name, curve.name)}")
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    group = f"{curve.panel} {name}" if curve.panel == "cancelled" else name
-    band = go.Scatter(
-        x=[*curve.blocks, *reversed(curve.blocks)], y=[*curve.high, *reversed(curve.low)], fill="toself",
-        fillcolor=f"rgba({red}, {green}, {blue}, {BAND_OPACITY})", line={"width": 0}, mode="lines", hoverinfo="skip",
-        showlegend=False, legendgroup=group,
-    )  # fmt: skip
-    line = go.Scatter(
-        x=list(curve.blocks), y=list(curve.value), name=name, legendgroup=group, mode="lines+markers",
-        showlegend=curve.panel != "over_allocation", line={"color": colour, "dash": style[1]},
-        marker={"symbol": style[2]}, customdata=list(zip(curve.low, curve.high, strict=True)),
-        hovertemplate="block %{x}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]"
-        "<extra>%{fullData.name}</extra>",
-    )  # fmt: skip
-    return [band, line]
+def _line(curve: BlockCurve, looks: Mapping[str, Style]) -> Line:
+    if curve.panel == "cancelled":
+        style = replace(SPANS[curve.name], dash=DASHES[list(looks).index(curve.model) % len(DASHES)])
+    else:
+        # In its model's colour, with the dashes and the markers of the picture.
+        style = replace(BRANCHES[curve.name], colour=looks[curve.model].colour)
+    points = list(zip(curve.value, curve.low, curve.high, strict=True))
+    return Line.of_points(f"{short_name(curve.model)}: {short_name(curve.name)}", curve.blocks, points, style)

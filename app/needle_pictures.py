@@ -1,4 +1,4 @@
-"""The figures of a needle run: the measure and the SNR by stage, first model minus second, and what is read."""
+"""The figures of a needle run: the measure and the SNR by stage, model minus baseline, and what is read."""
 
 from __future__ import annotations
 

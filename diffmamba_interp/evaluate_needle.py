@@ -33,8 +33,10 @@ from diffmamba_interp.data import (
     tokenizer_hash,
 )
 from diffmamba_interp.data.sources import BUILTIN, GENERATED
+from diffmamba_interp.drawing.panels import minus
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.needle import stages_drawing
 from diffmamba_interp.figures.needle_report import needle_report
-from diffmamba_interp.figures.needle_svg import stages_svg
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.locks import folder_lock
@@ -395,11 +397,12 @@ def write(
     means = [curve for curve in found.curves if curve.statistic == "mean"]
     for measure, log in (("snr_db", False), ("probability", False), ("probability", True)):
         own = [curve for curve in means if curve.measure == measure]
-        write_text(out / f"{measure}{'_log' if log else ''}.svg", stages_svg(own, title=title, log=log))
+        drawing = stages_drawing(own, title=title, log=log)
+        write_text(out / f"{measure}{'_log' if log else ''}.svg", to_svg(drawing))
     paired = [curve for curve in found.differences if curve.measure == "snr_db" and curve.statistic == "mean"]
     if paired:
-        name = f"{trajectories[1].model} less {trajectories[0].model}"
-        write_text(out / "snr_db_difference.svg", stages_svg(paired, title=name))
+        difference = stages_drawing(paired, title=minus(trajectories[1].model, trajectories[0].model))
+        write_text(out / "snr_db_difference.svg", to_svg(difference))
     page = needle_report(found.curves, paired, found.verdicts, made, title=f"Needle in a haystack: {title}")
     write_text(out / "report.html", page)
 

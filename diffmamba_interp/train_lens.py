@@ -26,7 +26,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffmamba_interp.data import DataError, TextSource, TokenBatches, bos_tokens, load_tokenizer, tokenizer_hash
 from diffmamba_interp.data.sources import BUILTIN, GENERATED, is_hub_id
-from diffmamba_interp.figures.lens_svg import kl_svg
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.lens import kl_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.card import (
     Provenance,
@@ -320,7 +321,8 @@ def _finish(
     write_metrics(out, measurement, provenance, recipe)
     if recipe.eval_only is None:
         write_card(out, measurement, provenance, recipe)
-    write_text(out / "figure.svg", kl_svg(measurement, title=f"Held-out KL of the lenses of {recipe.model}"))
+    drawing = kl_drawing(measurement, title=f"Held-out KL of the lenses of {recipe.model}")
+    write_text(out / "figure.svg", to_svg(drawing))
     print("\n".join(measurement_table(measurement)))
     print(f"{measurement.n_tokens:,} held-out tokens; KL in nats [95 % interval]; written to {out}")
     return 0

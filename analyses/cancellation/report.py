@@ -6,14 +6,18 @@ python analyses/cancellation/report.py
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from analyses.cancellation.summary import ALL_TASKS
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.figures.allocation import head_map_svg
-from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.colours import SPANS
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.panels import Point
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.allocation import head_map_drawing
+from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.statistics import MIN_SAMPLES
 
@@ -45,6 +49,7 @@ CURVES = (
     ),
     ("subtrahend's part of what both write", "part", (("noise", "part_noise"), ("needle", "part_needle"))),
 )
+BY_CHANCE = {f"{name}, by chance": replace(SPANS[name], dash="dot", symbol="x") for name in ("noise", "needle")}
 
 Cell = dict[str, Any]
 
@@ -64,45 +69,26 @@ def write(out: Path = HERE) -> None:
 def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
     for axis, file, named in CURVES:
         panels = [
-            Panel(
+            Curves(
                 title=f"{length_name(line['length'])}, all tasks",
                 ticks=[str(block) for block in range(len(line["cosine"]))],
-                curves=[Curve(name=name, points=[point(one) for one in line[measure]]) for name, measure in named],
+                points={name: [point(one) for one in line[measure]] for name, measure in named},
             )
             for line in results["blocks"]
         ]
         # A block that writes next to nothing has removed shares without bound; they would flatten all others.
         limits = (-3.0, 1.0) if file == "removed" else None
-        write_text(
-            folder / f"{file}.svg",
-            curves_svg(clipped(panels, limits), title=title, x_axis="block", y_axis=axis, y_range=limits),
-        )
+        drawing = curves_drawing(panels, title=title, x_axis="block", y_axis=axis, y_limits=limits, styles=BY_CHANCE)
+        write_text(folder / f"{file}.svg", to_svg(drawing))
     longest = results["heads"][-1]
     values = [
         [estimate[0] if counts else float("nan") for estimate, counts in zip(row, kept, strict=True)]
         for row, kept in zip(longest["removed_noise"], longest["counts"], strict=True)
     ]
-    note = "share of the minuend head's noise that its namesake removes; grey heads write next to nothing"
+    note = "share of the minuend head's noise that its namesake removes; heads left empty write next to nothing"
     heading = f"{title}, {length_name(longest['length'])}: by head"
-    write_text(folder / "heads.svg", head_map_svg(values, title=heading, note=note))
-
-
-def clipped(panels: Sequence[Panel], limits: tuple[float, float] | None) -> list[Panel]:
-    if limits is None:
-        return list(panels)
-    low, high = limits
-
-    def cut(points: Sequence[Point]) -> list[Point]:
-        return [tuple(min(max(value, low), high) for value in one) for one in points]  # type: ignore[misc]
-
-    return [
-        Panel(
-            title=panel.title,
-            ticks=panel.ticks,
-            curves=[Curve(name=curve.name, points=cut(curve.points)) for curve in panel.curves],
-        )
-        for panel in panels
-    ]
+    heads = head_map_drawing(values, title=heading, note=note, what="removed")
+    write_text(folder / "heads.svg", to_svg(heads))
 
 
 def point(values: Sequence[float]) -> Point:

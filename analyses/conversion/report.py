@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.conversion.measure import AFTER, BEFORE, NAMES, model_name
-from diffmamba_interp.figures.retrieval import accuracy_by_length
-from diffmamba_interp.figures.retrieval_svg import accuracy_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.plotly_figure import to_plotly
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.retrieval import accuracy_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows, summarise
 from diffmamba_interp.statistics import PairedDifference, paired_difference
@@ -37,9 +38,9 @@ def write(out: Path = HERE) -> None:
     """Figures and README.md beside results.json."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     rows = read_rows(out / "records.csv.xz")
-    drawn = summarise([row for row in rows if row.model in DRAWN], DRAWN)
-    write_text(out / "accuracy.svg", accuracy_svg(drawn, title=TITLE))
-    write_text(out / "accuracy.plotly.json", accuracy_by_length(drawn, title=TITLE).to_json())
+    drawing = accuracy_drawing(summarise([row for row in rows if row.model in DRAWN], DRAWN), title=TITLE)
+    write_text(out / "accuracy.svg", to_svg(drawing))
+    write_text(out / "accuracy.plotly.json", to_plotly(drawing).to_json())
     cells = [Cell.from_dict(values) for values in results["cells"]]
     lines = [*HEAD, *finding(results, rows), *method(results), *by_task(cells), *limits(results)]
     write_text(out / "README.md", "\n".join(lines) + "\n")

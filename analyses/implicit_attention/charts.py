@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
-from diffmamba_interp.figures.scales import SPAN_COLOURS
-from diffmamba_interp.implicit_attention import SPAN_CLASSES, Spans
+from diffmamba_interp.drawing.colours import GREY, SERIES
+from diffmamba_interp.drawing.panels import Axis, Drawing, Level, Line, Panel, ticks_at
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.attention import row_bars
+from diffmamba_interp.implicit_attention import Spans
 
-WIDTH, LEFT, RIGHT, TOP = 860, 170, 20, 44
-_PANEL, _ROW = 110, 22
-_LEAST_SIZE = 0.05  # pixels; less is not seen
-_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" font-family="sans-serif" font-size="12">'
+WIDTH = 760.0
 
 
 class Interval(NamedTuple):
@@ -29,70 +28,35 @@ class Interval(NamedTuple):
 
 def row_svg(pictures: Mapping[str, np.ndarray], spans: Spans, *, title: str) -> str:
     """One destination's row of each picture as bars over the sources, on one scale, coloured by span."""
-    owner = {
-        position: name for name in SPAN_CLASSES for start, end in getattr(spans, name) for position in range(start, end)
-    }
-    limit = max(float(np.abs(row).max()) for row in pictures.values()) or 1.0
-    height = TOP + len(pictures) * (_PANEL + 10) + 24
-    parts = [*_frame(height, title)]
-    for column, name in enumerate(SPAN_CLASSES):
-        x = LEFT + 130 * column
-        parts.append(f'<rect x="{x}" y="27" width="10" height="10" fill="{SPAN_COLOURS[name]}"/>')
-        parts.append(f'<text x="{x + 15}" y="37">{name}</text>')
-    for panel, (name, row) in enumerate(pictures.items()):
-        zero = TOP + panel * (_PANEL + 10) + _PANEL / 2
-        step = (WIDTH - LEFT - RIGHT) / len(row)
-        parts.append(f'<text x="{LEFT - 8}" y="{zero + 4:.1f}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{zero}" y2="{zero}" stroke="#999"/>')
-        bars: dict[str, list[str]] = {}
-        for position, value in enumerate(row):
-            size = float(value) / limit * (_PANEL / 2 - 4)
-            if abs(size) >= _LEAST_SIZE:
-                colour = SPAN_COLOURS.get(owner.get(position, ""), "#333333")
-                bars.setdefault(colour, []).append(f"M{LEFT + (position + 0.4) * step:.1f},{zero:g}v{-size:.1f}")
-        width = max(step * 0.8, 1)
-        parts += [
-            f'<path d="{"".join(own)}" stroke="{colour}" stroke-width="{width:.1f}"/>' for colour, own in bars.items()
-        ]
-    parts.append(
-        f'<text x="{LEFT}" y="{height - 8}">source position, 0 to {len(row) - 1}; full height ±{limit:.3g}</text>'
+    positions = [str(position) for position in range(max(map(len, pictures.values())))]
+    drawing = Drawing(
+        title=title,
+        x=Axis(title="source position", ticks=ticks_at(positions, at_most=16)),
+        panels=[
+            Panel(title=name, marks=[*row_bars(row, "#222222", spans), Level(at=0.0, colour=GREY)])
+            for name, row in pictures.items()
+        ],
+        columns=1,
+        panel_size=(WIDTH, 100.0),
     )
-    return "\n".join([*parts, "</svg>"])
+    return to_svg(drawing)
 
 
 def interval_svg(lines: Sequence[Interval], *, title: str, axis: str) -> str:
-    """One line per entry: the estimate as a dot on its interval, what stands beside it as a hollow square."""
-    values = [number for line in lines for number in (line.low, line.high, line.beside or 0.0, 0.0)]
-    low, high = min(values), max(values)
-    height = TOP + _ROW * len(lines) + 44
-
-    def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / ((high - low) or 1.0)
-
-    bottom = TOP + _ROW * len(lines)
-    parts = [*_frame(height, title), f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{bottom}" stroke="#999"/>']
-    for index, line in enumerate(lines):
-        y = TOP + _ROW * (index + 0.5)
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(line.label)}</text>')
-        parts.append(
-            f'<line x1="{x(line.low):.1f}" x2="{x(line.high):.1f}" y1="{y}" y2="{y}" stroke="#0072B2" '
-            'stroke-width="2"/>'
-            f'<circle cx="{x(line.value):.1f}" cy="{y}" r="4" fill="#0072B2"/>'
-        )
-        if line.beside is not None:
-            parts.append(
-                f'<rect x="{x(line.beside) - 4:.1f}" y="{y - 4}" width="8" height="8" fill="none" stroke="#D55E00"/>'
-            )
-    clear = 0.06 * (high - low)  # of zero's label from the ends
-    for value in (low, high, *([0.0] if low + clear < 0 < high - clear else [])):
-        parts.append(f'<text x="{x(value):.1f}" y="{bottom + 16}" text-anchor="middle">{value:.2g}</text>')
-    parts.append(f'<text x="{LEFT}" y="{height - 8}">{escape(axis)}</text>')
-    return "\n".join([*parts, "</svg>"])
-
-
-def _frame(height: float, title: str) -> list[str]:
-    return [
-        _HEAD.format(WIDTH, height),
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="10" y="18" font-size="14">{escape(title)}</text>',
+    """One place per entry: the estimate on its interval, and what stands beside it as a hollow marker."""
+    labels = [line.label for line in lines]
+    points = [(line.value, line.low, line.high) for line in lines]
+    beside = [float("nan") if line.beside is None else line.beside for line in lines]
+    marks = [
+        Level(at=0.0, colour=GREY),
+        Line.of_points("", labels, points, SERIES[0], interval="bars", joined=False),
+        Line(name="", x=labels, y=beside, style=SERIES[1], hollow=[True] * len(lines), joined=False),
     ]
+    drawing = Drawing(
+        title=title,
+        x=Axis(kind="category", upright=True),
+        note=axis,
+        panels=[Panel(marks=marks)],
+        panel_size=(WIDTH, 240.0),
+    )
+    return to_svg(drawing)

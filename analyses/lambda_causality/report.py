@@ -11,8 +11,10 @@ from typing import Any
 
 from diffmamba_interp.analysis_conditions import ALL, MEASURES
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.panels import Point
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.statistics import MIN_SAMPLES
 
@@ -46,47 +48,47 @@ def write(out: Path = HERE) -> None:
 
 def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
     for measure, axis in MEASURES.items():
-        drawing = curves_svg(
+        drawing = curves_drawing(
             [dose_panel(cell, measure) for cell in of_all_tasks(results)],
             title=f"{title}: every λ scaled at once",
             x_axis="factor of every λ (1: as trained; ∞: the subtrahend alone)",
             y_axis=axis,
         )
-        write_text(folder / f"{measure}.svg", drawing)
+        write_text(folder / f"{measure}.svg", to_svg(drawing))
     for measure, name in NAMES.items():
-        drawing = curves_svg(
+        drawing = curves_drawing(
             [block_panel(cell, measure) for cell in of_all_tasks(results)],
             title=f"{title}: one block's λ scaled",
             x_axis="block",
             y_axis=f"change of {MEASURES[measure]}",
         )
-        write_text(folder / f"{name.lower()}_by_block.svg", drawing)
+        write_text(folder / f"{name.lower()}_by_block.svg", to_svg(drawing))
 
 
-def dose_panel(cell: Cell, measure: str) -> Panel:
-    """All tasks together: the scaled model, and the plain one as a level."""
+def dose_panel(cell: Cell, measure: str) -> Curves:
+    """All tasks together: the scaled model, and the plain one, which has no λ, as a level."""
     own = [*cell["all"], {"factor": 1.0, "value": cell["clean"]}]
     own.sort(key=lambda dose: dose["factor"])
-    return Panel(
+    return Curves(
         title=f"{length_name(cell['length'])}, n = {cell['n']}",
         ticks=[short(dose["factor"]) for dose in own],
-        curves=[
-            Curve(name="diff-mamba2", points=[point(dose["value"][measure]) for dose in own]),
-            Curve(name="mamba2, as it is", points=[point(cell["plain"][measure])] * len(own)),
-        ],
+        points={
+            "diff-mamba2": [point(dose["value"][measure]) for dose in own],
+            "mamba2": [point(cell["plain"][measure])] * len(own),
+        },
     )
 
 
-def block_panel(cell: Cell, measure: str) -> Panel:
+def block_panel(cell: Cell, measure: str) -> Curves:
     factors = sorted({dose["factor"] for dose in cell["blocks"]})
     by_factor = {factor: [dose for dose in cell["blocks"] if dose["factor"] == factor] for factor in factors}
-    return Panel(
+    return Curves(
         title=f"{length_name(cell['length'])}, n = {cell['n']}",
         ticks=[dose["where"] for dose in by_factor[factors[0]]],
-        curves=[
-            Curve(name=f"λ x {short(factor)}", points=[point(dose["change"][measure]) for dose in own])
+        points={
+            f"λ x {short(factor)}": [point(dose["change"][measure]) for dose in own]
             for factor, own in by_factor.items()
-        ],
+        },
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from analyses.long_context.summary import FIRST, SECOND
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.figures.curves_svg import Curve, Panel, curves_svg
+from diffmamba_interp.drawing.panels import Point, minus
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.statistics import MIN_SAMPLES
 
@@ -35,26 +37,21 @@ def write(out: Path = HERE) -> None:
 def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
     curves, ticks = results["curves"], [position(end) for end in results["bounds"][1:]]
 
-    def curve(name: str, values: Sequence[Sequence[float]]) -> Curve:
-        estimates = [estimate_from(one) for one in values]
-        return Curve(name=name, points=[(one.value, one.low, one.high) for one in estimates])
+    def points(values: Sequence[Sequence[float]]) -> list[Point]:
+        return [(one.value, one.low, one.high) for one in map(estimate_from, values)]
 
-    losses = [
-        Panel(title=heading, ticks=ticks, curves=[curve(name, curves[kind][name]) for name in (FIRST, SECOND)])
-        for kind, heading in (("full", "loss given the whole past"), ("windowed", "loss with the past cut off"))
-    ]
-    gains = [curve(name, curves["gain"][name]) for name in (FIRST, SECOND)]
+    def both(kind: str, heading: str) -> Curves:
+        return Curves(title=heading, ticks=ticks, points={name: points(curves[kind][name]) for name in (FIRST, SECOND)})
+
+    difference = {minus(SECOND, FIRST): points(curves["difference"])}
     figures = {
-        "loss": ("nats per token", losses),
-        "gain": ("nats per token", [Panel(title="what the older past gains", ticks=ticks, curves=gains)]),
-        "difference": (
-            "nats per token",
-            [Panel(title="Diff less plain", ticks=ticks, curves=[curve("difference", curves["difference"])])],
-        ),
+        "loss": [both("full", "loss given the whole past"), both("windowed", "loss with the past cut off")],
+        "gain": [both("gain", "what the older past gains")],
+        "difference": [Curves(title="difference of the losses", ticks=ticks, points=difference)],
     }
-    for name, (axis, panels) in figures.items():
-        text = curves_svg(panels, title=title, x_axis="position up to, tokens", y_axis=axis)
-        write_text(folder / f"{name}.svg", text)
+    for name, panels in figures.items():
+        drawing = curves_drawing(panels, title=title, x_axis="position up to, tokens", y_axis="nats per token")
+        write_text(folder / f"{name}.svg", to_svg(drawing))
 
 
 def finding(name: str, results: dict[str, Any]) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from analyses.needle_snr.summary import BASELINE, LENSES, MODEL
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.figures.curves_svg import Curve as DrawnCurve
-from diffmamba_interp.figures.curves_svg import Panel, curves_svg
-from diffmamba_interp.figures.needle_svg import stages_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.panels import Drawing, minus
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.curves import Curves, curves_drawing
+from diffmamba_interp.figures.needle import stages_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.curves import Curve, PairedCurve
 from diffmamba_interp.needle.verdict import Verdict, verdict_table
@@ -24,7 +25,6 @@ TITLES = {
     "paper": "Held-out bAbI stories in held-out novels",
     "builtin": "Generated stories in generated text",
 }
-SHOWN = {BASELINE: "Mamba-2", MODEL: "Diff-Mamba-2"}
 RELATION = "attention.svg"
 
 Results = dict[str, Any]
@@ -43,12 +43,12 @@ def write(out: Path = HERE) -> None:
 
 
 def write_figures(folder: Path, results: Results, title: str) -> None:
-    for name, text in figures(results, title).items():
-        write_text(folder / name, text)
+    for name, drawing in figures(results, title).items():
+        write_text(folder / name, to_svg(drawing))
 
 
-def figures(results: Results, title: str) -> dict[str, str]:
-    """Every figure's name and SVG text. Fig. 5 of the paper: `probability.svg` and `probability_log.svg`."""
+def figures(results: Results, title: str) -> dict[str, Drawing]:
+    """Every figure by the name of its file. Fig. 5 of the paper: `probability.svg` and `probability_log.svg`."""
     stages = {"stages": results["stages"]}
     curves = [Curve.from_dict(values | stages) for values in results["curves"]]
     paired = [PairedCurve.from_dict(values | stages) for values in results["differences"]]
@@ -57,32 +57,29 @@ def figures(results: Results, title: str) -> dict[str, str]:
         own = [curve for curve in curves if (curve.measure, curve.statistic) == (measure, "mean")]
         whole = [curve for curve in own if "task" not in dict(curve.group)]
         tasks = [curve for curve in own if "task" in dict(curve.group) and curve.lens == LENSES[0]]
-        drawn[f"{measure}.svg"] = stages_svg(whole, title=title)
-        drawn[f"{measure}_by_task.svg"] = stages_svg(tasks, title=f"{title}, {LENSES[0]} lens")
+        drawn[f"{measure}.svg"] = stages_drawing(whole, title=title)
+        drawn[f"{measure}_by_task.svg"] = stages_drawing(tasks, title=f"{title}, {LENSES[0]} lens")
         if measure == "probability":
-            drawn["probability_log.svg"] = stages_svg(whole, title=title, log=True)
+            drawn["probability_log.svg"] = stages_drawing(whole, title=title, log=True)
     whole_paired = [curve for curve in paired if curve.measure == "snr_db" and "task" not in dict(curve.group)]
-    drawn["difference.svg"] = stages_svg(whole_paired, title=f"{title}: Diff-Mamba-2 less Mamba-2")
+    drawn["difference.svg"] = stages_drawing(whole_paired, title=f"{title}: {minus(MODEL, BASELINE)}")
     if results["attention"]:
-        drawn[RELATION] = relation_svg(results["attention"], title)
+        drawn[RELATION] = relation_drawing(results["attention"], title)
     return drawn
 
 
-def relation_svg(lines: Sequence[dict[str, Any]], title: str) -> str:
+def relation_drawing(lines: Sequence[dict[str, Any]], title: str) -> Drawing:
     panels = []
     for kind, words in (("after", "lens SNR after the block"), ("gain", "what the block adds")):
         for length in sorted({line["length"] for line in lines}):
             own = [line for line in lines if line["length"] == length]
-            curves = [
-                DrawnCurve(
-                    name=SHOWN[line["model"]],
-                    points=[(one.value, one.low, one.high) for one in map(estimate_from, line[kind])],
-                )
+            points = {
+                line["model"]: [(one.value, one.low, one.high) for one in map(estimate_from, line[kind])]
                 for line in own
-            ]
+            }
             ticks = [str(block) for block in range(len(own[0][kind]))]
-            panels.append(Panel(title=f"{words}, {length_name(length)}", ticks=ticks, curves=curves))
-    return curves_svg(panels, title=title, x_axis="block", y_axis="rank correlation with attention SNR")
+            panels.append(Curves(title=f"{words}, {length_name(length)}", ticks=ticks, points=points))
+    return curves_drawing(panels, title=title, x_axis="block", y_axis="rank correlation with attention SNR")
 
 
 def finding(name: str, results: Results) -> list[str]:

@@ -12,8 +12,10 @@ from typing import Any
 from analyses.noise_robustness.summary import KINDS, MODELS
 from diffmamba_interp.analysis_conditions import ALL, CLEAN, MEASURES
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.panels import Point
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.statistics import MIN_SAMPLES
 
@@ -49,16 +51,16 @@ def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
         for measure, name in MEASURES.items():
             panels = [dose_panel(cell, kind, measure) for cell in of_all_tasks(results) if cell[kind]]
             if panels:
-                drawing = curves_svg(panels, title=f"{title}: {noise}", x_axis=axis, y_axis=name)
-                write_text(folder / f"{kind}_{measure}.svg", drawing)
+                drawing = curves_drawing(panels, title=f"{title}: {noise}", x_axis=axis, y_axis=name)
+                write_text(folder / f"{kind}_{measure}.svg", to_svg(drawing))
 
 
-def dose_panel(cell: Cell, kind: str, measure: str) -> Panel:
+def dose_panel(cell: Cell, kind: str, measure: str) -> Curves:
     levels = [cell[CLEAN], *cell[kind]]
-    return Panel(
+    return Curves(
         title=f"{length_name(cell['length'])}, n = {cell['n']}",
         ticks=["none", *(f"{level['dose']:g}" for level in cell[kind])],
-        curves=[Curve(name=model, points=[point(level[model][measure]) for level in levels]) for model in MODELS],
+        points={model: [point(level[model][measure]) for level in levels] for model in MODELS},
     )
 
 

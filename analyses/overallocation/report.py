@@ -11,9 +11,11 @@ from typing import Any
 
 from analyses.overallocation.summary import ALL_TASKS, COMPARED, PICTURES
 from diffmamba_interp.analysis_results import estimate_from, read_results
-from diffmamba_interp.figures.allocation import ShareBar, share_bars_svg
-from diffmamba_interp.figures.curves_svg import Curve, Panel, Point, curves_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.panels import Point
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.allocation import ShareBar, share_bars_drawing
+from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.implicit_attention.allocation import CLASSES
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
@@ -29,6 +31,7 @@ SHOWN = {
     "minuend": "minuend",
     "lambda_subtrahend": "λ · subtrahend",
 }
+DRAWN = {name: {"plain": "mamba2", "difference": "diff-mamba2"}.get(name, name) for name in PICTURES}
 
 Cell = dict[str, Any]
 
@@ -50,46 +53,43 @@ def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
     bars = [
         ShareBar(
             group=length_name(cell["length"]),
-            name=SHOWN[picture],
+            name=DRAWN[picture],
             shares={name: cell["shares"][picture][name][0] for name in CLASSES},
         )
         for cell in cells
         for picture in PICTURES
     ]
-    write_text(folder / "shares.svg", share_bars_svg(bars, title=title, x_axis="context length, tokens; all tasks"))
+    shares = share_bars_drawing(bars, title=title, x_axis="context length, tokens; all tasks")
+    write_text(folder / "shares.svg", to_svg(shares))
     tasks = list(dict.fromkeys(cell["task"] for cell in results["cells"]))
     panels = [panel([cell for cell in results["cells"] if cell["task"] == task], task) for task in tasks]
-    write_text(
-        folder / "noise.svg",
-        curves_svg(
-            panels,
-            title=title,
-            x_axis="context length, tokens",
-            y_axis="share on filler and distractors",
-            y_range=(0.0, 1.0),
-        ),
+    noise = curves_drawing(
+        panels,
+        title=title,
+        x_axis="context length, tokens",
+        y_axis="share on filler and distractors",
+        y_limits=(0.0, 1.0),
     )
+    write_text(folder / "noise.svg", to_svg(noise))
     for measure, axis in (("noise", "share on filler and distractors, %"), ("snr_db", "needle over the rest, dB")):
         by_block = [block_panel(results["blocks"], length, measure) for length in sorted({c["length"] for c in cells})]
-        write_text(folder / f"{measure}_by_block.svg", curves_svg(by_block, title=title, x_axis="block", y_axis=axis))
+        drawing = curves_drawing(by_block, title=title, x_axis="block", y_axis=axis)
+        write_text(folder / f"{measure}_by_block.svg", to_svg(drawing))
 
 
-def panel(cells: Sequence[Cell], task: str) -> Panel:
-    curves = [
-        Curve(name=SHOWN[name], points=[point(cell["shares"][name]["noise"]) for cell in cells]) for name in PICTURES
-    ]
-    return Panel(
+def panel(cells: Sequence[Cell], task: str) -> Curves:
+    return Curves(
         title=f"{task} tasks" if task == ALL_TASKS else task,
         ticks=[length_name(c["length"]) for c in cells],
-        curves=curves,
+        points={DRAWN[name]: [point(cell["shares"][name]["noise"]) for cell in cells] for name in PICTURES},
     )
 
 
-def block_panel(blocks: Sequence[dict[str, Any]], length: int, measure: str) -> Panel:
+def block_panel(blocks: Sequence[dict[str, Any]], length: int, measure: str) -> Curves:
     own = {line["picture"]: line[measure] for line in blocks if line["length"] == length}
-    curves = [Curve(name=SHOWN[name], points=[point(one) for one in own[name]]) for name in PICTURES]
+    points = {DRAWN[name]: [point(one) for one in own[name]] for name in PICTURES}
     ticks = [str(block) for block in range(len(own["plain"]))]
-    return Panel(title=f"{length_name(length)}, all tasks", ticks=ticks, curves=curves)
+    return Curves(title=f"{length_name(length)}, all tasks", ticks=ticks, points=points)
 
 
 def point(values: Sequence[float]) -> Point:

@@ -19,7 +19,7 @@ import tyro
 
 from analyses.retrieval import report
 from analyses.retrieval.seeds import FIRST, SECOND, name_of, pooled
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder
 from diffmamba_interp.models.inspection import inspect_checkpoint

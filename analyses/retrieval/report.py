@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from analyses.retrieval.seeds import FIRST, SECOND, Spread, spread_at
-from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
-from diffmamba_interp.figures.retrieval_svg import accuracy_svg, ratio_svg
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.plotly_figure import to_plotly
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.retrieval import accuracy_drawing, ratio_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows
 from diffmamba_interp.needle.vocabulary import BABI
@@ -53,12 +54,13 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[list[Cell]]]:
 
 
 def write_figures(folder: Path, grids: Sequence[Sequence[Cell]], title: str) -> None:
-    ratio_title = f"Accuracy of {SECOND} over {FIRST}"
-    cells, others = grids[0], grids[1:]
-    write_text(folder / "accuracy.svg", accuracy_svg(cells, title=title, others=others))
-    write_text(folder / "ratio.svg", ratio_svg(cells, title=ratio_title))
-    write_text(folder / "accuracy.plotly.json", accuracy_by_length(cells, title=title, others=others).to_json())
-    write_text(folder / "ratio.plotly.json", ratio_heat_map(cells, title=ratio_title).to_json())
+    drawings = {
+        "accuracy": accuracy_drawing(grids[0], title=title, others=grids[1:]),
+        "ratio": ratio_drawing(grids[0], title=f"Accuracy of {SECOND} over {FIRST}"),
+    }
+    for name, drawing in drawings.items():
+        write_text(folder / f"{name}.svg", to_svg(drawing))
+        write_text(folder / f"{name}.plotly.json", to_plotly(drawing).to_json())
 
 
 def finding(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffmamba_interp.figures.styles import length_name
+from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.models.demo import DEMO_NAMES
 

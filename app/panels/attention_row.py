@@ -7,9 +7,9 @@ import streamlit as st
 
 from app import view_state
 from app.prompts import Prompt
-from diffmamba_interp.figures.attention import PANEL_NAMES
+from diffmamba_interp.drawing.colours import short_name
+from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.coloured_text import coloured_text
-from diffmamba_interp.figures.scales import token_label
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.span_summary import summarise_spans
@@ -17,7 +17,6 @@ from diffmamba_interp.implicit_attention.spans import Interval, Spans
 
 MAX_ROW_TOKENS = 120
 MAX_STRETCHES, AROUND, LAST_TOKENS = 12, 5, 30
-NAMES = {**PANEL_NAMES, "lambda_subtrahend": "λ · subtrahend"}
 
 
 def choose_row(prompt: Prompt, record: AttentionRecord) -> int:
@@ -40,7 +39,7 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
         f"scale ends at ±{limit:.3g}."
     )
     for name, picture in pictures.items():
-        st.caption(f"{NAMES.get(name, name)}{left_out(picture, stretches)}")
+        st.caption(f"{short_name(name)}{left_out(picture, stretches)}")
         lines = (
             coloured_text(prompt.strings[start:end], picture[start:end], limit=limit, first=start)
             for start, end in stretches
@@ -53,7 +52,7 @@ def draw_spans(spans: Spans, record: AttentionRecord, row: int) -> None:
     summary = summarise_spans(record, spans, row)
     lines = []
     for name, share in summary.share.items():
-        line: dict[str, str | float] = {"picture": NAMES.get(name, name)}
+        line: dict[str, str | float] = {"picture": short_name(name)}
         for which in ("needle", "question", "distractors", *(["filler"] if spans.filler else [])):
             line[f"{which}, %"] = 100 * mean(summary.of_class(share, which))
         lines.append(line | {"needle over rest, dB": mean(summary.snr_db[name])})

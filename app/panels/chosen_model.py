@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -30,6 +31,16 @@ class ChosenModel:
     key: ModelKey
     cfg: HookedMambaConfig
     tokenizer: Tokenizer | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is subtracted in any block."""
+        return all(self.cfg.block_kind(block) == "plain" for block in range(self.cfg.n_layers))
+
+
+def baseline_last(models: Sequence[ChosenModel]) -> list[ChosenModel]:
+    """Model and baseline, as differences take them: a plain one is the baseline, of two others the second."""
+    return sorted(models, key=lambda model: model.is_plain) if len(models) == 2 else list(models)
 
 
 def choose_model() -> ChosenModel | None:

@@ -15,7 +15,7 @@ from diffmamba_interp.figures.lens import Statistic
 
 # Positions shown at a time: as many as have room for their text.
 WINDOW, NARROW_WINDOW = 16, 8
-COMPARE = {"one": "the first model", "beside": "both models side by side", "difference": "first minus second"}
+COMPARE = {"one": "the first model", "beside": "both models side by side", "difference": "model minus baseline"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,8 +109,7 @@ def draw_maps(
     """What the lens reads at the last positions: after minus before, or both."""
     text = partial(token_text, tokenizer=chosen.tokenizer)
     if maps == "difference":
-        made = {"map": difference_picture(found[AFTER], found[BEFORE], text, colour, request.first)}
-        made["map"].update_traces(colorbar_title_text=f"after − before:<br>{STATISTICS[colour]}", selector=0)
+        made = {"map": difference_picture(found[AFTER], found[BEFORE], text, colour, request.first, (AFTER, BEFORE))}
         st.caption("Red: more after the change, blue: less. A word: the top token after it, where it was another one.")
     else:
         made = {f"map_{when}": lens_picture(one, text, colour, request.first) for when, one in found.items()}

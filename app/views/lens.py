@@ -12,9 +12,9 @@ import streamlit as st
 from app import kept_state
 from app.lens_code import lens_code
 from app.lens_files import lens_files
-from app.lens_pictures import difference_picture, lens_picture, plain_label, top_tokens
+from app.lens_pictures import difference_picture, lens_picture, top_tokens
 from app.lens_request import LensRequest, trajectory
-from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
+from app.panels.chosen_model import ChosenModel, baseline_last, choose_model, choose_second_model
 from app.panels.chosen_prompt import choose_prompt
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
@@ -23,6 +23,7 @@ from app.panels.lens_choices import LensChoices, choose_reads
 from app.panels.long_runs import agreed
 from app.panels.plain_text import markdown
 from app.prompts import Prompt, token_text
+from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.lens import LensTrajectory
 
 
@@ -58,11 +59,14 @@ def page() -> None:
 def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     statistic, first, text = choices.statistic, choices.first, reads[0].text
     if choices.compare == "difference":
-        figure = difference_picture(reads[0].found, reads[1].found, text, statistic, first)
+        order = baseline_last([read.chosen for read in reads])
+        reads = sorted(reads, key=lambda read: order.index(read.chosen))
+        model, baseline = (read.chosen.name for read in reads)
+        figure = difference_picture(reads[0].found, reads[1].found, text, statistic, first, (model, baseline))
         draw_figure(figure, "lens_figure")
         st.caption(
-            f"Red: more in `{reads[0].chosen.name}`, blue: more in `{reads[1].chosen.name}`. A word: the first model's "
-            "top token, where the second has another."
+            f"Red: more in `{model}`, blue: more in `{baseline}`. A word: the top token of `{model}`, where the "
+            "other has another."
         )
     else:
         for place, (column, read) in enumerate(zip(st.columns(len(reads)), reads, strict=True)):
@@ -80,7 +84,8 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     for read in reads:
         ids = {int(token) for token in read.found.top_tokens.flat} | {int(token) for token in read.found.tokens.flat}
         keep(read.chosen, prompt, f"lens, positions {first} to {read.request.last}", read.found, ids)
-    code = lens_code([(r.chosen.key, r.request) for r in reads], prompt, statistic, choices.compare)
+    given, names = [(read.chosen.key, read.request) for read in reads], [read.chosen.name for read in reads]
+    code = lens_code(given, prompt, statistic, choices.compare, names)
     draw_downloads(lens_files(reads[-1].found, figure, text), code, name="lens")
 
 
@@ -104,7 +109,7 @@ def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
     """The most likely tokens of one cell: the clicked one, or the output at the last position shown."""
     request, stages = reads[0].request, reads[0].found.stages
     stage, place = cell(kept_state.remembered("cell", ""), len(stages), request)
-    st.subheader(f"{stages[stage]}, position {place}: {markdown(plain_label(prompt.strings[place]))}", anchor=False)
+    st.subheader(f"{stages[stage]}, position {place}: {markdown(token_label(prompt.strings[place]))}", anchor=False)
     for column, read in zip(st.columns(2), reads, strict=False):
         with column:
             if stage < len(read.found.stages):

@@ -14,7 +14,7 @@ from app.needle_files import attention_files, curve_files
 from app.needle_found import NeedleFound, NeedleRun
 from app.needle_pictures import attention_picture, curve_figures
 from app.needle_request import NeedleRead, SampleRequest, run_needle
-from app.panels.chosen_model import choose_model, choose_second_model
+from app.panels.chosen_model import baseline_last, choose_model, choose_second_model
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.panels.kept_records import KeptRecord, keep_record
@@ -31,7 +31,7 @@ def page() -> None:
         return
     with shown_errors("Reading the needle"):
         request = choose_samples()
-        reads, drawing = choose_reading([model for model in (first, second) if model])
+        reads, drawing = choose_reading(baseline_last([model for model in (first, second) if model]))
         found, share = run_or_recall(reads, request)
         if found:
             run = NeedleRun(found=tuple(found), drawing=drawing)
@@ -89,7 +89,7 @@ def stop_run(what: Hashable) -> None:
 
 
 def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
-    """The measure and the SNR by stage, and first minus second."""
+    """The measure and the SNR by stage, and model minus baseline."""
     figures, curves = curve_figures(run)
     for place, (name, figure) in enumerate(figures.items()):
         if place % 2 == 0:
@@ -98,7 +98,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
             draw_figure(figure, f"needle_{name}")
     st.caption(
         f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
-        "the mean of the wrong labels. Differences: first model minus second on the same prompts; filled: p < 0.05, "
+        "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
     )
     drawing = run.drawing

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app import view_state
 from app.estimates import require_feasible
-from app.panels.chosen_model import ChosenModel, choose_model, choose_second_model
+from app.panels.chosen_model import ChosenModel, baseline_last, choose_model, choose_second_model
 from app.panels.downloads import FIGURE_BUTTONS, draw_downloads
 from app.panels.errors import shown_errors
 from app.retrieval_code import grid_code, results_code
@@ -45,7 +45,8 @@ def page() -> None:
             draw(cells, results_code(source), others)
     elif first is not None:
         with shown_errors("Running the grid"):
-            live([model for model in (first, second) if model])
+            # The ratio is that of the second to the first.
+            live(baseline_last([model for model in (first, second) if model])[::-1])
 
 
 def read_results(file: Path) -> tuple[list[Cell], list[list[Cell]], str]:

@@ -1,40 +1,37 @@
-"""Figures of an `AttentionRecord`: its pictures side by side on one scale, and one row of them over the sources."""
+"""Figures of an `AttentionRecord`: its pictures side by side on one scale, by position, by span and by head, and one
+row of them over the sources."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
+from diffmamba_interp.drawing.colours import BRANCHES, SPANS
+from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Frame, HeatMap, Place, ticks_at
+from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.figures.attention_panels import (
-    PANEL_NAMES,
     UNITS,
     AttentionPanels,
     attention_panels,
-    colour_axis,
-    margins,
     pooled,
-    record_title,
-    scale_end,
-    side_by_side,
-    ticks,
+    pooling_step,
+    record_drawing,
+    record_scale,
 )
-from diffmamba_interp.figures.scales import SPAN_COLOURS
 from diffmamba_interp.implicit_attention.record import AttentionRecord
+from diffmamba_interp.implicit_attention.segments import Segment, collapse_by_span
 from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES, Interval, Spans
-
-__all__ = ["MAX_CELLS", "PANEL_NAMES", "UNITS", "attention_figure", "attention_row_figure", "pooling_step"]
 
 MAX_CELLS = 512
 """Rows and columns of one panel; longer sequences are pooled."""
 
-MAX_PANEL_TICKS = 16
-MAX_ROW_TICKS = 40
+MAX_PANEL_TICKS, MAX_SPAN_TICKS, MAX_ROW_TICKS = 16, 14, 40
+OTHERS_APART = 8
+"""Of segments without a name worth a label, every so many is labelled."""
 
 
-def attention_figure(
+def attention_drawing(
     record: AttentionRecord,
     *,
     sample: int = 0,
@@ -44,7 +41,7 @@ def attention_figure(
     clip_quantile: float = 0.99,
     max_cells: int = MAX_CELLS,
     title: str | None = None,
-) -> go.Figure:
+) -> Drawing:
     """Minuend, subtrahend and difference (or a plain block's weights) side by side on one symmetric scale.
 
     Args:
@@ -66,71 +63,140 @@ def attention_figure(
     if not 0 < clip_quantile <= 1:
         raise ValueError(f"clip_quantile is {clip_quantile}: it must lie in (0, 1].")
     n_rows, n_sources = len(panels.rows), panels.stop - panels.start
-    step = pooling_step(max(n_rows, n_sources), max_cells)
-    top = _first_row(panels)
-    end = scale_end(panels.values.values(), clip_quantile)
-    said = f", pooled {step} × {step} to the largest magnitude" if step > 1 else ""
-    x_ticks = ticks(panels.labels[panels.start : panels.stop], MAX_PANEL_TICKS, first=panels.start)
-    y_ticks = ticks([panels.labels[place] for place in panels.rows], MAX_PANEL_TICKS, first=top)
-    return side_by_side(
-        {
-            name: _heat_map(value, step, panels.start, top)
-            for name, value in zip(panels.titles, panels.values.values(), strict=True)
-        },
-        x_axis={
-            "title": {"text": "source position"},
-            "range": _edges(panels.start, n_sources),
-            "tickangle": 90,
-            **x_ticks,
-        },
-        y_axis={"title": {"text": "destination position"}, "range": _edges(top, n_rows)[::-1], **y_ticks},
-        layout={
-            "title": {"text": title or record_title(record, panels.heads, said)},
-            "margin": margins(x_ticks["ticktext"], y_ticks["ticktext"]),
-            "coloraxis": colour_axis(end=end, signed=panels.signed, unit=UNITS[record.kind]),
-            # Hanging from the top edge, beside the title.
-            "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 0.99, "yref": "container",
-                       "yanchor": "top"},
-        },
-        shapes=_frames(spans, panels, top) if spans else [],
-        extra=_swatches(spans, panels) if spans else [],
-    )  # fmt: skip
+    step, top = pooling_step(max(n_rows, n_sources), max_cells), _first_row(panels)
+    x_ticks = ticks_at(panels.labels[panels.start : panels.stop], at_most=MAX_PANEL_TICKS, first=panels.start)
+    y_ticks = ticks_at([panels.labels[place] for place in panels.rows], at_most=MAX_PANEL_TICKS, first=top)
+    frames = _frames(spans, panels, top) if spans else []
+    return record_drawing(
+        record,
+        {name: [_cells(value, step, panels.start, top), *frames] for name, value in panels.values.items()},
+        x=Axis(title="source position", limits=_edges(panels.start, n_sources), ticks=x_ticks, upright=True),
+        y=Axis(title="destination position", limits=_edges(top, n_rows), ticks=y_ticks, backwards=True),
+        scale=record_scale(record, list(panels.values.values()), clip_quantile),
+        title=title,
+        said=panels.heads + (f", pooled {step} × {step} to the largest magnitude" if step > 1 else ""),
+    )
 
 
-def pooling_step(n_positions: int, max_cells: int) -> int:
-    """Rows and columns that one cell stands for, so that there are at most `max_cells` of them."""
-    return max(1, -(-n_positions // max_cells))
+attention_figure = as_plotly(attention_drawing)
 
 
-def attention_row_figure(
-    record: AttentionRecord, *, row: int = -1, sample: int = 0, head: int | None = None, title: str | None = None
-) -> go.Figure:
+def attention_span_drawing(
+    record: AttentionRecord,
+    spans: Spans,
+    *,
+    sample: int = 0,
+    head: int | None = None,
+    window: Interval | None = None,
+    title: str | None = None,
+) -> Drawing:
+    """The record's pictures by span, side by side on one scale: sums over sources, means over destinations.
+
+    Args:
+        record: what `extract_attention` made.
+        spans: where the prompt is cut; what lies between them is a segment of its own.
+        sample, head, window: as in `attention_drawing`.
+        title: in place of one that says block, kind and what a cell is.
+
+    Every cell is as large as any other, whatever its segments' lengths; lines of segments of which the record
+    has no row are empty. The numbers are those of `collapse_by_span`. Raises its ValueErrors.
+    """
+    collapsed = collapse_by_span(record, spans, sample=sample, head=head, window=window)
+    heads = attention_panels(record, sample=sample, head=head, window=window).heads
+    values = {name: value.detach().cpu().numpy() for name, value in collapsed.values.items()}
+    labels = [segment_label(segment) for segment in collapsed.segments]
+    places = [float(place) for place in range(len(labels))]
+    ticks = _span_ticks(collapsed.segments, labels)
+
+    def cells(value: np.ndarray) -> HeatMap:
+        notes = [
+            [f"{dest} reads {src}\n{weight:.4g}" for src, weight in zip(labels, row, strict=True)]
+            for dest, row in zip(labels, value, strict=True)
+        ]
+        return HeatMap(values=value, x=places, y=places, notes=notes)
+
+    return record_drawing(
+        record,
+        {name: [cells(value)] for name, value in values.items()},
+        x=Axis(title="source span", ticks=ticks, upright=True),
+        y=Axis(title="destination span", ticks=ticks, backwards=True),
+        scale=record_scale(record, list(values.values())),
+        title=title,
+        said=f"{heads}: sums over sources, means over destinations",
+    )
+
+
+attention_span_figure = as_plotly(attention_span_drawing)
+
+
+def attention_row_drawing(
+    record: AttentionRecord,
+    *,
+    row: int = -1,
+    sample: int = 0,
+    head: int | None = None,
+    spans: Spans | None = None,
+    title: str | None = None,
+) -> Drawing:
     """One destination's row as bars over the sources, one panel per picture, all on one scale.
 
-    `row` counts the record's rows (its `rows` says which positions they are); the rest as in `attention_figure`.
+    `row` counts the record's rows (its `rows` says which positions they are). spans: what the bars are coloured by;
+    None for the branches. The rest as in `attention_drawing`.
     """
     panels = attention_panels(record, sample=sample, head=head)
     if not -len(panels.rows) <= row < len(panels.rows):
         raise ValueError(f"row is {row}: the record has {len(panels.rows)} rows in use.")
-    titles = panels.titles
-    figure = make_subplots(rows=len(titles), subplot_titles=titles, shared_xaxes=True, shared_yaxes="all")
-    visible = int(panels.rows[row]) + 1
-    for panel, value in enumerate(panels.values.values(), start=1):
-        bars = go.Bar(
-            x=np.arange(visible),
-            y=value[row, :visible],
-            customdata=panels.labels[:visible],
-            hovertemplate="%{customdata}: %{y:.4g}<extra></extra>",
-            marker_color="#0072B2",
-            showlegend=False,
+    labels = panels.labels[: int(panels.rows[row]) + 1]
+    return record_drawing(
+        record,
+        {
+            name: row_bars(value[row, : len(labels)], BRANCHES[name].colour, spans, labels=labels)
+            for name, value in panels.values.items()
+        },
+        x=Axis(title="source position", ticks=ticks_at(labels, at_most=MAX_ROW_TICKS), upright=True),
+        y=Axis(title=UNITS[record.kind]),
+        title=title,
+        said=f"{panels.heads}, read at position {panels.labels[panels.rows[row]]}",
+        columns=1,
+    )
+
+
+attention_row_figure = as_plotly(attention_row_drawing)
+
+
+def row_bars(
+    row: np.ndarray, colour: str, spans: Spans | None = None, *, labels: Sequence[str] | None = None
+) -> list[Bars]:
+    """A row over its sources: all bars of one colour, or one mark for each class of spans, and one for what is in none.
+
+    labels: of every source, told when it is pointed at.
+    """
+    classes = np.full(len(row), "", dtype=object)
+    for name in reversed(SPAN_CLASSES):
+        for start, end in getattr(spans, name, ()):
+            classes[start:end] = name
+    by_class = {name: np.flatnonzero(classes == name) for name in ("", *SPAN_CLASSES)}
+    return [
+        Bars(
+            name=name,
+            x=places.tolist(),
+            y=row[places].tolist(),
+            colours=[SPANS[name].colour if name else colour] * len(places),
+            notes=labels and [labels[place] for place in places],
         )
-        figure.add_trace(bars, row=panel, col=1)
-    figure.update_yaxes(title_text=UNITS[record.kind])
-    figure.update_xaxes(**ticks(panels.labels[:visible], MAX_ROW_TICKS))
-    figure.update_xaxes(title_text="source position", row=len(titles))
-    read = f", read at position {panels.labels[panels.rows[row]]}"
-    figure.update_layout(title_text=title or record_title(record, panels.heads, read), margin={"t": 110}, bargap=0.1)
-    return figure
+        for name, places in by_class.items()
+        if len(places)
+    ]
+
+
+def segment_label(segment: Segment) -> str:
+    """Its class and its first and last position, as in "needle 21–27"."""
+    name = segment.span_class or "other"
+    last = f"–{segment.end - 1}" if segment.end - segment.start > 1 else ""
+    return f"{name} {segment.start}{last}"
+
+
+# ---------------------------------------------------------------- by position
 
 
 def _first_row(panels: AttentionPanels) -> int:
@@ -138,61 +204,40 @@ def _first_row(panels: AttentionPanels) -> int:
     return int(panels.rows[0]) if len(panels.rows) and (np.diff(panels.rows) == 1).all() else 0
 
 
-def _heat_map(value: np.ndarray, step: int, left: int, top: int) -> dict[str, Any]:
-    half = (step - 1) / 2
-    around = f" ± {half:g}" if step > 1 else ""
-    return {
-        "type": "heatmap",
-        "z": pooled(value, step),
-        "x0": left + half,
-        "dx": step,
-        "y0": top + half,
-        "dy": step,
-        "hovertemplate": f"source %{{x}}{around}<br>destination %{{y}}{around}<br>%{{z:.4g}}<extra></extra>",
-    }
+def _cells(value: np.ndarray, step: int, left: int, top: int) -> HeatMap:
+    half, cells = (step - 1) / 2, pooled(value, step)
+    y, x = (
+        [first + half + step * place for place in range(n)] for first, n in zip((top, left), cells.shape, strict=True)
+    )
+    return HeatMap(values=cells, x=x, y=y, around=half)
 
 
-def _edges(first: int, size: int) -> list[float]:
+def _edges(first: int, size: int) -> tuple[float, float]:
     """The outer borders of so many cells, which the pooled ones may overlap."""
-    return [first - 0.5, first + size - 0.5]
+    return first - 0.5, first + size - 0.5
 
 
-def _frames(spans: Spans, panels: AttentionPanels, top: int) -> list[dict[str, Any]]:
-    """A frame over the sources of each span, cut at the window; the needle's on top of its neighbours', and thicker."""
-    bottom = top + len(panels.rows) - 0.5
+def _frames(spans: Spans, panels: AttentionPanels, top: int) -> list[Frame]:
+    """A frame over the sources of each span of which something is seen, cut at the window; the needle's is thicker."""
     return [
-        {
-            "type": "rect",
-            "x0": max(start, panels.start) - 0.5,
-            "x1": min(end, panels.stop) - 0.5,
-            "y0": top - 0.5,
-            "y1": bottom,
-            "line": {"color": SPAN_COLOURS[name], "width": 3 if name == "needle" else 2},
-        }
-        for name, (start, end) in reversed(_shown(spans, panels))
-    ]
-
-
-def _swatches(spans: Spans, panels: AttentionPanels) -> list[dict[str, Any]]:
-    """One legend entry per class that is shown."""
-    return [
-        {
-            "type": "scatter",
-            "x": [None],
-            "y": [None],
-            "mode": "markers",
-            "marker": {"color": SPAN_COLOURS[name], "symbol": "square", "size": 12},
-            "name": name,
-        }
-        for name in dict.fromkeys(name for name, _ in _shown(spans, panels))
-    ]
-
-
-def _shown(spans: Spans, panels: AttentionPanels) -> list[tuple[str, Interval]]:
-    """Class and interval of every span of which something is to be seen."""
-    return [
-        (name, (start, end))
+        Frame(
+            name=name,
+            x=(max(start, panels.start) - 0.5, min(end, panels.stop) - 0.5),
+            y=_edges(top, len(panels.rows)),
+            colour=SPANS[name].colour,
+            width=3.0 if name == "needle" else 2.0,
+        )
         for name in SPAN_CLASSES
         for start, end in getattr(spans, name)
         if start < panels.stop and end > panels.start
     ]
+
+
+# ---------------------------------------------------------------- by span
+
+
+def _span_ticks(segments: Sequence[Segment], labels: list[str]) -> dict[Place, str]:
+    """The named segments, as many as there is room for."""
+    named = [place for place, segment in enumerate(segments) if segment.span_class not in ("", "filler")]
+    shown = named[:: -(-len(named) // MAX_SPAN_TICKS)] if named else list(range(len(labels)))[::OTHERS_APART]
+    return {float(place): labels[place] for place in shown}

@@ -1,28 +1,24 @@
-"""What all figures of an `AttentionRecord` share: its pictures as arrays, titles, and heat maps side by side."""
+"""What all figures of an `AttentionRecord` share: its pictures as arrays, titles, scales, and large pictures pooled."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from diffmamba_interp.figures.scales import MAGNITUDE_SCALE, SIGNED_SCALE, token_label
+from diffmamba_interp.drawing.colours import MAGNITUDE, short_name
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, Mark, Panel, scale_end, symmetric
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.spans import Interval
 
 UNITS = {"hidden": "weight", "contribution": "contribution", "contribution_norm": "norm"}
-PANEL_NAMES = {"subtrahend": "subtrahend (without λ)"}
-PANEL_GAP = 0.03
-"""Space between two panels, as a share of the figure's plotting width."""
 
-LETTER_WIDTH = 6.5
-"""Of a tick's label, pixels; most letters are narrower."""
+SHARE_SHOWN = 0.99
+"""A scale ends at this quantile of the non-zero magnitudes, so that a strong diagonal does not wash out the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +27,7 @@ class AttentionPanels:
 
     values: picture name -> [row, src], in the unit of the record's kind. rows: destination position of each row.
     start: position of the first source. labels: `position token` of every position of the sample.
-    heads: what was done to the heads, in words. signed: whether values can be negative.
+    heads: what was done to the heads, in words. record: what they are of.
     """
 
     values: dict[str, Float[np.ndarray, "row src"]]
@@ -39,16 +35,12 @@ class AttentionPanels:
     start: int
     labels: list[str]
     heads: str
-    signed: bool
+    record: AttentionRecord
 
     @property
     def stop(self) -> int:
         """Behind the last source."""
         return self.start + next(iter(self.values.values())).shape[1]
-
-    @property
-    def titles(self) -> list[str]:
-        return [PANEL_NAMES.get(name, name) for name in self.values]
 
 
 def attention_panels(
@@ -62,26 +54,55 @@ def attention_panels(
         start=pictures.start,
         labels=_labels(record, sample),
         heads=_heads(record, head),
-        signed=record.kind != "contribution_norm",
+        record=record,
     )
 
 
-def record_title(record: AttentionRecord, heads: str, what_else: str = "") -> str:
-    """Block, kind, heads and lambda; below it, which of the honest differences is shown."""
+def record_drawing(
+    record: AttentionRecord,
+    marks: Mapping[str, Sequence[Mark]],
+    *,
+    x: Axis,
+    y: Axis,
+    title: str | None,
+    said: str,
+    scale: ColourScale | None = None,
+    columns: int = 3,
+) -> Drawing:
+    """A panel for each picture's marks, in the order in which pictures are shown; title: in place of `record_title`."""
+    heading, means = record_title(record, said)
+    return Drawing(
+        title=title or heading,
+        subtitle="" if title else means,
+        x=x,
+        y=y,
+        scale=scale,
+        panels=[Panel(title=short_name(name), marks=marks[name]) for name in record.pictures],
+        columns=columns,
+    )
+
+
+def record_title(record: AttentionRecord, said: str) -> tuple[str, str]:
+    """Block, kind, lambda and what is `said`; below it, which of the honest differences is shown."""
     kind = {"hidden": "hidden attention", "contribution_norm": "contribution norm"}.get(record.kind, record.kind)
-    title = f"Block {record.block}: {kind}, {heads}"
+    title = f"Block {record.block}: {kind}, {said}"
     if not record.is_differential:
-        return title + what_else
+        return title, ""
     if record.lambda_.ndim == 0:
         title += f", λ = {float(record.lambda_.detach()):.3f}"
-    return f"{title}{what_else}<br><sub>difference: {record.difference_means}</sub>"
+    return title, f"difference: {record.difference_means}"
 
 
-def scale_end(values: Iterable[np.ndarray], quantile: float) -> float:
-    """End of one colour scale for all values: a quantile of their non-zero finite magnitudes; 1 if there are none."""
-    sizes = np.concatenate([np.abs(value[np.isfinite(value)]).ravel() for value in values])
-    sizes = sizes[sizes > 0]
-    return float(np.quantile(sizes, quantile)) if sizes.size else 1.0
+def record_scale(record: AttentionRecord, values: Sequence[np.ndarray], quantile: float = SHARE_SHOWN) -> ColourScale:
+    """One colour scale for all values: from -end to end, or from 0 for values that are never negative."""
+    if record.kind != "contribution_norm":
+        return symmetric(UNITS[record.kind], values, quantile)
+    return ColourScale(title=UNITS[record.kind], low=0.0, high=scale_end(values, quantile), colours=MAGNITUDE)
+
+
+def pooling_step(n_positions: int, max_cells: int) -> int:
+    """Rows and columns that one cell stands for, so that there are at most `max_cells` of them."""
+    return max(1, -(-n_positions // max_cells))
 
 
 def pooled(value: Float[np.ndarray, "row src"], step: int) -> Float[np.ndarray, "cell_row cell_src"]:
@@ -97,75 +118,6 @@ def pooled(value: Float[np.ndarray, "row src"], step: int) -> Float[np.ndarray, 
         for pick in (np.min, np.max)
     )
     return np.where(-low > high, low, high)
-
-
-def ticks(labels: Sequence[str], at_most: int, *, first: int = 0) -> dict[str, Any]:
-    """Labels at first, first + 1, ..., of which every 1st, 2nd, 5th, 10th, ... is shown."""
-    fits = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
-    step = next(step for step in fits if step * at_most >= len(labels))
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(first, first + len(labels), step)),
-        "ticktext": list(labels[::step]),
-    }
-
-
-def side_by_side(
-    heat_maps: Mapping[str, Mapping[str, Any]],
-    *,
-    x_axis: Mapping[str, Any],
-    y_axis: Mapping[str, Any],
-    layout: Mapping[str, Any],
-    shapes: Sequence[Mapping[str, Any]] = (),
-    extra: Sequence[Mapping[str, Any]] = (),
-) -> go.Figure:
-    """Heat maps by title, in panels of one line that share their y axis and the scale `layout["coloraxis"]`.
-
-    x_axis, y_axis: of every panel; ticks and title of y stand at the first. shapes: drawn in every panel, in its
-    coordinates. extra: traces of the first panel.
-    """
-    width = (1 - PANEL_GAP * (len(heat_maps) - 1)) / len(heat_maps)
-    whole: dict[str, Any] = {"annotations": [], "shapes": [], **layout}
-    traces = []
-    for place, (title, trace) in enumerate(heat_maps.items()):
-        number = str(place + 1) if place else ""
-        left = place * (width + PANEL_GAP)
-        traces.append({**trace, "coloraxis": "coloraxis", "xaxis": f"x{number}", "yaxis": f"y{number}"})
-        whole[f"xaxis{number}"] = {**x_axis, "anchor": f"y{number}", "domain": [left, left + width]}
-        whole[f"yaxis{number}"] = {**y_axis, "anchor": f"x{number}"}
-        if place:
-            whole[f"yaxis{number}"] |= {"matches": "y", "showticklabels": False, "title": {}}
-        whole["annotations"].append(_panel_title(title, left + width / 2))
-        whole["shapes"] += [{**shape, "xref": f"x{number}", "yref": f"y{number}"} for shape in shapes]
-    # In one piece: adding shapes and axes one by one would check the whole figure again each time.
-    return go.Figure({"data": [*traces, *extra], "layout": whole})
-
-
-def margins(x_labels: Sequence[str], y_labels: Sequence[str]) -> dict[str, float]:
-    """Room for a title of two lines, upright labels below, level ones on the left and the colour bar.
-
-    Plotly would find the room itself, by drawing everything a second time: this makes up to a third of the time
-    until a figure is seen. It still does where a label is wider than is thought here.
-    """
-    below, left = (max((len(html.unescape(label)) for label in labels), default=0) for labels in (x_labels, y_labels))
-    return {"t": 110.0, "b": 44 + LETTER_WIDTH * below, "l": 48 + LETTER_WIDTH * left, "r": 125.0}
-
-
-def colour_axis(*, end: float, signed: bool, unit: str) -> dict[str, Any]:
-    """From -end to end, or from 0 for values that are never negative."""
-    return {
-        "colorscale": SIGNED_SCALE if signed else MAGNITUDE_SCALE,
-        "cmin": -end if signed else 0.0,
-        "cmax": end,
-        "colorbar": {"title": {"text": unit}},
-    }
-
-
-def _panel_title(text: str, x: float) -> dict[str, Any]:
-    return {
-        "text": text, "x": x, "y": 1, "xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom",
-        "showarrow": False, "font": {"size": 16},
-    }  # fmt: skip
 
 
 def _labels(record: AttentionRecord, sample: int) -> list[str]:

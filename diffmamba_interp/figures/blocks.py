@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 
-import plotly.graph_objects as go
-
+from diffmamba_interp.drawing.colours import GREY, Style, model_styles, short_name
+from diffmamba_interp.drawing.panels import Axis, Drawing, Line, Panel, ticks_at
+from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
 
-# Okabe and Ito's colours, which stay apart for every kind of colour vision; symbols tell them apart in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up")
+MAX_MODELS = 4
 
 
-def lambda_figure(reports: Mapping[str, CheckpointReport], *, title: str = "") -> go.Figure:
+def lambda_drawing(reports: Mapping[str, CheckpointReport], *, title: str = "") -> Drawing:
     """Lambda of every differential block, one line per model (at most four), and lambda_init as dots.
 
-    Saturated blocks are drawn hollow. Models are named by the mapping's keys, which are escaped. Raises ValueError
-    for more than four models.
+    Saturated blocks are drawn hollow. Models are named by the mapping's keys. Raises ValueError for more than four.
     """
-    if len(reports) > len(COLOURS):
-        raise ValueError(f"there are {len(reports)} models: give at most {len(COLOURS)}.")
-    figure = go.Figure()
-    for (name, report), colour, symbol in zip(reports.items(), COLOURS, SYMBOLS, strict=False):
-        blocks = [block for block in report.blocks if block.lambda_ is not None]
-        if blocks:
-            figure.add_trace(_lambda_line(html.escape(name), blocks, colour, symbol))
+    if len(reports) > MAX_MODELS:
+        raise ValueError(f"there are {len(reports)} models: give at most {MAX_MODELS}.")
+    styles = model_styles(reports)
+    blocks = {name: [b for b in report.blocks if b.lambda_ is not None] for name, report in reports.items()}
+    lines = [_lambda_line(name, blocks[name], styles[name]) for name in reports if blocks[name]]
     inits = {b.index: b.lambda_init for report in reports.values() for b in report.blocks if b.lambda_init is not None}
     if inits:
         places = sorted(inits)
-        figure.add_scatter(
-            x=places, y=[inits[place] for place in places], mode="lines", name="λ_init",
-            line={"color": "#7F7F7F", "dash": "dot"},
-        )  # fmt: skip
-    figure.update_layout(
-        title={"text": html.escape(title)},
-        xaxis={"title": {"text": "block"}, "tickformat": "d"},
-        yaxis={"title": {"text": "λ"}, "rangemode": "tozero"},
-        showlegend=True,
-        legend={"orientation": "h", "y": 1.1},
+        start = Style(colour=GREY, dash="dot")
+        lines.append(Line(name="λ_init", x=places, y=[inits[place] for place in places], style=start, markers=False))
+    values = [value for line in lines for value in line.y]
+    n_blocks = max((len(report.blocks) for report in reports.values()), default=0)
+    return Drawing(
+        title=title,
+        x=Axis(title="block", ticks=ticks_at([str(block) for block in range(n_blocks)], at_most=24)),
+        y=Axis(title="λ", limits=(min([0.0, *values]), 1.05 * max([0.1, *values]))),
+        panels=[Panel(marks=lines)],
     )
-    return figure
 
 
-def _lambda_line(name: str, blocks: list[BlockReport], colour: str, symbol: str) -> go.Scatter:
-    states = ["saturated" if block.saturated else "open" if block.saturated is False else "" for block in blocks]
-    return go.Scatter(
+lambda_figure = as_plotly(lambda_drawing)
+
+
+def _lambda_line(name: str, blocks: list[BlockReport], style: Style) -> Line:
+    return Line(
+        name=short_name(name),
         x=[block.index for block in blocks],
-        y=[block.lambda_ for block in blocks],
-        name=name,
-        mode="lines+markers",
-        line={"color": colour},
-        marker={"size": 9, "symbol": [f"{symbol}-open" if state == "saturated" else symbol for state in states]},
-        customdata=states,
-        hovertemplate="block %{x}: λ = %{y:.4f} %{customdata}<extra>%{fullData.name}</extra>",
+        y=[float("nan") if block.lambda_ is None else block.lambda_ for block in blocks],
+        style=style,
+        hollow=[bool(block.saturated) for block in blocks],
+        notes=["saturated" if b.saturated else "open" if b.saturated is False else "" for b in blocks],
     )

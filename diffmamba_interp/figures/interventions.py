@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 
-from diffmamba_interp.figures.scales import SIGNED_SCALE, token_label
-from diffmamba_interp.figures.styles import STYLES
+from diffmamba_interp.drawing.colours import (
+    DASHES,
+    GREY,
+    NEGATIVE,
+    POSITIVE,
+    Style,
+    model_styles,
+    series_styles,
+    short_name,
+)
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, HeatMap, Level, Line, Panel, symmetric
+from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.interventions.patching import PatchGrid, Place, positions_of
 from diffmamba_interp.interventions.records import SweepRecord, mean_interval
 
-NEGATIVE, POSITIVE = "#0072B2", "#D55E00"
-"""Okabe and Ito's blue and vermilion: the sides of `SIGNED_SCALE`."""
-
-DEPTH_SCALE = "Viridis"
-"""Colours of the blocks, where there are more lines than styles."""
-
 MAX_TICKS = 40
 
-_ZERO_LINE = {"color": "#666666", "width": 1, "dash": "dot"}
+_ZERO = Level(at=0.0, colour=GREY, dashed=True)
 
 Quantity = Literal["change", "value"]
+Group = tuple[int, ...] | None
 
 
-def dose_response_figure(
+def dose_response_drawing(
     sweeps: SweepRecord | Mapping[str, SweepRecord],
     reading: str,
     *,
     quantity: Quantity = "change",
     index: tuple[int, ...] = (),
     title: str = "",
-) -> go.Figure:
+) -> Drawing:
     """Mean of a reading against the dose, one line per model and group of blocks, with 95 % bootstrap bands.
 
     Args:
-        sweeps: one, or several by the name of their model, which is escaped.
+        sweeps: one, or several by the name of their model.
         reading: which of the record's.
         quantity: "change" from the clean reading, or the reading's own "value".
         index: which entry of a reading that has more axes than the samples: for a lens, the block.
-        title: escaped.
+        title: shown above.
+
+    Models differ in colour and their groups in dashes; groups of one model differ in colour.
 
     Raises:
         KeyError: a reading that there is not. ValueError: no sweeps, an unknown quantity, or an index that does not
@@ -52,82 +58,68 @@ def dose_response_figure(
     by_model = {"": sweeps} if isinstance(sweeps, SweepRecord) else dict(sweeps)
     if not by_model:
         raise ValueError("there are no sweeps to draw: give at least one.")
-    curves = [
-        (_curve_name(model, group, record), record.doses, *(part[row] for part in bands))
-        for model, record in by_model.items()
-        for bands in [_bands(record, reading, quantity, index)]
-        for row, group in enumerate(record.groups)
-    ]
-    figure = go.Figure()
-    for number, (name, doses, middle, low, high) in enumerate(curves):
-        colour, dash, symbol = _style(number, len(curves))
-        order = np.argsort(doses)
-        x = np.asarray(doses)[order]
-        _add_band(figure, x, low[order], high[order], colour, name)
-        figure.add_scatter(
-            x=x,
-            y=middle[order],
-            customdata=np.stack([low[order], high[order]], axis=-1),
-            hovertemplate="%{x:.4g}: %{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]",
-            name=name,
-            legendgroup=name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash},
-            marker={"symbol": symbol},
-        )
-    if quantity == "change":
-        figure.add_hline(y=0.0, line=_ZERO_LINE)
+    lines = []
+    for model, record in by_model.items():
+        bands = _bands(record, reading, quantity, index)
+        order = np.argsort(record.doses)
+        for row, (group, style) in enumerate(zip(record.groups, _styles(by_model, model), strict=True)):
+            points = list(zip(*(part[row, order] for part in bands), strict=True))
+            doses = [record.doses[place] for place in order]
+            lines.append(Line.of_points(_curve_name(model, group, record), doses, points, style))
     first = next(iter(by_model.values()))
-    n_samples = sorted({len(record.clean[reading]) for record in by_model.values()})
-    figure.update_layout(
-        title={"text": _title(title, n_samples)},
-        xaxis={"title": {"text": html.escape(first.dose)}},
-        yaxis={"title": {"text": _axis_title(reading, first.units.get(reading, ""), quantity)}},
-        showlegend=len(curves) > 1,
+    return Drawing(
+        title=title,
+        subtitle=_subtitle(sorted({len(record.clean[reading]) for record in by_model.values()})),
+        x=Axis(title=first.dose),
+        y=Axis(title=_axis_title(reading, first.units.get(reading, ""), quantity)),
+        panels=[Panel(marks=[*lines, *([_ZERO] if quantity == "change" else [])])],
+        has_legend=len(lines) > 1,
     )
-    return figure
 
 
-def block_effect_figure(
+dose_response_figure = as_plotly(dose_response_drawing)
+
+
+def block_effect_drawing(
     sweep: SweepRecord, reading: str, *, dose: float | None = None, index: tuple[int, ...] = (), title: str = ""
-) -> go.Figure:
+) -> Drawing:
     """Mean change of a reading by group of blocks at one dose, as bars with 95 % bootstrap intervals.
 
-    dose: one of the sweep's; may be left out if it has only one. Negative bars are blue, positive ones vermilion.
-    Other arguments as in `dose_response_figure`.
-    Raises ValueError for a dose that the sweep does not have, and as `dose_response_figure` does.
+    dose: one of the sweep's; may be left out if it has only one. Bars below 0 are blue, those above it red.
+    Other arguments as in `dose_response_drawing`.
+    Raises ValueError for a dose that the sweep does not have, and as `dose_response_drawing` does.
     """
     column = _column_of(sweep, dose)
-    middle, low, high = (part[:, column] for part in _bands(sweep, reading, "change", index))
-    names = [_group_name(group) for group in sweep.groups]
-    figure = go.Figure(
-        go.Bar(
-            x=names,
-            y=middle,
-            error_y={"type": "data", "symmetric": False, "array": high - middle, "arrayminus": middle - low},
-            marker={"color": [NEGATIVE if value < 0 else POSITIVE for value in middle]},
-            customdata=np.stack([low, high], axis=-1),
-            hovertemplate="%{x}: %{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]<extra></extra>",
-        )
+    middle, low, high = (part[:, column].tolist() for part in _bands(sweep, reading, "change", index))
+    bars = Bars(
+        name="",
+        x=[_group_name(group) for group in sweep.groups],
+        y=middle,
+        low=low,
+        high=high,
+        colours=[NEGATIVE if value < 0 else POSITIVE for value in middle],
     )
-    figure.add_hline(y=0.0, line=_ZERO_LINE)
     at = f"{sweep.dose} = {sweep.doses[column]:g}"
-    figure.update_layout(
-        title={"text": _title(f"{title}: {at}" if title else at, [len(sweep.clean[reading])])},
-        xaxis={"title": {"text": "blocks changed"}, "type": "category"},
-        yaxis={"title": {"text": _axis_title(reading, sweep.units.get(reading, ""), "change")}},
+    return Drawing(
+        title=f"{title}: {at}" if title else at,
+        subtitle=_subtitle([len(sweep.clean[reading])]),
+        x=Axis(title="blocks changed", kind="category"),
+        y=Axis(title=_axis_title(reading, sweep.units.get(reading, ""), "change")),
+        panels=[Panel(marks=[bars, _ZERO])],
     )
-    return figure
 
 
-def patch_grid_figure(
+block_effect_figure = as_plotly(block_effect_drawing)
+
+
+def patch_grid_drawing(
     grid: PatchGrid,
     *,
     show: Literal["change", "recovered"] = "change",
     sample: int | None = None,
     token_strings: Sequence[str] | None = None,
     title: str = "",
-) -> go.Figure:
+) -> Drawing:
     """Blocks by positions: what patching there does to the answer's logit, on one symmetric scale.
 
     Args:
@@ -135,7 +127,7 @@ def patch_grid_figure(
         show: the "change" of the logit, or the share of the prompts' distance that is "recovered".
         sample: which pair of prompts; None for the mean over those that have a value.
         token_strings: the tokens of a whole prompt, to label the positions with.
-        title: escaped.
+        title: shown above.
 
     Raises:
         ValueError: a sample that there is not, another `show`, or fewer tokens than positions.
@@ -145,36 +137,36 @@ def patch_grid_figure(
     values = getattr(grid, show)
     if sample is not None and not 0 <= sample < len(values):
         raise ValueError(f"sample is {sample}: the grid has samples 0 to {len(values) - 1}.")
-    z = _mean_of_finite(values) if sample is None else values[sample]
-    limit = float(np.nanmax(np.abs(z), initial=0.0)) or 1.0
-    what = "change of logit" if show == "change" else "share recovered"
-    figure = go.Figure(
-        go.Heatmap(
-            z=z,
-            x=list(range(len(grid.positions))),
-            y=[str(block) for block in grid.blocks],
-            zmin=-limit,
-            zmax=limit,
-            colorscale=SIGNED_SCALE,
-            colorbar={"title": {"text": what}},
-            customdata=np.broadcast_to(np.array([_place_name(place) for place in grid.positions]), z.shape),
-            hovertemplate="block %{y}, position %{customdata}: %{z:.4g}<extra></extra>",
-        )
+    shown = _mean_of_finite(values) if sample is None else values[sample]
+    places = [_place_name(place) for place in grid.positions]
+    cells = HeatMap(
+        values=shown,
+        x=range(len(places)),
+        y=[str(block) for block in grid.blocks],
+        notes=[
+            [f"block {block}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
+            for block, row in zip(grid.blocks, shown, strict=True)
+        ],
     )
-    point = html.escape(grid.point)
     which = f"mean of {len(values)} pairs of prompts" if sample is None else f"pair of prompts {sample}"
     labels = _position_labels(grid, token_strings)
     step = -(-len(labels) // MAX_TICKS)
-    figure.update_layout(
-        title={"text": f"{html.escape(title) or 'Activation patching'}<br><sub>{point}, {which}</sub>"},
-        xaxis={
-            "title": {"text": "patched position"},
-            "tickvals": list(range(0, len(labels), step)),
-            "ticktext": labels[::step],
-        },
-        yaxis={"title": {"text": "block"}, "type": "category", "autorange": "reversed"},
+    return Drawing(
+        title=title or "Activation patching",
+        subtitle=f"{grid.point}, {which}",
+        x=Axis(
+            title="patched position",
+            upright=True,
+            ticks={number: labels[number] for number in range(0, len(labels), step)},
+        ),
+        y=Axis(title="block", kind="category", backwards=True),
+        scale=symmetric("change of logit" if show == "change" else "share recovered", [shown]),
+        panels=[Panel(marks=[cells])],
+        panel_size=(max(300.0, 12.0 * len(places)), 22.0 * len(grid.blocks)),
     )
-    return figure
+
+
+patch_grid_figure = as_plotly(patch_grid_drawing)
 
 
 def _bands(
@@ -197,23 +189,6 @@ def _bands(
     return by_sample.mean(axis=0), *mean_interval(by_sample)
 
 
-def _add_band(figure: go.Figure, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str, name: str) -> None:
-    if np.isnan(low).any():
-        return
-    figure.add_scatter(
-        x=[*x, *x[::-1]],
-        y=[*high, *low[::-1]],
-        fill="toself",
-        fillcolor=colour,
-        opacity=0.18,
-        mode="none",
-        hoverinfo="skip",
-        legendgroup=name,
-        name=name,
-        showlegend=False,
-    )
-
-
 def _column_of(sweep: SweepRecord, dose: float | None) -> int:
     if dose is None and len(sweep.doses) == 1:
         return 0
@@ -222,23 +197,26 @@ def _column_of(sweep: SweepRecord, dose: float | None) -> int:
     return sweep.doses.index(dose)
 
 
-def _style(number: int, n_curves: int) -> tuple[str, str, str]:
-    """Colour, dash and marker: those of the other figures while they last, then a scale by depth."""
-    if n_curves <= len(STYLES):
-        return STYLES[number]
-    (colour,) = sample_colorscale(DEPTH_SCALE, [number / (n_curves - 1)])
-    _, dash, symbol = STYLES[number % len(STYLES)]
-    return colour, dash, symbol
+def _styles(sweeps: Mapping[str, SweepRecord], model: str) -> list[Style]:
+    """One for each group of blocks of a model."""
+    groups = sweeps[model].groups
+    if not model:
+        by_group = series_styles(map(_group_name, groups))
+        return [by_group[_group_name(group)] for group in groups]
+    style = model_styles(sweeps)[model]
+    return [replace(style, dash=DASHES[number % len(DASHES)]) if number else style for number in range(len(groups))]
 
 
-def _curve_name(model: str, group: tuple[int, ...] | None, record: SweepRecord) -> str:
-    parts = [html.escape(model)] if model else []
-    if len(record.groups) > 1 or not model:
-        parts.append(_group_name(group))
-    return ", ".join(parts)
+def _curve_name(model: str, group: Group, record: SweepRecord) -> str:
+    return ", ".join(
+        [
+            *([short_name(model)] if model else []),
+            *([_group_name(group)] if len(record.groups) > 1 or not model else []),
+        ]
+    )
 
 
-def _group_name(group: tuple[int, ...] | None) -> str:
+def _group_name(group: Group) -> str:
     if group is None:
         return "all"
     if len(group) > 2 and group == tuple(range(group[0], group[-1] + 1)):
@@ -247,14 +225,12 @@ def _group_name(group: tuple[int, ...] | None) -> str:
 
 
 def _axis_title(reading: str, unit: str, quantity: Quantity) -> str:
-    words = html.escape(reading.replace("_", " "))
-    unit = f" ({html.escape(unit)})" if unit else ""
-    return f"change of {words}{unit}" if quantity == "change" else f"{words}{unit}"
+    words = reading.replace("_", " ") + (f" ({unit})" if unit else "")
+    return f"change of {words}" if quantity == "change" else words
 
 
-def _title(title: str, n_samples: list[int]) -> str:
-    n = f"n = {', '.join(map(str, n_samples))}, 95 % bootstrap intervals over samples"
-    return f"{html.escape(title)}<br><sub>{n}</sub>" if title else f"<sub>{n}</sub>"
+def _subtitle(n_samples: list[int]) -> str:
+    return f"n = {', '.join(map(str, n_samples))}, 95 % bootstrap intervals over samples"
 
 
 def _mean_of_finite(values: np.ndarray) -> np.ndarray:

@@ -1,51 +1,50 @@
-"""Figures of lenses: predictions by token and depth as a heat map, and held-out KL by depth.
-
-Token text is escaped: whatever a prompt holds is shown as text.
-"""
+"""Figures of lenses: predictions by token and depth, two models' difference, held-out KL by depth."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
-import plotly.graph_objects as go
 
+from diffmamba_interp.drawing.colours import DEPTH, LENSES, MAGNITUDE, short_name
+from diffmamba_interp.drawing.labels import stage_name, token_label
+from diffmamba_interp.drawing.panels import (
+    Axis,
+    ColourScale,
+    Drawing,
+    HeatMap,
+    Line,
+    Panel,
+    minus,
+    scale_end,
+    symmetric,
+)
+from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.trajectory import LensTrajectory
+from diffmamba_interp.statistics import Estimate
 
 Statistic = Literal["probability", "entropy", "kl_to_final", "target_rank", "target_probability"]
+TokenText = Callable[[int], str] | Sequence[str]
 
-# Viridis and Cividis keep their order for every kind of colour vision, and in grey.
-_SCALE, _SCALE_OF_RANKS = "Viridis", "Cividis_r"
-# Okabe and Ito's vermilion and blue; lines are dashed too.
-_LOGIT_COLOUR, _TUNED_COLOUR = "#D55E00", "#0072B2"
+SMALLEST_NATS = 1e-4
+"""Divergences below are drawn at it: a logarithmic axis has no 0."""
+
 _MAX_LABEL = 9
-# Beyond so many tokens the cells are too narrow to write in; hovering still shows everything.
 _MAX_WRITTEN = 32
+"""Beyond so many tokens the cells are too narrow to write in; pointing at them still shows everything."""
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Values [stage, pos], the title of their colour bar, their range and colours."""
-
-    values: np.ndarray
-    title: str
-    low: float | None
-    high: float | None
-    scale: str = _SCALE
-
-
-def lens_heat_map(
+def lens_drawing(
     trajectory: LensTrajectory,
-    token_text: Callable[[int], str] | Sequence[str],
+    token_text: TokenText,
     *,
     statistic: Statistic = "probability",
     sample: int = 0,
     title: str = "",
-) -> go.Figure:
+) -> Drawing:
     """Stages (the embedding at the bottom, the output on top) by tokens; the top prediction is written in each cell.
 
     Args:
@@ -54,10 +53,9 @@ def lens_heat_map(
         statistic: the colour. probability: of the top prediction. entropy, kl_to_final: in nats. target_rank
             (logarithmic), target_probability: of the trajectory's targets.
         sample: which prompt of the batch.
-        title: shown above; escaped.
+        title: shown above.
 
-    Returns:
-        The figure; hovering lists the most likely tokens of a cell.
+    Pointing at a cell lists its most likely tokens.
 
     Raises:
         ValueError: an unknown statistic, or one about targets that the trajectory does not have.
@@ -65,106 +63,167 @@ def lens_heat_map(
     """
     if not 0 <= sample < len(trajectory.tokens):
         raise IndexError(f"sample is {sample}, but the trajectory holds {len(trajectory.tokens)} prompts.")
+    values, scale = _shown(trajectory, statistic, sample)
     text = token_text if callable(token_text) else token_text.__getitem__
-    shown = _shown(trajectory, statistic, sample)
-    top = trajectory.top_tokens[sample]
-    n_stages, n_pos = shown.values.shape
-    figure = go.Figure(
-        go.Heatmap(
-            z=shown.values,
-            x=list(range(n_pos)),
-            y=list(trajectory.stages),
-            text=[[_label(text(int(top[s, t, 0]))) for t in range(n_pos)] for s in range(n_stages)],
-            texttemplate="%{text}" if n_pos <= _MAX_WRITTEN else None,
-            textfont={"size": 10},
-            customdata=[[_hover(trajectory, text, sample, s, t) for t in range(n_pos)] for s in range(n_stages)],
-            hovertemplate="%{customdata}<extra></extra>",
-            colorscale=shown.scale,
-            zmin=shown.low,
-            zmax=shown.high,
-            colorbar={"title": {"text": shown.title}},
+    return _cells(trajectory, values, scale, text, sample, title)
+
+
+lens_heat_map = as_plotly(lens_drawing)
+
+
+def lens_difference_drawing(
+    model: LensTrajectory,
+    baseline: LensTrajectory,
+    token_text: TokenText,
+    *,
+    statistic: Statistic = "probability",
+    sample: int = 0,
+    title: str = "",
+    names: tuple[str, str] = ("first", "second"),
+) -> Drawing:
+    """The first trajectory's values minus the second's, its baseline's: red where the first has more.
+
+    In a cell stands the first model's top token where the baseline has another; pointing at it lists the tokens of
+    both. The unit is that of `lens_drawing`: ranks are compared by their logarithm. names: of the two, for the label;
+    the other arguments as in `lens_drawing`.
+
+    Raises ValueError for trajectories of other tokens or of other stages, and as `lens_drawing`.
+    """
+    if model.stages != baseline.stages:
+        raise ValueError(
+            f"the models have {len(model.stages) - 1} and {len(baseline.stages) - 1} blocks: their stages cannot be "
+            "subtracted. Compare them side by side."
         )
+    first = lens_drawing(model, token_text, statistic=statistic, sample=sample, title=title)
+    second = lens_drawing(baseline, token_text, statistic=statistic, sample=sample)
+    if not np.array_equal(model.tokens[sample], baseline.tokens[sample]):
+        raise ValueError("the trajectories are of different tokens: read the same prompt with both models.")
+    (cells,), (others,) = (list(drawing.marks(HeatMap)) for drawing in (first, second))
+    values = cells.values - others.values
+    is_same = model.top_tokens[sample, ..., 0] == baseline.top_tokens[sample, ..., 0]
+    notes = [
+        [f"{a}\n{short_name(names[1])}:\n{b}" for a, b in zip(*pair, strict=True)]
+        for pair in zip(cells.notes, others.notes, strict=True)
+    ]
+    text = cells.text and [
+        ["" if same else word for word, same in zip(*line, strict=True)]
+        for line in zip(cells.text, is_same, strict=True)
+    ]
+    assert first.scale is not None
+    return replace(
+        first,
+        scale=symmetric(f"{minus(*map(short_name, names))}:\n{first.scale.title}", [values]),
+        panels=[Panel(marks=[replace(cells, values=values, text=text, notes=notes)])],
     )
-    figure.update_layout(
-        title={"text": html.escape(title)},
-        xaxis={
-            "title": {"text": "token read"},
-            "tickvals": list(range(n_pos)),
-            "ticktext": [_label(text(int(token))) for token in trajectory.tokens[sample]],
-        },
-        yaxis={"title": {"text": "lens reads"}, "type": "category"},
-    )
-    return figure
 
 
-def kl_by_stage(measurement: LensMeasurement, *, title: str = "") -> go.Figure:
-    """Held-out KL to the final output by stage, logit lens and tuned lens, with their 95 % intervals."""
+lens_difference_heat_map = as_plotly(lens_difference_drawing)
+
+
+def kl_drawing(measurement: LensMeasurement, *, title: str = "") -> Drawing:
+    """KL from the final output, in nats on a logarithmic scale, by stage: both lenses with their 95 % intervals."""
     stages = [stage.stage for stage in measurement.stages]
-    figure = go.Figure()
-    for name, colour, dash, estimates in (
-        ("logit lens", _LOGIT_COLOUR, "dash", [stage.logit_lens_kl_nats for stage in measurement.stages]),
-        ("tuned lens", _TUNED_COLOUR, "solid", [stage.kl_nats for stage in measurement.stages]),
-    ):
-        figure.add_scatter(
-            x=stages,
-            y=[estimate.value for estimate in estimates],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [estimate.high - estimate.value for estimate in estimates],
-                "arrayminus": [estimate.value - estimate.low for estimate in estimates],
-            },
-            name=name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash},
-        )
-    figure.update_layout(
-        title={"text": html.escape(title)},
-        xaxis={"title": {"text": "lens reads"}, "type": "category"},
-        yaxis={"title": {"text": "KL to the final output, nats"}, "type": "log"},
+    by_lens = {
+        "logit": [stage.logit_lens_kl_nats for stage in measurement.stages],
+        "tuned": [stage.kl_nats for stage in measurement.stages],
+    }
+    return Drawing(
+        title=title,
+        x=Axis(
+            title="lens reads the embedding (emb.) or the stream after block",
+            kind="category",
+            ticks={stage: stage_name(stage) for stage in stages},
+        ),
+        y=Axis(title="KL to output, nats", kind="log"),
+        panels=[
+            Panel(
+                marks=[
+                    Line.of_points(f"{lens} lens", stages, [_drawable(one) for one in estimates], LENSES[lens])
+                    for lens, estimates in by_lens.items()
+                ]
+            )
+        ],
+        panel_size=(630.0, 250.0),
     )
-    return figure
 
 
-def _shown(trajectory: LensTrajectory, statistic: Statistic, sample: int) -> _Shown:
+def _shown(trajectory: LensTrajectory, statistic: Statistic, sample: int) -> tuple[np.ndarray, ColourScale]:
+    """Values [stage, pos] and their scale."""
     if statistic not in get_args(Statistic):
         raise ValueError(f"statistic is {statistic!r}: it must be one of {', '.join(get_args(Statistic))}.")
     if statistic == "probability":
-        return _Shown(trajectory.top_probabilities[sample, ..., 0], "probability of<br>top token", 0.0, 1.0)
+        return trajectory.top_probabilities[sample, ..., 0], _share_scale("probability of\ntop token")
     if statistic == "entropy":
-        return _Shown(trajectory.entropy_nats[sample], "entropy, nats", 0.0, None)
+        return _measured(trajectory.entropy_nats[sample], "entropy, nats")
     if statistic == "kl_to_final":
-        return _Shown(trajectory.kl_to_final_nats[sample], "KL to output,<br>nats", 0.0, None)
+        return _measured(trajectory.kl_to_final_nats[sample], "KL to output,\nnats")
     if trajectory.target_ranks is None or trajectory.target_log_probabilities is None:
         raise ValueError(f"statistic is {statistic!r}, but the trajectory has no targets: give lens_trajectory some.")
-    if statistic == "target_rank":
-        ranks = np.log10(trajectory.target_ranks[sample])
-        return _Shown(ranks, "log10 rank<br>of target", 0.0, None, _SCALE_OF_RANKS)
-    return _Shown(np.exp(trajectory.target_log_probabilities[sample]), "probability<br>of target", 0.0, 1.0)
+    if statistic == "target_probability":
+        return np.exp(trajectory.target_log_probabilities[sample]), _share_scale("probability\nof target")
+    ranks, scale = _measured(np.log10(trajectory.target_ranks[sample]), "log10 rank\nof target")
+    # The best rank is the brightest, as the greatest probability is.
+    return ranks, replace(scale, colours=MAGNITUDE[::-1])
 
 
-def _hover(trajectory: LensTrajectory, text: Callable[[int], str], sample: int, stage: int, pos: int) -> str:
+def _share_scale(title: str) -> ColourScale:
+    return ColourScale(title=title, low=0.0, high=1.0, colours=DEPTH)
+
+
+def _measured(values: np.ndarray, title: str) -> tuple[np.ndarray, ColourScale]:
+    return values, ColourScale(title=title, low=0.0, high=scale_end([values]), colours=DEPTH)
+
+
+def _cells(
+    trajectory: LensTrajectory,
+    values: np.ndarray,
+    scale: ColourScale,
+    text: Callable[[int], str],
+    sample: int,
+    title: str,
+) -> Drawing:
+    n_stages, n_pos = values.shape
+    top = trajectory.top_tokens[sample]
+    cells = HeatMap(
+        values=values,
+        x=[float(pos) for pos in range(n_pos)],
+        y=trajectory.stages,
+        text=[[_label(text(int(top[s, t, 0]))) for t in range(n_pos)] for s in range(n_stages)]
+        if n_pos <= _MAX_WRITTEN
+        else None,
+        notes=[[_note(trajectory, text, sample, s, t) for t in range(n_pos)] for s in range(n_stages)],
+    )
+    tokens = {float(pos): _label(text(int(token))) for pos, token in enumerate(trajectory.tokens[sample])}
+    return Drawing(
+        title=title,
+        x=Axis(title="token read", ticks=tokens),
+        y=Axis(title="lens reads", kind="category"),
+        scale=scale,
+        panels=[Panel(marks=[cells])],
+        panel_size=(56.0 * n_pos, 22.0 * n_stages),
+    )
+
+
+def _note(trajectory: LensTrajectory, text: Callable[[int], str], sample: int, stage: int, pos: int) -> str:
     at = (sample, stage, pos)
     lines = [
-        f"<b>{trajectory.stages[stage]}</b>, token {pos}: {_visible(text(int(trajectory.tokens[sample, pos])))}",
+        f"{trajectory.stages[stage]}, token {pos}: {token_label(text(int(trajectory.tokens[sample, pos])))}",
         f"entropy {trajectory.entropy_nats[at]:.3f} nats, KL to output {trajectory.kl_to_final_nats[at]:.3f} nats",
     ]
     if trajectory.targets is not None and trajectory.target_ranks is not None:
-        target = _visible(text(int(trajectory.targets[sample, pos])))
+        target = token_label(text(int(trajectory.targets[sample, pos])))
         lines.append(f"target {target}: rank {trajectory.target_ranks[at]}")
     lines += [
-        f"{100 * probability:5.1f} %  {_visible(text(int(token)))}"
+        f"{100 * probability:5.1f} %  {token_label(text(int(token)))}"
         for token, probability in zip(trajectory.top_tokens[at], trajectory.top_probabilities[at], strict=True)
     ]
-    return "<br>".join(lines)
+    return "\n".join(lines)
 
 
 def _label(text: str) -> str:
-    return _visible(text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 1] + "…")
+    return token_label(text, at_most=_MAX_LABEL)
 
 
-def _visible(text: str) -> str:
-    """Escaped, with what cannot be seen made visible; Plotly reads a small HTML and `%{...}` in labels."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.replace(" ", "␣"))
-    # Plotly decodes &lt; and &amp; but shows &quot; as it is; quotes are harmless here.
-    return html.escape(shown, quote=False).replace("%{", "%&#123;")
+def _drawable(estimate: Estimate) -> tuple[float, float, float]:
+    value, low, high = (max(one, SMALLEST_NATS) for one in (estimate.value, estimate.low, estimate.high))
+    return value, low, high

@@ -1,20 +1,22 @@
 """Figures of the needle: probability and signal-to-noise ratio by stage, with 95 % bands, and paired differences.
 
-Models differ in colour, lenses in dashes; every band is the interval of its own stage.
+Models differ in colour, lenses in dashes; every band is the interval of its own stage. A paired curve is its model
+minus its baseline, and its label says so.
 """
 
 from __future__ import annotations
 
-import html
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-import plotly.graph_objects as go
-
-from diffmamba_interp.figures.styles import STYLES
-from diffmamba_interp.needle.curves import Curve, PairedCurve
+from diffmamba_interp.drawing.colours import DASHES, GREY, Style, model_styles, series_styles, short_name
+from diffmamba_interp.drawing.labels import length_name, stage_name
+from diffmamba_interp.drawing.panels import Axis, Drawing, Level, Line, Panel, minus
+from diffmamba_interp.drawing.plotly_figure import as_plotly
+from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
 from diffmamba_interp.needle.trajectory_records import Measure
 
-DASHES = ("solid", "dash", "dot", "dashdot")
 NAMES: dict[Measure, str] = {
     "snr_db": "signal-to-noise ratio, dB",
     "snr": "signal-to-noise ratio",
@@ -28,99 +30,136 @@ NAMES: dict[Measure, str] = {
     "entropy_nats": "entropy, nats",
     "kl_to_final_nats": "KL to the output, nats",
 }
-_BAND_OPACITY = 0.18
-# A difference is marked where its corrected p-value lies below this.
 SIGNIFICANT = 0.05
+"""A difference is marked where its corrected p-value lies below this."""
+
+_LEAST_PROBABILITY = 1e-6
+"""An axis of probabilities is not drawn to a smaller scale than this."""
 
 
-def curves_by_stage(curves: Sequence[Curve], *, log: bool = False, title: str = "") -> go.Figure:
+def needle_drawing(curves: Sequence[Curve], *, log: bool = False, title: str = "") -> Drawing:
     """One line per curve over the stages, its interval as a band; `log` for a logarithmic axis.
 
-    All curves must be of one measure. Models differ in colour, lenses in dashes. `title` and names are escaped.
+    All curves must be of one measure. Models differ in colour, lenses in dashes; of one model, groups differ in colour.
     Raises ValueError if there are no curves, or of several measures, or for a logarithmic axis of decibels.
     """
     measure = _common_measure(curves)
     if log and measure in ("snr_db", "log_probability"):
         raise ValueError(f"{measure} is logarithmic already and may be negative: draw it with log=False.")
-    figure = _figure(curves, NAMES[measure], title)
-    if log:
-        figure.update_yaxes(type="log", exponentformat="power")
-    return figure
+    return Drawing(
+        title=title,
+        x=_stage_axis(curves),
+        y=Axis(title=NAMES[measure], kind="log" if log else "linear"),
+        panels=[Panel(marks=_lines(curves, full=True))],
+    )
 
 
-def difference_by_stage(curves: Sequence[PairedCurve], *, title: str = "") -> go.Figure:
-    """Second model minus first, with bands and a line at 0; stages with a corrected p below 0.05 are filled markers.
+curves_by_stage = as_plotly(needle_drawing)
+
+
+def needle_difference_drawing(curves: Sequence[PairedCurve], *, title: str = "") -> Drawing:
+    """Each curve's model minus its baseline, with a band and a line at 0; filled markers where the corrected p < 0.05.
 
     Raises ValueError if there are no curves, or of several measures.
     """
     measure = _common_measure(curves)
-    figure = _figure(curves, f"difference in {NAMES[measure]}", title)
-    figure.add_hline(y=0, line={"color": "#666666", "width": 1})
-    return figure
-
-
-def _figure(curves: Sequence[Curve], y_title: str, title: str) -> go.Figure:
-    models, lenses = (list(dict.fromkeys(getattr(curve, name) for curve in curves)) for name in ("model", "lens"))
-    groups = list(dict.fromkeys(curve.group for curve in curves))
-    statistics = list(dict.fromkeys(curve.statistic for curve in curves))
-    figure = go.Figure()
-    for curve in curves:
-        # What tells the curves apart decides the colour: models if there are several, else groups.
-        colour_of = models.index(curve.model) if len(models) > 1 or len(groups) == 1 else groups.index(curve.group)
-        colour, _, symbol = STYLES[colour_of % len(STYLES)]
-        dash = DASHES[lenses.index(curve.lens) % len(DASHES)]
-        name = _name(curve, with_statistic=len(statistics) > 1)
-        figure.add_trace(_band(curve, colour, name))
-        figure.add_trace(_line(curve, colour, dash, symbol, name))
-    figure.update_layout(
-        title={"text": html.escape(title)},
-        xaxis={"title": {"text": "lens reads"}, "type": "category"},
-        yaxis={"title": {"text": y_title}},
-        legend={"orientation": "h", "y": -0.3},
-    )
-    return figure
-
-
-def _band(curve: Curve, colour: str, name: str) -> go.Scatter:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return go.Scatter(
-        x=[*curve.stages, *reversed(curve.stages)],
-        y=[*curve.high, *reversed(curve.low)],
-        fill="toself",
-        fillcolor=f"rgba({red}, {green}, {blue}, {_BAND_OPACITY})",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=name,
+    return Drawing(
+        title=title,
+        x=_stage_axis(curves),
+        y=Axis(title=f"difference in {NAMES[measure]}"),
+        panels=[Panel(marks=[Level(at=0.0, colour=GREY), *_lines(curves, full=True)])],
     )
 
 
-def _line(curve: Curve, colour: str, dash: str, symbol: str, name: str) -> go.Scatter:
-    hover = "%{x}: %{y:.4g} [%{customdata[0]:.4g}, %{customdata[1]:.4g}]"
-    data = [list(bounds) for bounds in zip(curve.low, curve.high, strict=True)]
-    symbols: str | list[str] = symbol
-    if isinstance(curve, PairedCurve):
-        hover += ", p = %{customdata[2]:.3g}, corrected %{customdata[3]:.3g}"
-        data = [[*bounds, *p] for bounds, p in zip(data, zip(curve.p_value, curve.p_holm, strict=True), strict=True)]
-        symbols = [symbol if p < SIGNIFICANT else f"{symbol}-open" for p in curve.p_holm]
-    return go.Scatter(
-        x=list(curve.stages),
-        y=list(curve.value),
-        customdata=data,
-        hovertemplate=f"{hover}, n = {curve.n}<extra>%{{fullData.name}}</extra>",
-        name=name,
-        legendgroup=name,
-        mode="lines+markers",
-        line={"color": colour, "dash": dash},
-        marker={"symbol": symbols, "size": 8},
+difference_by_stage = as_plotly(needle_difference_drawing)
+
+
+def stages_drawing(curves: Sequence[Curve], *, title: str, log: bool = False) -> Drawing:
+    """A panel for every group and lens with the models' curves, or their differences, on one scale.
+
+    log: a logarithmic axis, on which a value that is not positive is a gap.
+    Raises ValueError if there are no curves, or of several measures.
+    """
+    measure = _common_measure(curves)
+    is_paired = any(isinstance(curve, PairedCurve) for curve in curves)
+    panels = []
+    for group, lens in dict.fromkeys((curve.group, curve.lens) for curve in curves):
+        chosen = [curve for curve in curves if (curve.group, curve.lens) == (group, lens)]
+        zero = [Level(at=0.0, colour=GREY)] if not log and any(low < 0 for curve in chosen for low in curve.low) else []
+        heading = f"{group_name(group)}, {lens} lens, n = {chosen[0].n}"
+        panels.append(Panel(title=heading, marks=[*zero, *_lines(chosen, full=False)]))
+    limits = None
+    if measure == "probability" and not log and not is_paired:
+        highest = max(high for curve in curves for high in curve.high if math.isfinite(high))
+        limits = (0.0, max(highest, _LEAST_PROBABILITY))
+    name = f"difference in {NAMES[measure]}" if is_paired else NAMES[measure]
+    return Drawing(
+        title=title,
+        x=_stage_axis(curves),
+        y=Axis(title=name, kind="log" if log else "linear", limits=limits),
+        panels=panels,
     )
 
 
-def _name(curve: Curve, *, with_statistic: bool) -> str:
-    model = f"{curve.model} - {curve.baseline}" if isinstance(curve, PairedCurve) else curve.model
-    parts = [model, f"{curve.lens} lens", *(f"{key} {value}" for key, value in curve.group)]
-    return html.escape(", ".join([*parts, curve.statistic] if with_statistic else parts))
+def group_name(group: Group) -> str:
+    """`qa1, 1k`, or `all tasks, 1k` for a group that names no task."""
+    values = dict(group)
+    parts = [values.get("task", "all tasks")]
+    return ", ".join([*parts, length_name(int(values["length"]))] if "length" in values else parts)
+
+
+def _stage_axis(curves: Sequence[Curve]) -> Axis:
+    stages = dict.fromkeys(stage for curve in curves for stage in curve.stages)
+    return Axis(title="lens reads", kind="category", ticks={stage: stage_name(stage) for stage in stages})
+
+
+def _lines(curves: Sequence[Curve], *, full: bool) -> list[Line]:
+    """full: names say lens and group, which a panel's title may say instead."""
+    styles = _styles(curves, by_lens=full)
+    several = len({curve.statistic for curve in curves}) > 1
+    return [
+        Line(
+            name=_name(curve, full=full, with_statistic=several),
+            x=curve.stages,
+            y=curve.value,
+            low=curve.low,
+            high=curve.high,
+            style=style,
+            hollow=[not p < SIGNIFICANT for p in curve.p_holm] if isinstance(curve, PairedCurve) else None,
+            notes=_notes(curve),
+        )
+        for curve, style in zip(curves, styles, strict=True)
+    ]
+
+
+def _styles(curves: Sequence[Curve], *, by_lens: bool) -> list[Style]:
+    """What tells the curves apart decides the colour: models if there are several, else groups; a difference, its
+    model."""
+    lenses, groups = (list(dict.fromkeys(getattr(curve, name) for curve in curves)) for name in ("lens", "group"))
+    by_model = model_styles(curve.model for curve in curves)
+    looks = [by_model[curve.model] for curve in curves]
+    if len(by_model) == 1 and len(groups) > 1:
+        by_group = series_styles(str(group) for group in groups)
+        looks = [by_group[str(curve.group)] for curve in curves]
+    if not by_lens or len(lenses) == 1:
+        return looks
+    dashes = [DASHES[lenses.index(curve.lens) % len(DASHES)] for curve in curves]
+    return [replace(look, dash=dash) for look, dash in zip(looks, dashes, strict=True)]
+
+
+def _notes(curve: Curve) -> list[str]:
+    if not isinstance(curve, PairedCurve):
+        return [f"n = {curve.n}"] * len(curve.stages)
+    pairs = zip(curve.p_value, curve.p_holm, strict=True)
+    return [f"p = {p:.3g}, corrected {corrected:.3g}, n = {curve.n}" for p, corrected in pairs]
+
+
+def _name(curve: Curve, *, full: bool, with_statistic: bool) -> str:
+    model = short_name(curve.model)
+    parts = [minus(model, short_name(curve.baseline)) if isinstance(curve, PairedCurve) else model]
+    if full:
+        parts += [f"{curve.lens} lens", *(f"{key} {value}" for key, value in curve.group)]
+    return ", ".join([*parts, curve.statistic] if with_statistic else parts)
 
 
 def _common_measure(curves: Sequence[Curve]) -> Measure:

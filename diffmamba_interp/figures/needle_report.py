@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from diffmamba_interp.figures.needle import curves_by_stage, difference_by_stage
-from diffmamba_interp.figures.needle_svg import group_name, stages_svg
+from diffmamba_interp.drawing.panels import Drawing, minus
+from diffmamba_interp.drawing.plotly_figure import to_plotly
+from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.figures.needle import group_name, needle_difference_drawing, needle_drawing, stages_drawing
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
 from diffmamba_interp.needle.verdict import MIN_PROMPTS, Verdict
 
@@ -80,7 +81,7 @@ def _verdict_section(verdicts: Sequence[Verdict]) -> list[str]:
         "where",
         f"{baseline}, dB",
         f"{model}, dB",
-        "difference, dB",
+        f"{minus(model, baseline)}, dB",
         "p",
         "higher SNR",
     )
@@ -114,18 +115,18 @@ def _group_section(group: Group, curves: Sequence[Curve], differences: Sequence[
     probability = [curve for curve in own if curve.measure == "probability" and curve.statistic == "mean"]
     paired = [curve for curve in differences if curve.group == group and curve.measure == "snr_db"]
     figures = [
-        *([curves_by_stage(snr, title="Mean signal-to-noise ratio")] if snr else []),
-        *([difference_by_stage(paired, title="Paired difference")] if paired else []),
-        *([curves_by_stage(probability, title="Probability of the answer")] if probability else []),
-        *([curves_by_stage(probability, log=True, title="The same on a logarithmic axis")] if probability else []),
-        *([curves_by_stage(median, title="Median signal-to-noise ratio")] if median else []),
+        *([needle_drawing(snr, title="Mean signal-to-noise ratio")] if snr else []),
+        *([needle_difference_drawing(paired, title="Paired difference")] if paired else []),
+        *([needle_drawing(probability, title="Probability of the answer")] if probability else []),
+        *([needle_drawing(probability, log=True, title="The same on a logarithmic axis")] if probability else []),
+        *([needle_drawing(median, title="Median signal-to-noise ratio")] if median else []),
     ]
     n = own[0].n
-    return [f"<h2>{html.escape(group_name(group))}, n = {n}</h2>", *map(_figure, figures)]
+    return [f"<h2>{html.escape(group_name(group))}, n = {n}</h2>", *map(_interactive, figures)]
 
 
-def _figure(figure: go.Figure) -> str:
-    return figure.to_html(full_html=False, include_plotlyjs=False, default_height="480px")
+def _interactive(drawing: Drawing) -> str:
+    return to_plotly(drawing).to_html(full_html=False, include_plotlyjs=False, default_height="480px")
 
 
 def _task_section(curves: Sequence[Curve]) -> list[str]:
@@ -137,5 +138,5 @@ def _task_section(curves: Sequence[Curve]) -> list[str]:
     for measure, log in wanted:
         own = [curve for curve in by_task if curve.measure == measure]
         if own:
-            drawn.append(stages_svg(own, title="Task by task, means", log=log))
+            drawn.append(to_svg(stages_drawing(own, title="Task by task, means", log=log)))
     return ["<h2>Task by task</h2>", *drawn]

@@ -2,95 +2,60 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from diffmamba_interp.figures.styles import STYLES, length_name
+from diffmamba_interp.drawing.colours import GREY, Style, model_styles, short_name
+from diffmamba_interp.drawing.labels import length_name
+from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, HeatMap, Line, Panel
+from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.needle.accuracy_grid import Cell
 
-_CHANCE = "#666666"
 FAINT = 0.45
 """Opacity of the curves of other training seeds."""
 
 
-def accuracy_by_length(cells: Sequence[Cell], *, title: str = "", others: Sequence[Sequence[Cell]] = ()) -> go.Figure:
+def accuracy_drawing(cells: Sequence[Cell], *, title: str = "", others: Sequence[Sequence[Cell]] = ()) -> Drawing:
     """One panel per task: accuracy of each model against length, 95 % Wilson intervals, chance as a grey line.
 
     Lengths stand at equal distances, in tokens. `others`: the same cells for the same models from other training seeds,
-    drawn as faint curves. `title` is escaped. Raises ValueError if there are no cells.
+    drawn as faint curves. Raises ValueError if there are no cells.
     """
-    tasks = tasks_of(cells)
-    figure = make_subplots(
-        rows=1, cols=len(tasks), shared_yaxes=True, subplot_titles=tasks, horizontal_spacing=0.02, y_title="accuracy"
+    tasks = _tasks_of(cells)
+    styles = model_styles(model.model for model in cells[0].models)
+    return Drawing(
+        title=title,
+        x=Axis(title="context length, tokens", kind="category"),
+        y=Axis(title="accuracy", limits=(0.0, 1.02), ticks={at / 4: f"{at / 4:g}" for at in range(5)}),
+        columns=len(tasks),
+        panel_size=(180.0, 190.0),
+        panels=[
+            Panel(
+                title=task,
+                marks=[
+                    *_accuracy_lines(_by_length(cells, task), styles),
+                    *(line for seed in others for line in _faint_lines(_by_length(seed, task), styles)),
+                    _chance_line(_by_length(cells, task)),
+                ],
+            )
+            for task in tasks
+        ],
     )
-    for column, task in enumerate(tasks, start=1):
-        own = sorted((cell for cell in cells if cell.task == task), key=lambda cell: cell.length)
-        lengths = [length_name(cell.length) for cell in own]
-        for number, model in enumerate(one.model for one in own[0].models):
-            colour, dash, symbol = STYLES[number % len(STYLES)]
-            found = [cell.models[number] for cell in own]
-            figure.add_scatter(
-                x=lengths,
-                y=[one.accuracy for one in found],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [one.high - one.accuracy for one in found],
-                    "arrayminus": [one.accuracy - one.low for one in found],
-                },
-                customdata=[[cell.n, one.low, one.high] for cell, one in zip(own, found, strict=True)],
-                hovertemplate="%{y:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}], n = %{customdata[0]}",
-                name=html.escape(model),
-                legendgroup=model,
-                showlegend=column == 1,
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"symbol": symbol},
-                row=1,
-                col=column,
-            )
-        for number, curve in seed_curves(others, task):
-            figure.add_scatter(
-                x=lengths,
-                y=curve,
-                name=html.escape(own[0].models[number].model),
-                legendgroup=own[0].models[number].model,
-                showlegend=False,
-                mode="lines",
-                line={"color": STYLES[number % len(STYLES)][0], "width": 1},
-                opacity=FAINT,
-                row=1,
-                col=column,
-            )
-        figure.add_scatter(
-            x=lengths,
-            y=[cell.chance for cell in own],
-            name="chance",
-            legendgroup="chance",
-            showlegend=column == 1,
-            mode="lines",
-            line={"color": _CHANCE, "width": 1},
-            row=1,
-            col=column,
-        )
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(range=[0, 1.02])
-    figure.update_layout(title={"text": html.escape(title)})
-    return figure
 
 
-def ratio_heat_map(cells: Sequence[Cell], *, title: str = "") -> go.Figure:
+accuracy_by_length = as_plotly(accuracy_drawing)
+
+
+def ratio_drawing(cells: Sequence[Cell], *, title: str = "") -> Drawing:
     """Accuracy of the second model over that of the first, by task and length, on a logarithmic colour scale.
 
-    A cell is marked * where the paired interval of their difference excludes zero; a cell in which the first
-    model has no right answer is left empty. Raises ValueError unless every cell compares two models.
+    Red where the second model, which is measured against the first as its baseline, is right more often; full at a
+    factor of 2. A cell is marked * where the paired interval of their difference excludes zero; a cell in which the
+    first model has no right answer is left empty. Raises ValueError unless every cell compares two models.
     """
-    tasks, lengths = tasks_of(cells), sorted({cell.length for cell in cells})
-    ratios, labels = np.full((len(tasks), len(lengths)), np.nan), np.full((len(tasks), len(lengths)), "", dtype=object)
+    tasks, lengths = _tasks_of(cells), sorted({cell.length for cell in cells})
+    ratios, labels = np.full((len(tasks), len(lengths)), np.nan), np.full((len(tasks), len(lengths)), "–", dtype=object)
     for cell in cells:
         at = tasks.index(cell.task), lengths.index(cell.length)
         ratio = ratio_of(cell)
@@ -98,47 +63,28 @@ def ratio_heat_map(cells: Sequence[Cell], *, title: str = "") -> go.Figure:
         if ratio is not None:
             ratios[at] = ratio
             labels[at] = f"{ratio:.2f}{'*' if cell.difference.excludes_zero else ''}"
-    # A ratio of 0 has no logarithm: it takes the end of the scale.
-    colours = np.log2(np.clip(ratios, 0.25, 4.0))
-    first, second = (html.escape(model.model) for model in cells[0].models)
-    figure = go.Figure(
-        go.Heatmap(
-            z=colours,
-            x=[length_name(length) for length in lengths],
-            y=tasks,
-            text=labels,
-            texttemplate="%{text}",
-            hovertemplate="%{y} at %{x}: %{text}<extra></extra>",
-            colorscale="RdBu",
-            zmid=0.0,
-            zmin=-1.0,
-            zmax=1.0,
-            colorbar={"title": {"text": f"{second} /<br>{first}"}, "tickvals": [-1, 0, 1], "ticktext": ["½", "1", "2"]},
-        )
+    names = [length_name(length) for length in lengths]
+    baseline, model = (short_name(one.model) for one in cells[0].models)
+    heat = HeatMap(
+        # A ratio of 0 has no logarithm: it takes the end of the scale.
+        values=np.log2(np.clip(ratios, 0.25, 4.0)),
+        x=names,
+        y=tasks,
+        text=labels.tolist(),
+        notes=[[f"{task} at {name}: {labels[i, j]}" for j, name in enumerate(names)] for i, task in enumerate(tasks)],
     )
-    figure.update_layout(
-        title={"text": html.escape(title)},
-        xaxis={"title": {"text": "context length, tokens"}, "type": "category"},
-        yaxis={"autorange": "reversed"},
+    return Drawing(
+        title=title,
+        note="* paired 95 % interval of the difference excludes 0",
+        x=Axis(title="context length, tokens", kind="category"),
+        y=Axis(kind="category", backwards=True),
+        scale=ColourScale(title=f"{model} /\n{baseline}", low=-1.0, high=1.0, ticks={-1.0: "½", 0.0: "1", 1.0: "2"}),
+        panels=[Panel(marks=[heat])],
+        panel_size=(84.0 * len(lengths), 36.0 * len(tasks)),
     )
-    return figure
 
 
-def seed_curves(others: Sequence[Sequence[Cell]], task: str) -> list[tuple[int, list[float]]]:
-    """Of every seed in `others` and each of its models: the model's number, its accuracies at rising lengths."""
-    found = []
-    for cells in others:
-        own = sorted((cell for cell in cells if cell.task == task), key=lambda cell: cell.length)
-        for number in range(len(own[0].models) if own else 0):
-            found.append((number, [cell.models[number].accuracy for cell in own]))
-    return found
-
-
-def tasks_of(cells: Sequence[Cell]) -> list[str]:
-    """The tasks, sorted. Raises ValueError if there are no cells."""
-    if not cells:
-        raise ValueError("there are no cells to draw: summarise at least one row per model first.")
-    return sorted({cell.task for cell in cells})
+ratio_heat_map = as_plotly(ratio_drawing)
 
 
 def ratio_of(cell: Cell) -> float | None:
@@ -147,3 +93,52 @@ def ratio_of(cell: Cell) -> float | None:
         raise ValueError(f"a ratio needs two models, the cell {cell.task} at {cell.length} has {len(cell.models)}.")
     first, second = (model.accuracy for model in cell.models)
     return second / first if first else None
+
+
+def _accuracy_lines(cells: Sequence[Cell], styles: dict[str, Style]) -> list[Line]:
+    lengths = [length_name(cell.length) for cell in cells]
+    by_model = {name: [cell.models[number] for cell in cells] for number, name in enumerate(styles)}
+    return [
+        Line.of_points(
+            short_name(name),
+            lengths,
+            [(one.accuracy, one.low, one.high) for one in accuracies],
+            styles[name],
+            notes=[f"n = {cell.n}" for cell in cells],
+        )
+        for name, accuracies in by_model.items()
+    ]
+
+
+def _faint_lines(cells: Sequence[Cell], styles: dict[str, Style]) -> list[Line]:
+    lengths = [length_name(cell.length) for cell in cells]
+    return [
+        Line(
+            name=short_name(name),
+            x=lengths,
+            y=[cell.models[number].accuracy for cell in cells],
+            style=styles[name],
+            markers=False,
+            width=1.0,
+            opacity=FAINT,
+        )
+        for number, name in enumerate(styles)
+        if cells
+    ]
+
+
+def _chance_line(cells: Sequence[Cell]) -> Line:
+    lengths = [length_name(cell.length) for cell in cells]
+    chance = [cell.chance for cell in cells]
+    return Line(name="chance", x=lengths, y=chance, style=Style(colour=GREY), markers=False, width=1.0)
+
+
+def _by_length(cells: Sequence[Cell], task: str) -> list[Cell]:
+    return sorted((cell for cell in cells if cell.task == task), key=lambda cell: cell.length)
+
+
+def _tasks_of(cells: Sequence[Cell]) -> list[str]:
+    """The tasks, sorted. Raises ValueError if there are no cells."""
+    if not cells:
+        raise ValueError("there are no cells to draw: summarise at least one row per model first.")
+    return sorted({cell.task for cell in cells})

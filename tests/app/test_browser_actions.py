@@ -71,7 +71,7 @@ def test_two_bundled_models_are_compared_on_the_ready_prompt(browser, address: s
         watched.shows("What comes next")
         watched.page.get_by_role("link", name="Lens").click()
         watched.figures(1, "Click a cell for its list")
-        open_choice(watched, "Models", "first minus second").click()
+        open_choice(watched, "Models", "model minus baseline").click()
         (figure,) = watched.figures(1, "Red: more in", holds="figures => Math.min(...figures[0].z[0].flat()) < 0")
         assert len(figure["z"][0]) == 13
         watched.require_clean()

@@ -1,66 +1,70 @@
-"""Bars of shares stack to one, class by class."""
+"""Bars of shares stack to one, class by class; a map of heads is red where something is removed."""
 
-import xml.etree.ElementTree as ElementTree
-
+import numpy as np
 import pytest
 
-from diffmamba_interp.figures.allocation import COLOURS, ShareBar, head_map_svg, share_bars_svg
+from diffmamba_interp.drawing.colours import SPANS, colour_at
+from diffmamba_interp.drawing.panels import Bars, HeatMap
+from diffmamba_interp.figures.allocation import ShareBar, head_map_drawing, share_bars_drawing
 
-SVG = "{http://www.w3.org/2000/svg}"
 SHARES = {"needle": 0.3, "question": 0.02, "distractors": 0.2, "filler": 0.08, "other": 0.4}
 
 
-def drawn(bars: list[ShareBar]) -> ElementTree.Element:
-    return ElementTree.fromstring(share_bars_svg(bars, title="T", x_axis="length"))
+def bars(**shares: float) -> list[ShareBar]:
+    return [
+        ShareBar(group=group, name=name, shares=SHARES | shares)
+        for group in ("0k", "1k")
+        for name in ("mamba2", "lambda_subtrahend")
+    ]
 
 
-def bars() -> list[ShareBar]:
-    return [ShareBar(group=group, name=name, shares=SHARES) for group in ("0k", "1k") for name in ("a", "<b>")]
-
-
-def boxes(figure: ElementTree.Element) -> list[ElementTree.Element]:
-    return [box for box in figure.iter(f"{SVG}rect") if box.find(f"{SVG}title") is not None]
-
-
-def test_every_class_has_a_box_as_high_as_its_share() -> None:
-    own = boxes(drawn(bars()[:1]))
-    heights = {box.get("fill"): float(box.get("height")) for box in own}
-    whole = sum(heights.values())
-    assert {name: heights[COLOURS[name]] / whole for name in SHARES} == pytest.approx(SHARES, abs=2e-3)
+def test_every_class_has_a_bar_as_high_as_its_share_in_its_colour() -> None:
+    for panel in share_bars_drawing(bars(), title="T", x_axis="length").panels:
+        assert {mark.name: mark.y for mark in panel.marks} == {name: [share] * 2 for name, share in SHARES.items()}
+        assert all(mark.colours == [SPANS[mark.name].colour] * 2 for mark in panel.marks)
+        assert all(mark.x == ["mamba2", "λ · subtrahend"] for mark in panel.marks)
 
 
 def test_what_is_irrelevant_stands_above_what_is_wanted() -> None:
-    tops = {box.get("fill"): float(box.get("y")) for box in boxes(drawn(bars()[:1]))}
-    order = sorted(SHARES, key=lambda name: -tops[COLOURS[name]])
-    assert order == ["needle", "question", "other", "distractors", "filler"]
+    marks = list(share_bars_drawing(bars()[:1], title="T", x_axis="length").marks(Bars))
+    assert [mark.name for mark in marks] == ["needle", "question", "other", "distractors", "filler"]
+    assert [mark.base[0] for mark in marks] == pytest.approx([0.0, 0.3, 0.32, 0.72, 0.92])
 
 
-def test_bars_of_a_group_stand_together() -> None:
-    lefts = sorted({float(box.get("x")) for box in boxes(drawn(bars()))})
-    assert len(lefts) == 4
-    assert lefts[1] - lefts[0] < lefts[2] - lefts[1]
-
-
-def test_names_are_text_and_never_markup() -> None:
-    assert "<b>" in [text.text for text in drawn(bars()).iter(f"{SVG}text")]
+def test_bars_of_a_group_share_a_panel_and_a_bar_keeps_its_own_shares() -> None:
+    mixed = [bars()[0], ShareBar(group="1k", name="mamba2", shares=SHARES | {"needle": 0.1, "other": 0.6})]
+    drawing = share_bars_drawing(mixed, title="T", x_axis="length")
+    assert [panel.title for panel in drawing.panels] == ["0k", "1k"]
+    assert [mark.y for mark in drawing.marks(Bars) if mark.name == "needle"] == [[0.3], [0.1]]
+    assert list(drawing.legend) == ["needle", "question", "other", "distractors", "filler"]
+    assert drawing.y.limits == (0.0, 1.0)
 
 
 def test_no_bars_and_unknown_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        drawn([])
+        share_bars_drawing([], title="T", x_axis="length")
     with pytest.raises(ValueError, match="unknown classes: noise"):
-        drawn([ShareBar(group="0k", name="a", shares={"noise": 1.0})])
+        share_bars_drawing([ShareBar(group="0k", name="a", shares={"noise": 1.0})], title="T", x_axis="length")
 
 
 def test_a_map_has_a_cell_for_every_head_with_its_value() -> None:
-    figure = ElementTree.fromstring(head_map_svg([[0.25, -0.5, float("nan")]] * 2, title="T", note="n"))
-    cells = [box.get("fill") for box in figure.iter(f"{SVG}path")]
-    assert len(cells) == 6
-    assert len(set(cells)) == 3
-    texts = [text.text for text in figure.iter(f"{SVG}text")]
-    assert texts.count("+0.25") == texts.count("-0.50") == texts.count("block 1") + 1 == 2
+    values = [[0.25, -0.5, float("nan")], [0.0, 0.1, 0.2]]
+    drawing = head_map_drawing(values, title="T", note="n", what="removed")
+    (cells,) = drawing.marks(HeatMap)
+    assert np.array_equal(cells.values, values, equal_nan=True)
+    assert (cells.y, cells.x, drawing.y.backwards) == (["block 0", "block 1"], ["0", "1", "2"], True)
+    assert cells.text == [["+0.25", "-0.50", ""], ["+0.00", "+0.10", "+0.20"]]
+
+
+def test_a_head_whose_noise_is_removed_is_red_and_one_to_which_noise_is_added_is_blue() -> None:
+    scale = head_map_drawing([[0.0]], title="T", note="n", what="removed").scale
+    assert scale.title == "removed"
+    removed, added = (int(colour_at(scale.colours, scale.share(v))[1:], 16) for v in (0.3, -0.3))
+    assert removed >> 16 > removed & 255
+    assert added >> 16 < added & 255
+    assert scale.share(0.0) == 0.5
 
 
 def test_a_map_without_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="no heads"):
-        head_map_svg([], title="T", note="n")
+        head_map_drawing([], title="T", note="n", what="removed")

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
+from diffmamba_interp.drawing.colours import SIGNED, short_name
+from diffmamba_interp.drawing.panels import HeatMap
 from diffmamba_interp.figures import attention_heads
-from diffmamba_interp.figures.attention_heads import attention_heads_figure
+from diffmamba_interp.figures.attention_heads import attention_heads_drawing, attention_heads_figure
 from diffmamba_interp.implicit_attention import extract_attention
 from tests.models.tiny import random_tokens, tiny_model
 
@@ -23,6 +25,20 @@ def test_every_head_has_its_thumbnail_and_a_point_to_click(model: HookedMamba) -
     for x, y, (head, name) in zip(points.x, points.y, points.customdata, strict=True):
         tile = canvas.z[int(y) - 5 : int(y) + 1, int(x) - 5 : int(x) + 1]
         assert np.array_equal(tile, record.pictures[name][0, int(head)].numpy()), (head, name)
+
+
+def test_every_line_of_thumbnails_is_labelled_with_the_picture_that_it_shows(model: HookedMamba) -> None:
+    record = extract_attention(model, random_tokens(1, 6), 0)
+    drawing = attention_heads_drawing(record)
+    (cells,) = drawing.marks(HeatMap)
+    assert drawing.y.backwards
+    for (y, label), name in zip(drawing.y.ticks.items(), ("minuend", "subtrahend", "difference"), strict=True):
+        assert label == short_name(name)
+        for (x, head), number in zip(drawing.x.ticks.items(), record.heads, strict=True):
+            assert head == str(number)
+            tile = cells.values[int(y) - 5 : int(y) + 1, int(x) - 5 : int(x) + 1]
+            assert np.array_equal(tile, getattr(record, name)[0, number].numpy()), (label, head)
+    assert (drawing.scale.colours, drawing.scale.low) == (SIGNED, -drawing.scale.high)
 
 
 def test_many_heads_go_on_below(model: HookedMamba, monkeypatch: pytest.MonkeyPatch) -> None:

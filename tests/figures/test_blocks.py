@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from diffmamba_interp.figures.blocks import lambda_figure
+from diffmamba_interp.drawing.colours import GREY, MODELS
+from diffmamba_interp.drawing.panels import Line
+from diffmamba_interp.figures.blocks import lambda_drawing, lambda_figure
 from diffmamba_interp.models.inspection import inspect_checkpoint
 
 
@@ -15,11 +17,16 @@ def report(fixtures_dir: Path):
 
 
 def test_every_differential_block_is_a_point_and_lambda_init_stands_beside(report) -> None:
-    line, start = lambda_figure({"<b>": report}).data
-    assert list(line.x) == [0, 2]
-    assert list(line.y) == [report.blocks[0].lambda_, report.blocks[2].lambda_]
-    assert line.name == "&lt;b&gt;"
-    assert list(start.y) == [report.blocks[0].lambda_init, report.blocks[2].lambda_init]
+    line, start = lambda_drawing({"bundled:diff-mamba2": report}).marks(Line)
+    assert (line.x, line.y) == ([0, 2], [report.blocks[0].lambda_, report.blocks[2].lambda_])
+    assert (line.name, line.style.colour) == ("diff-mamba2", MODELS["diff-mamba2"].colour)
+    assert (start.name, start.style.colour, start.style.dash) == ("λ_init", GREY, "dot")
+    assert start.y == [report.blocks[0].lambda_init, report.blocks[2].lambda_init]
+
+
+def test_models_are_told_apart_in_their_own_colours(report) -> None:
+    lines = list(lambda_drawing({"mamba2": report, "diff-mamba2": report}).marks(Line))
+    assert [(line.name, line.style) for line in lines[:2]] == list(MODELS.items())
 
 
 def test_saturated_blocks_are_hollow(report) -> None:

@@ -9,7 +9,8 @@ from diffmamba_interp.figures.coloured_text import coloured_text
 
 
 def grounds(text: str) -> list[tuple[int, ...]]:
-    return [tuple(int(n) for n in found) for found in re.findall(r"background:rgb\((\d+), (\d+), (\d+)\)", text)]
+    colours = re.findall(r"background:#(..)(..)(..);", text)
+    return [tuple(int(channel, 16) for channel in colour) for colour in colours]
 
 
 def test_positive_is_red_negative_is_blue_and_nothing_is_near_white() -> None:

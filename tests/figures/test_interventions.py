@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from diffmamba_interp.drawing.colours import DEPTH, MODELS, NEGATIVE, POSITIVE, SIGNED
+from diffmamba_interp.drawing.panels import Bars, HeatMap, Level, Line
 from diffmamba_interp.figures.interventions import (
-    NEGATIVE,
-    POSITIVE,
+    block_effect_drawing,
     block_effect_figure,
+    dose_response_drawing,
     dose_response_figure,
+    patch_grid_drawing,
     patch_grid_figure,
 )
 from diffmamba_interp.interventions import PatchGrid, SweepRecord
@@ -76,14 +79,30 @@ def test_values_are_shown_instead_of_changes_where_asked_for() -> None:
 
 
 def test_several_models_have_a_line_each() -> None:
-    figure = dose_response_figure({"<a>": sweep_of(1), "b": sweep_of(1)}, "snr_db")
-    assert [line.name for line in lines_of(figure)] == ["&lt;a&gt;", "b"]
-    assert len({(line.line.color, line.marker.symbol) for line in lines_of(figure)}) == 2
+    low = sweep_of(1)
+    high = SweepRecord(**{**low.__dict__, "intervened": {"snr_db": low.intervened["snr_db"] + 100.0}})
+    drawing = dose_response_drawing({"mamba2": low, "bundled:diff-mamba2": high}, "snr_db")
+    plain, differential = drawing.marks(Line)
+    assert (plain.name, plain.style) == ("mamba2", MODELS["mamba2"])
+    assert (differential.name, differential.style) == ("diff-mamba2", MODELS["diff-mamba2"])
+    assert np.allclose(np.subtract(differential.y, plain.y), 100.0)
+
+
+def test_groups_of_several_models_keep_their_model_s_colour_and_differ_in_dashes() -> None:
+    lines = list(dose_response_drawing({"mamba2": sweep_of(2), "diff-mamba2": sweep_of(2)}, "snr_db").marks(Line))
+    assert [line.name for line in lines] == ["mamba2, 0", "mamba2, all", "diff-mamba2, 0", "diff-mamba2, all"]
+    assert [line.style.colour for line in lines] == [MODELS[line.name.split(",")[0]].colour for line in lines]
+    assert lines[0].style.dash != lines[1].style.dash
+
+
+def test_a_change_is_marked_where_it_is_nothing() -> None:
+    (level,) = dose_response_drawing(sweep_of(), "snr_db").marks(Level)
+    assert (level.at, level.axis) == (0.0, "y")
 
 
 def test_many_blocks_are_told_apart_by_depth() -> None:
-    figure = dose_response_figure(sweep_of(9), "snr_db")
-    assert len({line.line.color for line in lines_of(figure)}) == 9
+    colours = [line.style.colour for line in dose_response_drawing(sweep_of(9), "snr_db").marks(Line)]
+    assert (len(set(colours)), colours[0], colours[-1]) == (9, DEPTH[0], DEPTH[-1])
 
 
 def test_one_block_of_a_lens_reading_is_chosen_by_index() -> None:
@@ -106,14 +125,17 @@ def test_one_sample_has_a_line_without_a_band() -> None:
 
 def test_bars_hold_the_effect_of_each_group_at_one_dose() -> None:
     sweep = sweep_of(3)
-    (bars,) = block_effect_figure(sweep, "snr_db", dose=0.5).data
+    drawing = block_effect_drawing(sweep, "snr_db", dose=0.5)
+    (bars,) = drawing.marks(Bars)
     effect = sweep.effect("snr_db")
-    assert list(bars.x) == ["0", "1", "all"]
+    assert bars.x == ["0", "1", "all"]
     assert np.allclose(bars.y, effect.change[:, 2])
-    assert np.allclose(bars.y + bars.error_y.array, effect.high[:, 2])
-    assert np.allclose(bars.y - bars.error_y.arrayminus, effect.low[:, 2])
-    assert list(bars.marker.color) == [NEGATIVE if value < 0 else POSITIVE for value in bars.y]
-    assert {NEGATIVE, POSITIVE} == set(bars.marker.color)
+    assert np.allclose(bars.high, effect.high[:, 2])
+    assert np.allclose(bars.low, effect.low[:, 2])
+    assert bars.colours == [NEGATIVE if value < 0 else POSITIVE for value in effect.change[:, 2]]
+    assert {NEGATIVE, POSITIVE} == set(bars.colours)
+    assert drawing.title == "λ <b> = 0.5"
+    assert list(block_effect_figure(sweep, "snr_db", dose=0.5).data[0].y) == bars.y
 
 
 def test_a_dose_must_be_chosen_from_those_there_are() -> None:
@@ -127,11 +149,14 @@ def test_a_dose_must_be_chosen_from_those_there_are() -> None:
 
 def test_a_grid_has_blocks_by_positions_on_a_symmetric_scale() -> None:
     grid = grid_of()
-    (heat,) = patch_grid_figure(grid).data
-    assert np.allclose(heat.z, grid.change.mean(axis=0))
-    assert list(heat.y) == ["0", "3"]
-    assert heat.zmin == -heat.zmax
-    assert heat.zmax == pytest.approx(np.abs(heat.z).max())
+    drawing = patch_grid_drawing(grid)
+    (cells,) = drawing.marks(HeatMap)
+    assert np.allclose(cells.values, grid.change.mean(axis=0))
+    assert (cells.y, drawing.y.backwards) == (["0", "3"], True)
+    assert (drawing.scale.low, drawing.scale.colours) == (-drawing.scale.high, SIGNED)
+    assert drawing.scale.high == pytest.approx(np.abs(cells.values).max())
+    assert drawing.scale.title == "change of logit"
+    assert cells.notes[1][0] == f"block 3, position 4: {cells.values[1, 0]:.4g}"
     (one,) = patch_grid_figure(grid, sample=1, show="recovered").data
     assert np.allclose(one.z, grid.recovered[1])
 

@@ -1,12 +1,21 @@
-"""Lens figures: right places, escaped text, and refusals."""
+"""Lens figures: right places, the sign of a difference, which lens is which, escaped text, and refusals."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from diffmamba_interp.figures.lens import kl_by_stage, lens_heat_map
-from diffmamba_interp.figures.lens_svg import kl_svg
+from diffmamba_interp.drawing.colours import DEPTH, LENSES, MAGNITUDE, SIGNED
+from diffmamba_interp.drawing.panels import HeatMap
+from diffmamba_interp.figures.lens import (
+    Statistic,
+    kl_drawing,
+    lens_difference_drawing,
+    lens_difference_heat_map,
+    lens_drawing,
+    lens_heat_map,
+)
 from diffmamba_interp.lens import Estimate, LensMeasurement, LensTrajectory
 from diffmamba_interp.lens.evaluation import StageMeasurement
 
@@ -39,17 +48,31 @@ def trajectory() -> LensTrajectory:
 def test_each_statistic_is_drawn_in_the_cell_of_its_stage_and_token(
     trajectory: LensTrajectory, statistic: str, expected: float
 ) -> None:
-    (heat,) = lens_heat_map(trajectory, WORDS, statistic=statistic).data
-    assert heat.y == ("embedding", "output")
-    assert heat.z[1][2] == pytest.approx(expected, abs=1e-6)
-    assert heat.text[1][2] == "%&#123;x}"
+    drawing = lens_drawing(trajectory, WORDS, statistic=statistic)
+    (heat,) = drawing.marks(HeatMap)
+    assert (heat.y, drawing.y.backwards) == (("embedding", "output"), False)
+    assert heat.values[1][2] == pytest.approx(expected, abs=1e-6)
+    assert heat.text[1][2] == "%{x}"
+    assert heat.x == [0.0, 1.0, 2.0]
+
+
+def test_colours_are_those_of_probabilities_nats_or_ranks(trajectory: LensTrajectory) -> None:
+    scales = {name: lens_drawing(trajectory, WORDS, statistic=name).scale for name in get_args(Statistic)}
+    assert [(scale.low, scale.high, scale.colours) for scale in scales.values()] == [
+        (0.0, 1.0, DEPTH),
+        (0.0, pytest.approx(1.4), DEPTH),
+        (0.0, pytest.approx(2.4), DEPTH),
+        (0.0, 3.0, MAGNITUDE[::-1]),
+        (0.0, 1.0, DEPTH),
+    ]
+    assert scales["target_rank"].title == "log10 rank\nof target"
 
 
 def test_token_text_is_escaped_everywhere_and_white_space_is_visible(trajectory: LensTrajectory) -> None:
     figure = lens_heat_map(trajectory, WORDS, title="<b>bold</b>")
     assert "<script>" not in figure.to_json().replace("\\u003c", "<")
     assert figure.layout.title.text == "&lt;b&gt;bold&lt;/b&gt;"
-    assert figure.layout.xaxis.ticktext == ("␣the", "&lt;script&gt;…", "\\n")
+    assert figure.layout.xaxis.ticktext == ("␣the", "&lt;script&gt;…", "⏎")
 
 
 def test_hovering_lists_the_top_tokens_with_their_probabilities(trajectory: LensTrajectory) -> None:
@@ -90,20 +113,65 @@ def measurement() -> LensMeasurement:
     return LensMeasurement(stages=stages, model_bits_per_byte=None, n_documents=3, n_tokens=30, n_bytes=None)
 
 
-def test_both_lenses_are_drawn_with_their_intervals(measurement: LensMeasurement) -> None:
-    logit, tuned = kl_by_stage(measurement).data
-    assert (logit.name, tuned.name) == ("logit lens", "tuned lens")
-    assert logit.y == (8.0, 1.0)
-    assert logit.error_y.array == pytest.approx((0.8, 0.1))
-    assert logit.line.dash != tuned.line.dash
+def test_each_lens_has_its_own_divergences_under_its_own_name(measurement: LensMeasurement) -> None:
+    drawing = kl_drawing(measurement, title="t")
+    assert list(drawing.legend) == ["logit lens", "tuned lens"]
+    logit, tuned = drawing.legend.values()
+    assert (logit.y, tuned.y) == ([8.0, 1.0], [2.0, 1e-4])
+    assert (logit.low, logit.high) == (
+        [pytest.approx(7.2), pytest.approx(0.9)],
+        [pytest.approx(8.8), pytest.approx(1.1)],
+    )
+    assert (logit.style, tuned.style) == (LENSES["logit"], LENSES["tuned"])
+    assert (logit.style.dash, tuned.style.dash) == ("dash", "solid")
+    assert (drawing.y.kind, drawing.y.title) == ("log", "KL to output, nats")
+    assert drawing.x.ticks == {"embedding": "emb.", "after block 0": "0"}
 
 
-def test_the_svg_is_well_formed_escapes_its_title_and_draws_zero_at_the_bottom(measurement: LensMeasurement) -> None:
-    from xml.etree import ElementTree
+def of_tops(top: list[list[int]], probability: float) -> LensTrajectory:
+    """Two stages, two tokens, with these top tokens at this probability."""
+    shape = (1, 2, 2)
+    return LensTrajectory(
+        stages=("embedding", "output"),
+        tokens=np.array([[0, 1]]),
+        top_tokens=np.array(top)[None, ..., None],
+        top_probabilities=np.full((*shape, 1), probability, dtype=np.float32),
+        entropy_nats=np.full(shape, 4 * probability, dtype=np.float32),
+        kl_to_final_nats=np.zeros(shape, dtype=np.float32),
+    )
 
-    drawn = kl_svg(measurement, title="<lens> & model")
-    root = ElementTree.fromstring(drawn)
-    lines = [element.attrib["points"].split() for element in root.iter("{http://www.w3.org/2000/svg}polyline")]
-    (logit_first, logit_last), (_, tuned_last) = [[float(p.split(",")[1]) for p in line] for line in lines]
-    assert logit_first < logit_last < tuned_last
-    assert "&lt;lens&gt; &amp; model" in drawn
+
+FIRST, SECOND = of_tops([[0, 1], [2, 3]], 0.75), of_tops([[0, 4], [2, 1]], 0.5)
+
+
+@pytest.mark.parametrize(("statistic", "expected"), [("probability", 0.25), ("entropy", 1.0)])
+def test_a_difference_is_model_minus_baseline_on_a_signed_scale_and_says_so(statistic: str, expected: float) -> None:
+    names = ("bundled:diff-mamba2", "mamba2")
+    drawing = lens_difference_drawing(FIRST, SECOND, WORDS, statistic=statistic, names=names)
+    (heat,) = drawing.marks(HeatMap)
+    assert np.allclose(heat.values, expected)
+    assert (drawing.scale.low, drawing.scale.high) == pytest.approx((-expected, expected))
+    assert drawing.scale.colours == SIGNED
+    assert drawing.scale.title.startswith("diff-mamba2 − mamba2:\n")
+    assert lens_difference_drawing(FIRST, SECOND, WORDS).scale.title.startswith("first − second:\n")
+
+
+def test_a_word_of_the_model_stands_where_the_two_disagree_and_both_lists_are_told() -> None:
+    (heat,) = lens_difference_drawing(FIRST, SECOND, WORDS, names=("a", "b")).marks(HeatMap)
+    assert heat.text == [["", "<script>…"], ["", "%{x}"]]
+    first, second = heat.notes[0][1].split("\nb:\n")
+    assert "75.0 %  <script>" in first
+    assert "50.0 %  cat" in second
+
+
+def test_equal_trajectories_differ_by_nothing() -> None:
+    figure = lens_difference_heat_map(FIRST, FIRST, WORDS)
+    assert not figure.data[0].z.any()
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
+
+
+def test_trajectories_that_cannot_be_subtracted_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be subtracted"):
+        lens_difference_heat_map(FIRST, replace(SECOND, stages=("embedding", "a", "output")), WORDS)
+    with pytest.raises(ValueError, match="different tokens"):
+        lens_difference_heat_map(FIRST, replace(SECOND, tokens=np.array([[0, 2]])), WORDS)

@@ -58,6 +58,8 @@ def test_the_page_shows_verdicts_figures_and_what_it_was_made_with() -> None:
     assert page.startswith("<!DOCTYPE html>")
     assert page.count("<title>a title</title>") == 1
     assert "+2.50 [+2.00, +3.00]" in page
+    assert "<th>two − one, dB</th>" in page
+    assert "two \\u2212 one, tuned lens" in page
     assert [row.split("<td>")[-1].split("<")[0] for row in page.split("</tr>")[1:3]] == ["two", "undecided"]
     # One script with the library, in the head; mean, difference, probability twice, median.
     assert body(page).count('class="plotly-graph-div"') == 5

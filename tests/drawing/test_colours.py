@@ -1,0 +1,117 @@
+"""One look per model, branch, span, lens and state, wherever it is drawn; scales that run from blue to red."""
+
+import itertools
+
+import pytest
+
+from diffmamba_interp.drawing.colours import (
+    BRANCHES,
+    DEPTH,
+    LENSES,
+    MAGNITUDE,
+    MODELS,
+    NEGATIVE,
+    OTHER_MODELS,
+    POSITIVE,
+    SERIES,
+    SIGNED,
+    SPANS,
+    STATES,
+    colour_at,
+    faded,
+    model_styles,
+    series_styles,
+    short_name,
+    text_on,
+)
+
+BLUE, VERMILION = "#0072B2", "#D55E00"
+
+
+def channels(colour: str) -> list[int]:
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def brightness(colour: str) -> float:
+    return sum(weight * channel for weight, channel in zip((0.299, 0.587, 0.114), channels(colour), strict=True))
+
+
+def test_the_plain_model_is_blue_and_solid_and_the_differential_one_vermilion_and_dashed() -> None:
+    plain, differential = model_styles(["mamba2", "diff-mamba2"]).values()
+    assert (plain.colour, plain.dash, plain.symbol) == (BLUE, "solid", "circle")
+    assert (differential.colour, differential.dash, differential.symbol) == (VERMILION, "dash", "square")
+
+
+def test_a_model_keeps_its_look_whatever_stands_beside_it() -> None:
+    alone = {name: model_styles([name])[name] for name in ("mamba2", "diff-mamba2", "mine")}
+    for order in itertools.permutations(alone):
+        assert model_styles(order) == alone
+    assert model_styles(["bundled:mamba2"])["bundled:mamba2"] == alone["mamba2"]
+
+
+def test_models_that_choose_the_same_look_get_different_ones() -> None:
+    names = [f"model {number}" for number in range(4)]
+    assert len({style.colour for style in model_styles(names).values()}) == 4
+    assert len(model_styles([*names, "a fifth"])) == 5
+
+
+def test_the_colours_of_models_are_of_models_alone() -> None:
+    models = {style.colour for style in (*MODELS.values(), *OTHER_MODELS)}
+    assert len(models) == len(MODELS) + len(OTHER_MODELS)
+    others = [style.colour for look in (BRANCHES, SPANS, LENSES, STATES) for style in look.values()]
+    assert not models & {*others, *(style.colour for style in SERIES), NEGATIVE, POSITIVE}
+
+
+@pytest.mark.parametrize(
+    "names", [list(MODELS), list(SPANS)[:4], list(LENSES), list(STATES), ["minuend", "subtrahend"]]
+)
+def test_what_stands_side_by_side_differs_in_colour_and_in_dashes(names: list[str]) -> None:
+    styles = series_styles(names).values()
+    assert len({style.colour for style in styles}) == len({(s.dash, s.symbol) for s in styles}) == len(names)
+
+
+def test_a_name_that_has_a_look_keeps_it_among_others() -> None:
+    styles = series_styles(["x", "needle", "diff-mamba2", "before", "y"])
+    assert styles["needle"].colour == "#E69F00"
+    assert styles["diff-mamba2"].colour == VERMILION
+    assert styles["before"] == STATES["before"] == model_styles(["before"])["before"]
+    assert (styles["x"], styles["y"]) == SERIES[:2]
+
+
+def test_many_series_are_coloured_by_depth() -> None:
+    styles = list(series_styles(map(str, range(9))).values())
+    assert (styles[0].colour, styles[-1].colour) == (DEPTH[0], DEPTH[-1])
+    assert len({style.colour for style in styles}) == 9
+
+
+def test_negative_is_blue_positive_is_red_and_nothing_is_nearly_white() -> None:
+    for negative, positive in ((colour_at(SIGNED, 0.1), colour_at(SIGNED, 0.9)), (NEGATIVE, POSITIVE)):
+        assert channels(negative)[2] > 1.5 * channels(negative)[0]
+        assert channels(positive)[0] > 1.5 * channels(positive)[2]
+    assert min(channels(colour_at(SIGNED, 0.5))) > 240
+
+
+@pytest.mark.parametrize("scale", [MAGNITUDE, DEPTH])
+def test_scales_of_magnitudes_get_brighter(scale: tuple[str, ...]) -> None:
+    levels = [brightness(colour_at(scale, share / 20)) for share in range(21)]
+    assert levels == sorted(levels)
+
+
+def test_colours_between_two_stops_are_mixed_and_ends_are_kept() -> None:
+    assert colour_at(("#000000", "#FF8000"), 0.5) == "#804000"
+    assert colour_at(SIGNED, -3.0) == SIGNED[0]
+    assert colour_at(SIGNED, 7.0) == SIGNED[-1]
+    assert faded("#0072B2", 0.5) == "rgba(0, 114, 178, 0.5)"
+
+
+def test_text_can_be_read_on_every_colour_of_every_scale() -> None:
+    for colour in (*SIGNED, *MAGNITUDE, *DEPTH, *(style.colour for style in SPANS.values())):
+        assert abs(brightness(text_on(colour)) - brightness(colour)) > 80, colour
+
+
+def test_short_names_are_what_a_reader_is_told() -> None:
+    assert short_name("lambda_subtrahend") == "λ · subtrahend"
+    assert short_name("subtrahend") == "subtrahend (without λ)"
+    assert short_name("net") == "written"
+    assert short_name("bundled:mamba2") == "mamba2"
+    assert short_name("minuend") == "minuend"
