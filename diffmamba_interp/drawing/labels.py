@@ -24,7 +24,7 @@ def length_name(length: int) -> str:
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)
 
 
-def stage_name(stage: str) -> str:
+def short_stage(stage: str) -> str:
     """Of a place where a lens reads: `emb.`, `0`, `1`, ..., `out`."""
     return {"embedding": "emb.", "output": "out"}.get(stage, stage.removeprefix("after block "))
 

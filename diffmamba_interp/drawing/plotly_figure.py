@@ -80,6 +80,8 @@ def to_plotly(drawing: Drawing) -> go.Figure:
                 if trace.get("showlegend"):
                     trace["showlegend"] = name in unnamed
                     unnamed.discard(name)
+                if isinstance(mark, Frame) and not trace["showlegend"]:
+                    continue
                 traces.append({**trace, "xaxis": f"x{place}", "yaxis": f"y{place}"})
         # The first frame lies on top of the others.
         layout["shapes"] += [_shape(mark, place) for mark in reversed(panel.marks) if isinstance(mark, Frame | Level)]
@@ -188,7 +190,7 @@ def _traces(mark: Any, drawing: Drawing) -> list[Trace]:
         return [_heat_trace(mark, drawing)]
     if isinstance(mark, Targets):
         return [_target_trace(mark)]
-    if isinstance(mark, Frame) and mark is drawing.legend.get(mark.name):
+    if isinstance(mark, Frame):
         return [_swatch(mark)]
     return []
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from diffmamba_interp.drawing.colours import DEPTH, LENSES, MAGNITUDE, short_name
-from diffmamba_interp.drawing.labels import stage_name, token_label
+from diffmamba_interp.drawing.labels import short_stage, token_label
 from diffmamba_interp.drawing.panels import (
     Axis,
     ColourScale,
@@ -132,7 +132,7 @@ def kl_drawing(measurement: LensMeasurement, *, title: str = "") -> Drawing:
         x=Axis(
             title="lens reads the embedding (emb.) or the stream after block",
             kind="category",
-            ticks={stage: stage_name(stage) for stage in stages},
+            ticks={stage: short_stage(stage) for stage in stages},
         ),
         y=Axis(title="KL to output, nats", kind="log"),
         panels=[

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diffmamba_interp.drawing.colours import DASHES, GREY, Style, model_styles, series_styles, short_name
-from diffmamba_interp.drawing.labels import length_name, stage_name
+from diffmamba_interp.drawing.labels import length_name, short_stage
 from diffmamba_interp.drawing.panels import Axis, Drawing, Level, Line, Panel, minus
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
@@ -110,7 +110,7 @@ def group_name(group: Group) -> str:
 
 def _stage_axis(curves: Sequence[Curve]) -> Axis:
     stages = dict.fromkeys(stage for curve in curves for stage in curve.stages)
-    return Axis(title="lens reads", kind="category", ticks={stage: stage_name(stage) for stage in stages})
+    return Axis(title="lens reads", kind="category", ticks={stage: short_stage(stage) for stage in stages})
 
 
 def _lines(curves: Sequence[Curve], *, full: bool) -> list[Line]:

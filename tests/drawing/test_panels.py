@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffmamba_interp.drawing.colours import Style
-from diffmamba_interp.drawing.labels import length_name, stage_name, token_label
+from diffmamba_interp.drawing.labels import length_name, short_stage, token_label
 from diffmamba_interp.drawing.panels import (
     Bars,
     Drawing,
@@ -79,4 +79,4 @@ def test_tokens_are_shown_as_they_are_with_what_cannot_be_seen_made_visible() ->
 
 def test_lengths_are_named_as_in_the_paper_and_stages_shortly() -> None:
     assert [length_name(length) for length in (0, 1024, 8192, 300)] == ["0k", "1k", "8k", "300"]
-    assert [stage_name(stage) for stage in ("embedding", "after block 3", "output")] == ["emb.", "3", "out"]
+    assert [short_stage(stage) for stage in ("embedding", "after block 3", "output")] == ["emb.", "3", "out"]

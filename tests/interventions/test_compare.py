@@ -251,3 +251,20 @@ def test_a_reading_that_there_is_not_is_an_error_which_names_those_there_are(
     record = compare(AnswerReading(tokens=tokens, answers=ANSWERS), model, SetLambda(value=0.0))
     with pytest.raises(KeyError, match="there is no reading 'accuracy': the record holds answer_logit, answer_log"):
         record.effect("accuracy")
+
+
+def test_a_sweep_s_effect_holds_the_clean_mean_beside_every_dose() -> None:
+    generator = np.random.default_rng(0)
+    clean, intervened = generator.normal(size=(5, 2)), 3 + generator.normal(size=(2, 3, 5, 2))
+    sweep = SweepRecord(
+        dose="x", doses=(0.0, 1.0, 2.0), groups=((0,), None), clean={"a": clean}, intervened={"a": intervened}
+    )
+    effect = sweep.effect("a")
+    assert effect.clean.shape == effect.intervened.shape == effect.change.shape == (2, 3, 2)
+    for group, dose in np.ndindex(2, 3):
+        assert np.allclose(effect.clean[group, dose], clean.mean(axis=0))
+        assert np.allclose(effect.intervened[group, dose], intervened[group, dose].mean(axis=0))
+    assert np.allclose(effect.change, effect.intervened - effect.clean)
+    assert (effect.low < effect.change).all()
+    assert (effect.change < effect.high).all()
+    assert (effect.n, effect.reading) == (5, "a")

@@ -83,9 +83,9 @@ def test_every_contract_is_broken_by_an_import_against_it(project_root: Path, tm
     assert run.returncode != 0
     for _, contract in TRESPASSES.values():
         (verdict,) = [
-            line for line in run.stdout.splitlines() if contract in line and line.endswith(("KEPT", "BROKEN"))
+            line for line in run.stdout.splitlines() if contract in line and {"KEPT", "BROKEN"} & set(line.split())
         ]
-        assert verdict.endswith("BROKEN"), run.stdout
+        assert "BROKEN" in verdict, run.stdout
     edges = (
         "models.trespass -> diffmamba_interp.lens",
         "lens.trespass -> diffmamba_interp.needle",
