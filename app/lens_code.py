@@ -14,12 +14,12 @@ def lens_code(
     """What makes the trajectories and figures of one model or two, of these names; for "difference" that of both too,
     model and baseline."""
     imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
-    names = dict.fromkeys(imported(lens_call(request.lens)) for _, request in reads)
+    lenses = dict.fromkeys(imported(lens_call(request.lens)) for _, request in reads)
     lines = [
         "import torch",
         *imports,
         "from diffmamba_interp.figures.lens import lens_heat_map",
-        f"from diffmamba_interp.lens import {', '.join([*names, 'lens_trajectory'])}",
+        f"from diffmamba_interp.lens import {', '.join([*lenses, 'lens_trajectory'])}",
         "",
     ]
     for number, (key, request) in enumerate(reads):

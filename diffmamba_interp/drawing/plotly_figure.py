@@ -29,7 +29,7 @@ from diffmamba_interp.drawing.panels import (
 PANEL_GAP = 0.03
 """Space between two panels, as a share of the figure's plotting width."""
 
-TITLE_ROOM = 0.12
+TITLE_ROOM = 0.16
 """Space for the titles of a further row of panels, as a share of the figure's plotting height."""
 
 LETTER_WIDTH = 6.5
@@ -59,7 +59,7 @@ def to_plotly(drawing: Drawing) -> go.Figure:
         "annotations": [],
         "shapes": [],
         "showlegend": bool(drawing.legend),
-        "legend": {"orientation": "h", "y": -0.3} if len(drawing.panels) == 1 else {"orientation": "h", "y": 1.15},
+        "legend": {"orientation": "h", "y": -0.3} if len(drawing.panels) == 1 else _BESIDE_THE_TITLE,
         "bargap": 0.1,
         "barmode": "overlay",
     }
@@ -102,7 +102,7 @@ def plain(text: str) -> str:
 _BESIDE_THE_TITLE = {
     "orientation": "h", "x": 1, "xanchor": "right", "y": 0.99, "yref": "container", "yanchor": "top",
 }  # fmt: skip
-"""Hanging from the top edge: a colour bar stands on the right."""
+"""Hanging from the top edge."""
 
 
 def _title(drawing: Drawing) -> str:
@@ -122,6 +122,8 @@ def _add_axes(layout: dict[str, Any], drawing: Drawing, panel: Panel, number: in
     left, bottom = column * (width + gap), (n_rows - 1 - row) * (height + TITLE_ROOM)
     x = _axis(drawing.x, panel.ticks) | {"anchor": f"y{place}", "domain": [left, min(left + width, 1)]}
     y = _axis(drawing.y, None) | {"anchor": f"x{place}", "domain": [bottom, min(bottom + height, 1)]}
+    if number + n_columns < len(drawing.panels):
+        x["title"] = {}
     if number and drawing.shared_y:
         y |= {"matches": "y", "showticklabels": column == 0}
         y["title"] = y["title"] if column == 0 else {}
@@ -226,7 +228,7 @@ def _line_trace(line: Line) -> Trace:
         "showlegend": bool(line.name),
         "mode": "+".join(["lines"] * line.joined + ["markers"] * line.markers),
         "line": {"color": line.style.colour, "dash": line.style.dash, "width": line.width},
-        "opacity": line.opacity,
+        **({"opacity": line.opacity} if line.opacity < 1 else {}),
     }
     if line.markers:
         trace["marker"] = {"symbol": symbols if any(hollow) else line.style.symbol, "size": 8}

@@ -129,13 +129,14 @@ def test_two_models_stand_side_by_side_with_their_lists(open_app: OpenApp) -> No
     assert len(app.dataframe) == 2
 
 
-def test_the_difference_of_two_models_is_first_minus_second(open_app: OpenApp) -> None:
+def test_the_difference_of_two_models_is_model_minus_baseline(open_app: OpenApp) -> None:
     app = open_app("lens", ids=IDS, beside="models/all", compare="difference", colour="entropy")
-    trace = drawn(app)["data"][0]
+    trace, scale = drawn(app)["data"][0], drawn(app)["layout"]["coloraxis"]
     made = run_code(app)
     assert np.array_equal(trace["z"], made["difference"])
     assert np.allclose(trace["z"], made["figure"].data[0].z - made["second_figure"].data[0].z)
-    assert trace["zmin"] == -trace["zmax"] < 0
+    assert scale["cmin"] == -scale["cmax"] < 0
+    assert scale["colorbar"]["title"]["text"].startswith(f"{MODEL} − models/all:")
     same = made["trajectory"].top_tokens[0, ..., 0] == made["second_trajectory"].top_tokens[0, ..., 0]
     assert [[word == "" for word in line] for line in trace["text"]] == same.tolist()
 

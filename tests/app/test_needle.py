@@ -50,8 +50,9 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
     probability, snr, difference, snr_difference, attention = figures(app)
     trajectories, allocations = codes(app)
     assert [one.name for one in trajectories["figure"].data if one.name] == [
-        "bundled:diff-mamba2, logit lens", "bundled:mamba2, logit lens",
+        "diff-mamba2, logit lens", "mamba2, logit lens",
     ]  # fmt: skip
+    assert [t["name"] for t in difference["data"] if t.get("name")] == ["diff-mamba2 − mamba2, logit lens"]
     drawn_and_made = {
         "figure": probability, "snr_figure": snr, 0: difference, 1: snr_difference,
     }  # fmt: skip
@@ -59,13 +60,13 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
         made = trajectories["difference_figures"][name] if isinstance(name, int) else trajectories[name]
         for trace, again in zip(drawn["data"], made.data, strict=True):
             assert np.allclose(trace["y"], again.y, rtol=1e-3, atol=1e-6), name
-    over = next(t for t in reversed(attention["data"]) if t.get("name") == "bundled:mamba2: written")
+    over = next(t for t in reversed(attention["data"]) if t.get("name") == "mamba2: written")
     again = allocations["over_allocation"]["bundled:mamba2"]["net"].mean(dim=0)
     assert np.allclose(over["y"], again, rtol=1e-3)
-    cancelled = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: needle")
+    cancelled = next(t for t in attention["data"] if t.get("name") == "diff-mamba2: needle")
     again = allocations["cancelled"]["bundled:diff-mamba2"]["needle"].mean(dim=0)
     assert np.allclose(cancelled["y"], again, rtol=1e-3, atol=1e-5)
-    signal = next(t for t in attention["data"] if t.get("name") == "bundled:diff-mamba2: minuend")
+    signal = next(t for t in attention["data"] if t.get("name") == "diff-mamba2: minuend")
     assert np.allclose(signal["y"], allocations["snr_db"]["bundled:diff-mamba2"]["minuend"].mean(dim=0), rtol=1e-3)
 
 

@@ -55,6 +55,8 @@ def test_panels_of_a_line_share_their_y_axis_and_stand_in_order() -> None:
     assert (figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text) == ("y axis", None)
     assert (figure.layout.yaxis3.matches, figure.layout.yaxis3.showticklabels) == ("y", False)
     assert figure.layout.yaxis4.showticklabels is True
+    # Nothing stands below the last three.
+    assert [figure.layout[f"xaxis{n}"].title.text for n in ("", 2, 3, 4)] == [None, "x axis", "x axis", "x axis"]
     assert figure.layout.yaxis4.domain[1] < figure.layout.yaxis.domain[0]
     assert to_plotly(curves([line(1.0)], [line(1.0)], shared_y=False)).layout.yaxis2.matches is None
 
