@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, train_lens
 from diffmamba_interp.data import load_tokenizer, save_tokenizer, train_tokenizer
+from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, load_lens
 from diffmamba_interp.lens.card import read_metrics
@@ -144,7 +146,7 @@ def test_killed_at_three_random_moments_and_resumed_the_params_are_those_of_an_u
     assert [line["loss_nats"] for line in logs[1]] == [line["loss_nats"] for line in logs[0]]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_makes_a_snapshot_from_which_the_same_command_resumes(
     options: list[str], tmp_path: Path, forker: "Forker", number: signal.Signals
 ) -> None:
@@ -422,3 +424,47 @@ def test_a_text_may_begin_with_the_tokenizers_own_token(text_model: Path, caplog
         assert "every document begins" not in caplog.text
         train_lens.load_materials(train_lens.parse([*args, "--bos", "always"]), torch.device("cpu"))
     assert "every document begins with <|endoftext|>, as bos = 'always' says; --bos never leaves it out" in caplog.text
+
+
+@pytest.mark.parametrize("more", [[], ["--eval-only", "lens"]])
+def test_a_folder_that_another_process_writes_is_refused_and_left_alone(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    with folder_lock(tmp_path / "lens"):
+        assert "another process writes into" in failure([*options, *more], capsys)
+        assert [file.name for file in (tmp_path / "lens").iterdir()] == [LOCK_FILE]
+
+
+def test_all_processes_of_a_run_end_where_its_folder_is_written_by_another(
+    options: list[str], tmp_path: Path, forker: "Forker"
+) -> None:
+    with folder_lock(tmp_path / "lens"):
+        codes, output = forker.run(options, environments=two_processes())
+    assert codes == [2, 2]
+    assert f"another process writes into {tmp_path / 'lens'} (pid " in output
+
+
+def test_a_reporter_that_cannot_start_is_one_clear_line(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class UsageError(Exception):
+        pass
+
+    def init(**_: Any) -> None:
+        raise UsageError("api_key not configured (no-tty)")
+
+    module = type(sys)("wandb")
+    module.errors = type(sys)("wandb.errors")  # type: ignore[attr-defined]
+    module.errors.Error = UsageError  # type: ignore[attr-defined]
+    module.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    message = failure([*options, "--report-to", "wandb"], capsys)
+    assert "could not start (api_key not configured (no-tty)): log in with `wandb login`" in message
+
+
+def test_a_log_with_damaged_lines_does_not_keep_a_run_from_going_on(options: list[str], tmp_path: Path) -> None:
+    log = tmp_path / "lens" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_bytes(b"\xff\xfe\n[1\n" + b"[" * 100_000 + b"\n")
+    assert train_lens.main(options) == 0
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from diffmamba_interp import train_lm
+from diffmamba_interp import HookedMamba, train_lm
 from diffmamba_interp.data import Document, save_tokenizer, train_tokenizer, write_tokens
+from diffmamba_interp.files import atomic, locks
+from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lm_training.loop import Trainer
 from diffmamba_interp.lm_training.recipe import Recipe
@@ -341,3 +344,53 @@ def test_the_home_folder_is_meant_by_a_tilde(
     parsed = train_lm.parse_options([*options, "--out=~/run", "--data.tokenizer=~/words"])
     assert parsed.settings.data.tokenizer == str(tmp_path / "home" / "words")
     assert train_lm._run_folder(parsed) == tmp_path / "home" / "run"
+
+
+def test_a_folder_that_another_process_writes_is_refused_and_left_alone(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with folder_lock(tmp_path / "run"):
+        assert "another process writes into" in failure(options, capsys)
+        assert [file.name for file in (tmp_path / "run").iterdir()] == [LOCK_FILE]
+
+
+def test_a_full_disk_is_named_with_the_file_and_what_to_do(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_space(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, "fsync", no_space)
+        message = failure(options, capsys)
+    assert message.startswith(f"error: no space is left on the disk of {tmp_path / 'run' / 'recipe.toml'}. Make room")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("IoError: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HookedMamba, "save_pretrained", full)
+        message = failure(options, capsys)
+    assert f"{tmp_path / 'run' / 'model'} could not be written (IoError: No space left on device): make room" in message
+    assert train_lm.main(options) == 0
+
+
+def test_a_folder_without_permission_is_named(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "run" / LOCK_FILE))
+
+    monkeypatch.setattr(locks.os, "open", refused)
+    assert f"no permission for {tmp_path / 'run'}. Change its permissions" in failure(options, capsys)
+
+
+def test_a_damaged_snapshot_is_refused_with_what_to_do(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_lm.main(options) == 0
+    file = tmp_path / "run" / "snapshot.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert failure(options, capsys).endswith("(their sha256 differs). Delete it to start anew.")
