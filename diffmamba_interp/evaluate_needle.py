@@ -18,13 +18,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.data import (
-    Bos,
     DataError,
     TextSource,
     bos_tokens,
@@ -40,120 +39,38 @@ from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.locks import folder_lock
-from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.lens.folders import load_lens, read_description
 from diffmamba_interp.lens.lenses import LogitLens
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
-from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo_tokenizer
+from diffmamba_interp.models.demo import DemoName, bundled_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, summarise
 from diffmamba_interp.needle.filler import Filler
+from diffmamba_interp.needle.recipe import AUTO, NONE, FillerSplit, NeedleRecipe
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.samples import make_needle_samples
-from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.trajectory import Lens, needle_trajectory
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.needle.verdict import Verdict, aligned_table, verdict_table, verdicts
-from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.runs.command import errors_as_messages
 from diffmamba_interp.runs.process_group import local_device
 from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 from diffmamba_interp.runs.settings import (
     read_toml,
     recipe_from_arguments,
-    require_numbers,
-    require_seed,
     to_toml,
     to_values,
 )
 
-FillerSplit = Literal["auto", "whole", "eval"]
-
 RUNS = Path("runs/needle")
-AUTO, NONE = "auto", "none"
 N_RESAMPLES = 2_000
 RECIPE = "recipe.toml"
 FORMAT = 1
 
 logger = logging.getLogger("diffmamba_interp.evaluate_needle")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeedleRecipe:
-    """Options of `python -m diffmamba_interp.evaluate_needle`."""
-
-    model: str = "diff-mamba2"
-    """A bundled model (diff-mamba2, mamba2), a checkpoint folder, or a hub id."""
-    baseline: str = "mamba2"
-    """The model that it is compared with, of equally many blocks and the same tokenizer; none: no comparison."""
-    lens: str = AUTO
-    """Folder of the model's tuned lens; auto: the bundled one of a bundled model, else none; none: the logit lens
-    alone."""
-    baseline_lens: str = AUTO
-    """The same for the baseline."""
-    tokenizer: str | None = None
-    """Folder, tokenizer.json or hub id; None: that of the models."""
-    tasks: tuple[str, ...] = TASKS
-    """Of qa1, qa2, qa3, qa4, qa5."""
-    lengths: tuple[int, ...] = (0, 512)
-    """Of the prompts, in tokens; 0 for the facts alone."""
-    n: int = 100
-    """Prompts per task and length."""
-    seed: int = 0
-    """Decides stories, filler and positions, and the draws of the bootstrap."""
-    vocabulary: VocabularyName = "babi"
-    """Words of the generated stories: bAbI's, our own, or mixed."""
-    babi: str | None = None
-    """The bAbI archive or folder: takes real, held-out stories instead of generated ones."""
-    filler: str | None = None
-    """Text to hide the facts in, as train_lens takes it (files, folder, pattern, hub id); None: generated text."""
-    filler_split: FillerSplit = "auto"
-    """Of the filler. whole: all of it. eval: the 5 % that the demo chain keeps for evaluation, by hash of each
-    document, for text that the models were trained on. auto: eval for builtin and generated, whole for your text."""
-    text_field: str = "text"
-    """Field or column of the filler that holds the text (.jsonl, .parquet, .arrow, hub)."""
-    hub_config: str | None = None
-    """Of a filler on the hub: which configuration; None: its only one."""
-    hub_split: str | None = None
-    """Of a filler on the hub (None: train), or in a folder of several, such as a saved DatasetDict: which split."""
-    hub_revision: str | None = None
-    """Of a filler on the hub: which commit, tag or branch; None: the newest commit."""
-    skip_empty: bool = False
-    """Pass over rows of the filler whose text is null or missing, and say how many; otherwise they are an error."""
-    max_unpacked_gb: float | None = None
-    """Stop when a packed file of the filler unpacks to more GB (10^9 bytes); None: 0.27, or 50 times its own size."""
-    bos: Bos = "auto"
-    """Whether prompts begin with the tokenizer's beginning-of-text token (BOS). auto: as its template has it."""
-    device: str = AUTO
-    """cpu, cuda, cuda:1, ...; auto: cuda where there is one."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the models."""
-    batch_tokens: int | None = None
-    """Tokens per forward pass; None: 8,192 on a CPU, 65,536 on a GPU."""
-    out: str | None = None
-    """Folder for the results; None: runs/needle/<model>-and-<baseline>."""
-
-    def __post_init__(self) -> None:
-        expand_fields(self, "model", "baseline", "lens", "baseline_lens", "tokenizer", "babi", "filler", "out")
-        unknown = [task for task in self.tasks if task not in TASKS]
-        if unknown or not self.tasks:
-            raise ValueError(f"tasks are {', '.join(unknown) or 'none'}: choose among {', '.join(TASKS)}.")
-        if not self.lengths or min(self.lengths) < 0:
-            raise ValueError(f"lengths are {self.lengths}: give at least one number of tokens, 0 for the facts alone.")
-        for name, values in (("tasks", self.tasks), ("lengths", self.lengths)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} holds a value twice, which would count its prompts twice: {values}.")
-        require_numbers(self)
-        require_seed(self.seed)
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {self.batch_tokens}: give at least 1.")
-        if self.n < 1:
-            raise ValueError(f"n is {self.n}: give at least 1 prompt per task and length (10 decide something).")
-        if self.model == self.baseline and self.lens == self.baseline_lens:
-            raise ValueError(f"model and baseline are both {self.model!r}: give another one, or --baseline none.")
 
 
 @errors_as_messages(stopped="the same command goes on from the prompts that were read.")
@@ -443,18 +360,18 @@ def table(found: Findings) -> list[str]:
 
 
 def _load_subject(name: str, lens: str, recipe: NeedleRecipe) -> Subject:
-    bundled = name in DEMO_NAMES and not Path(name).exists()
-    folder = demo_folder(_demo_name(name)) if bundled else resolve_folder(name)
+    bundled = bundled_folder(name)
+    folder = bundled or resolve_folder(name)
     dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
     model = HookedMamba.from_pretrained(folder, device=recipe.device, dtype=dtype).requires_grad_(False)
     lens_folder: str | None = None if lens == NONE else lens
     if lens == AUTO:
-        lens_folder = str(demo_lens_folder(_demo_name(name))) if bundled else None
-        if not bundled:
+        lens_folder = str(demo_lens_folder(cast(DemoName, name))) if bundled else None
+        if bundled is None:
             logger.warning("%s: no tuned lens was given, so the logit lens reads alone", name)
     lenses: dict[str, Lens] = {} if lens_folder is None else {"tuned": load_lens(lens_folder, model)}
     tokenizer: PreTrainedTokenizerBase | None = None
-    if bundled:
+    if bundled is not None:
         tokenizer = load_demo_tokenizer()
     elif (folder / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(folder)
@@ -466,10 +383,6 @@ def _load_subject(name: str, lens: str, recipe: NeedleRecipe) -> Subject:
         lenses=lenses | {"logit": LogitLens.from_model(model)},
         tokenizer=tokenizer,
     )
-
-
-def _demo_name(name: str) -> DemoName:
-    return "diff-mamba2" if name == "diff-mamba2" else "mamba2"
 
 
 if __name__ == "__main__":

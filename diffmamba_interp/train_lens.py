@@ -48,7 +48,7 @@ from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.run_log import RunLog
 from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
-from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
+from diffmamba_interp.models.demo import bundled_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.runs.command import errors_as_messages
 from diffmamba_interp.runs.process_group import ProcessGroup, process_group
@@ -192,7 +192,7 @@ def load_materials(recipe: LensRecipe, device: torch.device) -> Materials:
     on_gpu = device.type == "cuda"
     name = recipe.dtype if recipe.dtype != "auto" else "bfloat16" if on_gpu else "float32"
     dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
-    folder = _model_folder(recipe.model)
+    folder = bundled_folder(recipe.model) or resolve_folder(recipe.model)
     model = HookedMamba.from_pretrained(folder, device=device, dtype=dtype).requires_grad_(False)
     tokenizer = _tokenizer(recipe, folder, model.cfg.d_vocab)
     location = recipe.data
@@ -349,26 +349,13 @@ def _with_progress(training: LensTraining, stop: StopRequest) -> Iterator[tuple[
             yield record, tokens_per_s
 
 
-def _model_folder(name: str) -> Path:
-    if not _is_bundled(name):
-        return resolve_folder(name)
-    folder = demo_folder("diff-mamba2" if name == "diff-mamba2" else "mamba2")
-    if not folder.is_dir():
-        raise ValueError(f"{name!r} is not bundled with this copy: give a checkpoint folder or hub id with --model.")
-    return folder
-
-
-def _is_bundled(name: str) -> bool:
-    return name in DEMO_NAMES and not Path(name).exists()
-
-
 def _tokenizer(recipe: LensRecipe, folder: Path, d_vocab: int) -> Any:
     """The tokenizer, or None if there is none and none is needed."""
     if recipe.data == RANDOM_TOKENS:
         return None
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)
-    elif _is_bundled(recipe.model):
+    elif bundled_folder(recipe.model) is not None:
         tokenizer = load_demo_tokenizer()
     elif (folder / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(folder)

@@ -13,6 +13,8 @@ from tokenizers import processors
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, evaluate_needle
 from diffmamba_interp.data import load_tokenizer, save_tokenizer, train_tokenizer
+from diffmamba_interp.files import atomic
+from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, save_lens
 from diffmamba_interp.lens.card import lens_sha256
@@ -334,3 +336,46 @@ def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch, tm
     given = (recipe.filler, recipe.babi, recipe.out, recipe.model, recipe.lens)
     assert given == tuple(str(tmp_path / name) for name in "abcde")
     assert recipe.baseline_lens == "auto"
+
+
+def test_a_folder_that_another_process_writes_is_refused_and_left_alone(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with folder_lock(tmp_path / "out"):
+        assert evaluate_needle.main(options) == 2
+        assert "another process writes into" in capsys.readouterr().err
+        assert [file.name for file in (tmp_path / "out").iterdir()] == [LOCK_FILE]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--device", "gpu"], "error: device is 'gpu', which names none: give cpu, cuda"),
+        (["--device", ""], "error: device is '', which names none"),
+        (["--device", "meta"], "error: device is 'meta', which is none that this machine computes on"),
+        (["--recipe"], "error: --recipe needs the path of a TOML file."),
+        (["--recipe", "."], "error: . is a folder: give the path of a recipe"),
+        (["--out", "file"], "file is there already, and is not a folder. Move it away"),
+    ],
+)
+def test_bad_options_are_one_clear_line(
+    options: list[str], changed: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert evaluate_needle.main([*options, *changed]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_is_named_with_the_file_and_the_same_command_goes_on(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_space(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, "fsync", no_space)
+        assert evaluate_needle.main(options) == 2
+    assert f"no space is left on the disk of {tmp_path / 'out'}" in capsys.readouterr().err
+    assert evaluate_needle.main(options) == 0
