@@ -175,6 +175,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             lens.residual_stream,
             {"model": model, "tokens": tokens, "lengths": None, "dtype": None},
         ),
+        "direction": (lambda token: logit.direction(token)(0), {"token": 3}),
         "measure_lens": (
             lens.measure_lens,
             {"model": model, "lens": tuned, "documents": [document], "seed": 0, "force": False},
@@ -199,6 +200,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "impl": "auto",
                 "max_bytes": 2**30,
                 "cache": None,
+                "force": False,
             },
         ),
         "extract_attention (contribution)": (

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Share, checked
+from diffmamba_interp.models.token_checks import Lengths, valid_positions
 
 
 @checked
@@ -71,14 +72,15 @@ class HalfLife:
 @checked
 def memory_half_life(
     log_decay: Float[Tensor, "batch pos head"],
-    lengths: Int[Tensor, " batch"] | None = None,
+    lengths: Lengths | None = None,
     levels: Sequence[Share] = (0.1, 0.5, 0.9),
 ) -> HalfLife:
     """Half-life per sample and head from `hook_log_decay`; positions behind `lengths` are left out."""
     rate = log_decay.abs()
     if lengths is not None:
-        behind = torch.arange(rate.shape[1], device=rate.device) >= lengths[:, None]
-        rate = rate.masked_fill(behind[..., None], float("nan"))
+        valid = valid_positions(rate[..., 0], lengths)
+        assert valid is not None
+        rate = rate.masked_fill(~valid[..., None], float("nan"))
     # The half-life falls with the rate, so its quantile q is that of the rate at 1 - q.
     at = torch.tensor([1 - level for level in levels], dtype=rate.dtype, device=rate.device)
     return HalfLife(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.activation_cache import ActivationCache
-from diffmamba_interp.argument_checks import checked
+from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.hook_points import HookFunction, attached
 from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
@@ -27,6 +27,7 @@ from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 from diffmamba_interp.implicit_attention.scan_pairs import Reduction
 from diffmamba_interp.implicit_attention.selection import Heads, Impl, Rows, select_heads, select_rows, take_rows
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.models.token_checks import Lengths, prepared_tokens, token_ids, valid_positions
 from diffmamba_interp.ops.precision import upcast
 
@@ -69,6 +70,7 @@ def extract_attention(
     impl: Impl = "auto",
     max_bytes: int = DEFAULT_MAX_BYTES,
     cache: ActivationCache | None = None,
+    force: bool = False,
 ) -> AttentionRecord | Iterator[AttentionRecord]:
     """The picture of one block, or an iterator over those of several: one forward pass, one block at a time.
 
@@ -83,7 +85,8 @@ def extract_attention(
         reduce: "mean", "abs_mean" or "max_abs" over heads, for kind "hidden".
         direction: for kind "contribution": a vector ([d_model], [batch, d_model] or [batch, row, d_model]); a
             token id, or one per sample as an integer tensor [batch], whose logit is then what is measured,
-            the final norm's scale frozen; or a function from the block's index to a vector (a lens read-out).
+            the final norm's scale frozen; or a function from the block's index to a vector, such as a lens'
+            read-out of a token, `lens.direction(token)`, which is refused if the lens is another model's.
         sources: columns are positions after the convolution, or "input" positions before it.
         per_head: keep the heads of kind "contribution" apart.
         lengths: tokens per sample. token_strings: their text, for labels, per sample (or of the only sample).
@@ -93,6 +96,8 @@ def extract_attention(
             before the first one if it holds that one's `hook_resid_pre`, and none for a token's logit if it
             holds `ln_final.hook_scale`. One of another model or of other tokens is refused (of one that was made by
             hand, and does not know its tokens, only their number can be checked), but hooks cannot be compared.
+
+        force: take the direction of another model's lens of the same sizes.
 
     Raises:
         ValueError: what does not fit, with what would. MemoryLimitError (a MemoryError): the estimate is over
@@ -104,6 +109,7 @@ def extract_attention(
     if is_token(direction):
         ids = cast("int | Tensor", direction)
         direction = token_ids("direction", ids, len(tokens), model.cfg.d_vocab, tokens.device)
+    require_lens_of(model, getattr(direction, "lens", None), "the lens of direction", force=force)
     if cache is not None:
         cache.require_run_of(model, tokens, lengths)
     one = isinstance(block, int)
@@ -218,7 +224,7 @@ def _hidden(activations: BlockActivations, request: _Request) -> tuple[list[Tens
 def _contribution(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
     direction = cast("Tensor | Callable[[int], Tensor]", request.direction)
     if not isinstance(direction, Tensor):
-        direction = direction(activations.block)
+        direction = fitting("what direction returned", direction(activations.block), Tensor)
     made = contribution_along(
         activations, direction, request.rows, request.heads, sources=request.sources,
         per_head=request.per_head, impl=request.impl, max_bytes=request.max_bytes,

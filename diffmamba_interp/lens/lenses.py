@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffmamba_interp.argument_checks import checked
+from diffmamba_interp.argument_checks import checked, checked_fields
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.token_checks import token_ids
+from diffmamba_interp.ops.precision import upcast
 
 
 class LogitLens(nn.Module):
@@ -43,6 +45,10 @@ class LogitLens(nn.Module):
 
     def forward(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_vocab"]:
         return self.unembed(h)
+
+    def direction(self, token: int) -> LensDirection:
+        """Where in the residual stream a token's logit grows; the same after every block."""
+        return LensDirection(self, token)
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,10 @@ class TunedLens(nn.Module):
     def forward(self, h: Float[Tensor, "*batch d_model"], idx: int) -> Float[Tensor, "*batch d_vocab"]:
         return self.unembed(self.transform_hidden(h, idx))
 
+    def direction(self, token: int) -> LensDirection:
+        """Where in the residual stream after each block a token's logit grows, as this lens reads it."""
+        return LensDirection(self, token)
+
     def stacked(self) -> tuple[Float[Tensor, "block d_model d_model"], Float[Tensor, "block d_model"]]:
         """Copies of all translators' weights and biases, one above the other."""
         weights = torch.stack([translator.weight.detach() for translator in self])
@@ -143,6 +153,28 @@ class TunedLens(nn.Module):
         if (ckpt, config) != ("params.pt", "config.json"):
             raise ValueError("the file names params.pt and config.json are fixed: load_lens looks for them.")
         save_lens(self, path)
+
+
+@checked_fields
+@dataclass(frozen=True)
+class LensDirection:
+    """A token's logit in a lens as a direction, before the final norm's scale divides (`extract_attention` takes it).
+
+    v_i = (1 + W_{i+1})^T (g * U[token])        what leaves block i is read by translator i + 1
+
+    After the last block, and in the logit lens, W = 0: there the model reads itself.
+    """
+
+    lens: LogitLens | TunedLens
+    token: int
+
+    def __call__(self, block: int) -> Float[Tensor, " d_model"]:
+        unembed = self.lens.unembed
+        row = unembed.weight[token_ids("token", self.token, 1, len(unembed.weight), unembed.weight.device)[0]]
+        row = upcast(row) * upcast(unembed.gain)
+        if not isinstance(self.lens, TunedLens) or block + 1 >= len(self.lens):
+            return row
+        return row + row @ self.lens[block + 1].weight.to(row)
 
 
 def _zero_translator(d_model: int, device: torch.device) -> nn.Linear:

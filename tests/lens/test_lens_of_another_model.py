@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from diffmamba_interp import HookedMamba, HookedMambaConfig, load_demo, load_demo_lens, needle_trajectory
+from diffmamba_interp import (
+    HookedMamba,
+    HookedMambaConfig,
+    extract_attention,
+    load_demo,
+    load_demo_lens,
+    needle_trajectory,
+)
 from diffmamba_interp.interventions import AnswerReading
 from diffmamba_interp.lens import (
     HeldOutDocument,
@@ -55,7 +62,13 @@ def read_held_out(model: HookedMamba, lens: Any, **options: Any) -> Any:
     return measure_lens(model, lens, [HeldOutDocument(tokens=TOKENS[0], n_bytes=9)], **options)
 
 
-readers = pytest.mark.parametrize("read", [read_needle, read_answers, read_trajectory, read_held_out])
+def read_contributions(model: HookedMamba, lens: Any, **options: Any) -> Any:
+    return extract_attention(model, TOKENS, 1, "contribution", direction=lens.direction(3), **options)
+
+
+readers = pytest.mark.parametrize(
+    "read", [read_needle, read_answers, read_trajectory, read_held_out, read_contributions]
+)
 
 
 @readers

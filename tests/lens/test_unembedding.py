@@ -83,3 +83,19 @@ def test_translators_stay_float32_over_a_bfloat16_model(model: HookedMamba) -> N
 def test_a_block_that_is_not_there_is_refused(model: HookedMamba) -> None:
     with pytest.raises(IndexError, match="0 to 3"):
         TunedLens.from_model(model)(torch.randn(1, model.cfg.d_model), 4)
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_a_lens_direction_is_the_gradient_of_the_tokens_logit(model: HookedMamba, lens: TunedLens, block: int) -> None:
+    h = torch.randn(model.cfg.d_model, requires_grad=True)
+    read = h if block == 3 else lens.transform_hidden(h, block + 1)
+    (lens.unembed.gain * read @ lens.unembed.weight[7]).backward()
+    torch.testing.assert_close(lens.direction(7)(block), h.grad)
+    if block == 3:
+        torch.testing.assert_close(LogitLens.from_model(model).direction(7)(0), h.grad)
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_a_lens_direction_of_no_token_is_refused(model: HookedMamba, token: int) -> None:
+    with pytest.raises(ValueError, match=f"token is .*{token}"):
+        LogitLens.from_model(model).direction(token)(0)
