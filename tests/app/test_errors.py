@@ -1,5 +1,9 @@
 """Whatever goes wrong, a page says so in words of ours, with what to do; Streamlit's own box is never drawn."""
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 import streamlit as st
 import torch
@@ -7,6 +11,7 @@ from streamlit.runtime.scriptrunner import StopException
 
 from app.panels.errors import LESS_MEMORY, OWN_FAULT, in_words
 from diffmamba_interp.implicit_attention.memory_limit import MemoryLimitError
+from diffmamba_interp.lens.demo import demo_lens_folder
 from tests.app.conftest import IDS, OpenApp, complaint, texts
 
 PAGES = ("overview", "attention", "lens", "needle", "interventions", "retrieval", "session")
@@ -74,3 +79,14 @@ def test_a_click_that_cannot_be_read_is_told(open_app: OpenApp, page: str, view:
     clicked.widgets.add(id=app.get("plotly_chart")[0].proto.id, string_value='{"selection": {"points": [{}]}}')
     app._run(clicked)
     assert "KeyError" in complaint(app)
+
+
+@pytest.mark.parametrize(("page", "key"), [("lens", "lens"), ("needle", "needle_lens"), ("interventions", "lens")])
+def test_a_lens_of_another_model_of_the_same_size_is_refused_on_every_page(
+    open_app: OpenApp, tmp_path: Path, page: str, key: str
+) -> None:
+    shutil.copytree(demo_lens_folder("mamba2"), tmp_path / "plain")
+    needle = {"needle_length": "0", "needle_n": "1", "needle_attention": "False", "beside": "none"}
+    app = open_app(page, at_root=tmp_path, **{"model": "bundled:diff-mamba2", **needle, key: "plain"})
+    assert re.search("^the lens in .* another", complaint(app), re.MULTILINE)
+    assert texts(app.info) == []

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +21,7 @@ from app import starting
 
 starting.start()
 known = set(sys.modules)
-app = AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=100)
+app = AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200)
 choices = {"needle_length": "0", "needle_n": "2", "source": "needle", "length": "0", "swept": "lambda"}
 app.query_params.update({"model": "bundled:diff-mamba2", **choices})
 app.run()
@@ -40,10 +39,10 @@ def not_started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("not_started")
 def test_those_who_come_while_the_explorer_starts_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, finish, times = Event(), Event(), []
+    begun, finish, imports = Event(), Event(), []
 
     def import_slowly() -> None:
-        times.append(time.monotonic())
+        imports.append(1)
         begun.set()
         finish.wait(timeout=30)
 
@@ -57,7 +56,7 @@ def test_those_who_come_while_the_explorer_starts_wait_for_it(monkeypatch: pytes
         for session in (first, *others):
             session.result(timeout=30)
     starting.start()
-    assert len(times) == 1
+    assert len(imports) == 1
 
 
 @pytest.mark.usefixtures("not_started")
@@ -91,9 +90,10 @@ def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_no_page_imports_anything_after_the_start(project_root: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", EVERY_PAGE, str(project_root)]
-    done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     late = {name for name in done.stdout.split() if name.partition(".")[0] not in DRAWN_MEANWHILE}
     assert late == set()
