@@ -23,6 +23,7 @@ ON_FIRST_USE = (
     "plotly.offline",
     "pyarrow.pandas_compat",
     "scipy.stats",
+    "torch._dynamo",
     "torch.utils.serialization.config",
 )
 """What libraries, and the package, import when they are first used; no file of the explorer names it."""

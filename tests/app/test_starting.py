@@ -11,7 +11,18 @@ import pytest
 
 from app import starting
 
-DRAWN_MEANWHILE = {"_plotly_utils", "plotly", "pyarrow", "narwhals", "einops", "packaging", "PIL", "streamlit", "tyro"}
+DRAWN_MEANWHILE = {
+    "multiprocessing",
+    "_plotly_utils",
+    "plotly",
+    "pyarrow",
+    "narwhals",
+    "einops",
+    "packaging",
+    "PIL",
+    "streamlit",
+    "tyro",
+}
 """Packages that go on importing small modules of their own while pages are drawn, none of which imports another."""
 
 EVERY_PAGE = """
