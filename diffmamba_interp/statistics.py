@@ -6,8 +6,7 @@
 
 Percentile bootstrap (Efron and Tibshirani 1993, chapter 13) and the paired sign-flip permutation test (Fisher 1935).
 scipy.stats is imported where it is needed, since that takes most of a second.
-All functions are pure: the same values and seed give the same numbers. Values are [sample, ...], and every
-column gets the interval that it would get alone.
+The same values and seed give the same numbers. Values are [sample, ...]; every column has the interval of its own.
 """
 
 from __future__ import annotations
@@ -45,9 +44,6 @@ class Estimate:
     value: float
     low: float
     high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
     @property
     def excludes_zero(self) -> bool:
@@ -133,12 +129,8 @@ def bootstrap(
     else:
         counts = _clustered_counts(_members(clusters, n), n, n_resamples, seed)
     chunks = [counts[first : first + _DRAWS_AT_ONCE] for first in range(0, n_resamples, _DRAWS_AT_ONCE)]
-    if statistic == "mean":
-        resampled = np.concatenate([_means(rows, chunk) for chunk in chunks])
-    elif clusters is None:
-        resampled = np.concatenate([_medians_by_rank(rows, chunk) for chunk in chunks])
-    else:
-        resampled = np.concatenate([_medians(rows, chunk) for chunk in chunks])
+    by_median = _medians if clusters is not None else _medians_by_rank
+    resampled = np.concatenate([(_means if statistic == "mean" else by_median)(rows, chunk) for chunk in chunks])
     value = rows.mean(axis=0) if statistic == "mean" else np.median(rows, axis=0)
     low, high = np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2), axis=0)
     shape = values.shape[1:]
@@ -228,19 +220,19 @@ def paired_test(
     if test not in get_args(Test):
         raise ValueError(f"test is {test!r}: it must be one of {', '.join(get_args(Test))}.")
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    found = bootstrap(
-        differences, statistic=statistic, clusters=clusters, level=level, n_resamples=n_resamples, seed=seed
-    )
+    draws: dict[str, Any] = {"clusters": clusters, "level": level, "n_resamples": n_resamples, "seed": seed}
+    interval = bootstrap(differences, statistic=statistic, **draws)
     rows = _rows(differences)
     if test == "wilcoxon":
         if clusters is not None:
             raise ValueError("the Wilcoxon test takes every sample as independent: with clusters take 'sign_flip'.")
-        p_value = np.array([_wilcoxon(column) for column in rows.T])
+        from scipy.stats import wilcoxon
+
+        # Models that never differ have p = 1.
+        p_value = np.array([float(wilcoxon(column).pvalue) if column.any() else 1.0 for column in rows.T])
     else:
         p_value = _sign_flip(rows, clusters, n_resamples, seed)
-    return PairedTest(
-        value=found.value, low=found.low, high=found.high, n=found.n, p_value=p_value.reshape(found.value.shape)
-    )
+    return PairedTest(**vars(interval), p_value=p_value.reshape(interval.value.shape))
 
 
 def t_test(differences: Float[np.ndarray, "run ..."], *, level: float = 0.95) -> PairedTest:
@@ -283,27 +275,20 @@ def paired_difference(
 ) -> PairedDifference:
     """The difference between two models from which stories each of them got right, mean of d_i = second_i - first_i.
 
-    Stories are drawn with replacement, each with both answers. d_i is -1, 0 or 1, so a resample is one draw of a
-    multinomial: no story need be touched. Raises ValueError unless both hold the same number of stories, at least one.
+    Raises ValueError unless both hold the same number of stories, at least one.
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(
             f"the models answered {len(first)} and {len(second)} stories: a paired comparison needs the same ones, "
             "at least one."
         )
-    n = len(first)
-    n_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    n_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    shares = np.array([n_first, n_second, n - n_first - n_second]) / n
-    draws = np.random.default_rng(seed).multinomial(n, shares, size=n_resamples)
-    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / n, (0.025, 0.975))
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    interval = bootstrap(differences, n_resamples=n_resamples, seed=seed)
     return PairedDifference(
-        value=(n_second - n_first) / n,
-        low=float(low),
-        high=float(high),
-        n=n,
-        n_first_only=n_first,
-        n_second_only=n_second,
+        *map(float, interval.stacked),
+        n=len(differences),
+        n_first_only=int((differences < 0).sum()),
+        n_second_only=int((differences > 0).sum()),
     )
 
 
@@ -362,7 +347,7 @@ def _counts(n: int, n_resamples: int, seed: int) -> np.ndarray:
 
 
 def _clustered_counts(members: list[np.ndarray], n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """The same, with clusters drawn first: one that is drawn k times gives k draws of its own size."""
+    """Clusters are drawn first: one that is drawn k times gives k draws of its own size."""
     rng, counts = np.random.default_rng(seed), np.zeros((n_resamples, n), dtype=np.int32)
     times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
     for k, own in zip(times.T, members, strict=True):
@@ -377,18 +362,13 @@ def _means(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _medians(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Median of every draw and column, [draw, column]."""
-    found = np.empty((len(counts), rows.shape[1]))
-    for column, order in enumerate(np.argsort(rows, axis=0, kind="stable").T):
-        found[:, column] = rows[order, column][_middles(counts[:, order])].mean(axis=0)
-    return found
+    orders = np.argsort(rows, axis=0, kind="stable").T
+    columns = [rows[order, i][_middles(counts[:, order])].mean(axis=0) for i, order in enumerate(orders)]
+    return np.stack(columns, axis=1)
 
 
 def _medians_by_rank(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The same in distribution, column by column, at the cost of one column.
-
-    Every sample is as likely to be drawn as any other, so it is all one whether the counts are those of the samples
-    as they stand or of the samples by rank.
-    """
+    """The same in distribution, column by column, at the cost of one: samples by rank are as likely as any other."""
     return np.sort(rows, axis=0)[_middles(counts)].mean(axis=0)
 
 
@@ -418,10 +398,3 @@ def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples:
         as_extreme += (np.abs(signs @ sums) >= bound).sum(axis=0)
     # The pattern that was observed is one of them, so no p-value is 0.
     return as_extreme / (n_resamples + 1)
-
-
-def _wilcoxon(differences: np.ndarray) -> float:
-    """The signed-rank test; models that never differ have p = 1."""
-    from scipy.stats import wilcoxon
-
-    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0

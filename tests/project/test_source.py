@@ -6,7 +6,7 @@ from pathlib import Path
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-MAX_TRACKED_BYTES = 28 * 2**20
+MAX_TRACKED_BYTES = 32 * 2**20
 
 # An absolute path into one person's machine; what follows a letter, a digit or another path is none.
 MACHINE_PATH = re.compile(rb"(?<![\w.\-/:<>])/(?:work|root|home|tmp|Users|mnt|opt)/\w|[A-Z]:\\\\?Users")
@@ -58,7 +58,7 @@ def test_no_file_names_a_path_of_one_machine(project_files: list[Path]) -> None:
     assert found == {}
 
 
-def test_all_files_together_stay_under_28_mib(project_files: list[Path]) -> None:
+def test_all_files_together_stay_under_32_mib(project_files: list[Path]) -> None:
     sizes = {file.name: file.stat().st_size for file in project_files}
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
     assert sum(file.stat().st_size for file in project_files) <= MAX_TRACKED_BYTES, f"largest: {largest}"
