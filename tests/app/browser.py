@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -33,6 +33,8 @@ CHROMIUM_ARGUMENTS = [
 START_S = 120.0
 WAIT_S = 90.0
 """How long a page may take to come into a state: no test waits for it where all is well, however slow the machine."""
+
+expect.set_options(timeout=1000 * WAIT_S)
 
 # The figures of a page once nothing is computed any more and all of them are drawn, otherwise false. What is drawn is
 # read where it is looked for, since a figure may be redrawn, or gone, a moment later.

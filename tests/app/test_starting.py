@@ -10,6 +10,7 @@ from threading import Event
 import pytest
 
 from app import starting
+from tests.app.conftest import OpenApp, complaint
 
 DRAWN_MEANWHILE = {
     "multiprocessing",
@@ -91,6 +92,16 @@ def test_an_import_that_failed_is_tried_again_by_the_next_page(monkeypatch: pyte
     for _ in range(2):
         with pytest.raises(ImportError, match="no such library"):
             starting.start()
+
+
+def test_no_page_is_drawn_before_the_start(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr(starting, "start", fail)
+    app = open_app()
+    assert complaint(app) == "Drawing this page failed.\nno such library"
+    assert len(app.header) == 0
 
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
