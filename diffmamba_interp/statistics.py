@@ -283,9 +283,11 @@ def paired_difference(
             "at least one."
         )
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    interval = bootstrap(differences, n_resamples=n_resamples, seed=seed)
+    value, low, high = map(float, bootstrap(differences, n_resamples=n_resamples, seed=seed).stacked)
     return PairedDifference(
-        *map(float, interval.stacked),
+        value,
+        low,
+        high,
         n=len(differences),
         n_first_only=int((differences < 0).sum()),
         n_second_only=int((differences > 0).sum()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffmamba_interp.drawing.colours import SPANS, short_name
-from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, HeatMap, Panel
+from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, HeatMap, Panel, Place
 
 ORDER = ("needle", "question", "other", "distractors", "filler")
 """From below: what is wanted stands below and what is irrelevant above, so the upper edge of "other" shows both."""
@@ -35,7 +35,7 @@ def share_bars_drawing(bars: Sequence[ShareBar], *, title: str, x_axis: str) -> 
         raise ValueError(f"unknown classes: {', '.join(unknown)}. Known: {', '.join(ORDER)}.")
     groups = list(dict.fromkeys(bar.group for bar in bars))
     by_group = {group: [bar for bar in bars if bar.group == group] for group in groups}
-    levels = {level: f"{100 * level:.0f} %" for level in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    levels: dict[Place, str] = {level: f"{100 * level:.0f} %" for level in (0.0, 0.25, 0.5, 0.75, 1.0)}
     return Drawing(
         title=title,
         x=Axis(title=x_axis, kind="category", upright=True),

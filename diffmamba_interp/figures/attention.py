@@ -182,7 +182,7 @@ def row_bars(
             x=places.tolist(),
             y=row[places].tolist(),
             colours=[SPANS[name].colour if name else colour] * len(places),
-            notes=labels and [labels[place] for place in places],
+            notes=labels and [labels[place] for place in places.tolist()],
         )
         for name, places in by_class.items()
         if len(places)

@@ -17,6 +17,7 @@ from diffmamba_interp.drawing.panels import (
     HeatMap,
     Line,
     Panel,
+    Place,
     minus,
     scale_end,
     symmetric,
@@ -193,7 +194,9 @@ def _cells(
         else None,
         notes=[[_note(trajectory, text, sample, s, t) for t in range(n_pos)] for s in range(n_stages)],
     )
-    tokens = {float(pos): _label(text(int(token))) for pos, token in enumerate(trajectory.tokens[sample])}
+    tokens: dict[Place, str] = {
+        float(pos): _label(text(int(token))) for pos, token in enumerate(trajectory.tokens[sample])
+    }
     return Drawing(
         title=title,
         x=Axis(title="token read", ticks=tokens),

@@ -155,8 +155,8 @@ def _stage_samples(recipe: EvaluationRecipe, haystack: Haystack, seed: int) -> l
     stages, samples = recipe.stages, []
     assert stages is not None
     for task in stages.tasks:
-        is_real = recipe.babi_path is not None
-        stories = _real(task, recipe.babi_path, seed) if is_real else _generated(task, max(stages.n), seed)
+        babi = recipe.babi_path
+        stories = _generated(task, max(stages.n), seed) if babi is None else _real(task, babi, seed)
         # A prompt that came twice would count twice: in bare stories of qa4 some do.
         stories = list({(story.facts, story.question): story for story in stories}.values())
         for length, n in zip(stages.lengths, stages.n, strict=True):
