@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from app.dose_request import PROBABILITY, DoseRequest
 from app.panels.downloads import Download, html_file
 from diffmamba_interp.figures.interventions import dose_response_figure
-from diffmamba_interp.figures.tables import csv_text
+from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.interventions import SweepRecord
 
 READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.panels.downloads import Download, html_file
-from diffmamba_interp.figures.tables import csv_text
+from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.lens import LensTrajectory
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from app.needle_attention import BlockCurve, measures
 from app.needle_found import NeedleFound
 from app.panels.downloads import Download, html_file
-from diffmamba_interp.figures.tables import csv_text
+from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.needle import Curve, PairedCurve
 from diffmamba_interp.needle.trajectory_records import ARRAYS
 

@@ -12,7 +12,7 @@ from app.folders import bundled_name
 from app.loading import ModelKey
 from app.panels.downloads import Download, html_file
 from app.python_code import checkpoint_place
-from diffmamba_interp.figures.tables import csv_text
+from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.models.inspection import CheckpointReport
 
 COLUMNS = ("index", "kind", "n_parameters", "lambda_", "lambda_init", "saturated")

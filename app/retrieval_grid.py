@@ -16,7 +16,7 @@ from app import loading
 from app.estimates import forward_seconds
 from app.loading import ModelKey
 from app.panels.downloads import Download, html_file
-from diffmamba_interp.figures.tables import csv_text
+from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle import Filler, Haystack
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories, prompt_rows

@@ -1,17 +1,12 @@
-"""What figures draw as CSV text, for a spreadsheet or another program.
-
-Token text stands as a JSON string, so that a line break keeps to its cell and no cell starts as a formula.
-"""
+"""What attention and lens figures draw as CSV text, one line per cell; see `csv_text` for how token text stands."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
+from diffmamba_interp.files.csv_text import csv_text, quoted
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.lens.trajectory import LensTrajectory
 
@@ -75,17 +70,3 @@ def lens_csv(trajectory: LensTrajectory, token_text: Callable[[int], str], *, sa
     header += [name for place in range(1, k + 1) for name in (f"top_{place}", f"top_{place}_probability")]
     n_stages, n_pos = trajectory.entropy_nats.shape[1:]
     return csv_text(header, (line(stage, pos) for stage in range(n_stages) for pos in range(n_pos)))
-
-
-def csv_text(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A header and its lines, each ended by a line feed."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def quoted(text: str) -> str:
-    """Text of a token as a JSON string."""
-    return json.dumps(text, ensure_ascii=False)
