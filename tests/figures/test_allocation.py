@@ -37,6 +37,9 @@ def test_bars_of_a_group_share_a_panel_and_a_bar_keeps_its_own_shares() -> None:
     assert [panel.title for panel in drawing.panels] == ["0k", "1k"]
     assert [mark.y for mark in drawing.marks(Bars) if mark.name == "needle"] == [[0.3], [0.1]]
     assert list(drawing.legend) == ["needle", "question", "other", "distractors", "filler"]
+    side_by_side = [mixed[0], ShareBar(group="0k", name="minuend", shares=mixed[1].shares)]
+    needle = next(share_bars_drawing(side_by_side, title="T", x_axis="length").marks(Bars))
+    assert (needle.x, needle.y) == (["mamba2", "minuend"], [0.3, 0.1])
     assert drawing.y.limits == (0.0, 1.0)
 
 
