@@ -300,7 +300,7 @@ METHOD = [
     "",
     "`records.csv.xz` holds what each model answered to every prompt (with `builtin` every label's",
     "log-probability); `results.json` the cells and what they were made with; the figures are there as SVG and as",
-    "Plotly JSON, the curves with Wilson intervals. Other training seeds, with half the tokens and few prompts, are in",
+    "Plotly JSON, the curves with Wilson intervals. Other training seeds, measured on few prompts, are in",
     "[`SEEDS.md`](SEEDS.md). This page is written by `report.py`.",
     "",
 ]
