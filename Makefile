@@ -67,7 +67,7 @@ lowest:
 	! grep -A 1 'yanked version' $(LOWEST)/pip.txt
 	$(LOWEST)/bin/python -m pytest -o addopts=--import-mode=importlib -o filterwarnings= -m 'not browser' --durations=5 \
 		tests/project/test_documents.py tests/project/test_lazy_names.py tests/models/test_checkpoints.py \
-		tests/data tests/figures tests/cli tests/app
+		tests/text tests/figures tests/cli tests/app
 
 clean:
 	rm -rf $(VENV) $(LOWEST) dist .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

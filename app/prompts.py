@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from tokenizers import Encoding, Tokenizer
 
 from app.prompt_spans import spans_of_text
-from diffmamba_interp.data.tokenizer import Bos, bos_tokens
 from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
 from diffmamba_interp.implicit_attention.spans import Spans
+from diffmamba_interp.text.tokenizer import Bos, bos_tokens
 
 if TYPE_CHECKING:
     from diffmamba_interp.needle import NeedleSample

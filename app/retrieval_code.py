@@ -35,7 +35,7 @@ def grid_code(models: Mapping[str, ModelKey], request: GridRequest) -> str:
         *dict.fromkeys(line for key in keys for line in model_imports(key)),
         "from transformers import PreTrainedTokenizerFast",
         "from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map",
-        "from diffmamba_interp.generated_text import generated_documents",
+        "from diffmamba_interp.text.generated_text import generated_documents",
         "from diffmamba_interp.needle import Filler, Haystack, generate_stories",
         "from diffmamba_interp.needle.accuracy_grid import hide_stories, prompt_rows, summarise",
         "from diffmamba_interp.needle.scoring import score_labels",

@@ -17,11 +17,11 @@ from app.estimates import forward_seconds
 from app.loading import ModelKey
 from app.panels.downloads import Download, html_file
 from diffmamba_interp.files.csv_text import csv_text
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle import Filler, Haystack
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories, prompt_rows
 from diffmamba_interp.needle.scoring import LabelScores, score_labels
 from diffmamba_interp.needle.tasks import generate_stories
+from diffmamba_interp.text.generated_text import generated_documents
 
 RESULTS = Path(__file__).resolve().parents[1] / "analyses" / "retrieval"
 FILLER_CHARS = 200_000

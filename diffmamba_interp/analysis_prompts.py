@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffmamba_interp.data import TextSource, documents_of_split
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, Story, heldout_babi_stories
 from diffmamba_interp.needle.accuracy_grid import hide_stories
 from diffmamba_interp.needle.tasks import generate_stories
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text import TextSource, documents_of_split
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.stable_random import StableRandom
 
 BABI_ARCHIVE = "babi_tasks_v1-2.tar.gz"
 NOVELS = "novels"

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from diffmamba_interp.data import TextSource
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
 from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 from diffmamba_interp.statistics import Estimate
+from diffmamba_interp.text import TextSource
 
 Recipe = TypeVar("Recipe")
 

@@ -23,15 +23,6 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import (
-    DataError,
-    TextSource,
-    bos_tokens,
-    documents_of_split,
-    load_tokenizer,
-    tokenizer_hash,
-)
-from diffmamba_interp.data.sources import BUILTIN, GENERATED
 from diffmamba_interp.drawing.panels import minus
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.needle import stages_drawing
@@ -64,6 +55,15 @@ from diffmamba_interp.runs.settings import (
     to_toml,
     to_values,
 )
+from diffmamba_interp.text import (
+    DataError,
+    TextSource,
+    bos_tokens,
+    documents_of_split,
+    load_tokenizer,
+    tokenizer_hash,
+)
+from diffmamba_interp.text.sources import BUILTIN, GENERATED
 
 RUNS = Path("runs/needle")
 N_RESAMPLES = 2_000

@@ -24,8 +24,6 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from diffmamba_interp.data import DataError, TextSource, TokenBatches, bos_tokens, load_tokenizer, tokenizer_hash
-from diffmamba_interp.data.sources import BUILTIN, GENERATED, is_hub_id
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.lens import kl_drawing
 from diffmamba_interp.files.atomic import write_text
@@ -42,7 +40,6 @@ from diffmamba_interp.lens.folders import load_lens, read_description, save_lens
 from diffmamba_interp.lens.held_out import LensText, lens_text
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.prefetch import StepBatches
-from diffmamba_interp.lens.random_tokens import RandomTokenBatches, random_tokens
 from diffmamba_interp.lens.recipe import LensRecipe, Split, with_schedule
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.run_log import RunLog
@@ -55,6 +52,9 @@ from diffmamba_interp.runs.process_group import ProcessGroup, process_group
 from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 from diffmamba_interp.runs.settings import recipe_from_arguments
 from diffmamba_interp.runs.stop_signals import StopRequest, stop_requests
+from diffmamba_interp.text import DataError, TextSource, TokenBatches, bos_tokens, load_tokenizer, tokenizer_hash
+from diffmamba_interp.text.batches import RandomTokenBatches, random_tokens
+from diffmamba_interp.text.sources import BUILTIN, GENERATED, is_hub_id
 
 RUNS = Path("runs/lens")
 TOKEN_CACHE = Path("runs/cache")

@@ -28,7 +28,6 @@ from typing import Annotated
 import torch
 import tyro
 
-from diffmamba_interp.data import tokenizer_hash
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.json_files import json_text
 from diffmamba_interp.files.paths import expand_home
@@ -41,6 +40,7 @@ from diffmamba_interp.runs.command import errors_as_messages
 from diffmamba_interp.runs.process_group import ProcessGroup, process_group
 from diffmamba_interp.runs.settings import read_toml, split_recipe_option, to_toml, to_values
 from diffmamba_interp.runs.stop_signals import stop_requests
+from diffmamba_interp.text import tokenizer_hash
 
 PROGRAM = "python -m diffmamba_interp.train_lm"
 RECIPE_FILE = "recipe.toml"

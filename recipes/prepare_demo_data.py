@@ -15,16 +15,16 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffmamba_interp.data import (
+from diffmamba_interp.models.demo import load_demo_tokenizer
+from diffmamba_interp.needle import TASKS, answer_text, format_prompt, generate_story, read_babi_training
+from diffmamba_interp.text import (
     TextSource,
     documents_of_split,
     save_tokenizer,
     train_tokenizer,
     write_tokens,
 )
-from diffmamba_interp.models.demo import load_demo_tokenizer
-from diffmamba_interp.needle import TASKS, answer_text, format_prompt, generate_story, read_babi_training
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 OUT = Path("runs/demo_data")
 SPLITS = ("lm_train", "lens_train", "eval")

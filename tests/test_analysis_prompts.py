@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each_once
-from diffmamba_interp.splits import split_of_hash
+from diffmamba_interp.text.documents import split_of_hash
 
 RECIPE = PromptRecipe(stories="generated", lengths=(0, 256), n=(3, 2), seed=7)
 

@@ -11,15 +11,15 @@ from transformers import PreTrainedTokenizerBase
 
 from app.panels.kept_records import KeptRecord
 from app.session_file import read_session, write_session
-from diffmamba_interp.data.tokenizer import train_tokenizer
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.implicit_attention import AttentionRecord, extract_attention
 from diffmamba_interp.lens import LogitLens, TunedLens, load_lens, save_lens
 from diffmamba_interp.needle.sample_files import load_samples, save_samples
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.runs.snapshots import read_snapshot, write_snapshot
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.tokenizer import train_tokenizer
 from tests.models.tiny import random_tokens, tiny_model
 from tests.needle.closed_form import sample_of
 

@@ -15,7 +15,7 @@ from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, heldout_babi_stories
 from diffmamba_interp.needle.accuracy_grid import PromptRow, hide_stories, prompt_rows
 from diffmamba_interp.needle.scoring import score_labels
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 NAMES = ("plain", "published", "by_component")
 BEFORE, AFTER = "before", "after"

@@ -19,7 +19,6 @@ from diffmamba_interp import LogitLens, load_demo_lens
 from diffmamba_interp.analysis_conditions import Columns, together
 from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each_once
 from diffmamba_interp.analysis_results import provenance, write_records
-from diffmamba_interp.data import TextSource
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.lens.card import lens_sha256
@@ -28,6 +27,7 @@ from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle import NeedleSample
 from diffmamba_interp.needle.trajectory import Lens
+from diffmamba_interp.text import TextSource
 
 RECORDS, PROVENANCE = "records.parquet", "provenance.json"
 

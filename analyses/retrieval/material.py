@@ -25,11 +25,11 @@ import tyro
 
 from analyses.retrieval import text
 from analyses.retrieval.prompts import Recipe, cell_samples
-from diffmamba_interp.data import TextSource, TokenStream
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, NeedleSample
+from diffmamba_interp.text import TextSource, TokenStream
 
 # Filler recurs from prompt to prompt, so even a low level of compression makes the file ten times smaller.
 LZMA_PRESET = 3

@@ -7,14 +7,14 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffmamba_interp.data import TextSource
-from diffmamba_interp.data.documents import documents_of_split
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import Filler, Haystack, NeedleSample, Story, heldout_babi_stories
 from diffmamba_interp.needle.accuracy_grid import hide_stories
 from diffmamba_interp.needle.tasks import generate_stories
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text import TextSource
+from diffmamba_interp.text.documents import documents_of_split
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.stable_random import StableRandom
 
 RECIPES = Path(__file__).with_name("recipe.toml")
 FILLER_CHARS = 200_000

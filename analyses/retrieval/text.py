@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import TextSource, TokenStream
-from diffmamba_interp.data.documents import documents_of_split, shuffle_documents
-from diffmamba_interp.data.token_stream import encode_texts
 from diffmamba_interp.lm_training.evaluation import bits_per_byte
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.text import TextSource, TokenStream
+from diffmamba_interp.text.documents import documents_of_split, shuffle_documents
+from diffmamba_interp.text.token_stream import encode_texts
 
 ROW_TOKENS = 1024
 # A sample of a subset is made of pieces of about so many documents.

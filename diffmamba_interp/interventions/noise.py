@@ -22,7 +22,7 @@ from diffmamba_interp.interventions.intervention import Hook, Observer
 from diffmamba_interp.interventions.targets import Blocks, Spans, chosen_blocks, positions_in
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.precision import upcast
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 
 @checked_fields

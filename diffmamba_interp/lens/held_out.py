@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import DataError, TextSource, TokenStream, bos_tokens, cached_tokens
-from diffmamba_interp.data.token_stream import TokenArray
 from diffmamba_interp.lens.evaluation import HeldOutDocument
 from diffmamba_interp.lens.recipe import LensRecipe
-from diffmamba_interp.splits import text_hash
+from diffmamba_interp.text import DataError, TextSource, TokenStream, bos_tokens, cached_tokens
+from diffmamba_interp.text.documents import text_hash
+from diffmamba_interp.text.token_stream import TokenArray
 
 # Fewer documents say little about others of their kind.
 MIN_DOCUMENTS = 8

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffmamba_interp.data.tokenizer import Bos
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.runs.settings import from_values, read_toml, require_numbers, require_seed, to_toml, to_values
+from diffmamba_interp.text.tokenizer import Bos
 
 Loss = Literal["kl", "ce"]
 OptimizerName = Literal["sgd", "adam"]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import DataError, TokenStream
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
 from diffmamba_interp.lm_training.preparation import open_stream
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
@@ -26,7 +25,8 @@ from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.scoring import accuracy, score_labels
 from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.needle.tasks import generate_stories
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text import DataError, TokenStream
+from diffmamba_interp.text.stable_random import StableRandom
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import DataError, TokenStream, encode_texts
 from diffmamba_interp.needle.filler import split_sentences
+from diffmamba_interp.text import DataError, TokenStream, encode_texts
 
 # A run of filler is decoded in pieces of about this many tokens, so that one long novel needs little memory.
 _PIECE_TOKENS = 20_000

@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from diffmamba_interp.data import save_tokenizer
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate, text_bits_per_byte
 from diffmamba_interp.lm_training.loss import RoleSums
 from diffmamba_interp.lm_training.mixture import Batch, Mixture, iterate_batches
@@ -37,6 +36,7 @@ from diffmamba_interp.runs.json_log import LOG_FILE, append_record, cut_log
 from diffmamba_interp.runs.process_group import ProcessGroup
 from diffmamba_interp.runs.settings import to_values
 from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
+from diffmamba_interp.text import save_tokenizer
 
 logger = logging.getLogger(__name__)
 

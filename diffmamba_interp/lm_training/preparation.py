@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import DataError, TextSource, TokenStream, cached_tokens, load_tokenizer
 from diffmamba_interp.lm_training.filler_tokens import FillerTokens
 from diffmamba_interp.lm_training.mixture import Mixture, RowMaker, text_rows
 from diffmamba_interp.lm_training.recipe import DataRecipe, ModelRecipe, Recipe, RetrievalPart, TextPart
@@ -22,6 +21,7 @@ from diffmamba_interp.models.conversion import convert_to_differential
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.babi import babi_stories_of_split, heldout_babi_stories
 from diffmamba_interp.needle.stories import TASKS
+from diffmamba_interp.text import DataError, TextSource, TokenStream, cached_tokens, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def open_stream(path: str, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
         stream = TokenStream.load(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} does not exist: it must be a token stream, which diffmamba_interp.data.write_tokens "
+            f"{path} does not exist: it must be a token stream, which diffmamba_interp.text.write_tokens "
             "makes. To train on text, give it as source instead of tokens."
         ) from error
     if len(stream.tokens) == 0:

@@ -21,7 +21,7 @@ from diffmamba_interp.needle.world import (
     find_person,
     places_visited,
 )
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 Pair = tuple[str, str]
 """A question and its answer."""

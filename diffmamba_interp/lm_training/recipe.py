@@ -51,7 +51,7 @@ class TextPart:
     source: text to tokenise at the first run and keep in `cache` (files, folder, pattern, hub id, "builtin",
         "generated"); only its lm_train split is used.
     text_field, hub_config, hub_split, hub_revision: which column, parts and commit of a source (see
-        `data.TextSource`).
+        `text.TextSource`).
     skip_empty: pass over rows of a source whose text is null or missing; otherwise they are an error.
     max_tokens: use no more tokens of a source; `None` for all.
     """

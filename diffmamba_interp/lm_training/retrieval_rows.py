@@ -25,8 +25,8 @@ from diffmamba_interp.lm_training.story_tokens import PieceTokens
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
 from diffmamba_interp.needle.vocabulary import VocabularyName
-from diffmamba_interp.splits import split_of_hash, story_hash
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.documents import split_of_hash, story_hash
+from diffmamba_interp.text.stable_random import StableRandom
 
 # Stories drawn before a row gives up filling its rest with stories of a task.
 _TRIES = 3

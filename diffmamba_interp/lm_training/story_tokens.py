@@ -28,7 +28,7 @@ class PieceTokens:
         if not splices_at_spaces(tokenizer, _EDGES, _EDGES):
             raise ValueError(
                 "this tokenizer may join words across a space, so training samples cannot be put together from "
-                "tokens: train one with diffmamba_interp.data.train_tokenizer, or choose one that splits at spaces."
+                "tokens: train one with diffmamba_interp.text.train_tokenizer, or choose one that splits at spaces."
             )
         # A copy of our own: special tokens' names in the text are only letters here.
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt16, UInt32
 
-from diffmamba_interp.data import DataError
+from diffmamba_interp.text import DataError
 
 TokenArray = UInt16[np.ndarray, " token"] | UInt32[np.ndarray, " token"]
 

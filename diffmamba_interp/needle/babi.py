@@ -23,7 +23,7 @@ from typing import Literal, NoReturn, get_args
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.needle.stories import TASKS, Story, without_training_stories
 from diffmamba_interp.needle.vocabulary import BABI
-from diffmamba_interp.splits import Split, require_split
+from diffmamba_interp.text.documents import Split, require_split
 
 Edition = Literal["en", "en-10k", "en-valid", "en-valid-10k"]
 Part = Literal["train", "valid", "test"]

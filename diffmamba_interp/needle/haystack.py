@@ -19,12 +19,12 @@ from jaxtyping import Int64
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.argument_checks import Natural, checked
-from diffmamba_interp.data.tokenizer import Bos, bos_tokens
 from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spaces, tokenise
 from diffmamba_interp.needle.prompts import CONTEXT_OPEN, answer_text, format_prompt, prompt_tail
 from diffmamba_interp.needle.records import Depth, Mention, NeedleSample, Span
 from diffmamba_interp.needle.stories import Story
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
+from diffmamba_interp.text.tokenizer import Bos, bos_tokens
 
 # Stretches of filler that are tried for each prompt; the one that leaves the fewest tokens unused wins.
 N_STRETCHES = 8

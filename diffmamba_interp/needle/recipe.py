@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffmamba_interp.data.tokenizer import Bos
 from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.runs.settings import require_numbers, require_seed
+from diffmamba_interp.text.tokenizer import Bos
 
 FillerSplit = Literal["auto", "whole", "eval"]
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.argument_checks import Count, Natural, checked
-from diffmamba_interp.data.tokenizer import Bos
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle.babi import (
     babi_stories_of_split,
     babi_training_hashes,
@@ -25,8 +23,10 @@ from diffmamba_interp.needle.records import Depth, NeedleSample
 from diffmamba_interp.needle.stories import Story, without_training_stories
 from diffmamba_interp.needle.tasks import generate_story, iterate_stories
 from diffmamba_interp.needle.vocabulary import VocabularyName
-from diffmamba_interp.splits import Split, require_split
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.documents import Split, require_split
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.stable_random import StableRandom
+from diffmamba_interp.text.tokenizer import Bos
 
 logger = logging.getLogger(__name__)
 

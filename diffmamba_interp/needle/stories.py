@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.splits import Split, split_of_hash, story_hash
+from diffmamba_interp.text.documents import Split, split_of_hash, story_hash
 
 TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
 

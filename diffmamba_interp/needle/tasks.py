@@ -29,8 +29,8 @@ from diffmamba_interp.needle.world import (
     find_person,
     places_visited,
 )
-from diffmamba_interp.splits import SPLIT_SHARES, Split
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.documents import SPLIT_SHARES, Split
+from diffmamba_interp.text.stable_random import StableRandom
 
 MAX_FACTS = 10_000
 """Facts of a story at most: its world is simulated fact by fact."""

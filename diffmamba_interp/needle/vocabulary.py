@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 VocabularyName = Literal["babi", "own", "mixed"]
 

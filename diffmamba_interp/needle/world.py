@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 EventKind = Literal["move", "take", "drop", "give"]
 Finding = tuple[str, tuple[int, ...]]

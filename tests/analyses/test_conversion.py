@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from analyses.conversion import measure, report, run
-from diffmamba_interp.data import Document, TokenStream, load_tokenizer, write_tokens
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lm_training.preparation import make_model
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.models.demo import DEMO_FOLDER, demo_folder
@@ -18,6 +16,8 @@ from diffmamba_interp.needle.accuracy_grid import PromptRow, summarise, write_ro
 from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.runs.provenance import weights_sha256
 from diffmamba_interp.runs.settings import read_toml
+from diffmamba_interp.text import Document, TokenStream, load_tokenizer, write_tokens
+from diffmamba_interp.text.generated_text import generated_documents
 
 SHIPPED = run.HERE / "results.json"
 needs_results = pytest.mark.skipif(not SHIPPED.is_file(), reason="the analysis has not been run yet")

@@ -10,7 +10,6 @@ import torch
 
 from analyses.retrieval import cards, material, prompts, report, run, seeds
 from analyses.retrieval.weights import Weights, pairs_of
-from diffmamba_interp.data import TokenStream
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo, load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, Filler, Haystack
 from diffmamba_interp.needle.accuracy_grid import (
@@ -23,6 +22,7 @@ from diffmamba_interp.needle.accuracy_grid import (
 )
 from diffmamba_interp.needle.scoring import score_labels
 from diffmamba_interp.runs.provenance import weights_sha256
+from diffmamba_interp.text import TokenStream
 
 RECIPES = ("builtin", "paper")
 MAX_FILE_BYTES = 400_000

@@ -12,15 +12,15 @@ import torch
 from tokenizers import processors
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, evaluate_needle
-from diffmamba_interp.data import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.files import atomic
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, save_lens
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.needle import compare, load_trajectory, trajectory
 from diffmamba_interp.runs.provenance import weights_sha256
-from diffmamba_interp.splits import split_of_text
+from diffmamba_interp.text import load_tokenizer, save_tokenizer, train_tokenizer
+from diffmamba_interp.text.documents import split_of_text
+from diffmamba_interp.text.generated_text import generated_documents
 
 SIZES = ["--tasks", "qa1", "qa4", "--lengths", "0", "160", "--n", "3", "--device", "cpu"]
 FILES = {

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, train_lens
-from diffmamba_interp.data import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens import TunedLens, load_lens
 from diffmamba_interp.lens.card import read_metrics
+from diffmamba_interp.text import load_tokenizer, save_tokenizer, train_tokenizer
+from diffmamba_interp.text.generated_text import generated_documents
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Forker

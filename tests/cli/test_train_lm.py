@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffmamba_interp import HookedMamba, train_lm
-from diffmamba_interp.data import Document, save_tokenizer, train_tokenizer, write_tokens
 from diffmamba_interp.files import atomic, locks
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lm_training.loop import Trainer
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.snapshots import read_snapshot
 from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.runs.process_group import ProcessGroup
 from diffmamba_interp.runs.settings import read_toml
+from diffmamba_interp.text import Document, save_tokenizer, train_tokenizer, write_tokens
+from diffmamba_interp.text.generated_text import generated_documents
 from tests.cli.conftest import FORKER, Forker
 
 RECIPE = """

@@ -7,7 +7,7 @@ import torch
 
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import LensRecipe, TunedLens
-from diffmamba_interp.lens.random_tokens import random_tokens
+from diffmamba_interp.text.batches import random_tokens
 
 
 @pytest.fixture(scope="session")

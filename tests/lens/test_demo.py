@@ -103,6 +103,6 @@ def test_the_tuned_lens_is_nearer_to_the_output_in_every_stage_where_the_two_dif
 
 def test_the_pair_shares_a_tokenizer_and_the_lenses_its_digest() -> None:
     (digest,) = {read_metrics(demo_lens_folder(name))[1].tokenizer_sha256 for name in DEMO_NAMES}
-    from diffmamba_interp.data import load_tokenizer, tokenizer_hash
+    from diffmamba_interp.text import load_tokenizer, tokenizer_hash
 
     assert digest == tokenizer_hash(load_tokenizer(DEMO_FOLDER / "tokenizer"))

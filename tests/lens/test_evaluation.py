@@ -10,7 +10,7 @@ import torch
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import HeldOutDocument, LensMeasurement, TunedLens, measure_lens
 from diffmamba_interp.lens import evaluation as evaluation_module
-from diffmamba_interp.lens.random_tokens import random_tokens
+from diffmamba_interp.text.batches import random_tokens
 
 
 @pytest.fixture

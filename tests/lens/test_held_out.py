@@ -10,11 +10,11 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import DataError, TextSource, train_tokenizer
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.lens.held_out import LensText, lens_text
 from diffmamba_interp.lens.recipe import LensRecipe
-from diffmamba_interp.splits import split_of_text
+from diffmamba_interp.text import DataError, TextSource, train_tokenizer
+from diffmamba_interp.text.documents import split_of_text
+from diffmamba_interp.text.generated_text import generated_documents
 
 RECIPE = LensRecipe(split="run", eval_tokens=10**6, sequence_length=64)
 TEXTS = sorted({text for document in generated_documents(n_chars=60_000) for text in document.split("\n\n")})

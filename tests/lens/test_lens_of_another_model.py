@@ -31,8 +31,8 @@ from diffmamba_interp.lens import (
 )
 from diffmamba_interp.lens.demo import demo_lens_folder
 from diffmamba_interp.lens.folders import LENS_FILE, save_lens
-from diffmamba_interp.lens.random_tokens import RandomTokenBatches, random_tokens
 from diffmamba_interp.models import read_out_identity
+from diffmamba_interp.text.batches import RandomTokenBatches, random_tokens
 from tests.needle.closed_form import sample_of
 
 Read = Callable[..., Any]

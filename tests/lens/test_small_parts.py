@@ -1,31 +1,11 @@
-"""Random tokens, sizes of work, stage names."""
+"""Sizes of work, the residual stream, stage names."""
 
 import pytest
 import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import ModelUnembed, residual_stream, stage_names
-from diffmamba_interp.lens.random_tokens import RandomTokenBatches
 from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
-
-
-def test_random_batches_continue_from_a_saved_position() -> None:
-    whole = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
-    first, second = next(whole), next(whole)
-    resumed = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
-    assert torch.equal(next(resumed), first)
-    later = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
-    later.restore(resumed.state())
-    assert torch.equal(next(later), second)
-    assert not torch.equal(first, second)
-
-
-def test_the_shares_of_all_ranks_joined_are_the_batch_of_one_process() -> None:
-    alone = RandomTokenBatches(50, length=4, batch_size=6)
-    shares = [RandomTokenBatches(50, length=4, batch_size=6, rank=r, world_size=3) for r in range(3)]
-    assert torch.equal(torch.cat([next(share) for share in shares]), next(alone))
-    with pytest.raises(ValueError, match="rank 0 of 4"):
-        RandomTokenBatches(50, length=4, batch_size=6, world_size=4)
 
 
 def test_a_tile_of_logits_fits_its_budget_for_small_and_large_vocabularies() -> None:

@@ -12,8 +12,8 @@ from transformers import get_linear_schedule_with_warmup
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import LensRecipe, LensTraining, ModelUnembed, TrainingError, TunedLens, residual_stream
 from diffmamba_interp.lens import training as training_module
-from diffmamba_interp.lens.random_tokens import RandomTokenBatches
 from diffmamba_interp.lens.training import Stopped
+from diffmamba_interp.text.batches import RandomTokenBatches
 
 
 @pytest.fixture

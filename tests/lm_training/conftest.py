@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import Document, save_tokenizer, train_tokenizer, write_tokens
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
+from diffmamba_interp.text import Document, save_tokenizer, train_tokenizer, write_tokens
+from diffmamba_interp.text.generated_text import generated_documents
 
 ORDINALS = ("first", "second", "third", "next", "last", "other", "old", "new")
 FILLER = " ".join(f"Filler goes on for the {ordinal} time." for ordinal in ORDINALS * 60)

@@ -8,7 +8,6 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.data import Document, TokenStream, write_tokens
 from diffmamba_interp.lm_training import loop
 from diffmamba_interp.lm_training.evaluation import (
     EvaluationSet,
@@ -19,6 +18,7 @@ from diffmamba_interp.lm_training.evaluation import (
 )
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
 from diffmamba_interp.needle.babi import heldout_babi_stories
+from diffmamba_interp.text import Document, TokenStream, write_tokens
 from tests.lm_training.tiny import log, tiny_config, tiny_recipe, trainer
 
 

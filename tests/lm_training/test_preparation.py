@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig, convert_to_differential
-from diffmamba_interp.data import DataError, Document, write_tokens
 from diffmamba_interp.lm_training.preparation import (
     make_mixture,
     make_model,
@@ -17,6 +16,7 @@ from diffmamba_interp.lm_training.preparation import (
     sha256_of_files,
 )
 from diffmamba_interp.lm_training.recipe import DataRecipe, ModelRecipe, RetrievalPart, TextPart
+from diffmamba_interp.text import DataError, Document, write_tokens
 from tests.lm_training.tiny import tiny_config, tiny_recipe
 from tests.models.tiny import tiny_model
 
@@ -137,7 +137,7 @@ def test_unreadable_empty_or_short_text_is_named_with_its_line(
 def test_a_single_document_outside_the_training_split_is_explained(
     data: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    from diffmamba_interp.splits import split_of_text
+    from diffmamba_interp.text.documents import split_of_text
 
     text = next(text for n in range(999) if split_of_text(text := f"text number {n} " * 99) == "eval")
     (tmp_path / "one.txt").write_text(text)

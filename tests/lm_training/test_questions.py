@@ -5,7 +5,7 @@ import pytest
 from diffmamba_interp.lm_training.questions import further_questions, vocabulary_of
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 CASES = [(task, words) for task in TASKS for words in ("babi", "own")]
 

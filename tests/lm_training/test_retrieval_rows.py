@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import TokenStream, encode_texts
 from diffmamba_interp.lm_training import retrieval_rows
 from diffmamba_interp.lm_training.filler_tokens import FillerTokens
 from diffmamba_interp.lm_training.recipe import RetrievalPart
@@ -20,7 +19,8 @@ from diffmamba_interp.needle.babi import babi_stories_of_split, heldout_babi_sto
 from diffmamba_interp.needle.prompts import answer_text, format_prompt
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.tasks import generate_story
-from diffmamba_interp.splits import split_of_hash, story_hash
+from diffmamba_interp.text import TokenStream, encode_texts
+from diffmamba_interp.text.documents import split_of_hash, story_hash
 
 LENGTH = 160
 N_ROWS = 8

@@ -7,11 +7,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from diffmamba_interp.data import DataError, Document, TokenStream, write_tokens
 from diffmamba_interp.lm_training.filler_tokens import FillerTokens
 from diffmamba_interp.lm_training.story_tokens import PieceTokens
 from diffmamba_interp.lm_training.text_crops import TextCrops
 from diffmamba_interp.needle.filler import split_sentences
+from diffmamba_interp.text import DataError, Document, TokenStream, write_tokens
 
 
 def crops(n: int = 1003, *, length: int = 10, seed: int = 0, part: int = 0) -> TextCrops:

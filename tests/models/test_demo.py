@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from diffmamba_interp import load_demo
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo_tokenizer
 from diffmamba_interp.models.inspection import inspect_checkpoint
 from diffmamba_interp.needle.haystack import Haystack
 from diffmamba_interp.needle.scoring import score_labels
 from diffmamba_interp.needle.stories import Story
+from diffmamba_interp.text.generated_text import generated_documents
 
 MAX_BYTES = 8 * 2**20
 STORY = Story(

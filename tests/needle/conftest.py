@@ -7,11 +7,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from diffmamba_interp.data.tokenizer import train_tokenizer
-from diffmamba_interp.generated_text import generated_documents
 from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.needle.tasks import generate_stories
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,13 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data.tokenizer import train_tokenizer
 from diffmamba_interp.needle.filler import Filler, tokenise
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.prompts import format_prompt
 from diffmamba_interp.needle.records import NeedleSample, Span
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
+from diffmamba_interp.text.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data.tokenizer import train_tokenizer
 from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.sample_files import load_samples, save_samples
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.trajectory_records import ReadSample
+from diffmamba_interp.text.tokenizer import train_tokenizer
 
 
 def test_prompts_and_what_was_said_about_them_come_back(

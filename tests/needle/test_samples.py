@@ -10,7 +10,7 @@ from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_stories
-from diffmamba_interp.splits import split_of_hash
+from diffmamba_interp.text.documents import split_of_hash
 
 Archive = Callable[[dict[str, str]], Path]
 

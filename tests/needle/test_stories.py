@@ -5,7 +5,7 @@ import pytest
 
 from diffmamba_interp.needle.stories import Story, stories_in_training, without_training_stories
 from diffmamba_interp.needle.tasks import generate_stories
-from diffmamba_interp.splits import split_of_hash, story_hash
+from diffmamba_interp.text.documents import split_of_hash, story_hash
 
 
 def test_a_story_goes_to_json_and_back(story: Story) -> None:

@@ -7,7 +7,7 @@ import pytest
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.tasks import generate_stories, generate_story, iterate_stories
 from diffmamba_interp.needle.vocabulary import BABI, OWN
-from diffmamba_interp.splits import SPLITS
+from diffmamba_interp.text.documents import SPLITS
 
 N_SUPPORTING = {"qa1": {1}, "qa2": {2}, "qa3": {3}, "qa4": {1}, "qa5": {1}}
 DIRECTIONS = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)}

@@ -9,7 +9,7 @@ from diffmamba_interp.needle.world import (
     find_person,
     places_visited,
 )
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 PEOPLE, PLACES, OBJECTS = ("Ann", "Bob", "Cid"), ("attic", "barn", "cellar", "den"), ("cup", "key")
 

@@ -31,7 +31,7 @@ def wheel(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfi
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     shutil.copytree(project_root / "lenses", copy / "lenses")
-    for stray in [*(f"diffmamba_interp/data/{name}" for name in DATA_FILES), *NEIGHBOURS]:
+    for stray in [*(f"diffmamba_interp/text/{name}" for name in DATA_FILES), *NEIGHBOURS]:
         (copy / stray).parent.mkdir(parents=True, exist_ok=True)
         (copy / stray).write_bytes(b"stray")
     (built,) = WheelBuilder(str(copy)).build(directory=str(copy / "dist"), versions=["standard"])
@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_source_file_and_py_typed(wheel: zipfile.ZipFile, 
 
 @pytest.mark.parametrize("name", DATA_FILES)
 def test_data_files_inside_the_package_are_installed(wheel: zipfile.ZipFile, name: str) -> None:
-    assert f"diffmamba_interp/data/{name}" in wheel.namelist()
+    assert f"diffmamba_interp/text/{name}" in wheel.namelist()
 
 
 @pytest.mark.parametrize("model", ["diff-mamba2", "mamba2"])

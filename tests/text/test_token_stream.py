@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data import token_stream
-from diffmamba_interp.data.documents import DataError, Document
-from diffmamba_interp.data.sources import TextSource
-from diffmamba_interp.data.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
-from diffmamba_interp.data.tokenizer import bos_tokens, train_tokenizer
+from diffmamba_interp.text import token_stream
+from diffmamba_interp.text.documents import DataError, Document
+from diffmamba_interp.text.sources import TextSource
+from diffmamba_interp.text.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
+from diffmamba_interp.text.tokenizer import bos_tokens, train_tokenizer
 
 
 @pytest.fixture

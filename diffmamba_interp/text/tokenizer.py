@@ -20,9 +20,9 @@ from typing import Literal, get_args
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from diffmamba_interp.data.documents import DataError
 from diffmamba_interp.files.json_files import read_json_object
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.documents import DataError
+from diffmamba_interp.text.stable_random import StableRandom
 
 Bos = Literal["auto", "always", "never"]
 """Whether a text begins with the tokenizer's beginning-of-text token; see `bos_tokens`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 _WHO = (
     *("the miller", "the captain", "the old doctor", "a painter", "the clerk", "the young widow"),

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator
 from types import ModuleType
 
-from diffmamba_interp.data.documents import Document
+from diffmamba_interp.text.documents import Document
 
 # Written in Python, present on every platform, and without effect when imported.
 MODULES = (

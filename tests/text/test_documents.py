@@ -2,13 +2,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from diffmamba_interp.data.documents import (
+from diffmamba_interp.text.documents import (
+    SPLITS,
     Document,
     documents_of_split,
     documents_sha256,
     shuffle_documents,
+    split_of_text,
 )
-from diffmamba_interp.splits import SPLITS, split_of_text
 
 DOCUMENTS = [Document(f"text number {i}", f"line {i}") for i in range(200)]
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffmamba_interp.data.documents import DataError
-from diffmamba_interp.data.sources import TextSource, is_hub_id
+from diffmamba_interp.text.documents import DataError
+from diffmamba_interp.text.sources import TextSource, is_hub_id
 
 
 class HTTPError(Exception):
@@ -139,7 +139,7 @@ def test_a_hub_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("diffmamba_interp.data.sources.HUB_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("diffmamba_interp.text.sources.HUB_TIMEOUT_S", 0.2)
         for read in (texts_of, TextSource.sha256):
             with pytest.raises(DataError, match="'owner/name'.*timed out"):
                 read(TextSource(location="owner/name"))

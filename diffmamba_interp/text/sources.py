@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.data.documents import DataError, Document, documents_sha256
-from diffmamba_interp.data.files import document_of_row, read_rows
-from diffmamba_interp.data.locations import SUFFIXES, find_files
-from diffmamba_interp.data.python_docs import python_documents
-from diffmamba_interp.generated_text import generated_documents
+from diffmamba_interp.text.documents import DataError, Document, documents_sha256
+from diffmamba_interp.text.files import document_of_row, read_rows
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.locations import SUFFIXES, find_files
+from diffmamba_interp.text.python_docs import python_documents
 
 GENERATED = "generated"
 BUILTIN = "builtin"

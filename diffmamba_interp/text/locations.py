@@ -21,9 +21,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from diffmamba_interp.data.documents import DataError
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.files.paths import expand_home
+from diffmamba_interp.text.documents import DataError
 
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.zst")
 JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from diffmamba_interp.splits import (
+from diffmamba_interp.text.documents import (
     SPLIT_SHARES,
     SPLITS,
     require_split,

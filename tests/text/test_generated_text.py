@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from diffmamba_interp.generated_text import generated_document, generated_documents
 from diffmamba_interp.needle.vocabulary import BABI, OWN
+from diffmamba_interp.text.generated_text import generated_document, generated_documents
 
 
 def test_the_text_never_changes() -> None:

@@ -5,8 +5,9 @@ import pytest
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data.documents import DataError
-from diffmamba_interp.data.tokenizer import (
+from diffmamba_interp.text.documents import DataError
+from diffmamba_interp.text.stable_random import StableRandom
+from diffmamba_interp.text.tokenizer import (
     END_OF_TEXT,
     PAD,
     bos_tokens,
@@ -15,7 +16,6 @@ from diffmamba_interp.data.tokenizer import (
     tokenizer_hash,
     train_tokenizer,
 )
-from diffmamba_interp.stable_random import StableRandom
 
 STRANGE = [
     "",

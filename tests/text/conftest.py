@@ -2,8 +2,8 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data.tokenizer import train_tokenizer
-from diffmamba_interp.generated_text import generated_documents
+from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

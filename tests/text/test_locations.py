@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from diffmamba_interp.data.documents import DataError
-from diffmamba_interp.data.locations import find_files
-from diffmamba_interp.data.sources import TextSource
+from diffmamba_interp.text.documents import DataError
+from diffmamba_interp.text.locations import find_files
+from diffmamba_interp.text.sources import TextSource
 
 
 def lay(folder: Path, *names: str) -> Path:

@@ -3,12 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffmamba_interp.data.python_docs import MODULES, python_documents
+from diffmamba_interp.text.python_docs import MODULES, python_documents
 
 SIDE_EFFECTS = """
 import json, logging, sys, threading, warnings
 warnings.simplefilter("error")
-from diffmamba_interp.data.python_docs import python_documents
+from diffmamba_interp.text.python_docs import python_documents
 before = (logging.getLogger().handlers[:], threading.active_count(), sys.getrecursionlimit(), sys.path[:])
 documents = list(python_documents())
 after = (logging.getLogger().handlers[:], threading.active_count(), sys.getrecursionlimit(), sys.path[:])

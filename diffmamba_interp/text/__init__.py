@@ -1,17 +1,17 @@
 """Text for training and measuring: sources, splits, a tokenizer, token streams and batches."""
 
-from diffmamba_interp.data.batches import TokenBatches, pack_tokens
-from diffmamba_interp.data.documents import (
+from diffmamba_interp.text.batches import TokenBatches, pack_tokens
+from diffmamba_interp.text.documents import (
     DataError,
     Document,
     documents_of_split,
     documents_sha256,
     shuffle_documents,
 )
-from diffmamba_interp.data.files import read_file
-from diffmamba_interp.data.sources import TextSource
-from diffmamba_interp.data.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
-from diffmamba_interp.data.tokenizer import (
+from diffmamba_interp.text.files import read_file
+from diffmamba_interp.text.sources import TextSource
+from diffmamba_interp.text.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
+from diffmamba_interp.text.tokenizer import (
     Bos,
     bos_tokens,
     load_tokenizer,

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from diffmamba_interp.data.documents import DataError
-from diffmamba_interp.data.files import read_file, read_rows, without_lone_surrogates
+from diffmamba_interp.text.documents import DataError
+from diffmamba_interp.text.files import read_file, read_rows, without_lone_surrogates
 
 TEXTS = ["one\ntwo", "drei", "ünïcödé 🎉"]
 
@@ -194,7 +194,7 @@ def test_both_layouts_of_arrow_files_are_read(tmp_path: Path) -> None:
 
 def test_a_line_that_no_block_holds_is_put_together_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Joined anew with every block, 4 million bytes in blocks of 64 would be copied 30,000 times."""
-    monkeypatch.setattr("diffmamba_interp.data.files._BLOCK_BYTES", 64)
+    monkeypatch.setattr("diffmamba_interp.text.files._BLOCK_BYTES", 64)
     texts = ["x" * 4_000_000, "y" * 100, "z"]
     start = time.process_time()
     assert texts_of(write(tmp_path / "a.jsonl", json_lines(texts))) == texts
@@ -213,7 +213,7 @@ def test_a_packed_file_that_unpacks_to_too_much_is_refused_unless_allowed(tmp_pa
 def test_the_limit_follows_the_size_and_holds_for_tables_and_not_for_plain_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffmamba_interp.data.files.UNPACKED_BYTES", 1_000)
+    monkeypatch.setattr("diffmamba_interp.text.files.UNPACKED_BYTES", 1_000)
     packed = write(tmp_path / "a.txt.gz", b"a" * 2_000_000)
     table = write_table(tmp_path / "a.parquet", {"text": ["a" * 100_000] * 100})
     for path in (packed, table):
@@ -227,7 +227,7 @@ def test_the_limit_follows_the_size_and_holds_for_tables_and_not_for_plain_files
 def test_what_is_read_of_a_large_file_is_said_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("diffmamba_interp.data.files._BYTES_PER_REPORT", 2**20)
+    monkeypatch.setattr("diffmamba_interp.text.files._BYTES_PER_REPORT", 2**20)
     with caplog.at_level(logging.INFO):
         texts_of(write(tmp_path / "a.txt.gz", b"a" * 5_000_000))
     assert "a.txt.gz: 0.00 GB so far" in caplog.text
@@ -239,6 +239,6 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("diffmamba_interp.data.files._open", refuse)
+    monkeypatch.setattr("diffmamba_interp.text.files._open", refuse)
     with pytest.raises(DataError, match=r"a\.txt may not be read \(Permission denied\)"):
         texts_of(path)

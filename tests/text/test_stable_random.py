@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from diffmamba_interp.stable_random import StableRandom
+from diffmamba_interp.text.stable_random import StableRandom
 
 
 def test_the_same_key_makes_the_same_choices_and_another_key_others() -> None:

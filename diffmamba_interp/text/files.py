@@ -15,14 +15,14 @@ import logging
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, cast, runtime_checkable
 
-from diffmamba_interp.data.documents import DataError, Document
-from diffmamba_interp.data.locations import JSON_SUFFIXES, SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES
-from diffmamba_interp.data.tables import read_column
 from diffmamba_interp.files.json_files import parse_json
+from diffmamba_interp.text.documents import DataError, Document
+from diffmamba_interp.text.locations import JSON_SUFFIXES, SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES
 
 # What a packed file may unpack to unless told otherwise: so many bytes, or so many times its size where that is more.
 # Text packs to a third or a tenth of its size; what packs to a thousandth is no text.
@@ -30,6 +30,7 @@ UNPACKED_BYTES = 256 * 2**20
 UNPACKED_RATIO = 50
 _BYTES_PER_REPORT = 256 * 2**20
 _BLOCK_BYTES = 2**20
+_ROWS_PER_BATCH = 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 logger = logging.getLogger(__name__)
@@ -130,10 +131,67 @@ def _whole_text(path: Path, max_unpacked_gb: float | None) -> Iterator[tuple[str
 def _table_rows(path: Path, text_field: str, max_unpacked_gb: float | None) -> Iterator[tuple[str, Any]]:
     limit = _unpacked_limit(path, max_unpacked_gb)
     n_characters = 0
-    for number, value in enumerate(read_column(path, text_field), start=1):
+    for number, value in enumerate(_read_column(path, text_field), start=1):
         n_characters += len(value) if isinstance(value, str) else 0
         _require_within(path, n_characters, limit)
         yield f"{path}, row {number}", value
+
+
+def _read_column(path: Path, column: str) -> Iterator[Any]:
+    """The values of one column, in order; None for a null. Read batch by batch, without the other columns.
+
+    Raises DataError if the file is damaged, no such table, or has no such column.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    with _table_errors(path, kind):
+        batches = _parquet_batches(path, column) if kind == "parquet" else _arrow_batches(path, column)
+        for batch in batches:
+            # A damaged offset must not be followed.
+            batch.validate(full=True)
+            yield from batch.column(0).to_pylist()
+
+
+def _parquet_batches(path: Path, column: str) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        _require_column(path, column, file.schema_arrow.names)
+        yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[column])
+
+
+def _arrow_batches(path: Path, column: str) -> Iterator[Any]:
+    """Of both layouts of Arrow files: a stream, as the `datasets` library writes, or a file with a footer."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as file:
+        try:
+            reader = pyarrow.ipc.open_stream(file)
+            batches = iter(reader)
+        except pyarrow.ArrowInvalid:
+            reader = pyarrow.ipc.open_file(file)
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        _require_column(path, column, reader.schema.names)
+        for batch in batches:
+            yield batch.select([column])
+
+
+def _require_column(path: Path, column: str, names: list[str]) -> None:
+    if column not in names:
+        raise DataError(f"{path}: no field {column!r}; the fields are {', '.join(names)}: choose one with text_field.")
+    if names.count(column) > 1:
+        raise DataError(f"{path} has several fields named {column!r}: rename one.")
+
+
+@contextmanager
+def _table_errors(path: Path, kind: str) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read ({error.strerror}): change its rights.") from error
+    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged or no {kind} file: {error}") from error
 
 
 def _lines(path: Path, max_unpacked_gb: float | None) -> Iterator[bytes]:

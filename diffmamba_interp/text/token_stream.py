@@ -24,17 +24,24 @@ import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.data.documents import DataError, Document, documents_of_split, order_by_hash, shuffle_documents
-from diffmamba_interp.data.sources import TextSource
-from diffmamba_interp.data.tokenizer import Bos, bos_tokens, tokenizer_hash
 from diffmamba_interp.files.checksums import DamagedFileError, check_sum, replacing_with_sum
-from diffmamba_interp.splits import Split, require_split
+from diffmamba_interp.text.documents import (
+    DataError,
+    Document,
+    Split,
+    documents_of_split,
+    order_by_hash,
+    require_split,
+    shuffle_documents,
+)
+from diffmamba_interp.text.sources import TextSource
+from diffmamba_interp.text.tokenizer import Bos, bos_tokens, tokenizer_hash
 
 logger = logging.getLogger(__name__)
 
 TokenArray = UInt16[np.ndarray, " token"] | UInt32[np.ndarray, " token"]
 
-REMEDY = "Make it with diffmamba_interp.data.write_tokens."
+REMEDY = "Make it with diffmamba_interp.text.write_tokens."
 _DOCUMENTS_PER_CALL = 64
 # Part of the name of a cached stream: another number where the same files are read otherwise than before.
 _READING = 2

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffmamba_interp.data.batches import TokenBatches, pack_tokens
-from diffmamba_interp.data.documents import DataError
+from diffmamba_interp.text.batches import RandomTokenBatches, TokenBatches, pack_tokens
+from diffmamba_interp.text.documents import DataError
 
 # Sequence i of length 5 begins with token 5 i.
 TOKENS = np.arange(5 * 23 + 3, dtype=np.uint16)
@@ -121,3 +121,22 @@ def test_the_end_of_the_last_epoch_stays_the_end() -> None:
 def test_ranks_that_cannot_share_a_batch_are_refused(batch_size: int, rank: int, world_size: int) -> None:
     with pytest.raises(ValueError, match="cannot be shared"):
         batches(batch_size=batch_size, rank=rank, world_size=world_size)
+
+
+def test_random_batches_continue_from_a_saved_position() -> None:
+    whole = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
+    first, second = next(whole), next(whole)
+    resumed = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
+    assert torch.equal(next(resumed), first)
+    later = RandomTokenBatches(50, length=4, batch_size=2, seed=3)
+    later.restore(resumed.state())
+    assert torch.equal(next(later), second)
+    assert not torch.equal(first, second)
+
+
+def test_the_shares_of_all_ranks_joined_are_the_batch_of_one_process() -> None:
+    alone = RandomTokenBatches(50, length=4, batch_size=6)
+    shares = [RandomTokenBatches(50, length=4, batch_size=6, rank=r, world_size=3) for r in range(3)]
+    assert torch.equal(torch.cat([next(share) for share in shares]), next(alone))
+    with pytest.raises(ValueError, match="rank 0 of 4"):
+        RandomTokenBatches(50, length=4, batch_size=6, world_size=4)
