@@ -283,11 +283,9 @@ def paired_difference(
             "at least one."
         )
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    value, low, high = map(float, bootstrap(differences, n_resamples=n_resamples, seed=seed).stacked)
+    (mean,) = bootstrap(differences[:, None], n_resamples=n_resamples, seed=seed).estimates
     return PairedDifference(
-        value,
-        low,
-        high,
+        **vars(mean),
         n=len(differences),
         n_first_only=int((differences < 0).sum()),
         n_second_only=int((differences > 0).sum()),

@@ -10,7 +10,15 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from diffmamba_interp.config import (
+    NAMED_PLACEMENTS,
+    DifferentialConfig,
+    HookedMambaConfig,
+    Placement,
+    differential_blocks,
+)
 from diffmamba_interp.models.checkpoint_files import printable
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -175,3 +183,58 @@ def _of(shapes: Shapes, name: str, n_dimensions: int) -> tuple[int, ...]:
     if len(shape) != n_dimensions or 0 in shape:
         raise ValueError(f"the weights are malformed: {printable(name)} has the shape {list(shape)}.")
     return shape
+
+
+def require_said_placement(raw: Mapping[str, Any], found: tuple[int, ...], n_layers: int) -> None:
+    """Compare the differential blocks in the weights with those that the config names, if it names any."""
+    if not raw.get("diffmamba"):
+        if found and raw.get("diffmamba") is not None:
+            raise ValueError(
+                f"it contradicts the weights: diffmamba is {raw['diffmamba']!r}, but the weights of blocks "
+                f"{list(found)} are differential. Correct the config, or remove the field."
+            )
+        if found:
+            log.warning(
+                "config.json does not say that the model is differential, but the weights of blocks %s are: "
+                "loading it as Diff-Mamba.",
+                list(found),
+            )
+        return
+    said = _said_placement(raw.get("diffmamba_settings", "alternate"), n_layers)
+    if said != found:
+        raise ValueError(
+            f"it contradicts the weights: diffmamba_settings {raw.get('diffmamba_settings')!r} makes blocks "
+            f"{list(said)} differential, but the weights make it blocks {list(found)}. Correct the config."
+        )
+
+
+def _said_placement(setting: object, n_layers: int) -> tuple[int, ...]:
+    """The published setting: a named placement, a number of last blocks, or (ours) a list of blocks."""
+    try:
+        if isinstance(setting, list):
+            return differential_blocks(tuple(setting), n_layers)
+        if str(setting).isdecimal():
+            return tuple(range(n_layers - min(int(str(setting)), n_layers), n_layers))
+        if setting not in NAMED_PLACEMENTS:
+            raise ValueError(f"it must be one of {', '.join(NAMED_PLACEMENTS)}, a number of last blocks, or a list.")
+        return differential_blocks(setting, n_layers)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"diffmamba_settings is {setting!r}: {error}") from error
+
+
+def differential_from_shapes(found: tuple[int, ...], shapes: Shapes, plain: HookedMambaConfig) -> DifferentialConfig:
+    """Placement, lambda form and division of heads as the weights have them. Raises ValueError for malformed ones."""
+    prefix = f"backbone.layers.{found[0]}"
+    shape = shapes[f"{prefix}.mixer_1.A_log"]
+    if len(shape) != 1:
+        raise ValueError(f"the weights are malformed: {prefix}.mixer_1.A_log has the shape {list(shape)}.")
+    return DifferentialConfig(
+        placement=_named_if_possible(found, plain.n_layers),
+        lambda_form="exp_dot" if f"{prefix}.lambda_k1" in shapes else "sigmoid_sum",
+        head_division="d_head" if shape[0] == plain.mixer_sizes("plain").n_heads else "n_heads",
+    )
+
+
+def _named_if_possible(blocks: tuple[int, ...], n_layers: int) -> Placement:
+    names: tuple[Placement, ...] = ("all", "alternate", "quarter")
+    return next((name for name in names if differential_blocks(name, n_layers) == blocks), blocks)

@@ -9,7 +9,7 @@ import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import LensTrajectory, LogitLens, TunedLens, lens_trajectory, residual_stream
-from diffmamba_interp.lens.trajectory import _check_targets
+from diffmamba_interp.lens.trajectory import _checked_targets
 
 
 @pytest.fixture
@@ -133,6 +133,6 @@ def test_a_record_goes_to_json_and_back(trajectory: LensTrajectory) -> None:
 
 def test_targets_that_do_not_fit_are_refused(model: HookedMamba, lens: TunedLens, tokens: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="one target per position"):
-        _check_targets(tokens[:, :3], tokens, model.cfg.d_vocab)  # the annotations refuse it first under test
+        _checked_targets(tokens[:, :3], tokens, None, model.cfg.d_vocab)  # the annotations refuse it first under test
     with pytest.raises(ValueError, match="vocabulary is 0 to 96"):
         lens_trajectory(model, lens, tokens, targets=tokens + 97)
