@@ -165,8 +165,9 @@ def findings(records: Records, found: dict[str, Any]) -> list[str]:
             )
     for name, values in zip(records.texts, np.moveaxis(records.bits_per_byte, -1, 0), strict=True):
         each = differences(records, values, last)
+        whose = "" if len(each) > len(seeds_of(records)) else f" (seeds {', '.join(map(str, seeds_of(records)))})"
         lines.append(
-            f"- Bits per byte of `{Path(name).stem}`: {over_seeds(each).text(3, signed=True)}, seed by seed "
+            f"- Bits per byte of `{Path(name).stem}`{whose}: {over_seeds(each).text(3, signed=True)}, seed by seed "
             f"{', '.join(f'{value:+.3f}' for value in each)}."
         )
     return [*lines, ""]
