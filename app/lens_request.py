@@ -14,7 +14,7 @@ from app.loading import ModelKey
 from app.prompts import Prompt
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
-from diffmamba_interp.lens.demo import demo_lens_folder
+from diffmamba_interp.lens.folders import demo_lens_folder
 
 STATISTICS = {
     "probability": "probability of the top token",

@@ -32,7 +32,7 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import LensRecipe, LensTraining, ModelUnembed, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Translators, add_block_gradient, final_target
 from diffmamba_interp.lens.residual_stream import residual_stream
-from diffmamba_interp.lens.work_sizes import chunk_tokens
+from diffmamba_interp.lens.unembedding import chunk_tokens
 from diffmamba_interp.models.checkpoints import FLOAT32_PARAMETERS
 from diffmamba_interp.ops.kernels.lens_loss import RowTiles, exponentiate_rows_fused_
 from diffmamba_interp.text.batches import RandomTokenBatches

@@ -31,8 +31,7 @@ from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.lens.card import lens_sha256
-from diffmamba_interp.lens.demo import demo_lens_folder
-from diffmamba_interp.lens.folders import load_lens, read_description
+from diffmamba_interp.lens.folders import demo_lens_folder, load_lens, read_description
 from diffmamba_interp.lens.lenses import LogitLens
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DemoName, bundled_folder, load_demo_tokenizer

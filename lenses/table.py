@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffmamba_interp.lens.catalogue import catalogue
+from diffmamba_interp.lens.card import catalogue
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- table: made by lenses/table.py -->\n", "<!-- end of table -->\n"

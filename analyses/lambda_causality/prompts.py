@@ -22,7 +22,7 @@ from diffmamba_interp.analysis_results import provenance, write_records
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.lens.card import lens_sha256
-from diffmamba_interp.lens.demo import demo_lens_folder
+from diffmamba_interp.lens.folders import demo_lens_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle import NeedleSample

@@ -27,7 +27,7 @@ from diffmamba_interp.lm_training.preparation import open_stream
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.stage_readings import StageReading
 from diffmamba_interp.models.demo import DEMO_NAMES, load_demo
-from diffmamba_interp.runs.json_log import LOG_FILE
+from diffmamba_interp.runs.run_log import LOG_FILE
 from diffmamba_interp.runs.settings import read_toml
 from diffmamba_interp.train_lm import RECIPE_FILE
 

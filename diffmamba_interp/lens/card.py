@@ -1,4 +1,4 @@
-"""What a finished lens says about itself: metrics.json for programs, CARD.md for people."""
+"""What a finished lens says about itself: metrics.json for programs, CARD.md for people, a row in a table of many."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from diffmamba_interp.files.atomic import write_text
@@ -18,6 +19,16 @@ from diffmamba_interp.lens.recipe import LensRecipe
 METRICS_FILE = "metrics.json"
 CARD_FILE = "CARD.md"
 METRICS_FORMAT = 1
+COLUMNS = (
+    "lens",
+    "model",
+    "trained on",
+    "made on",
+    "held-out tokens",
+    "mean KL, logit lens",
+    "mean KL, tuned lens",
+    "nearer in",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +137,11 @@ def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: Lens
 
 def measurement_table(measurement: LensMeasurement) -> list[str]:
     """The measurement as the lines of a Markdown table, which also reads well in a terminal."""
-    rows = [("lens reads", "logit lens KL", "tuned lens KL", "KL saved", "bits per byte")]
+    rows: list[tuple[str, ...]] = [("lens reads", "logit lens KL", "tuned lens KL", "KL saved", "bits per byte")]
     for stage in measurement.stages:
         bits = "-" if stage.bits_per_byte is None else f"{stage.bits_per_byte.value:.3f}"
-        rows.append((stage.stage, str(stage.logit_lens_kl_nats), str(stage.kl_nats), str(stage.kl_saved_nats), bits))
+        kl_nats = (stage.logit_lens_kl_nats, stage.kl_nats, stage.kl_saved_nats)
+        rows.append((stage.stage, *(estimate.text() for estimate in kl_nats), bits))
     if measurement.model_bits_per_byte is not None:
         rows.append(("output", "0", "0", "0", f"{measurement.model_bits_per_byte.value:.3f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -137,8 +149,43 @@ def measurement_table(measurement: LensMeasurement) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
+def catalogue(root: str | Path) -> list[str]:
+    """Lines of a Markdown table with a row for every `<model>/<name>/metrics.json` below `root`.
+
+    Mean KL is over the stages that have a translator, in nats; "nearer in" counts those in which the tuned lens is
+    nearer to the model's output than the logit lens beyond the 95 % interval. Raises ValueError for a metrics.json
+    of another format.
+    """
+    root = Path(root)
+    folders = sorted(file.parent for file in root.glob(f"*/*/{METRICS_FILE}"))
+    rows = [_catalogue_row(folder.relative_to(root).as_posix(), *read_metrics(folder)) for folder in folders]
+    return [_catalogue_line(COLUMNS), _catalogue_line(["---"] * len(COLUMNS)), *map(_catalogue_line, rows)]
+
+
 def _data_text(provenance: Provenance, recipe: LensRecipe) -> str:
     if provenance.data_sha256 is None:
         return "random tokens, no text: this lens shows that the machinery works and says nothing about language"
     part = "all but what was held out" if recipe.split == "run" else "lens-training split"
     return f"{provenance.data}, {part}"
+
+
+def _catalogue_row(
+    name: str, measurement: LensMeasurement, provenance: Provenance, recipe: Mapping[str, Any]
+) -> list[str]:
+    stages = measurement.stages
+    n_nearer = sum(stage.kl_saved_nats.low > 0 for stage in stages)
+    n_tokens = recipe["steps"] * recipe["tokens_per_step"]
+    return [
+        f"[{name}]({name}/{CARD_FILE})",
+        f"{provenance.model} (`{(provenance.model_sha256 or 'none')[:12]}`)",
+        f"{Path(provenance.data).name}, {recipe['steps']} steps, {n_tokens:,} tokens",
+        f"{provenance.device}, PyTorch {provenance.versions['torch']}",
+        f"{measurement.n_tokens:,} in {measurement.n_documents:,} documents",
+        f"{fmean(stage.logit_lens_kl_nats.value for stage in stages):.3f}",
+        f"{fmean(stage.kl_nats.value for stage in stages):.3f}",
+        f"{n_nearer} of {len(stages)} stages",
+    ]
+
+
+def _catalogue_line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"

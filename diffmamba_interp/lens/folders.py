@@ -11,6 +11,9 @@ without lens.json is "resid_post" if its last translator alone is zero: reading 
 final one never trains it. Everything is converted to "resid_pre" when it is loaded:
 
     ours[0] = 0 (the embedding has no translator there: plain logit lens),   ours[i + 1] = theirs[i]
+
+The demo pair's lenses come with the package, in such folders: no training, no network. They live in
+`lenses/<model>/pile/` of the source tree, and a wheel carries them as data of this subpackage.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from diffmamba_interp.lens.lenses import TunedLens, TunedLensConfig
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import read_json
 from diffmamba_interp.models.checkpoint_hub import HUB_ID
+from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import ReadOutIdentity, is_read_out_of
 
@@ -44,6 +48,8 @@ CONFIG_FILE = "config.json"
 PARAMS_FILE = "params.pt"
 LENS_FILE = "lens.json"
 LENS_FORMAT = 1
+INSTALLED_FOLDER = Path(__file__).parent / "demo_files"
+SOURCE_FOLDER = Path(__file__).parents[2] / "lenses"
 
 _REMEDY = "Delete the lens, then train or fetch it again."
 _OLD_LENS = (
@@ -107,6 +113,42 @@ def load_lens(
     lens = TunedLens(ModelUnembed(model), config)
     lens.load_stacked(weight, bias)
     return lens
+
+
+@checked
+def load_demo_lens(name: DemoName = "diff-mamba2", model: HookedMamba | None = None) -> TunedLens:
+    """The tuned lens of a model of the demo pair, over that model's read-out and on its device.
+
+    model: what `load_demo(name)` returned, whose weights the lens then shares; None loads it anew on the CPU.
+    `demo_lens_folder(name) / "CARD.md"` says how the lens was made and how good it is.
+
+    Raises:
+        FileNotFoundError: this copy of the package holds no lenses.
+        ValueError: another name, or `model` is not the demo model of that name.
+    """
+    folder = demo_lens_folder(name)
+    if model is None:
+        model, _ = load_demo(name)
+    return load_lens(folder, model)
+
+
+@checked
+def demo_lens_folder(name: DemoName) -> Path:
+    """The folder of a demo model's lens: `config.json`, `lens.json`, `params.pt`, `metrics.json`, `CARD.md`.
+
+    Raises as `load_demo_lens` does.
+    """
+    if name not in DEMO_NAMES:
+        raise ValueError(f"there is no demo model {name!r}: choose one of {', '.join(DEMO_NAMES)}.")
+    places = (INSTALLED_FOLDER / name, SOURCE_FOLDER / name / "pile")
+    for folder in places:
+        if (folder / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"this copy of the package holds no lens of {name!r} (neither {places[0]} nor {places[1]}): install a "
+        "released wheel, or train one with `python -m diffmamba_interp.train_lens --model "
+        f"{name}` and open it with load_lens."
+    )
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
@@ -189,8 +231,8 @@ def _read_params(path: Path, config: TunedLensConfig, sha256: str | None) -> tup
     state, _ = read_tensors(path, remedy=_REMEDY)
     n, d = config.num_hidden_layers, config.d_model
     needed = {f"{i}.weight": (d, d) for i in range(n)} | {f"{i}.bias": (d,) for i in range(n)}
-    found = {name: tuple(t.shape) if isinstance(t, Tensor) else None for name, t in _items(state)}
-    wrong = sorted(name for name in needed.keys() | found.keys() if needed.get(name) != found.get(name))
+    held = {name: tuple(t.shape) if isinstance(t, Tensor) else None for name, t in _items(state)}
+    wrong = sorted(name for name in needed.keys() | held.keys() if needed.get(name) != held.get(name))
     if wrong:
         raise ValueError(
             f"{path} does not hold {n} translators of d_model {d}: {', '.join(wrong[:5])} "
@@ -218,15 +260,15 @@ def _convention(folder: Path, described: Mapping[str, Any], asked: Reads | None,
     if asked is not None:
         return asked
     trained = [bool(w.any() or b.any()) for w, b in zip(weight, bias, strict=True)]
-    found: Reads = "resid_post" if any(trained) and not trained[-1] else "resid_pre"
+    taken: Reads = "resid_post" if any(trained) and not trained[-1] else "resid_pre"
     logger.warning(
         "%s does not say which residual stream its translators read; taken: %r, since the last translator is %s. "
         "Pass reads= if that is wrong.",
         folder,
-        found,
+        taken,
         "trained" if trained[-1] else "zero",
     )
-    return found
+    return taken
 
 
 def _moved_by_one(stack: Tensor) -> Tensor:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.paths import expand_fields
-from diffmamba_interp.runs.settings import from_values, read_toml, require_numbers, require_seed, to_toml, to_values
+from diffmamba_interp.runs.run_log import Reporter
+from diffmamba_interp.runs.settings import (
+    from_values,
+    read_toml,
+    require_numbers,
+    require_positive,
+    require_seed,
+    to_toml,
+    to_values,
+)
+from diffmamba_interp.runs.snapshots import changed
 from diffmamba_interp.text.tokenizer import Bos
 
 Loss = Literal["kl", "ce"]
@@ -92,7 +102,7 @@ class LensRecipe:
     """Sequences per forward pass and process; None: found from the memory."""
     snapshot_minutes: float = 5.0
     """Minutes between snapshots from which a stopped run resumes."""
-    report_to: Literal["none", "tensorboard", "wandb"] = "none"
+    report_to: Reporter = "none"
     """Where the log goes beside log.jsonl."""
     eval_only: str | None = None
     """Folder of a lens to measure instead of training one."""
@@ -101,14 +111,7 @@ class LensRecipe:
         require_numbers(self)
         require_seed(self.seed)
         expand_fields(self, "model", "tokenizer", "data", "out", "eval_only")
-        for name in _SIZES:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be positive.")
-        if not self.lr_scale > 0:
-            raise ValueError(f"lr_scale is {self.lr_scale}: it must be positive.")
-        if self.max_unpacked_gb is not None and self.max_unpacked_gb <= 0:
-            raise ValueError(f"max_unpacked_gb is {self.max_unpacked_gb}: it must be positive.")
+        require_positive(self, *_SIZES, "lr_scale", "max_unpacked_gb")
         if self.split == "whole" and self.eval_only is None:
             raise ValueError("split is 'whole', which leaves nothing to train on: give it with eval_only.")
         if self.snapshot_minutes < 0:
@@ -176,11 +179,8 @@ def first_difference(
     old, new = (replace(recipe, split="hash") if recipe.split == "auto" else recipe for recipe in (old, new))
     if new.split == "run":
         ignored = tuple(name for name in ignored if name != "eval_tokens")
-    for field in fields(LensRecipe):
-        before, after = getattr(old, field.name), getattr(new, field.name)
-        if field.name not in ignored and before != after:
-            return field.name, before, after
-    return None
+    differences = changed(to_values(old), to_values(new), ignored)
+    return next(((name, *values) for name, values in differences.items()), None)
 
 
 _SIZES = ("max_documents", "steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens")

@@ -18,8 +18,8 @@ from typing import Any
 from diffmamba_interp.lens.folders import CONFIG_FILE
 from diffmamba_interp.lens.recipe import LensRecipe, first_difference, read_recipe, recipe_from_dict, write_recipe
 from diffmamba_interp.lens.training import TrainingError
-from diffmamba_interp.runs.json_log import LOG_FILE
-from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, read_snapshot, write_snapshot
+from diffmamba_interp.runs.run_log import LOG_FILE
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, changed, read_snapshot, write_snapshot
 
 RECIPE_FILE = "recipe.toml"
 
@@ -81,12 +81,11 @@ class RunFolder:
         except KeyError as error:
             raise ValueError(f"{file} is no snapshot of this command: delete it to start over.") from error
         self._require_same(recipe_from_dict(recipe, source=str(file)), f"{file} is of a run")
-        for name, value in self.identity.items():
-            if identity.get(name) != value:
-                raise ValueError(
-                    f"{file} was made with another {name} ({identity.get(name)}) than this run's ({value}): give "
-                    "the same files as before, choose another --out, or delete the folder to start over."
-                )
+        for name, (before, now) in changed(identity, self.identity).items():
+            raise ValueError(
+                f"{file} was made with another {name} ({before}) than this run's ({now}): give the same files as "
+                "before, choose another --out, or delete the folder to start over."
+            )
         return state
 
     def snapshot_is_due(self) -> bool:

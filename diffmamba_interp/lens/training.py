@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from torch import Tensor, nn
 
+from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Target, Translators, add_block_gradient, final_target, token_target
-from diffmamba_interp.lens.prefetch import BatchesAhead, StepBatches
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lens.residual_stream import residual_stream
-from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
+from diffmamba_interp.lens.unembedding import chunk_tokens, power_of_two_below
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.runs.command import RunError
@@ -35,6 +35,10 @@ from diffmamba_interp.runs.process_group import ProcessGroup
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-3
 MAX_GRADIENT_NORM = 1.0
+# Beyond this a larger micro-batch makes nothing faster.
+MAX_MICRO_BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
+# The share of the free memory that the kept residual stream may take.
+RESIDUAL_SHARE = 0.15
 LEARNING_RATES = {"sgd": 1.0 - MOMENTUM, "adam": 1e-3}
 
 logger = logging.getLogger(__name__)
@@ -66,6 +70,25 @@ class StepRecord:
     def mean_loss_nats(self) -> float:
         """Mean over the blocks."""
         return sum(self.loss_nats) / len(self.loss_nats)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a line of the log."""
+        return asdict(self) | {"mean_loss_nats": self.mean_loss_nats}
+
+    def scalars(self) -> dict[str, float]:
+        """As curves, one for each block's loss."""
+        losses = {f"loss_nats/translator_{block}": loss for block, loss in enumerate(self.loss_nats)}
+        others = ("mean_loss_nats", "gradient_norm", "learning_rate")
+        return losses | {name: getattr(self, name) for name in others}
+
+
+@runtime_checkable
+class StepBatches(Protocol):
+    """Where tokens come from: this process's share of one step's sequences at a time, from a saveable position."""
+
+    def __next__(self) -> Tensor: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class LensTraining:
@@ -231,6 +254,71 @@ class LensTraining:
                 f"{where} is not finite in step {self.step + 1}; the translators were not changed by it. Check that "
                 "the model's own outputs are finite on this data, or lower lr_scale."
             )
+
+
+class BatchesAhead:
+    """`batches` on `device`, one ahead: the next is on its way while the device still works on this one.
+
+    Call `fetch` when the device has been given its work, `take` for the next.
+
+    Positions are those of the batches that were taken; what was fetched but not taken does not count.
+    """
+
+    def __init__(self, batches: StepBatches, device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._fetched: Int64[Tensor, "sequence pos"] | None = None
+        self._position = batches.state()
+        self._position_after_fetched = self._position
+
+    def take(self) -> Int64[Tensor, "sequence pos"]:
+        """The next batch, on the device. Raises StopIteration when there is none."""
+        if self._fetched is None:
+            self._fetch()
+        taken, self._fetched = self._fetched, None
+        assert taken is not None
+        self._position = self._position_after_fetched
+        return taken
+
+    def fetch(self) -> None:
+        """Get the next batch ready, without waiting for its copy to the device; at the data's end, do nothing."""
+        if self._fetched is None:
+            try:
+                self._fetch()
+            except StopIteration:
+                # Whether another batch is wanted is for `take` to say.
+                return
+
+    def position(self) -> dict[str, Any]:
+        """Where the batch after the last taken one comes from, as plain values."""
+        return self._position
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Go on at a `position()`. Raises ValueError if it is of other data or settings."""
+        self._batches.restore(position)
+        self._fetched = None
+        self._position = self._batches.state()
+
+    def _fetch(self) -> None:
+        tokens = next(self._batches)
+        self._position_after_fetched = self._batches.state()
+        if self._device.type == "cuda":
+            # Only from page-locked memory is a copy made beside the device's other work.
+            tokens = tokens.pin_memory()
+        self._fetched = tokens.to(self._device, non_blocking=True)
+
+
+def first_micro_batch(cfg: HookedMambaConfig, sequence_length: int, unembedding: Tensor, sequences: int) -> int:
+    """Sequences per forward pass to begin with; training halves it if memory runs out all the same.
+
+    sequences: those of one step in this process, which is the most that is of use.
+    """
+    kind = unembedding.device.type
+    most = MAX_MICRO_BATCH_TOKENS.get(kind, MAX_MICRO_BATCH_TOKENS["cpu"]) // sequence_length
+    if kind == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(unembedding.device)
+        stream_bytes = (cfg.n_layers + 1) * sequence_length * cfg.d_model * unembedding.element_size()
+        most = min(most, int(RESIDUAL_SHARE * free_bytes) // stream_bytes)
+    return power_of_two_below(min(max(most, 1), sequences))
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: LensRecipe) -> torch.optim.Optimizer:

@@ -19,8 +19,7 @@ from diffmamba_interp.argument_checks import Count, checked
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
-from diffmamba_interp.lens.unembedding import ModelUnembed
-from diffmamba_interp.lens.work_sizes import chunk_tokens
+from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.models.token_checks import Lengths, prepared_tokens

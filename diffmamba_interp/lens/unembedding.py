@@ -19,6 +19,10 @@ from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import ReadOutIdentity, read_out_identity, read_out_sha256
 from diffmamba_interp.models.rms_norm import RMSNorm
 
+# One tile of logits. On a GPU large tiles make large products; on a CPU a tile should stay near the caches.
+LOGIT_TILE_BYTES = {"cuda": 448 * 2**20, "cpu": 16 * 2**20}
+MAX_CHUNK_TOKENS = {"cuda": 8192, "cpu": 1024}
+
 
 class ModelUnembed(nn.Module):
     """`ln_final` and `unembed` of a `HookedMamba`, frozen, without hooks.
@@ -77,6 +81,20 @@ class ModelUnembed(nn.Module):
     def identity(self) -> ReadOutIdentity:
         """What a lens' file keeps to know this read-out again in any dtype."""
         return read_out_identity(self, self.weight, self.gain)
+
+
+def chunk_tokens(unembedding: Tensor) -> int:
+    """Tokens whose logits are held at once: a power of two, the same in every run on a kind of device."""
+    kind = unembedding.device.type
+    row_bytes = unembedding.shape[0] * unembedding.element_size()
+    fitting = LOGIT_TILE_BYTES.get(kind, LOGIT_TILE_BYTES["cpu"]) // row_bytes
+    most = MAX_CHUNK_TOKENS.get(kind, MAX_CHUNK_TOKENS["cpu"])
+    return power_of_two_below(min(max(fitting, 16), most))
+
+
+def power_of_two_below(n: int) -> int:
+    """The largest power of two that is at most n."""
+    return 1 << (n.bit_length() - 1)
 
 
 def _frozen(weight: Tensor) -> nn.Parameter:

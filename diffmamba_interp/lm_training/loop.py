@@ -32,8 +32,8 @@ from diffmamba_interp.lm_training.step import COMPUTE_DTYPES, make_step
 from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.runs.command import RunError
-from diffmamba_interp.runs.json_log import LOG_FILE, append_record, cut_log
 from diffmamba_interp.runs.process_group import ProcessGroup
+from diffmamba_interp.runs.run_log import LOG_FILE, append_record, cut_log
 from diffmamba_interp.runs.settings import to_values
 from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
 from diffmamba_interp.text import save_tokenizer

@@ -129,14 +129,7 @@ def _open_text(part: TextPart, tokenizer: PreTrainedTokenizerBase) -> TokenStrea
 
 def _source(part: TextPart) -> TextSource:
     assert part.source is not None
-    return TextSource(
-        location=part.source,
-        text_field=part.text_field,
-        hub_config=part.hub_config,
-        hub_split=part.hub_split,
-        hub_revision=part.hub_revision,
-        skip_empty=part.skip_empty,
-    )
+    return TextSource.of_recipe(part.source, part)
 
 
 def _sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from diffmamba_interp.config import HookedMambaConfig, Placement
 from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.models.conversion import Alignment
 from diffmamba_interp.needle.stories import TASKS
-from diffmamba_interp.runs.settings import require_numbers, require_seed
+from diffmamba_interp.runs.settings import require_numbers, require_positive, require_seed
 
 Precision = Literal["float32", "bf16"]
 LossKind = Literal["full", "answer"]
@@ -72,8 +72,7 @@ class TextPart:
         expand_fields(self, "tokens", "source", "cache")
         if (self.tokens is None) == (self.source is None):
             raise ValueError("a text part needs either tokens (a .npy stream) or source (text).")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}: it must be positive, or left out for all.")
+        require_positive(self, "max_tokens")
         if self.weight <= 0:
             raise ValueError(f"a text part's weight is {self.weight}: it must be positive; leave the part out instead.")
 
@@ -128,10 +127,7 @@ class RetrievalPart:
             raise ValueError("lengths above 0 need filler: name token streams (.npy).")
         if not 0 <= self.short <= 1:
             raise ValueError(f"short is {self.short}: it is a share, in [0, 1].")
-        if self.filler_tokens is not None and self.filler_tokens < 1:
-            raise ValueError(f"filler_tokens is {self.filler_tokens}: it must be positive, or left out for all.")
-        if self.max_questions < 1:
-            raise ValueError(f"max_questions is {self.max_questions}: it must be at least 1.")
+        require_positive(self, "filler_tokens", "max_questions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +273,7 @@ class Recipe:
         require_numbers(self)
         require_seed(self.seed)
         require_seed(self.data_seed, "data.seed")
-        for name in ("steps", "batch_size", "accumulation", "log_every", "snapshot_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        require_positive(self, "steps", "batch_size", "accumulation", "log_every", "snapshot_every")
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}: it must be 0 or more processes.")
         if self.max_minutes is not None and self.max_minutes < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
 from diffmamba_interp.runs import snapshots
-from diffmamba_interp.runs.json_log import read_records
+from diffmamba_interp.runs.run_log import read_records
 from diffmamba_interp.runs.settings import from_values, to_values
-from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, changed
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ def read_snapshot(folder: Path) -> Snapshot | None:
 
 def require_same_run(snapshot: Snapshot, recipe: Recipe, data_sha256: dict[str, str], folder: Path) -> None:
     """Raise ValueError unless the snapshot is of this recipe and data (`RESUMABLE_CHANGES` may differ)."""
-    saved, now = _comparable(_with_defaults(snapshot.recipe)), _comparable(to_values(recipe))
-    changed = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
-    if changed:
-        lines = "; ".join(f"{key} was {saved.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in changed)
+    fields = changed(_with_defaults(snapshot.recipe), to_values(recipe), RESUMABLE_CHANGES)
+    if fields:
+        lines = "; ".join(
+            f"{name} was {_shown(saved)}, is {_shown(now)}" for name, (saved, now) in sorted(fields.items())
+        )
         raise ValueError(
             f"{folder} holds a run of another recipe: {lines}. Resume with the same recipe, or choose another --out."
         )
-    names = snapshot.data_sha256.keys() | data_sha256.keys()
-    others = sorted(name for name in names if snapshot.data_sha256.get(name) != data_sha256.get(name))
+    others = sorted(changed(snapshot.data_sha256, data_sha256))
     if others:
         raise ValueError(
             f"{folder} holds a run on other data: {', '.join(others)} changed since. Choose another --out."
@@ -82,17 +81,5 @@ def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
         return values
 
 
-def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Leaves by dotted name, as JSON text, less what may differ."""
-    return dict(_leaves({key: value for key, value in values.items() if key not in RESUMABLE_CHANGES}))
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{name}[{index}]")
-    else:
-        yield name, json.dumps(value)
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)

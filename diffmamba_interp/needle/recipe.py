@@ -8,7 +8,7 @@ from typing import Literal
 from diffmamba_interp.files.paths import expand_fields
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.vocabulary import VocabularyName
-from diffmamba_interp.runs.settings import require_numbers, require_seed
+from diffmamba_interp.runs.settings import require_numbers, require_positive, require_seed
 from diffmamba_interp.text.tokenizer import Bos
 
 FillerSplit = Literal["auto", "whole", "eval"]
@@ -83,8 +83,7 @@ class NeedleRecipe:
                 raise ValueError(f"{name} holds a value twice, which would count its prompts twice: {values}.")
         require_numbers(self)
         require_seed(self.seed)
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {self.batch_tokens}: give at least 1.")
+        require_positive(self, "batch_tokens", "max_unpacked_gb")
         if self.n < 1:
             raise ValueError(f"n is {self.n}: give at least 1 prompt per task and length (10 decide something).")
         if self.model == self.baseline and self.lens == self.baseline_lens:

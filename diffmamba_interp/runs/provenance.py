@@ -1,4 +1,4 @@
-"""What results were made with: sums of weights, and the versions that decide the numbers."""
+"""What results were made with: sums of weights, the device, and the versions that decide the numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import torch
 
 from diffmamba_interp.files.checksums import file_sha256
 
@@ -20,6 +22,11 @@ def weights_sha256(folder: str | Path) -> str:
         raise FileNotFoundError(f"{folder} holds no weights (*.safetensors or pytorch_model*.bin).")
     digests = [file_sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def device_name(device: torch.device | str) -> str:
+    """The name of the GPU that `device` means; of anything else its own: "cpu"."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device)
 
 
 def package_versions() -> dict[str, str]:

@@ -123,6 +123,16 @@ def require_numbers(settings: Any) -> None:
                 raise ValueError(f"{field.name} is {value}: it must be a finite number of less than 2^63.")
 
 
+def require_positive(settings: Any, *names: str) -> None:
+    """Raise ValueError, with its name, for a field of a dataclass that is 0 or less; `None` means off."""
+    defaults = {field.name: field.default for field in fields(settings)}
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            advice = ", or left out" if defaults[name] is None else ""
+            raise ValueError(f"{name} is {value}: it must be positive{advice}.")
+
+
 def require_seed(seed: int, name: str = "seed") -> None:
     """Raise ValueError for a seed that not every generator takes."""
     if not 0 <= seed < 2**32:

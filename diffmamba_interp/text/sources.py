@@ -57,6 +57,11 @@ class TextSource:
     skip_empty: bool = False
     max_unpacked_gb: float | None = None
 
+    @classmethod
+    def of_recipe(cls, location: str, recipe: Any) -> TextSource:
+        """The text at `location`, read as the recipe's fields of these names say; one that it does not have is left."""
+        return cls(location=location, **{name: getattr(recipe, name) for name in _OPTIONS if hasattr(recipe, name)})
+
     def documents(self) -> Iterator[Document]:
         """The documents in a fixed order; the log says how many rows were passed over.
 
@@ -138,6 +143,13 @@ class TextSource:
             yield document_of_row(
                 row.get(self.text_field), where, text_field=self.text_field, skip_empty=self.skip_empty
             )
+
+
+# Of a recipe; its seed decides other things.
+_OPTIONS = (
+    *("text_field", "hub_config", "hub_split", "hub_revision"),
+    *("max_documents", "skip_empty", "max_unpacked_gb"),
+)
 
 
 def is_hub_id(location: str) -> bool:

@@ -11,7 +11,7 @@ from diffmamba_interp.analysis_conditions import CLEAN, Readings, together
 from diffmamba_interp.analysis_prompts import PromptRecipe, cells
 from diffmamba_interp.analysis_results import read_recipe, read_results, write_records, write_results
 from diffmamba_interp.lens.card import lens_sha256
-from diffmamba_interp.lens.demo import demo_lens_folder
+from diffmamba_interp.lens.folders import demo_lens_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
 from diffmamba_interp.runs.provenance import weights_sha256
 

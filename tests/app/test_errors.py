@@ -11,7 +11,7 @@ from streamlit.runtime.scriptrunner import StopException
 
 from app.panels.errors import LESS_MEMORY, OWN_FAULT, in_words
 from diffmamba_interp.implicit_attention.memory_limit import MemoryLimitError
-from diffmamba_interp.lens.demo import demo_lens_folder
+from diffmamba_interp.lens.folders import demo_lens_folder
 from tests.app.conftest import IDS, OpenApp, complaint, texts
 
 PAGES = ("overview", "attention", "lens", "needle", "interventions", "retrieval", "session")

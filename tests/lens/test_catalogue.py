@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffmamba_interp.lens.card import read_metrics
-from diffmamba_interp.lens.catalogue import COLUMNS, catalogue
+from diffmamba_interp.lens.card import COLUMNS, catalogue, read_metrics
 
 
 def cells(line: str) -> list[str]:

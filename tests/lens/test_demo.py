@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffmamba_interp import load_demo
-from diffmamba_interp.lens import TunedLens, demo, demo_lens_folder, load_demo_lens
+from diffmamba_interp.lens import TunedLens, demo_lens_folder, folders, load_demo_lens
 from diffmamba_interp.lens.card import lens_sha256, measurement_table, read_metrics
 from diffmamba_interp.lens.folders import read_description
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, DemoName, demo_folder
@@ -56,16 +56,16 @@ def test_an_installed_copys_lens_is_taken_before_the_source_trees(
     for place in (tmp_path / "installed" / "mamba2", tmp_path / "source" / "mamba2" / "pile"):
         place.mkdir(parents=True)
         (place / "config.json").write_text("{}")
-    monkeypatch.setattr(demo, "SOURCE_FOLDER", tmp_path / "source")
-    monkeypatch.setattr(demo, "INSTALLED_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(folders, "SOURCE_FOLDER", tmp_path / "source")
+    monkeypatch.setattr(folders, "INSTALLED_FOLDER", tmp_path / "none")
     assert demo_lens_folder("mamba2") == tmp_path / "source" / "mamba2" / "pile"
-    monkeypatch.setattr(demo, "INSTALLED_FOLDER", tmp_path / "installed")
+    monkeypatch.setattr(folders, "INSTALLED_FOLDER", tmp_path / "installed")
     assert demo_lens_folder("mamba2") == tmp_path / "installed" / "mamba2"
 
 
 def test_a_copy_without_lenses_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "SOURCE_FOLDER", tmp_path)
-    monkeypatch.setattr(demo, "INSTALLED_FOLDER", tmp_path)
+    monkeypatch.setattr(folders, "SOURCE_FOLDER", tmp_path)
+    monkeypatch.setattr(folders, "INSTALLED_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"holds no lens of 'mamba2'.*train_lens --model mamba2"):
         demo_lens_folder("mamba2")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffmamba_interp.lens.prefetch import BatchesAhead
+from diffmamba_interp.lens.training import BatchesAhead
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,8 @@ import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import ModelUnembed, residual_stream, stage_names
-from diffmamba_interp.lens.work_sizes import chunk_tokens, first_micro_batch
+from diffmamba_interp.lens.training import first_micro_batch
+from diffmamba_interp.lens.unembedding import chunk_tokens
 
 
 def test_a_tile_of_logits_fits_its_budget_for_small_and_large_vocabularies() -> None:

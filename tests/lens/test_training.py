@@ -12,7 +12,7 @@ from transformers import get_linear_schedule_with_warmup
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import LensRecipe, LensTraining, ModelUnembed, TrainingError, TunedLens, residual_stream
 from diffmamba_interp.lens import training as training_module
-from diffmamba_interp.lens.training import Stopped
+from diffmamba_interp.lens.training import StepRecord, Stopped
 from diffmamba_interp.text.batches import RandomTokenBatches
 
 
@@ -211,3 +211,17 @@ def test_the_next_step_s_tokens_are_fetched_within_a_step_but_not_beyond_the_las
         kept.append(run.state()["position"]["batch"])
     assert drawn == [2, 3, 4, 4]
     assert kept == [1, 2, 3, 4]
+
+
+def test_a_step_is_logged_with_its_mean_and_drawn_block_by_block() -> None:
+    step = StepRecord(step=3, loss_nats=(1.0, 3.0), gradient_norm=0.5, learning_rate=0.1, n_tokens=64)
+    assert step.to_dict() == {
+        "step": 3,
+        "loss_nats": (1.0, 3.0),
+        "gradient_norm": 0.5,
+        "learning_rate": 0.1,
+        "n_tokens": 64,
+        "mean_loss_nats": 2.0,
+    }
+    assert step.scalars()["loss_nats/translator_1"] == 3.0
+    assert step.scalars()["mean_loss_nats"] == 2.0

@@ -19,8 +19,8 @@ from diffmamba_interp.lm_training.recipe import (
     TextPart,
 )
 from diffmamba_interp.lm_training.snapshots import read_snapshot
-from diffmamba_interp.runs.json_log import LOG_FILE
 from diffmamba_interp.runs.process_group import ProcessGroup
+from diffmamba_interp.runs.run_log import LOG_FILE
 
 ALONE = ProcessGroup()
 N_TOKENS = 640

@@ -1,12 +1,14 @@
-"""Logs of runs, across crashes."""
+"""Logs of runs, across crashes and with other reporters."""
 
 import errno
+import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 
-from diffmamba_interp.runs.json_log import append_record, cut_log, read_records
+from diffmamba_interp.runs.run_log import RunLog, append_record, cut_log, read_records
 
 
 @pytest.fixture
@@ -60,3 +62,45 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="log.jsonl") as full:
         append_record(tmp_path / "log.jsonl", {"step": 1})
     assert full.value.errno == errno.ENOSPC
+
+
+def test_a_resumed_log_drops_the_steps_that_are_taken_again_and_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with RunLog(path, step=0) as log:
+        for step in (1, 2, 3):
+            log.write({"step": step, "loss": 100.0}, {"loss/block_1": 100.0})
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    with RunLog(path, step=2) as log:
+        log.write({"step": 3, "loss": 120.0}, {"loss/block_1": 120.0})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert lines[2] == {"step": 3, "loss": 120.0}
+
+
+def test_a_reporter_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match="pip install wandb"):
+        RunLog(tmp_path / "log.jsonl", step=0, report_to="wandb")
+
+
+def test_scalars_go_to_the_reporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, float] = {}
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert Path(folder).parent == tmp_path
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            seen[name] = value
+
+        def close(self) -> None:
+            seen["closed"] = 1.0
+
+    module = type(sys)("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    with RunLog(tmp_path / "log.jsonl", step=0, report_to="tensorboard") as log:
+        log.write({"step": 1, "loss": 1.0}, {"loss/block_1": 1.0})
+    assert seen["loss/block_1"] == 1.0
+    assert seen["closed"]
