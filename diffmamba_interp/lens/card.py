@@ -141,7 +141,7 @@ def measurement_table(measurement: LensMeasurement) -> list[str]:
     for stage in measurement.stages:
         bits = "-" if stage.bits_per_byte is None else f"{stage.bits_per_byte.value:.3f}"
         kl_nats = (stage.logit_lens_kl_nats, stage.kl_nats, stage.kl_saved_nats)
-        rows.append((stage.stage, *(estimate.text() for estimate in kl_nats), bits))
+        rows.append((stage.stage, *(estimate.text(4) for estimate in kl_nats), bits))
     if measurement.model_bits_per_byte is not None:
         rows.append(("output", "0", "0", "0", f"{measurement.model_bits_per_byte.value:.3f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

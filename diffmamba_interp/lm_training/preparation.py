@@ -51,9 +51,6 @@ def open_tokenizer(recipe: DataRecipe, n_tokens: int) -> PreTrainedTokenizerBase
         tokenizer = load_tokenizer(name)
     except OSError as error:
         raise DataError(f"there is no tokenizer {name!r}: no folder, tokenizer.json or hub id ({error}).") from error
-    # The tokenizers library raises nothing narrower for a damaged file.
-    except Exception as error:
-        raise DataError(f"the tokenizer {name!r} cannot be read: {error}") from error
     if len(tokenizer) > n_tokens:
         raise DataError(
             f"the tokenizer {name} has {len(tokenizer)} tokens, the model's vocabulary (d_vocab, less its padding) "
