@@ -15,7 +15,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from app.options import MEMORY_VARIABLE, ROOT_VARIABLE
+from app.shell.starting import MEMORY_VARIABLE, ROOT_VARIABLE
 
 MODEL = "models/alternate"
 IDS = "5 17 42 8 5 17 42 8 60 5 17"
@@ -63,7 +63,7 @@ def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) ->
         app.query_params.update({"model": MODEL, **query})
         app.run()
         if page != "overview":
-            app.switch_page(f"views/{page}.py").run()
+            app.switch_page(f"pages_/{page}/{page}.py").run()
         return app
 
     st.cache_resource.clear()

@@ -18,7 +18,7 @@ def test_the_ready_prompt_has_its_needle_question_and_distractors_framed(open_ap
 def test_a_generated_prompt_is_marked_as_the_analyses_mark_it(open_app: OpenApp) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from app import loading
+    from app.shell import loading
     from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
     from diffmamba_interp.needle import make_needle_samples
 

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from app.panels.chosen_model import ChosenModel, baseline_last
+from app.shell.loading import ChosenModel, baseline_last
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from tests.models.tiny import tiny_model
 

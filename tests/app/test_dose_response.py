@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.dose_pictures import doses_csv, doses_npz
-from app.dose_request import FACTORS, SNRS_DB, DoseRequest
-from app.intervention_request import Changes
-from app.panels import long_runs
+from app.pages_.interventions.pictures import doses_csv, doses_npz
+from app.pages_.interventions.request import FACTORS, SNRS_DB, Changes, DoseRequest
+from app.shell import estimates
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.interventions import (
     AblateHead,
@@ -137,7 +136,7 @@ def test_a_plain_model_has_noise_to_sweep_and_no_lambda(open_app: OpenApp) -> No
 
 def test_a_long_sweep_waits_for_a_press_of_its_own_button(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {4: 0.0}
-    monkeypatch.setattr(long_runs, "forward_seconds", lambda key, n_tokens, *_: seconds.get(n_tokens // 11, 100.0))
+    monkeypatch.setattr(estimates, "forward_seconds", lambda key, n_tokens, *_: seconds.get(n_tokens // 11, 100.0))
     app = open_app("interventions", **ANSWER, swept="lambda")
     assert len(figures(app)) == 3
     app.button(key="run_sweep").click().run()

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from app.attention_files import attention_files
-from app.lens_files import lens_files, trajectory_bytes
+from app.pages_.attention.request import attention_files
+from app.shell.lens_reading import lens_files, trajectory_bytes
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.figures.attention import attention_figure
 from diffmamba_interp.figures.lens import lens_heat_map

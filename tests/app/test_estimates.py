@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from app import estimates
-from app.attention_request import MAX_NORM_POSITIONS, AttentionRequest
-from app.panels import long_runs
+from app.pages_.attention.request import MAX_NORM_POSITIONS, AttentionRequest
+from app.shell import estimates
 from tests.app.conftest import IDS, OpenApp, complaint, drawn
 
 
@@ -14,7 +13,7 @@ from tests.app.conftest import IDS, OpenApp, complaint, drawn
 def test_a_long_run_waits_for_a_press_on_the_button(
     open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
-    monkeypatch.setattr(long_runs, "LONG_S", 0.0)
+    monkeypatch.setattr(estimates, "LONG_S", 0.0)
     app = open_app(page, ids=IDS)
     assert "about" in app.info[0].value
     assert len(app.get("plotly_chart")) == 0
@@ -36,7 +35,7 @@ def test_a_run_that_is_far_too_long_is_refused_with_what_to_reduce(
 
 
 def test_the_estimate_grows_with_the_prompt_and_with_the_read_outs(open_app: OpenApp) -> None:
-    from app import loading
+    from app.shell import loading
 
     open_app()
     key = loading.model_key("models/all", "float32")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.folders import find_folders, fingerprint, open_folder, resolve_below
+from app.shell.folders import find_folders, fingerprint, open_folder, resolve_below
 from tests.app.conftest import MODEL
 
 

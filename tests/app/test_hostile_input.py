@@ -29,7 +29,7 @@ def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, project_root
     app = open_app(model=BUNDLED)
     app.text_area(key="prompt").set_value(DRAWN[name]).run()
     for page in PAGES:
-        app.switch_page(f"views/{page}.py").run()
+        app.switch_page(f"pages_/{page}/{page}.py").run()
         assert not app.exception
         assert texts(app.error) == []
         assert app.get("plotly_chart")
@@ -48,7 +48,7 @@ def test_what_is_no_prompt_is_refused_on_every_page(open_app: OpenApp, name: str
     app = open_app(model=BUNDLED)
     app.text_area(key="prompt").set_value(typed).run()
     for page in PAGES:
-        app.switch_page(f"views/{page}.py").run()
+        app.switch_page(f"pages_/{page}/{page}.py").run()
         assert not app.exception
         assert texts(app.error) == ["Reading the prompt failed."]
         assert words in "\n".join(texts(app.code))

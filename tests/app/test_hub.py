@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.hub import hub_folder, hub_id
+from app.shell.folders import hub_folder, hub_id
 from tests.app.conftest import MODEL, OpenApp, block_tables, complaint
 
 

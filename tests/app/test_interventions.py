@@ -10,9 +10,9 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-from app.intervention_files import readings_csv, readings_npz
-from app.intervention_request import Changes
-from app.panels.knocked_tokens import parse_positions
+from app.pages_.interventions.choices import parse_positions
+from app.pages_.interventions.pictures import readings_csv, readings_npz
+from app.pages_.interventions.request import Changes
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.interventions import (
     AblateBranch,

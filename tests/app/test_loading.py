@@ -7,7 +7,7 @@ from threading import Barrier
 
 import pytest
 
-from app.budgeted_cache import BudgetedCache
+from app.shell.loading import BudgetedCache
 from tests.app.conftest import MODEL, OpenApp, block_tables, complaint
 
 

@@ -11,13 +11,11 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import needle_estimate, needle_request
-from app.needle_attention import measures
-from app.needle_files import attention_npz, block_curves_csv, curves_csv, trajectories_npz
-from app.needle_found import NeedleFound
-from app.needle_pictures import MAX_TICKS, name_stages_shortly
-from app.needle_request import run_needle
-from app.pasted_samples import EXAMPLE, parse_stories
+from app.pages_.needle import request
+from app.pages_.needle.files import attention_npz, block_curves_csv, curves_csv, trajectories_npz
+from app.pages_.needle.request import EXAMPLE, parse_stories, run_needle
+from app.shell.needle_pictures import MAX_TICKS, measures, name_stages_shortly
+from app.shell.needle_runs import NeedleFound
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
 from diffmamba_interp.needle import summarise
 from diffmamba_interp.stages import stage_names
@@ -29,7 +27,7 @@ TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_len
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """One prompt at a time."""
-    monkeypatch.setattr(needle_request, "STEP_TOKENS", 1)
+    monkeypatch.setattr(request, "STEP_TOKENS", 1)
 
 
 def found_by(app: AppTest) -> list[NeedleFound]:
@@ -142,14 +140,14 @@ def test_a_run_that_was_stopped_shows_what_was_read_and_goes_on(open_app: OpenAp
 def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
     open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needle_estimate, "forward_seconds", lambda *_: 20.0)
+    monkeypatch.setattr(request, "forward_seconds", lambda *_: 20.0)
     app = open_app("needle", **TINY)
     assert not app.get("plotly_chart")
     # Two models, 20 s each, and the attention's 1.2 passes.
     assert any("about 89 s here (lens 40 s, what is read 48 s" in text for text in texts(app.caption))
     app.button(key="run_needle").click().run()
     assert len(figures(app)) == 5
-    monkeypatch.setattr(needle_estimate, "forward_seconds", lambda *_: 1e5)
+    monkeypatch.setattr(request, "forward_seconds", lambda *_: 1e5)
     app.run()
     assert "Choose fewer or shorter prompts" in complaint(app)
 
@@ -178,9 +176,9 @@ def test_a_model_without_words_cannot_be_asked(open_app: OpenApp) -> None:
 def test_a_bundled_lens_of_other_weights_is_replaced_by_the_logit_lens_with_a_note(
     open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app.panels import fitting_lens
+    from app.shell import choices
 
-    monkeypatch.setattr(fitting_lens, "fits", lambda *_: False)
+    monkeypatch.setattr(choices, "fits", lambda *_: False)
     app = open_app("needle", **TINY | {"needle_lens": "bundled tuned lens"}, needle_attention="False")
     assert any("trained for other weights" in text for text in texts(app.caption))
     assert found_by(app)[0].trajectory.lenses == ("logit",)

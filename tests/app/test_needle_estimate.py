@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app import estimates, loading, needle_estimate
-from app.lens_request import LensRequest
-from app.needle_estimate import NeedleEstimate, estimate
-from app.needle_request import NeedleRead, SampleRequest
-from app.pasted_samples import EXAMPLE, parse_stories
+from app.pages_.needle import request
+from app.pages_.needle.request import EXAMPLE, NeedleEstimate, NeedleRead, SampleRequest, estimate, parse_stories
+from app.shell import estimates, loading
+from app.shell.lens_reading import LensRequest
 from tests.app.conftest import OpenApp
 
 REQUEST = SampleRequest(task="qa1", length=1024, n=10, seed=0)
@@ -38,9 +37,9 @@ def test_the_seconds_are_the_sum_of_the_parts(reads: list[NeedleRead]) -> None:
     assert found.seconds == pytest.approx(sum(part for name, part in vars(found).items() if name.endswith("_s")))
     n_layers = loading.config(reads[0].key).n_layers
     passes = 10 * 1024 * n_layers * 1e-3
-    read_outs = needle_estimate.READ_OUT_COST * 10 * (n_layers + 1) * 1.0
+    read_outs = request.READ_OUT_COST * 10 * (n_layers + 1) * 1.0
     assert found.reading_s == pytest.approx(2 * (passes + read_outs))
-    assert found.attention_s == pytest.approx(2 * needle_estimate.ATTENTION_PASSES * passes)
+    assert found.attention_s == pytest.approx(2 * request.ATTENTION_PASSES * passes)
 
 
 def test_longer_prompts_take_longer_passes_and_more_memory_and_no_longer_error_bars(reads: list[NeedleRead]) -> None:
@@ -54,12 +53,12 @@ def test_more_prompts_take_longer_in_every_part_but_loading_and_hardly_more_memo
     assert grown(once, twice) == {"prompts_s", "reading_s", "attention_s", "error_bars_s", "memory_bytes"}
     assert twice.reading_s == pytest.approx(2 * once.reading_s)
     # They are read step by step, so only what is kept of them grows.
-    assert twice.memory_bytes - once.memory_bytes == 10 * 2 * needle_estimate.FOUND_BYTES
+    assert twice.memory_bytes - once.memory_bytes == 10 * 2 * request.FOUND_BYTES
 
 
 def test_short_prompts_are_read_together_and_take_the_memory_of_one_step(reads: list[NeedleRead]) -> None:
     few, many = (estimate(reads[:1], replace(REQUEST, length=128, n=n)) for n in (8, 160))
-    assert many.memory_bytes - few.memory_bytes == 152 * needle_estimate.FOUND_BYTES
+    assert many.memory_bytes - few.memory_bytes == 152 * request.FOUND_BYTES
 
 
 def test_two_models_take_what_each_of_them_takes(reads: list[NeedleRead]) -> None:
@@ -87,7 +86,7 @@ def test_a_tuned_lens_is_loaded_and_held_and_the_logit_lens_beside_it_doubles_th
     assert grown(logit, tuned) == {"loading_s", "memory_bytes"}
     both = estimate([replace(reads[0], lens=TUNED, with_logit=True)], REQUEST)
     assert grown(tuned, both) == {"reading_s", "error_bars_s", "memory_bytes"}
-    passes = tuned.attention_s / needle_estimate.ATTENTION_PASSES
+    passes = tuned.attention_s / request.ATTENTION_PASSES
     assert both.reading_s - passes == pytest.approx(2 * (tuned.reading_s - passes))
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from app import loading
-from app.options import MAIN, MEMORY_VARIABLE, ROOT_VARIABLE, AppOptions, read_options
+from app.shell import loading
+from app.shell.starting import MAIN, MEMORY_VARIABLE, ROOT_VARIABLE, AppOptions, read_options
 from tests.app.conftest import MODEL, OpenApp
 
 

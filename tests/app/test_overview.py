@@ -3,14 +3,12 @@
 import csv
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.overview_files import block_csv, block_npz
+from app.pages_.overview.blocks import block_csv, block_npz
 from diffmamba_interp.models.inspection import inspect_checkpoint
 from tests.app.conftest import MODEL, OpenApp, block_tables, complaint, drawn, run_code, texts
 
@@ -93,16 +91,6 @@ def test_a_corrupt_checkpoint_is_an_error_box(open_app: OpenApp, tmp_path: Path)
     app = open_app(at_root=tmp_path, model="bad")
     assert "bad" in complaint(app)
     assert texts(app.error) == ["Opening the model failed."]
-
-
-def test_the_first_page_does_not_wait_for_the_lens_library(project_root: Path) -> None:
-    script = (
-        "import sys; from streamlit.testing.v1 import AppTest; "
-        "app = AppTest.from_file('app/main.py', default_timeout=60).run(); "
-        "print(len(app.error), 'tuned_lens' in sys.modules, 'transformers' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", script], cwd=project_root, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["0", "False", "False"]
 
 
 def test_copy_as_python_gives_the_same_lambdas(open_app: OpenApp) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, processors
 
-from app.prompts import parse_prompt, parse_token, read_tokenizer
+from app.shell.prompts import parse_prompt, parse_token, read_tokenizer
 from tests.app.conftest import MODEL, OpenApp, complaint, drawn
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.python_code import imported, lens_call
+from app.shell.python_code import imported, lens_call
 from diffmamba_interp.lens import demo_lens_folder
 
 

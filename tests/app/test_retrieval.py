@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.retrieval_grid import ANSWER_TOKENS, GridRequest, cells_csv, cells_npz
+from app.pages_.retrieval.grid import ANSWER_TOKENS, GridRequest, cells_csv, cells_npz
 from diffmamba_interp.needle.accuracy_grid import Cell
 from tests.app.conftest import OpenApp, complaint, figures, run_code, texts
 
@@ -50,7 +50,7 @@ def test_results_of_several_training_seeds_are_drawn_and_taken_away_with_the_fir
     (tmp_path / "analyses" / "retrieval" / "paper").mkdir(parents=True)
     (tmp_path / "analyses" / "retrieval" / "paper" / "results.json").write_text(json.dumps(results), encoding="utf-8")
     # The page is run as a file, so its folder is where it looks for the results.
-    monkeypatch.setattr("app.retrieval_grid.RESULTS", tmp_path / "analyses" / "retrieval")
+    monkeypatch.setattr("app.pages_.retrieval.grid.RESULTS", tmp_path / "analyses" / "retrieval")
     app = open_app("retrieval", results="paper")
     curves, ratio = figures(app)
     faint = [trace["y"] for trace in curves["data"] if trace.get("opacity")]
@@ -114,7 +114,7 @@ def test_a_grid_that_was_left_shows_the_cells_that_were_done(open_app: OpenApp) 
 
 
 def test_the_estimate_grows_with_prompts_tasks_lengths_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.retrieval_grid.forward_seconds", lambda key, n_tokens: float(n_tokens))
+    monkeypatch.setattr("app.pages_.retrieval.grid.forward_seconds", lambda key, n_tokens: float(n_tokens))
     small = GridRequest(tasks=("qa1",), lengths=(0,), n=2, seed=0)
     alone = small.seconds(["one"])
     assert small.seconds(["one", "two"]) == 2 * alone

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.panels.kept_records import MAX_RECORDS
-from app.session_file import read_session, write_session
+from app.pages_.session.file import read_session, write_session
+from app.shell.kept_records import MAX_RECORDS
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, figures, texts
 
 
@@ -24,7 +24,7 @@ def uploaded(app: AppTest, content: bytes) -> AppTest:
 @pytest.fixture
 def written(open_app: OpenApp) -> bytes:
     app = open_app("attention", ids=IDS, block="2")
-    app.switch_page("views/lens.py").run()
+    app.switch_page("pages_/lens/lens.py").run()
     return session_of(app)
 
 
@@ -59,7 +59,7 @@ def test_a_needle_run_is_drawn_again_where_its_models_are_not(open_app: OpenApp,
         for trace, other in zip(one["data"], first["data"], strict=True):
             assert np.allclose(trace["y"], other["y"], atol=1e-9)
     # A damaged file takes nothing away from what is kept.
-    app.switch_page("views/session.py").run()
+    app.switch_page("pages_/session/session.py").run()
     uploaded(app, file[: len(file) // 2])
     assert "session file" in complaint(app)
     assert [one.title for one in app.session_state["kept_records"].values()] == [kept.title]
@@ -69,7 +69,7 @@ def test_the_widgets_can_be_set_as_they_were(open_app: OpenApp, written: bytes) 
     app = uploaded(open_app("session"), written)
     next(button for button in app.button if button.label == "Set the widgets as they were").click().run()
     assert app.text_area(key="ids").value == IDS
-    app.switch_page("views/attention.py").run()
+    app.switch_page("pages_/attention/attention.py").run()
     assert app.slider(key="block").value == 2
     assert len(drawn(app)["data"]) == 3
 

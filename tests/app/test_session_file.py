@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.needle_found import Drawing, NeedleFound, NeedleRun
-from app.panels.kept_records import KeptRecord
-from app.session_file import MAX_PACKED_BYTES, read_session, write_session
-from app.session_records import KINDS, kind_of
+from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, kind_of, read_session, write_session
+from app.shell.kept_records import KeptRecord
+from app.shell.needle_runs import Drawing, NeedleFound, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from app import starting
+from app.shell import starting
 from tests.app.conftest import OpenApp, complaint
 
 DRAWN_MEANWHILE = {
@@ -38,7 +38,7 @@ choices = {"needle_length": "0", "needle_n": "2", "source": "needle", "length": 
 app.query_params.update({"model": "bundled:diff-mamba2", **choices})
 app.run()
 for page in ("attention", "lens", "needle", "interventions", "retrieval", "session"):
-    app.switch_page(f"views/{page}.py").run()
+    app.switch_page(f"pages_/{page}/{page}.py").run()
     assert not app.exception and not app.error, (page, app.error)
 print(*sorted(set(sys.modules) - known))
 """
@@ -106,7 +106,7 @@ def test_no_page_is_drawn_before_the_start(open_app: OpenApp, monkeypatch: pytes
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
     named = set(starting.named_imports())
-    assert ("app.needle_estimate", "estimate") in named
+    assert ("app.pages_.needle.request", "estimate") in named
     assert ("transformers", "PreTrainedTokenizerFast") in named
     assert ("huggingface_hub.errors", "HfHubHTTPError") in named
 

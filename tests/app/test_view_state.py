@@ -22,9 +22,9 @@ def test_an_address_brings_the_view_back(open_app: OpenApp) -> None:
 def test_changing_the_page_keeps_the_choices(open_app: OpenApp) -> None:
     app = open_app("attention", ids=IDS)
     app.slider(key="block").set_value(3).run()
-    app.switch_page("views/overview.py").run()
+    app.switch_page("pages_/overview/overview.py").run()
     assert app.selectbox(key="model").value == MODEL
-    app.switch_page("views/attention.py").run()
+    app.switch_page("pages_/attention/attention.py").run()
     assert app.slider(key="block").value == 3
     assert app.text_area(key="ids").value == IDS
 

@@ -1,0 +1,152 @@
+"""Attention: what the branches of a block read, and what the subtraction leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app.pages_.attention.request import (
+    FIGURES,
+    KINDS,
+    MAX_CELLS,
+    REDUCTIONS,
+    VIEWS,
+    AttentionRequest,
+    attention_code,
+    attention_files,
+    attention_record,
+)
+from app.pages_.attention.row import choose_row, draw_row
+from app.shell import state
+from app.shell.choices import choose_model, choose_prompt
+from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import agreed
+from app.shell.kept_records import keep
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, parse_token
+from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
+
+PLAIN_MEANS = {
+    "hidden": "weights: H of the block's only scan, signed, not normalised; gates, norms and out_proj are left out",
+    "contribution": "exact: what each source adds to mixer_out along the direction, frozen scales",
+    "contribution_norm": "norm of what each source adds to mixer_out, frozen scales",
+}
+FIGURE_HEIGHT = 440
+LINE_HEIGHT = 85
+
+
+def page() -> None:
+    st.header("Attention")
+    chosen = choose_model()
+    prompt = choose_prompt(chosen) if chosen else None
+    if chosen is None or prompt is None:
+        return
+    with shown_errors("Computing the attention", "Zoom in, or choose fewer heads, to need less."):
+        controls, picture, below = st.container(), st.container(), st.container()
+        with controls:
+            columns = st.columns(4)
+        with below:
+            window = choose_window(prompt)
+        request = choose_request(chosen, prompt, window, columns)
+        n_tokens = int(len(prompt.tokens) * request.passes(len(prompt.tokens), chosen.cfg.n_layers))
+        if agreed(chosen.key, n_tokens, what=(prompt, request), reduce="Shorten the prompt or zoom in"):
+            with picture, st.spinner("Computing", show_time=True):
+                record = attention_record(chosen.key, prompt, request)
+            with picture:
+                figure = draw_picture(prompt, request, record)
+            with below:
+                draw_rest(chosen, prompt, request, record, figure)
+
+
+def choose_window(prompt: Prompt) -> tuple[int, int]:
+    """The positions shown: all of them, unless told otherwise."""
+    return state.range_slider("Zoom: positions shown", "zoom", 0, len(prompt.tokens) - 1)
+
+
+def choose_request(
+    chosen: ChosenModel, prompt: Prompt, window: tuple[int, int], columns: Sequence[DeltaGenerator]
+) -> AttentionRequest:
+    with columns[0]:
+        block = state.slider("Block", "block", 0, chosen.cfg.n_layers - 1, 0)
+    with columns[1]:
+        kind = state.selectbox("Shown", "kind", list(KINDS), "hidden", format_func=KINDS.__getitem__)
+    with columns[3]:
+        views = [view for view in VIEWS if view != "heads" or kind != "contribution_norm"]
+        long = window[1] - window[0] >= MAX_CELLS and bool(prompt.spans.needle)
+        view = state.selectbox("View", "view", views, "spans" if long else "positions", format_func=VIEWS.get)
+    heads, token = "mean", None
+    with columns[2]:
+        if kind == "hidden" and view != "heads":
+            n_heads = chosen.cfg.mixer_sizes(chosen.cfg.block_kind(block)).n_heads
+            choices = [*REDUCTIONS, *(str(head) for head in range(n_heads))]
+            heads = state.selectbox("Heads", "heads", choices, "mean", format_func=heads_name)
+        elif kind == "contribution":
+            label = "Token" if chosen.tokenizer else "Token id"
+            typed = state.text_input(label, "token", prompt.answer or prompt.strings[-1])
+            token = parse_token(typed, chosen.tokenizer, chosen.cfg.d_vocab)
+    return AttentionRequest(block=block, kind=cast(Kind, kind), heads=heads, token=token, view=view, window=window)
+
+
+def heads_name(heads: str) -> str:
+    return REDUCTIONS.get(heads, f"head {heads}")
+
+
+def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> go.Figure:
+    figure = FIGURES[request.view](record, **request.figure_arguments(prompt))
+    if request.view == "heads":
+        n_lines = len(record.pictures) * -(-len(record.heads) // 16)
+        figure.update_layout(height=140 + LINE_HEIGHT * n_lines, margin={"b": 10})
+        st.plotly_chart(
+            figure, width="stretch", key="heads_figure", config=FIGURE_BUTTONS, selection_mode="points",
+            on_select=take_head if request.kind == "hidden" else "ignore",
+        )  # fmt: skip
+        return figure
+    figure.update_layout(height=FIGURE_HEIGHT)
+    st.plotly_chart(figure, width="stretch", key="attention_figure", config=FIGURE_BUTTONS)
+    return figure
+
+
+def what_is_drawn(request: AttentionRequest) -> str:
+    """What was done to the record's values before they were drawn."""
+    if request.view == "heads":
+        return " Pooled to thumbnails by the value of largest magnitude. Click one to see that head large."
+    if request.view == "spans":
+        return " A cell is a sum over the sources of a span, and a mean over its destinations."
+    if request.pooled == 1:
+        return ""
+    return (
+        f" A cell stands for {request.pooled} × {request.pooled} positions and shows their value of largest magnitude; "
+        "zoom in for single ones. The row below, CSV and NPZ hold every value."
+    )
+
+
+def take_head() -> None:
+    """Show the head that was clicked."""
+    with shown_errors("Reading the click"):
+        points = st.session_state["heads_figure"]["selection"]["points"]
+        if points:
+            state.put("heads", str(int(points[0]["customdata"][0])))
+            state.put("view", "positions")
+
+
+def draw_rest(
+    chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record: AttentionRecord, figure: go.Figure
+) -> None:
+    if record.is_differential:
+        means = f"Block {record.block} is differential. Difference: {record.difference_means}."
+    else:
+        means = f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}."
+    st.caption(means + what_is_drawn(request))
+    if request.view != "heads":
+        draw_row(prompt, record, choose_row(prompt, record))
+    keep(chosen, prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
+    code = attention_code(chosen.key, prompt, request)
+    draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")
+
+
+page()

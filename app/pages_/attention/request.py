@@ -1,0 +1,201 @@
+"""What is asked of `extract_attention`: made from the widgets, run, and written as files and Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import plotly.graph_objects as go
+import torch
+
+from app.shell import loading
+from app.shell.downloads import Download, html_file
+from app.shell.estimates import forward_seconds
+from app.shell.kept_records import record_bytes
+from app.shell.loading import ModelKey
+from app.shell.prompts import Prompt
+from app.shell.python_code import call, model_and_tokens, model_imports
+from diffmamba_interp import ActivationCache, HookedMamba
+from diffmamba_interp.figures.attention import attention_figure, attention_span_figure
+from diffmamba_interp.figures.attention_heads import attention_heads_figure
+from diffmamba_interp.figures.attention_panels import pooling_step
+from diffmamba_interp.figures.tables import attention_csv
+from diffmamba_interp.hook_names import FINAL_SCALE, block_point
+from diffmamba_interp.implicit_attention.extract import extract_attention, final_scale
+from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
+from diffmamba_interp.implicit_attention.spans import Spans
+
+KINDS = {
+    "hidden": "hidden attention",
+    "contribution": "contribution to a logit",
+    "contribution_norm": "contribution norm",
+}
+REDUCTIONS = {"mean": "mean over heads", "abs_mean": "mean magnitude over heads", "max_abs": "largest magnitude"}
+MAX_NORM_POSITIONS = 256
+"""Longer prompts show the norms of so many last rows only."""
+
+MAX_CELLS = 128
+"""Rows and columns of a panel, which is 230 pixels wide on a small screen; longer prompts are pooled.
+
+More cells show little more, and a browser takes longer to draw them."""
+
+MAX_BYTES = 2**29
+MAX_RUN_BYTES, MAX_RUN_S = 2**27, 1.0
+"""Of a whole run that is kept for the next picture of the same prompt."""
+
+VIEWS = {"positions": "by position", "spans": "collapsed by span", "heads": "every head"}
+NORM_ROW_BLOCKS = 0.5
+"""Contribution norms of one row take as long as so many blocks over the whole prompt; measured: 0.35 to 0.6."""
+
+FIGURES = {"positions": attention_figure, "spans": attention_span_figure, "heads": attention_heads_figure}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionRequest:
+    """heads: a reduction's name, or a head's number in digits, for kind "hidden". token: whose logit is the
+    direction, for kind "contribution". view: of `VIEWS`. window: first and last position shown."""
+
+    block: int
+    kind: Kind
+    window: tuple[int, int]
+    heads: str = "mean"
+    token: int | None = None
+    view: str = "positions"
+
+    @property
+    def head(self) -> int | None:
+        """The only head of the record; None where several were reduced or summed."""
+        one = self.kind == "hidden" and self.heads.isdigit() and self.view != "heads"
+        return int(self.heads) if one else None
+
+    @property
+    def pooled(self) -> int:
+        """Rows and columns that one cell of the picture by position stands for."""
+        return pooling_step(self.window[1] - self.window[0] + 1, MAX_CELLS)
+
+    def figure_arguments(self, prompt: Prompt) -> dict[str, Any]:
+        """Keyword arguments of the view's figure."""
+        found: dict[str, Any] = {}
+        if self.window != (0, len(prompt.tokens) - 1):
+            found["window"] = (self.window[0], self.window[1] + 1)
+        if self.view == "heads":
+            return found
+        if self.head is not None:
+            found["head"] = self.head
+        if self.view == "spans":
+            return {"spans": prompt.spans, **found}
+        found["max_cells"] = MAX_CELLS
+        return found if prompt.spans == Spans() else found | {"spans": framed(prompt.spans)}
+
+    def arguments(self, n_pos: int) -> dict[str, Any]:
+        """Keyword arguments of `extract_attention`."""
+        found: dict[str, Any] = {"block": self.block, "kind": self.kind}
+        if self.kind == "hidden" and self.view != "heads":
+            found |= {"reduce": self.heads} if self.head is None else {"heads": [self.head]}
+        elif self.kind == "contribution":
+            found["direction"] = self.token
+            if self.view == "heads":
+                found["per_head"] = True
+        first, last = self.window
+        if self.kind == "contribution_norm":
+            first = max(first, last + 1 - MAX_NORM_POSITIONS)
+        if (first, last) != (0, n_pos - 1):
+            found["rows"] = list(range(first, last + 1))
+        return found
+
+    def passes(self, n_pos: int, n_layers: int) -> float:
+        """So many forward passes take as long as the record."""
+        if self.kind != "contribution_norm":
+            return 1.0
+        return 1.0 + len(self.arguments(n_pos).get("rows", range(n_pos))) * NORM_ROW_BLOCKS / n_layers
+
+
+def framed(spans: Spans) -> Spans:
+    """The spans that are framed in a picture: not the filler, which is nearly all of it."""
+    return replace(spans, filler=())
+
+
+def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> AttentionRecord:
+    """The record, from the cache if it was made before."""
+
+    def make(model: HookedMamba) -> AttentionRecord:
+        tokens = torch.tensor([prompt.tokens], device=key.device)
+        arguments = request.arguments(len(prompt.tokens))
+        record = extract_attention(
+            model, tokens, token_strings=prompt.strings, max_bytes=MAX_BYTES, cache=run, **arguments
+        )
+        return cast(AttentionRecord, record)
+
+    run = earlier_run(key, prompt)
+    return loading.result(key, ("attention", prompt, request), make, _record_bytes)
+
+
+def earlier_run(key: ModelKey, prompt: Prompt) -> ActivationCache | None:
+    """The residual stream at every block, so that another block or head need not run the blocks before it again.
+
+    None where all blocks take too long or too much for a first picture.
+    """
+    cfg = loading.config(key)
+    n_bytes = 4 * len(prompt.tokens) * cfg.d_model * (cfg.n_layers + 1)
+    if n_bytes > MAX_RUN_BYTES or forward_seconds(key, len(prompt.tokens)) > MAX_RUN_S:
+        return None
+
+    def make(model: HookedMamba) -> ActivationCache:
+        tokens = torch.tensor([prompt.tokens], device=key.device)
+        names = [block_point(block, "resid_pre") for block in range(cfg.n_layers)]
+        with torch.no_grad():
+            resid, cache = model.run_with_cache(tokens, names, stop_at_block=cfg.n_layers)
+            return ActivationCache({**cache, FINAL_SCALE: final_scale(model, resid)})
+
+    return cast(ActivationCache, loading.result(key, ("residual stream", prompt), make, lambda _: n_bytes))
+
+
+def _record_bytes(record: AttentionRecord) -> int:
+    return sum(array.nbytes for array in record.to_numpy().values())
+
+
+def attention_files(record: AttentionRecord, figure: go.Figure) -> list[Download]:
+    return [
+        html_file(figure),
+        Download(ending="csv", mime="text/csv", make=lambda: attention_csv(record).encode()),
+        Download(ending="npz", mime="application/octet-stream", make=lambda: record_bytes(record)),
+    ]
+
+
+def attention_code(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> str:
+    """What makes the record and its figure; by span, the numbers of each cell too."""
+    arguments, figure = request.arguments(len(prompt.tokens)), request.figure_arguments(prompt)
+    spans = ["from diffmamba_interp.implicit_attention.spans import Spans"] if "spans" in figure else []
+    imports, lines = _LINES[request.view]
+    given = {**arguments, "token_strings": list(prompt.strings)}
+    return "\n".join(
+        [
+            "import torch",
+            *model_imports(key),
+            *imports,
+            "from diffmamba_interp.implicit_attention import extract_attention",
+            *spans,
+            "",
+            *model_and_tokens(key, prompt),
+            call("record = extract_attention", ["model", "tokens"], given),
+            *(call(line, first, figure) for line, first in lines),
+            "",
+        ]
+    )
+
+
+_LINES: dict[str, tuple[list[str], list[tuple[str, list[str]]]]] = {
+    "positions": ([], [("figure = record.figure", [])]),
+    "spans": (
+        [
+            "from diffmamba_interp.figures.attention import attention_span_figure",
+            "from diffmamba_interp.implicit_attention.segments import collapse_by_span",
+        ],
+        [("collapsed = collapse_by_span", ["record"]), ("figure = attention_span_figure", ["record"])],
+    ),
+    "heads": (
+        ["from diffmamba_interp.figures.attention_heads import attention_heads_figure"],
+        [("figure = attention_heads_figure", ["record"])],
+    ),
+}
+"""Imports and calls of each view, all with the arguments of its figure."""

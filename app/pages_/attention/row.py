@@ -1,0 +1,101 @@
+"""One destination's row of an attention record: drawn over the text that it reads, and counted by span."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from app.shell import state
+from app.shell.prompts import Prompt
+from diffmamba_interp.drawing.colours import short_name
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.figures.coloured_text import coloured_text
+from diffmamba_interp.implicit_attention.pictures import pictures_of
+from diffmamba_interp.implicit_attention.record import AttentionRecord
+from diffmamba_interp.implicit_attention.span_summary import summarise_spans
+from diffmamba_interp.implicit_attention.spans import Interval, Spans
+
+MAX_ROW_TOKENS = 120
+MAX_STRETCHES, AROUND, LAST_TOKENS = 12, 5, 30
+
+
+def choose_row(prompt: Prompt, record: AttentionRecord) -> int:
+    """The destination position; the last one shown unless told otherwise."""
+    rows = record.rows[0].tolist()
+    return state.slider("Row: what is read at this position", "row", rows[0], rows[-1], rows[-1])
+
+
+def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
+    """Every picture's row on one scale."""
+    first_row = int(record.rows[0, 0])
+    whole = pictures_of(record).values
+    pictures = {name: picture[row - first_row, : row + 1].cpu().numpy() for name, picture in whole.items()}
+    limit = max(float(np.abs(picture).max()) for picture in pictures.values()) or 1.0
+    stretches = shown_stretches(prompt.spans, row)
+    if prompt.spans.needle:
+        draw_spans(prompt.spans, record, row - first_row)
+    st.caption(
+        f"What is read at position {row}, `{code_text(prompt.strings[row])}`: blue is negative, red positive; the "
+        f"scale ends at ±{limit:.3g}."
+    )
+    for name, picture in pictures.items():
+        st.caption(f"{short_name(name)}{left_out(picture, stretches)}")
+        lines = (
+            coloured_text(prompt.strings[start:end], picture[start:end], limit=limit, first=start)
+            for start, end in stretches
+        )
+        st.html("".join(lines))
+
+
+def draw_spans(spans: Spans, record: AttentionRecord, row: int) -> None:
+    """Shares of the row's magnitude by span, and the needle against the rest."""
+    summary = summarise_spans(record, spans, row)
+    lines = []
+    for name, share in summary.share.items():
+        line: dict[str, str | float] = {"picture": short_name(name)}
+        for which in ("needle", "question", "distractors", *(["filler"] if spans.filler else [])):
+            line[f"{which}, %"] = 100 * mean(summary.of_class(share, which))
+        lines.append(line | {"needle over rest, dB": mean(summary.snr_db[name])})
+    st.dataframe(
+        lines, hide_index=True, width="stretch",
+        column_config={key: st.column_config.NumberColumn(format="%.1f") for key in lines[0] if key != "picture"},
+    )  # fmt: skip
+    st.caption(
+        "Share of the row's magnitude by span (what belongs to none is left out), and mean magnitude on the needle "
+        "over that on all other visible tokens."
+    )
+
+
+def mean(value: object) -> float:
+    """Over samples and heads, of which a page shows one."""
+    return float(np.mean(np.asarray(value)))
+
+
+def code_text(text: str) -> str:
+    """A token for Markdown's back quotes."""
+    return token_label(text).replace("`", "'")
+
+
+def shown_stretches(spans: Spans, row: int) -> list[Interval]:
+    """The tokens that have room: all of a short row; of a long one its end, and what lies around its spans."""
+    end = row + 1
+    if end <= MAX_ROW_TOKENS:
+        return [(0, end)]
+    marked = [span for name in ("needle", "distractors") for span in getattr(spans, name)][:MAX_STRETCHES]
+    if not marked:
+        return [(end - MAX_ROW_TOKENS, end)]
+    wanted = {place for a, b in marked for place in range(max(0, a - AROUND), min(b + AROUND, end))}
+    wanted |= set(range(end - LAST_TOKENS, end))
+    starts = sorted(place for place in wanted if place - 1 not in wanted)
+    ends = sorted(place + 1 for place in wanted if place + 1 not in wanted)
+    return list(zip(starts, ends, strict=True))
+
+
+def left_out(picture: np.ndarray, stretches: list[Interval]) -> str:
+    """How much of a row falls on tokens that have no room."""
+    n_shown = sum(end - start for start, end in stretches)
+    if n_shown == len(picture):
+        return ""
+    shown = sum(float(np.abs(picture[start:end]).sum()) for start, end in stretches)
+    share = 1 - shown / max(float(np.abs(picture).sum()), 1e-30)
+    return f": {n_shown} of {len(picture):,} tokens; {share:.1%} of the row's magnitude falls on the others"

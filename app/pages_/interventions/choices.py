@@ -1,0 +1,208 @@
+"""What the interventions page asks: the answer that is read, and what is changed: lambda, branches, heads, tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+import streamlit as st
+from tokenizers import Tokenizer
+
+from app.pages_.interventions.request import Answer, Changes, differential_blocks
+from app.shell import loading, state
+from app.shell.choices import needle_sample
+from app.shell.loading import ChosenModel
+from app.shell.prompts import DEFAULT_DISTRACTORS, DEFAULT_NEEDLE, SEPARATOR, Prompt, markdown, parse_token, token_text
+from app.shell.state import float_slider
+from diffmamba_interp.hook_names import BRANCHES, Branch
+from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES
+from diffmamba_interp.interventions.knock_out import LEVELS, Level
+
+LEVEL_NAMES = {"write": "what the state takes in", "input": "everything that the convolution makes of it"}
+BOTH = "every scan"
+CHANGES = re.compile(r"lambda_(factor|\d+)$|heads_off_\d|branches_off$|swapped$|knock_(spans|positions|blocks|branch)$")
+"""Keys of the widgets that change something."""
+
+MAX_LAMBDA = 2.0
+DEFAULT_ANSWER = "hallway"
+
+
+def choose_changes(chosen: ChosenModel, prompt: Prompt) -> Changes:
+    """What the widgets change. Raises ValueError for positions that are none."""
+    n_layers, blocks = chosen.cfg.n_layers, differential_blocks(chosen.cfg)
+    top = st.container()
+    names = ["λ", "Branches", "Heads", "Tokens"] if blocks else ["Heads", "Tokens"]
+    tabs = dict(zip(names, st.tabs(names), strict=True))
+    given: dict = {}
+    if blocks:
+        with tabs["λ"]:
+            given |= choose_lambdas(chosen, blocks)
+        with tabs["Branches"]:
+            given |= choose_branches(blocks)
+    with tabs["Heads"]:
+        given["heads_off"] = choose_heads(chosen)
+    with tabs["Tokens"]:
+        given["knocked"] = choose_tokens(prompt)
+        left, middle, right = st.columns(3)
+        with left:
+            given["level"] = cast(
+                Level, state.selectbox("Taken out", "level", list(LEVELS), "write", format_func=LEVEL_NAMES.get)
+            )
+        with middle:
+            given["knock_blocks"] = state.range_slider("Of blocks", "knock_blocks", 0, n_layers - 1)
+        with right:
+            branch = state.selectbox("Of", "knock_branch", [BOTH, *(BRANCHES if blocks else ())], BOTH)
+            given["knock_branch"] = None if branch == BOTH else cast(Branch, branch)
+    top.button("Change nothing", key="reset_changes", on_click=forget_changes)
+    return Changes(**given)
+
+
+def forget_changes() -> None:
+    """Every widget of the changes starts at its default again."""
+    state.replace_all({key: value for key, value in state.values().items() if not CHANGES.match(key)})
+
+
+def choose_lambdas(chosen: ChosenModel, blocks: list[int]) -> dict[str, object]:
+    """A factor for all blocks, and a value for those that get their own."""
+    report = loading.report(chosen.key)
+    factor = float_slider("λ of all differential blocks, times", "lambda_factor", 0.0, 2.0, 1.0)
+    own: list[tuple[int, float]] = []
+    with st.expander("Block by block"):
+        columns = st.columns(4)
+        for place, block in enumerate(blocks):
+            default = round(float(report.blocks[block].lambda_ or 0.0), 2)
+            low, high = min(0.0, default), max(MAX_LAMBDA, default)
+            with columns[place % 4]:
+                value = float_slider(f"λ of block {block}", f"lambda_{block}", low, high, default)
+            if value != default:
+                own.append((block, value))
+    return {"lambda_factor": factor, "lambdas": tuple(own)}
+
+
+def choose_branches(blocks: list[int]) -> dict[str, object]:
+    """Branches that are zero, and blocks whose branches change places."""
+    left, right = st.columns([2, 1])
+    with left:
+        options = [f"{block}.{branch}" for block in blocks for branch in BRANCHES]
+        off = state.multiselect("Switched off", "branches_off", options, [], format_func=scan_name)
+    with right:
+        places = [str(block) for block in blocks]
+        swapped = state.multiselect("Minuend and subtrahend exchanged in block", "swapped", places, [])
+    pairs = (name.split(".") for name in off)
+    return {
+        "branches_off": tuple((int(block), cast(Branch, branch)) for block, branch in pairs),
+        "swapped": tuple(sorted(map(int, swapped))),
+    }
+
+
+def choose_heads(chosen: ChosenModel) -> tuple[tuple[int, Branch | None, tuple[int, ...]], ...]:
+    """Heads that are zero, of one scan at a time; those of the others are remembered."""
+    kinds = {block: chosen.cfg.block_kind(block) for block in range(chosen.cfg.n_layers)}
+    scans: dict[str, tuple[int, Branch | None]] = {}
+    for block, kind in kinds.items():
+        scans |= (
+            {f"{block}.{b}": (block, b) for b in BRANCHES} if kind == "differential" else {f"{block}": (block, None)}
+        )
+    left, right = st.columns([1, 2])
+    with left:
+        shown = state.selectbox("Of", "head_scan", list(scans), next(iter(scans)), format_func=scan_name)
+    found = []
+    for name, (block, branch) in scans.items():
+        numbers = [str(head) for head in range(chosen.cfg.mixer_sizes(kinds[block]).n_heads)]
+        key = heads_key(block, branch)
+        if name == shown:
+            with right:
+                heads = state.multiselect("Heads switched off", key, numbers, [])
+        else:
+            heads = [head for head in state.remembered(key, "").split() if head in numbers]
+        if heads:
+            found.append((block, branch, tuple(sorted(map(int, heads)))))
+    others = [f"{scan_name(name)}: {', '.join(map(str, heads))}" for *scan, heads in found
+              for name in [".".join(str(part) for part in scan if part is not None)] if name != shown]  # fmt: skip
+    if others:
+        st.caption(f"Also off: {'; '.join(others)}.")
+    return tuple(found)
+
+
+def heads_key(block: int, branch: Branch | None) -> str:
+    return f"heads_off_{block}" if branch is None else f"heads_off_{block}_{branch}"
+
+
+def scan_name(name: str) -> str:
+    block, _, branch = name.partition(".")
+    return f"block {block}" + (f", {branch}" if branch else "")
+
+
+def choose_tokens(prompt: Prompt) -> tuple[int, ...]:
+    """Positions that are knocked out, by span and one by one."""
+    left, right = st.columns(2)
+    with left:
+        spans = [name for name in SPAN_CLASSES if getattr(prompt.spans, name)]
+        names = state.multiselect("Knocked out: every token of", "knock_spans", spans, [], disabled=not spans)
+    with right:
+        hint = f"Such as 3 5-8; the prompt has positions 0 to {len(prompt.tokens) - 1}"
+        typed = state.text_input("And the positions", "knock_positions", "", help=hint)
+    places = {place for name in names for start, end in getattr(prompt.spans, name) for place in range(start, end)}
+    return tuple(sorted(places | parse_positions(typed, len(prompt.tokens))))
+
+
+def parse_positions(typed: str, n_pos: int) -> set[int]:
+    """Numbers and ranges, both ends included, between blanks or commas. Raises ValueError for anything else."""
+    found: set[int] = set()
+    for part in filter(None, re.split(r"[\s,;]+", typed)):
+        ends = part.split("-") if re.fullmatch(r"[0-9]{1,6}(-[0-9]{1,6})?", part) else []
+        if not ends or int(ends[0]) > int(ends[-1]) or int(ends[-1]) >= n_pos:
+            raise ValueError(
+                f"{part[:40]!r} is no position: give numbers or ranges such as 5-8, from 0 to {n_pos - 1}."
+            )
+        found.update(range(int(ends[0]), int(ends[-1]) + 1))
+    return found
+
+
+def choose_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
+    """The answer and the wrong labels, ready for a generated prompt. Raises ValueError for an answer that is none."""
+    ready, others = ready_labels(chosen, prompt)
+    left, right = st.columns(2)
+    with left:
+        typed = state.text_input("Answer", "answer", ready, help="What should follow the prompt")
+    with right:
+        hint = "Between semicolons; for the signal-to-noise ratio. May be empty."
+        wrong = state.text_input("Wrong answers", "wrong", SEPARATOR.join(others), help=hint)
+    token = first_token(typed, chosen)
+    texts = [part.strip() for part in wrong.split(SEPARATOR) if part.strip()]
+    labels = dict.fromkeys([token, *(first_token(text, chosen) for text in texts)])
+    if chosen.tokenizer and len(encoded(typed, chosen.tokenizer)) > 1:
+        st.caption(f"The answer is read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}.")
+    if len(labels) <= len(texts):
+        st.caption("Wrong answers that begin with the first token of another label are left out.")
+    return Answer(token=token, labels=tuple(labels) if len(labels) > 1 else ())
+
+
+def ready_labels(chosen: ChosenModel, prompt: Prompt) -> tuple[str, list[str]]:
+    """The answer and the wrong labels of a generated prompt or the ready one; otherwise the last token."""
+    said = st.session_state
+    if prompt.answer and said.get("source") == "needle":
+        sample = needle_sample(chosen.key, said["task"], int(said["length"]), said["seed"])
+        return sample.answer, list(sample.distractors)
+    if chosen.tokenizer and DEFAULT_NEEDLE in "".join(prompt.strings):
+        return DEFAULT_ANSWER, [part.strip() for part in DEFAULT_DISTRACTORS.split(SEPARATOR)]
+    return prompt.strings[-1].strip() or prompt.strings[0].strip(), []
+
+
+def first_token(text: str, chosen: ChosenModel) -> int:
+    """The first token of a label after a prompt, to which the space before it belongs; an id without a tokenizer."""
+    if chosen.tokenizer is None:
+        return parse_token(text, None, chosen.cfg.d_vocab)
+    ids = encoded(text, chosen.tokenizer)
+    if not text.strip() or not ids:
+        raise ValueError("the answer is empty: give the text that should follow the prompt.")
+    if ids[0] >= chosen.cfg.d_vocab:
+        raise ValueError(
+            f"{text[:40]!r} is token {ids[0]}, but the model's vocabulary is 0 to {chosen.cfg.d_vocab - 1}."
+        )
+    return ids[0]
+
+
+def encoded(text: str, tokenizer: Tokenizer) -> list[int]:
+    plain = text.strip().encode("utf-8", "replace").decode("utf-8")
+    return tokenizer.encode(f" {plain}", add_special_tokens=False).ids

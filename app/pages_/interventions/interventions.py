@@ -1,0 +1,222 @@
+"""Interventions: lambda, branches, heads and tokens changed, and what becomes of the answer, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import streamlit as st
+
+from app.pages_.interventions.choices import choose_answer, choose_changes
+from app.pages_.interventions.code import dose_code, intervention_code
+from app.pages_.interventions.pictures import (
+    AFTER,
+    BEFORE,
+    at_output,
+    dose_figures,
+    dose_files,
+    in_words,
+    intervention_files,
+    present_readings,
+    stage_figures,
+)
+from app.pages_.interventions.request import (
+    Answer,
+    Changes,
+    DoseRequest,
+    changed_trajectory,
+    differential_blocks,
+    present_factor,
+    readings,
+    swept_record,
+)
+from app.shell import state
+from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
+from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import agreed
+from app.shell.kept_records import keep
+from app.shell.lens_reading import STATISTICS, LensRequest, difference_picture, lens_picture, top_tokens, trajectory
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, token_text
+from diffmamba_interp.interventions import InterventionRecord
+from diffmamba_interp.lens import LensTrajectory
+
+WINDOW, NARROW_WINDOW = 14, 7
+"""Last positions that the heat maps show."""
+
+MAPS = {"difference": "after minus before", "beside": "side by side"}
+N_PASSES, N_TOP = 4, 5
+STAGE_HEIGHT = 320
+LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+SWEPT = {"nothing": "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
+
+
+def page() -> None:
+    st.header("Interventions")
+    chosen = choose_model()
+    prompt = choose_prompt(chosen) if chosen else None
+    if chosen is None or prompt is None:
+        return
+    with shown_errors("Changing the model", "Shorten the prompt."):
+        numbers, controls, pictures = st.container(), st.container(border=True), st.container()
+        with controls:
+            answer = choose_answer(chosen, prompt)
+            changes = choose_changes(chosen, prompt)
+        with pictures:
+            columns = st.columns([3, 3, 3, 2])
+            with columns[0]:
+                (lens,) = choose_fitting_lenses([chosen], "lens")
+            with columns[1]:
+                maps = state.selectbox("Heat map", "maps", list(MAPS), "difference", format_func=MAPS.get)
+            with columns[2]:
+                names = [name for name in STATISTICS if not name.startswith("target")]
+                colour = state.selectbox("Colour", "map_colour", names, names[0], format_func=STATISTICS.get)
+            with columns[3]:
+                log = state.toggle("Logarithmic axis", "change_log")
+        window = NARROW_WINDOW if maps == "beside" else WINDOW
+        last = len(prompt.tokens) - 1
+        request = LensRequest(
+            lens=lens.lens, revision=lens.revision, first=max(0, last + 1 - window), last=last,
+            needs_target=True, target=answer.token,
+        )  # fmt: skip
+        what = (prompt, answer, request, changes)
+        if agreed(chosen.key, N_PASSES * len(prompt.tokens), what=what, reduce="Shorten the prompt"):
+            with numbers, st.spinner("Computing", show_time=True):
+                record = readings(chosen.key, prompt, answer, request, changes)
+                found = {
+                    BEFORE: trajectory(chosen.key, prompt, request),
+                    AFTER: changed_trajectory(chosen.key, prompt, request, changes),
+                }
+            with numbers:
+                draw_numbers(record)
+            with pictures:
+                figures = draw_stages(record, found, request, log=log)
+                figures |= draw_maps(chosen, request, found, maps, colour)
+                draw_top(chosen, request, found)
+                draw_files(chosen, prompt, answer, request, changes, colour, figures, record, found)
+                draw_dose_response(chosen, prompt, answer, changes, present_readings(record), log=log)
+
+
+def draw_numbers(record: InterventionRecord) -> None:
+    """What is read at the output, before and after."""
+    numbers = at_output(record)
+    for column, (name, before, after, unit) in zip(st.columns(len(numbers)), numbers, strict=True):
+        change = f"{after - before:+.4g}{unit} from {before:.4g}" if after != before else None
+        column.metric(name, f"{after:.4g}{unit}", change, border=True)
+    lines = [in_words(change) for change in record.interventions]
+    st.code("\n".join(lines) or "nothing is changed", language=None, wrap_lines=True)
+
+
+def draw_stages(
+    record: InterventionRecord, found: dict[str, LensTrajectory], request: LensRequest, *, log: bool
+) -> dict[str, object]:
+    """Curves by stage; returns the figures by the name of their file."""
+    made = stage_figures(record, found[BEFORE].stages, "tuned" if request.lens else "logit", log=log)
+    for column, one in zip(st.columns(len(made)), made, strict=True):
+        one.figure.update_layout(height=STAGE_HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND_ABOVE)
+        column.plotly_chart(one.figure, width="stretch", key=f"stages_{one.name}", config=FIGURE_BUTTONS)
+    return {one.name: one.figure for one in made}
+
+
+def draw_maps(
+    chosen: ChosenModel, request: LensRequest, found: dict[str, LensTrajectory], maps: str, colour: str
+) -> dict[str, object]:
+    """What the lens reads at the last positions: after minus before, or both."""
+    text = partial(token_text, tokenizer=chosen.tokenizer)
+    if maps == "difference":
+        made = {"map": difference_picture(found[AFTER], found[BEFORE], text, colour, request.first, (AFTER, BEFORE))}
+        st.caption("Red: more after the change, blue: less. A word: the top token after it, where it was another one.")
+    else:
+        made = {f"map_{when}": lens_picture(one, text, colour, request.first) for when, one in found.items()}
+    for column, (name, figure) in zip(st.columns(len(made)), made.items(), strict=True):
+        with column:
+            if len(made) > 1:
+                st.text(name.removeprefix("map_"))
+            st.plotly_chart(figure, width="stretch", key=name, config=FIGURE_BUTTONS)
+    return made
+
+
+def draw_top(chosen: ChosenModel, request: LensRequest, found: dict[str, LensTrajectory]) -> None:
+    """The likeliest tokens at the output, before and after."""
+    text = partial(token_text, tokenizer=chosen.tokenizer)
+    config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
+    for column, (when, one) in zip(st.columns(2), found.items(), strict=True):
+        table = top_tokens(one, text, len(one.stages) - 1, request.last - request.first)[:N_TOP]
+        column.caption(f"What comes next, {when}")
+        column.dataframe(table, hide_index=True, width="stretch", column_config=config)
+
+
+def draw_files(
+    chosen: ChosenModel, prompt: Prompt, answer: Answer, request: LensRequest, changes: Changes, colour: str,
+    figures: dict, record: InterventionRecord, found: dict[str, LensTrajectory],
+) -> None:  # fmt: skip
+    for when, one in found.items():
+        ids = {int(token) for token in one.top_tokens.flat} | {int(token) for token in one.tokens.flat}
+        keep(chosen, prompt, f"lens, {when} the change", one, ids)
+    code = intervention_code(chosen, prompt, answer, request, changes, colour)
+    draw_downloads(intervention_files(figures, record, found), code, name="intervention")
+
+
+def draw_dose_response(
+    chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: Mapping[str, float], *, log: bool
+) -> None:
+    """The widgets, and the curves if something is swept. present: readings with the page's changes, by name."""
+    st.subheader("Dose and response")
+    request = choose_sweep(chosen, changes)
+    if request is None:
+        return
+    what = (prompt, answer, changes, request)
+    n_tokens = request.n_passes * len(prompt.tokens)
+    if not agreed(chosen.key, n_tokens, what=what, reduce="Shorten the prompt, or choose fewer blocks", slot="sweep"):
+        return
+    bar = st.progress(0.0, "Sweeping")
+    done = 0
+
+    def progress(n: int) -> None:
+        nonlocal done
+        done += n
+        bar.progress(min(done / request.n_passes, 1.0), "Sweeping")
+
+    record = swept_record(chosen.key, prompt, answer, changes, request, progress)
+    bar.empty()
+    figures = dose_figures(record, request, present, log=log)
+    for column, (name, figure) in zip(st.columns(len(figures)), figures.items(), strict=True):
+        column.plotly_chart(figure, width="stretch", key=f"dose_{name}", config=FIGURE_BUTTONS)
+    st.caption(
+        "All that is set above stays in force, but for what is swept. Dotted: the answer as set above"
+        + ("; ring: where λ stands there." if request.swept == "lambda" else ", without noise; one draw per dose.")
+    )
+    draw_downloads(
+        dose_files(figures, record), dose_code(chosen, prompt, answer, changes, request, log=log), name="dose"
+    )
+
+
+def choose_sweep(chosen: ChosenModel, changes: Changes) -> DoseRequest | None:
+    """None if nothing is to be swept."""
+    differential = differential_blocks(chosen.cfg)
+    columns = st.columns([3, 4, 3, 2])
+    with columns[0]:
+        offered = [name for name in SWEPT if differential or name != "lambda"]
+        swept = state.selectbox("Swept", "swept", offered, "nothing", format_func=SWEPT.get)
+    if swept == "nothing":
+        return None
+    allowed = differential if swept == "lambda" else list(range(chosen.cfg.n_layers))
+    with columns[1]:
+        hint = "None named: every block" + (" that has λ" if swept == "lambda" else "")
+        named = state.multiselect("In blocks", "swept_blocks", [str(b) for b in allowed], [], help=hint)
+    with columns[2]:
+        apart = state.toggle("Each on its own", "swept_apart", help="one curve per block, the others as set above")
+    seed = 0
+    with columns[3]:
+        if swept == "noise":
+            seed = state.number_input("Seed of the noise", "noise_seed", 0, MAX_SEED, 0)
+    blocks = tuple(sorted(map(int, named))) or tuple(allowed)
+    groups = tuple((block,) for block in blocks) if apart else (blocks,)
+    if swept == "noise":
+        return DoseRequest(swept="noise", groups=groups, present=(None,) * len(groups), seed=seed)
+    present = tuple(present_factor(chosen.key, changes, group) for group in groups)
+    return DoseRequest(swept="lambda", groups=groups, present=present)
+
+
+page()

@@ -1,0 +1,250 @@
+"""Lens: what the model would predict at each depth, for every token of the prompt; two models if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from app.shell import state
+from app.shell.choices import (
+    choose_lens,
+    choose_model,
+    choose_prompt,
+    choose_second_model,
+    lens_of_second,
+    require_same_vocabulary,
+)
+from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import agreed
+from app.shell.kept_records import keep
+from app.shell.lens_reading import (
+    STATISTICS,
+    LensRequest,
+    difference_picture,
+    lens_files,
+    lens_picture,
+    lens_request,
+    top_tokens,
+    trajectory,
+)
+from app.shell.loading import ChosenModel, ModelKey, baseline_last
+from app.shell.prompts import Prompt, markdown, parse_token, token_text
+from app.shell.python_code import imported, lens_call, model_and_tokens, model_imports, token_text_lines
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.figures.lens import Statistic
+from diffmamba_interp.lens import LensTrajectory
+
+# Positions shown at a time: as many as have room for their text.
+WINDOW, NARROW_WINDOW = 16, 8
+COMPARE = {"one": "the first model", "beside": "both models side by side", "difference": "model minus baseline"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One model, what is asked of its lens, and what came out."""
+
+    chosen: ChosenModel
+    request: LensRequest
+    found: LensTrajectory
+
+    @property
+    def text(self) -> Callable[[int], str]:
+        return partial(token_text, tokenizer=self.chosen.tokenizer)
+
+
+def page() -> None:
+    st.header("Lens")
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    prompt = choose_prompt(first) if first else None
+    if first is None or prompt is None:
+        return
+    with shown_errors("Reading with the lens"):
+        choices = choose_reads([model for model in (first, second) if model], prompt)
+        what = (prompt, *(request for _, request in choices.requests))
+        if agreed(first.key, len(prompt.tokens), choices.n_read_outs, what=what, reduce="Shorten the prompt"):
+            with st.spinner("Computing", show_time=True):
+                reads = [Read(chosen=m, request=r, found=trajectory(m.key, prompt, r)) for m, r in choices.requests]
+            draw(choices, prompt, reads)
+
+
+def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
+    statistic, first, text = choices.statistic, choices.first, reads[0].text
+    if choices.compare == "difference":
+        order = baseline_last([read.chosen for read in reads])
+        reads = sorted(reads, key=lambda read: order.index(read.chosen))
+        model, baseline = (read.chosen.name for read in reads)
+        figure = difference_picture(reads[0].found, reads[1].found, text, statistic, first, (model, baseline))
+        draw_figure(figure, "lens_figure")
+        st.caption(
+            f"Red: more in `{model}`, blue: more in `{baseline}`. A word: the top token of `{model}`, where the "
+            "other has another."
+        )
+    else:
+        for place, (column, read) in enumerate(zip(st.columns(len(reads)), reads, strict=True)):
+            with column:
+                if len(reads) > 1:
+                    st.text(read.chosen.name)
+                figure = lens_picture(read.found, text, statistic, first)
+                draw_figure(figure, f"lens_figure_{place}" if place else "lens_figure")
+    st.caption(
+        f"Each cell: the token that {'the tuned' if reads[0].request.lens else 'the logit'} lens finds most likely to "
+        f"follow the token below, at that depth. Positions {first} to {reads[0].request.last} of "
+        f"{len(prompt.tokens)}. Click a cell for its list."
+    )
+    draw_cell(prompt, reads)
+    for read in reads:
+        ids = {int(token) for token in read.found.top_tokens.flat} | {int(token) for token in read.found.tokens.flat}
+        keep(read.chosen, prompt, f"lens, positions {first} to {read.request.last}", read.found, ids)
+    given, names = [(read.chosen.key, read.request) for read in reads], [read.chosen.name for read in reads]
+    code = lens_code(given, prompt, statistic, choices.compare, names)
+    draw_downloads(lens_files(reads[-1].found, figure, text), code, name="lens")
+
+
+def draw_figure(figure: go.Figure, key: str) -> None:
+    st.plotly_chart(
+        figure, width="stretch", key=key, config=FIGURE_BUTTONS, selection_mode="points",
+        on_select=partial(take_cell, key),
+    )  # fmt: skip
+
+
+def take_cell(key: str) -> None:
+    """Show the list of the cell that was clicked."""
+    with shown_errors("Reading the click"):
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            stage, place = points[0]["customdata"][:2]
+            state.put("cell", f"{int(stage)}-{int(place)}")
+
+
+def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
+    """The most likely tokens of one cell: the clicked one, or the output at the last position shown."""
+    request, stages = reads[0].request, reads[0].found.stages
+    stage, place = cell(state.remembered("cell", ""), len(stages), request)
+    st.subheader(f"{stages[stage]}, position {place}: {markdown(token_label(prompt.strings[place]))}", anchor=False)
+    for column, read in zip(st.columns(2), reads, strict=False):
+        with column:
+            if stage < len(read.found.stages):
+                st.caption(f"`{read.chosen.name}`")
+                table = top_tokens(read.found, read.text, stage, place - request.first)
+                config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
+                st.dataframe(table, hide_index=True, width="stretch", column_config=config, height=390)
+
+
+def cell(said: str, n_stages: int, request: LensRequest) -> tuple[int, int]:
+    """Stage and position; what is not on the page is replaced by the last cell."""
+    stage, _, place = said.partition("-")
+    if stage.isdecimal() and place.isdecimal():
+        found = int(stage), int(place)
+        if found[0] < n_stages and request.first <= found[1] <= request.last:
+            return found
+    return n_stages - 1, request.last
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensChoices:
+    """compare: of `COMPARE`. requests: one per model that is read. first: position of the first column."""
+
+    compare: str
+    statistic: Statistic
+    requests: list[tuple[ChosenModel, LensRequest]]
+
+    @property
+    def first(self) -> int:
+        return self.requests[0][1].first
+
+    @property
+    def n_read_outs(self) -> int:
+        """How often the whole vocabulary is computed."""
+        return sum((r.last - r.first + 1) * (model.cfg.n_layers + 1) for model, r in self.requests)
+
+
+def choose_reads(models: list[ChosenModel], prompt: Prompt) -> LensChoices:
+    """The choices in a line of widgets. Raises ValueError for a prompt or models that do not allow them."""
+    columns = st.columns(4)
+    with columns[0]:
+        names = [choose_lens("Lens", "lens", models[0])]
+    with columns[1]:
+        statistic = state.selectbox(
+            "Colour", "colour", list(STATISTICS), "probability", format_func=STATISTICS.__getitem__
+        )
+    with columns[2]:
+        offered = list(COMPARE) if len(models) > 1 else ["one"]
+        compare = state.selectbox("Models", "compare", offered, "one", format_func=COMPARE.__getitem__)
+    needs_target, target = statistic.startswith("target"), None
+    with columns[3]:
+        if needs_target:
+            hint = "Empty: the token that follows in the prompt."
+            typed = state.text_input("Target token", "target", prompt.answer, help=hint)
+            target = parse_token(typed, models[0].tokenizer, models[0].cfg.d_vocab) if typed else None
+        if compare != "one":
+            require_same_vocabulary(*models)
+            names.append(lens_of_second(names[0], models[1]))
+    window = NARROW_WINDOW if compare == "beside" else WINDOW
+    first, last = choose_window(prompt, window, whole=not needs_target or target is not None)
+    requests = [
+        (model, lens_request(name, model.key, first=first, last=last, needs_target=needs_target, target=target))
+        for name, model in zip(names, models, strict=False)
+    ]
+    return LensChoices(compare=compare, statistic=cast(Statistic, statistic), requests=requests)
+
+
+def choose_window(prompt: Prompt, window: int, *, whole: bool) -> tuple[int, int]:
+    """First and last position shown; the end of a long prompt unless told otherwise.
+
+    whole: may the last position be among them, which has no next token?
+    """
+    end = len(prompt.tokens) - (0 if whole else 1)
+    if end < 1:
+        raise ValueError("a prompt of one token has no next token: give a longer prompt, or a target token.")
+    first = 0
+    if end > window:
+        label = f"First of the {window} positions shown"
+        first = state.slider(label, "first", 0, end - window, end - window)
+    return first, min(first + window, end) - 1
+
+
+def lens_code(
+    reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str, names: list[str]
+) -> str:
+    """What makes the trajectories and figures of one model or two, of these names; for "difference" that of both too,
+    model and baseline."""
+    imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
+    lenses = dict.fromkeys(imported(lens_call(request.lens)) for _, request in reads)
+    lines = [
+        "import torch",
+        *imports,
+        "from diffmamba_interp.figures.lens import lens_heat_map",
+        f"from diffmamba_interp.lens import {', '.join([*lenses, 'lens_trajectory'])}",
+        "",
+    ]
+    for number, (key, request) in enumerate(reads):
+        lines += _read(key, request, prompt, statistic, "second_" if number else "")
+    if compare == "difference":
+        lines += [
+            "from diffmamba_interp.figures.lens import lens_difference_heat_map",
+            f"difference_figure = lens_difference_heat_map("
+            f"trajectory, second_trajectory, token_text, statistic={statistic!r}, names={tuple(names)!r})",
+            "difference = difference_figure.data[0].z",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _read(key: ModelKey, request: LensRequest, prompt: Prompt, statistic: str, prefix: str) -> list[str]:
+    given = "".join(f", {name}={value}" for name, value in request.arguments(prompt).items())
+    return [
+        *model_and_tokens(key, prompt),
+        f"lens = {lens_call(request.lens)}",
+        f"{prefix}trajectory = lens_trajectory(model, lens, tokens{given})",
+        *token_text_lines(key),
+        f"{prefix}figure = lens_heat_map({prefix}trajectory, token_text, statistic={statistic!r})",
+    ]
+
+
+page()

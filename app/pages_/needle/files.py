@@ -1,0 +1,190 @@
+"""The needle page's figures and numbers as files and as Python."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.pages_.needle.request import LOGIT, TUNED, NeedleRead, SampleRequest
+from app.shell.downloads import Download, html_file
+from app.shell.loading import ModelKey
+from app.shell.needle_pictures import BlockCurve, measures
+from app.shell.needle_runs import NeedleFound
+from app.shell.python_code import lens_call, load_model, model_imports, tokenizer_line
+from diffmamba_interp.files.csv_text import csv_text
+from diffmamba_interp.needle import Curve, Measure, PairedCurve
+from diffmamba_interp.needle.trajectory_records import ARRAYS
+
+NPZ = "application/octet-stream"
+
+
+def curve_files(
+    figures: Mapping[str, go.Figure], curves: Sequence[Curve], found: Sequence[NeedleFound]
+) -> list[Download]:
+    """Every figure, the curves as CSV, and what was read of each prompt as NPZ."""
+    pages = [replace(html_file(figure), ending=f"{name}.html") for name, figure in figures.items()]
+    return [
+        *pages,
+        Download(ending="csv", mime="text/csv", make=lambda: curves_csv(curves).encode()),
+        Download(ending="npz", mime=NPZ, make=lambda: trajectories_npz(found)),
+    ]
+
+
+def attention_files(figure: go.Figure, curves: Sequence[BlockCurve], found: Sequence[NeedleFound]) -> list[Download]:
+    return [
+        replace(html_file(figure), ending="attention.html"),
+        Download(ending="attention.csv", mime="text/csv", make=lambda: block_curves_csv(curves).encode()),
+        Download(ending="attention.npz", mime=NPZ, make=lambda: attention_npz(found)),
+    ]
+
+
+def curves_csv(curves: Sequence[Curve]) -> str:
+    """One line per curve and stage; a difference names both models and has p-values."""
+    lines = []
+    for curve in curves:
+        baseline = curve.baseline if isinstance(curve, PairedCurve) else ""
+        head = [curve.model, baseline, curve.lens, curve.measure, curve.statistic, curve.n]
+        for place, stage in enumerate(curve.stages):
+            p = curve.p_value[place] if isinstance(curve, PairedCurve) else ""
+            lines.append([*head, stage, curve.value[place], curve.low[place], curve.high[place], p])
+    names = ["model", "minus", "lens", "measure", "statistic", "n", "stage", "value", "low", "high", "p_value"]
+    return csv_text(names, lines)
+
+
+def block_curves_csv(curves: Sequence[BlockCurve]) -> str:
+    """One line per curve and block."""
+    lines = [
+        [curve.model, curve.panel, curve.name, curve.n, block, *numbers]
+        for curve in curves
+        for block, *numbers in zip(curve.blocks, curve.value, curve.low, curve.high, strict=True)
+    ]
+    return csv_text(["model", "measure", "of", "n", "block", "value", "low", "high"], lines)
+
+
+def trajectories_npz(found: Sequence[NeedleFound]) -> bytes:
+    """Arrays of every model, "0.log_probs" and so on, [lens, sample, stage, ...]; `about` says which is which."""
+    arrays = {f"{k}.{name}": getattr(one.trajectory, name) for k, one in enumerate(found) for name in ARRAYS}
+    about = {
+        "models": [one.trajectory.model for one in found],
+        "lenses": [list(one.trajectory.lenses) for one in found],
+        "stages": [list(one.trajectory.stages) for one in found],
+        "samples": [[sample.id, list(sample.labels), sample.answer] for sample in found[0].trajectory.samples],
+    }
+    return _packed({**arrays, "about": np.array(json.dumps(about))})
+
+
+def attention_npz(found: Sequence[NeedleFound]) -> bytes:
+    """[prompt, block] of every model, measure and picture or class, as "0.snr_db.net"."""
+    arrays = {
+        f"{k}.{panel}.{name}": values
+        for k, one in enumerate(found)
+        if one.allocation is not None
+        for panel, by_name in measures(one.allocation).items()
+        for name, values in by_name.items()
+    }
+    return _packed({**arrays, "models": np.array([one.trajectory.model for one in found])})
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def curves_code(
+    reads: Sequence[NeedleRead], request: SampleRequest, measure: Measure, statistic: str, *, log: bool, n: int
+) -> str:
+    """What makes the trajectories, curves and figures again, of the first `n` prompts; their difference, of two
+    models."""
+    return "\n".join(
+        [
+            "import torch",
+            *_imports(reads),
+            "from diffmamba_interp.figures.needle import curves_by_stage, difference_by_stage",
+            "from diffmamba_interp.lens import LogitLens, load_demo_lens, load_lens",
+            "from diffmamba_interp.needle import Story, compare, make_needle_samples, needle_trajectory, summarise",
+            "",
+            "read = {}",
+            *[line for read in reads for line in [load_model(read.key), _lenses(read)]],
+            *_samples(reads[0].key, request, n),
+            "trajectories = [",
+            "    needle_trajectory(model, lenses, samples, name=name) for name, (model, lenses) in read.items()",
+            "]",
+            f'how = {{"measures": ({measure!r}, "snr_db"), "statistics": ({statistic!r},), "by": ()}}',
+            "curves = summarise(trajectories, **how)",
+            "values, snr = ([c for c in curves if c.measure == m] for m in how['measures'])",
+            f"figure = curves_by_stage(values, log={log})",
+            "snr_figure = curves_by_stage(snr)",
+            "if len(trajectories) == 2 and trajectories[0].stages == trajectories[1].stages:",
+            "    differences = compare(*trajectories[::-1], **how)",
+            "    difference_figures = [",
+            "        difference_by_stage([c for c in differences if c.measure == m]) for m in how['measures']",
+            "    ]",
+            "",
+        ]
+    )
+
+
+def attention_code(reads: Sequence[NeedleRead], request: SampleRequest, n: int) -> str:
+    """What makes the numbers of the attention's curves again, [prompt, block]."""
+    return "\n".join(
+        [
+            "import torch",
+            *_imports(reads),
+            "from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES",
+            "from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS, allocate_prompts",
+            "from diffmamba_interp.needle import Story, make_needle_samples",
+            "from diffmamba_interp.statistics import bootstrap",
+            "",
+            "models, snr_db, cancelled, over_allocation = {}, {}, {}, {}",
+            *[line for read in reads for line in [load_model(read.key), f"models[{read.name!r}] = model"]],
+            *_samples(reads[0].key, request, n),
+            "noise = [CLASSES.index(name) for name in ('distractors', 'filler')]",
+            "for name, model in models.items():",
+            "    allocation = allocate_prompts(model, samples)",
+            "    mass = allocation.mass[:, DIRECTIONS.index('answer')].double()",
+            "    snr = allocation.snr_db[:, DIRECTIONS.index('answer')].double()",
+            "    net, minuend, scaled = (mass[:, :, place] for place in range(3))  # in the order of PICTURES",
+            "    snr_db[name] = dict(zip(PICTURES, snr.unbind(-1)))",
+            "    cancelled[name] = dict(zip(CLASSES, (1 - net / (minuend + scaled)).unbind(-1)))",
+            "    shares = mass[..., noise].sum(-1) / mass.sum(-1)",
+            "    over_allocation[name] = dict(zip(PICTURES, shares.unbind(-1)))",
+            f"interval = bootstrap(over_allocation[{reads[0].name!r}]['net'].numpy())  # value, low, high by block",
+            "",
+        ]
+    )
+
+
+def _imports(reads: Sequence[NeedleRead]) -> list[str]:
+    return [
+        *dict.fromkeys(line for read in reads for line in model_imports(read.key)),
+        "from transformers import PreTrainedTokenizerFast",
+    ]
+
+
+def _lenses(read: NeedleRead) -> str:
+    made = {LOGIT: "LogitLens.from_model(model)"}
+    if read.lens.lens is not None:
+        made[TUNED] = lens_call(read.lens.lens)
+    lenses = ", ".join(f"{name!r}: {made[name]}" for name in read.lens_names)
+    return f"read[{read.name!r}] = model, {{{lenses}}}"
+
+
+def _samples(key: ModelKey, request: SampleRequest, n: int) -> list[str]:
+    """Lines that define `samples`: as many as were read, of as many as were made."""
+    lines = [tokenizer_line(key)]
+    if request.stories:
+        lines += ["stories = [", *(f"    {story!r}," for story in request.stories), "]"]
+        made = "make_needle_samples(tokenizer, stories=stories, n=None, length=0)"
+    else:
+        made = (
+            f"make_needle_samples(tokenizer, task={request.task!r}, n={request.n}, length={request.length}, "
+            f"seed={request.seed})"
+        )
+    whole = len(request.stories) or request.n
+    return [*lines, f"samples = {made}" + (f"[:{n}]" if n < whole else "")]

@@ -1,0 +1,201 @@
+"""Needle: at which block the answer comes in, for two models on the same prompts, and what the subtraction does."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import cast
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from app.pages_.needle.files import attention_code, attention_files, curve_files, curves_code
+from app.pages_.needle.request import (
+    EXAMPLE,
+    MAX_CHARACTERS,
+    MAX_SAMPLES,
+    NeedleRead,
+    SampleRequest,
+    estimate,
+    parse_stories,
+    run_needle,
+)
+from app.shell import state
+from app.shell.choices import (
+    LENGTHS,
+    MAX_SEED,
+    TASKS,
+    choose_fitting_lenses,
+    choose_model,
+    choose_second_model,
+    require_same_vocabulary,
+)
+from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import LONG_S, require_feasible, require_memory
+from app.shell.kept_records import KeptRecord, keep_record
+from app.shell.loading import ChosenModel, baseline_last
+from app.shell.needle_pictures import attention_picture, curve_figures
+from app.shell.needle_runs import Drawing, NeedleFound, NeedleRun
+from diffmamba_interp.figures.needle import NAMES
+from diffmamba_interp.needle import Measure
+from diffmamba_interp.statistics import Statistic
+
+FOUND, STOPPED = "needle_found", "needle_stopped"
+SOURCES = {"generated": "generated", "pasted": "pasted"}
+SHOWN: tuple[Measure, ...] = (
+    "probability", "label_share", "per_token_probability", "label_rank", "is_right", "entropy_nats", "kl_to_final_nats",
+)  # fmt: skip
+LOGARITHMIC = ("probability", "label_share", "per_token_probability")
+STATISTICS = {"mean": "mean", "median": "median"}
+
+
+def page() -> None:
+    st.header("Needle")
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    if first is None:
+        return
+    with shown_errors("Reading the needle"):
+        request = choose_samples()
+        reads, drawing = choose_reading(baseline_last([model for model in (first, second) if model]))
+        found, share = run_or_recall(reads, request)
+        if found:
+            run = NeedleRun(found=tuple(found), drawing=drawing)
+            if share < 1:
+                st.warning(f"Stopped after {run.n_prompts} prompts, {share:.0%} of the run. Press Run to go on.")
+            draw_curves(reads, request, run)
+            draw_attention(reads, request, run)
+            keep_run(reads, request, run)
+
+
+def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[list[NeedleFound], float]:
+    """What was found, and the share of the run that is done; runs if the button was pressed or it is short."""
+    what = (tuple(reads), request)
+    expected = estimate(reads, request)
+    require_feasible(expected.seconds, "Choose fewer or shorter prompts")
+    require_memory(expected.memory_bytes, "Choose shorter prompts, one model, or bfloat16")
+    left, right, words = st.columns([1, 1, 4])
+    pressed = left.button("Run", key="run_needle", type="primary")
+    stop, bar = right.empty(), st.empty()
+    words.caption(
+        f"About {request.n_tokens:,} tokens for each of {len(reads)} models: about {expected.seconds:.0f} s here "
+        f"({expected.in_words}), {expected.memory_bytes / 2**20:,.0f} MiB."
+    )
+    ran, found, share = st.session_state.get(FOUND, (None, [], 0.0))
+    if ran != what:
+        found, share = [], 0.0
+    at_once = share < 1 and expected.seconds <= LONG_S and st.session_state.get(STOPPED) != what
+    if pressed or at_once:
+        st.session_state.pop(STOPPED, None)
+        # The press makes Streamlit leave this run at its next drawing; what was found until then stays.
+        stop.button("Cancel", key="cancel_needle", on_click=stop_run, args=(what,))
+        bar.progress(0.0, "Making the prompts")
+        for share, found in run_needle(reads, request):
+            st.session_state[FOUND] = (what, found, share)
+            bar.progress(share, f"{share:.0%} of the prompts")
+        bar.empty()
+        stop.empty()
+    return found, share
+
+
+def keep_run(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
+    """For the session's file."""
+    part = f", {run.n_prompts} of them read" if run.n_prompts < request.n_prompts else ""
+    keep_record(
+        KeptRecord(
+            title=f"needle, {request.in_words}{part}",
+            model=" and ".join(read.name for read in reads), dtype=reads[0].key.dtype, device=reads[0].key.device,
+            strings=(), record=run,
+        )
+    )  # fmt: skip
+
+
+def stop_run(what: Hashable) -> None:
+    st.session_state[STOPPED] = what
+
+
+def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
+    """The measure and the SNR by stage, and model minus baseline."""
+    figures, curves = curve_figures(run)
+    for place, (name, figure) in enumerate(figures.items()):
+        if place % 2 == 0:
+            columns = st.columns(2)
+        with columns[place % 2]:
+            draw_figure(figure, f"needle_{name}")
+    st.caption(
+        f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
+        "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
+        "corrected."
+    )
+    drawing = run.drawing
+    code = curves_code(reads, request, drawing.measure, drawing.statistic, log=drawing.log, n=run.n_prompts)
+    draw_downloads(curve_files(figures, curves, run.found), code, name="needle")
+
+
+def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
+    made = attention_picture(run)
+    if made is None:
+        return
+    figure, curves = made
+    st.subheader("What the last position reads for its answer")
+    draw_figure(figure, "needle_attention_figure")
+    st.caption(
+        "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "
+        "minuend − λ · subtrahend in a differential one. Cancelled: 1 − |difference| / (|minuend| + |λ · subtrahend|)."
+    )
+    code = attention_code(reads, request, run.n_prompts)
+    draw_downloads(attention_files(figure, curves, run.found), code, name="needle")
+
+
+def draw_figure(figure: go.Figure, key: str) -> None:
+    st.plotly_chart(figure, width="stretch", key=key, config=FIGURE_BUTTONS)
+
+
+def choose_samples() -> SampleRequest:
+    """Generated prompts, which the address can name, or pasted ones. Raises ValueError for pasted text that is none."""
+    columns = st.columns([2, 4, 2, 2, 2])
+    with columns[0]:
+        source = state.selectbox("Prompts", "needle_source", list(SOURCES), "generated")
+    if source == "pasted":
+        pasted = state.text_area(
+            f"JSON, at most {MAX_SAMPLES} samples; the needle is a text of the context", "needle_pasted", EXAMPLE,
+            height=180, max_chars=MAX_CHARACTERS,
+        )  # fmt: skip
+        return SampleRequest(task="", length=0, n=0, seed=0, stories=parse_stories(pasted))
+    with columns[1]:
+        task = state.selectbox("Task", "needle_task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
+    with columns[2]:
+        length = state.selectbox("Tokens", "needle_length", LENGTHS, "256", help="0: the facts without filler")
+    with columns[3]:
+        n = state.number_input("How many", "needle_n", 1, MAX_SAMPLES, 8)
+    with columns[4]:
+        seed = state.number_input("Seed", "needle_seed", 0, MAX_SEED, 0)
+    return SampleRequest(task=task, length=int(length), n=n, seed=seed)
+
+
+def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], Drawing]:
+    """Lens, measure and scale in a line. Raises ValueError for models that do not read the same words."""
+    if any(model.tokenizer is None for model in models):
+        raise ValueError("the prompts are text: choose models that have a tokenizer.")
+    for other in models[1:]:
+        require_same_vocabulary(models[0], other)
+    columns = st.columns([3, 4, 2, 3])
+    with columns[0]:
+        requests = choose_fitting_lenses(models, "needle_lens")
+    with columns[1]:
+        measure = state.selectbox("Shown", "needle_measure", SHOWN, "probability", format_func=NAMES.get)
+    with columns[2]:
+        statistic = state.selectbox("Over prompts", "needle_statistic", list(STATISTICS), "mean")
+    with columns[3]:
+        log = measure in LOGARITHMIC and state.toggle("Logarithmic axis", "needle_log")
+        tuned = all(request.lens for request in requests)
+        with_logit = tuned and state.toggle("Logit lens beside it", "needle_logit")
+        attention = state.toggle("What is read", "needle_attention", True, help="about twice the time")
+    reads = [
+        NeedleRead(name=model.name, key=model.key, lens=request, with_logit=with_logit, attention=attention)
+        for model, request in zip(models, requests, strict=True)
+    ]
+    return reads, Drawing(measure=cast(Measure, measure), statistic=cast(Statistic, statistic), log=log)
+
+
+page()

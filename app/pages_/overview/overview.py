@@ -1,0 +1,148 @@
+"""Overview: what is loaded, block by block, for one model or two side by side."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import streamlit as st
+import torch
+
+from app.pages_.overview.blocks import block_code, block_files
+from app.shell import loading
+from app.shell.choices import choose_model, choose_prompt, choose_second_model
+from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import agreed
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, token_text
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.figures.blocks import lambda_figure
+from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
+
+SIGMOID = {True: "saturated", False: "open", None: ""}
+FIGURE_HEIGHT = 300
+N_SHOWN = 5
+
+
+def page() -> None:
+    st.header("Overview")
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    if first is None:
+        return
+    prompt = choose_prompt(first)
+    models = [model for model in (first, second) if model is not None]
+    with shown_errors("Inspecting the model"):
+        reports = {model.name: loading.report(model.key) for model in models}
+        for column, model in zip(st.columns(len(models)), models, strict=True):
+            with column:
+                draw_facts(model, reports[model.name])
+        figure = draw_lambdas(reports)
+    if prompt is not None:
+        with shown_errors("Running the models"):
+            draw_next_tokens(models, prompt)
+    with shown_errors("Listing the blocks"):
+        for column, report in zip(st.columns(len(models)), reports.values(), strict=False):
+            with column:
+                draw_blocks(report)
+                draw_problems(report)
+        code = block_code({model.name: model.key for model in models})
+        draw_downloads(block_files(reports, figure), code, name="blocks")
+        draw_loaded()
+
+
+def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
+    st.code(chosen.name, language=None)
+    n_differential = sum(block.kind == "differential" for block in report.blocks)
+    facts = {
+        "Parameters": f"{report.n_parameters / 1e6:.3f} M",
+        "Blocks": str(len(report.blocks)),
+        "Differential": str(n_differential),
+        "Runs on": f"{chosen.key.device}, {chosen.key.dtype}",
+    }
+    for column, (name, value) in zip(st.columns([3, 2, 3, 4]), facts.items(), strict=True):
+        column.markdown(f":small[{name}]  \n**{value}**")
+    with st.expander("Format, scan and conventions"):
+        st.text("\n".join([f"Format: {report.format}. Scan: {report.scan}.", *report.conventions]))
+
+
+def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
+    figure = lambda_figure(reports)
+    if figure.data:
+        figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
+        st.plotly_chart(figure, width="stretch", key="lambda_figure", config=FIGURE_BUTTONS)
+    st.caption(
+        "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
+        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it."
+    )
+    return figure
+
+
+def draw_blocks(report: CheckpointReport) -> None:
+    st.dataframe([block_row(block) for block in report.blocks], hide_index=True, width="stretch")
+
+
+def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
+    return {
+        "block": block.index,
+        "kind": block.kind,
+        "parameters": block.n_parameters,
+        "λ": None if block.lambda_ is None else round(block.lambda_, 4),
+        "λ_init": None if block.lambda_init is None else round(block.lambda_init, 4),
+        "sigmoid": SIGMOID[block.saturated],
+    }
+
+
+def draw_loaded() -> None:
+    """Which models are in memory, and how much of the budget is taken."""
+    held = [
+        f"{key.folder.name} ({key.dtype} on {key.device}, {size / 2**20:.1f} MiB)"
+        for key, size in loading.held_models()
+    ]
+    st.text(
+        f"In memory: {', '.join(held) or 'no model'}. Models and results take {loading.cache().used_bytes / 2**20:.1f} "
+        f"of {loading.cache().budget_bytes / 2**20:,.0f} MiB."
+    )
+
+
+def draw_problems(report: CheckpointReport) -> None:
+    for title, keys in (
+        ("missing", report.missing_keys),
+        ("unexpected", report.unexpected_keys),
+        ("wrongly shaped", report.misshapen_keys),
+    ):
+        if keys:
+            st.error(f"This checkpoint does not load. {title.capitalize()} keys:")
+            st.code("\n".join(keys), language=None)
+
+
+def draw_next_tokens(models: list[ChosenModel], prompt: Prompt) -> None:
+    """The likeliest next tokens of every model after the prompt."""
+    st.subheader("What comes next")
+    for column, chosen in zip(st.columns(len(models)), models, strict=True):
+        with column:
+            if max(prompt.tokens) >= chosen.cfg.d_vocab:
+                st.caption("This model has a smaller vocabulary.")
+            elif agreed(chosen.key, len(prompt.tokens), what=("next", prompt), reduce="Shorten the prompt"):
+                config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
+                st.dataframe(next_tokens(chosen, prompt), hide_index=True, width="stretch", column_config=config)
+
+
+def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
+    """The likeliest tokens after the prompt, best first."""
+
+    def make(model: HookedMamba) -> list[tuple[int, float]]:
+        with torch.no_grad():
+            logits, _ = model.forward_with_state(
+                torch.tensor([prompt.tokens], device=chosen.key.device), last_only=True
+            )
+        best = torch.softmax(logits[0, 0].float(), dim=-1).topk(min(N_SHOWN, chosen.cfg.d_vocab))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    found = loading.result(chosen.key, ("next", prompt), make, lambda _: 1000)
+    return [
+        {"next token": repr(token_text(token, chosen.tokenizer)), "probability": probability}
+        for token, probability in found
+    ]
+
+
+page()

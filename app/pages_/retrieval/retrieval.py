@@ -1,0 +1,133 @@
+"""Retrieval: accuracy by task and length, and the ratio of two models; as measured, or run here in small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from app.pages_.retrieval.grid import RESULTS, GridRequest, grid_code, grid_files, results_code, run_grid
+from app.shell import state
+from app.shell.choices import choose_model, choose_second_model
+from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import require_feasible
+from app.shell.loading import ChosenModel, baseline_last
+from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
+from diffmamba_interp.needle import TASKS
+from diffmamba_interp.needle.accuracy_grid import Cell, summarise
+
+LIVE = "run here"
+TITLES = {
+    "paper": "measured: bAbI stories in novels",
+    "builtin": "measured: generated stories in generated text",
+    LIVE: "run a small grid here",
+}
+LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
+LEGEND = {"orientation": "h", "y": -0.25}
+ROWS, REQUEST = "retrieval_rows", "retrieval_request"
+
+
+def page() -> None:
+    st.header("Retrieval")
+    first = choose_model()
+    second = choose_second_model(first) if first else None
+    shipped = [name for name in TITLES if (RESULTS / name / "results.json").is_file()]
+    source = state.selectbox(
+        "Accuracies", "results", [*shipped, LIVE], (shipped or [LIVE])[0], format_func=TITLES.__getitem__
+    )
+    if source != LIVE:
+        with shown_errors("Reading the results"):
+            cells, others, sentence = read_results(RESULTS / source / "results.json")
+            st.caption(sentence)
+            draw(cells, results_code(source), others)
+    elif first is not None:
+        with shown_errors("Running the grid"):
+            # The ratio is that of the second to the first.
+            live(baseline_last([model for model in (first, second) if model])[::-1])
+
+
+def read_results(file: Path) -> tuple[list[Cell], list[list[Cell]], str]:
+    """The cells of a results file, those of other training seeds, and what they were made with, in a sentence."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    made = found["provenance"]
+    weights = ", ".join(f"{name} {digest[:12]}…" for name, digest in made["models"].items())
+    others = [[Cell.from_dict(values) for values in cells] for cells in found.get("seeds", [])]
+    faint = f"Faint curves: {len(others)} other training seed{'' if len(others) == 1 else 's'}. " if others else ""
+    return (
+        [Cell.from_dict(values) for values in found["cells"]],
+        others,
+        (
+            f"From analyses/retrieval/{file.parent.name}/results.json: weights {weights}; seed {made['seed']}, on "
+            f"{made['device']}. {faint}Each length has its own number of prompts: point at a marker."
+        ),
+    )
+
+
+def live(models: Sequence[ChosenModel]) -> None:
+    request = choose_grid()
+    if models[0].tokenizer is None or any(m.cfg.d_vocab != models[0].cfg.d_vocab for m in models):
+        raise ValueError("the tasks are text: choose models that have a tokenizer, the same one.")
+    seconds = request.seconds([model.key for model in models])
+    require_feasible(seconds, "Choose fewer prompts, tasks or lengths")
+    left, right, words = st.columns([1, 1, 4])
+    pressed = left.button("Run", key="run_grid", type="primary", disabled=not request.cells)
+    stop = right.empty()
+    words.caption(f"{len(request.cells)} cells of {request.n} prompts; about {seconds:.0f} s here.")
+    names = [model.name for model in models]
+    if pressed:
+        # A press while the grid runs makes Streamlit leave this run at its next drawing; the rows stay.
+        stop.button("Cancel", key="cancel_grid")
+        st.session_state[ROWS], st.session_state[REQUEST] = [], (names, request)
+        bar = st.progress(0.0, "Making the prompts")
+        for step in run_grid({model.name: model.key for model in models}, request):
+            st.session_state[ROWS] += step.rows
+            bar.progress(min(step.share, 1.0), f"{step.task} at {step.length} tokens")
+        bar.empty()
+        stop.empty()
+    if st.session_state.get(ROWS):
+        ran_names, ran = st.session_state[REQUEST]
+        cells = summarise(st.session_state[ROWS], ran_names)
+        if len(cells) < len(ran.cells):
+            st.warning(f"Stopped after {len(cells)} of {len(ran.cells)} cells.")
+        keys = {model.name: model.key for model in models}
+        same = (names, request) == (ran_names, ran)
+        draw(cells, grid_code(keys, ran) if same else "# press Run again: the models or the grid were changed")
+
+
+def choose_grid() -> GridRequest:
+    columns = st.columns([3, 3, 1, 1])
+    with columns[0]:
+        tasks = state.multiselect("Tasks", "tasks", list(TASKS), ["qa1", "qa2"])
+    with columns[1]:
+        lengths = state.multiselect("Lengths, tokens", "lengths", LENGTHS, ["0", "256"])
+    with columns[2]:
+        n = state.number_input("Prompts", "n", 1, 200, 10)
+    with columns[3]:
+        seed = state.number_input("Seed", "grid_seed", 0, 99, 0)
+    return GridRequest(tasks=tuple(tasks), lengths=tuple(int(length) for length in lengths), n=n, seed=seed)
+
+
+def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()) -> None:
+    """Curves, the ratio where there are two models, and the files; `others`: the cells of other training seeds."""
+    figures = {"accuracy": accuracy_by_length(cells, others=others)}
+    figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND)
+    figures["accuracy"].update_xaxes(title_text="tokens")
+    st.plotly_chart(figures["accuracy"], width="stretch", key="accuracy_figure", config=FIGURE_BUTTONS)
+    st.caption(
+        "Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals. 1k: 1,024 tokens."
+    )
+    if len(cells[0].models) == 2:
+        figures["ratio"] = ratio_heat_map(cells)
+        figures["ratio"].update_layout(height=300, margin={"t": 30, "b": 10})
+        st.plotly_chart(figures["ratio"], width="stretch", key="ratio_figure", config=FIGURE_BUTTONS)
+        names = " over ".join(model.model for model in reversed(cells[0].models))
+        of_seed = ", of the first training seed" if others else ""
+        st.caption(f"Accuracy of {names}{of_seed}. * the paired 95 % interval of their difference excludes zero.")
+    every = [cell for grid in (cells, *others) for cell in grid]
+    draw_downloads(grid_files(figures, every), code, name="retrieval")
+
+
+page()

@@ -1,0 +1,86 @@
+"""Session: take what was looked at away as one file, and look at it again where no model and no GPU is."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+
+from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, Session, kind_of, read_session, write_session
+from app.shell import state
+from app.shell.downloads import FIGURE_BUTTONS
+from app.shell.errors import shown_errors
+from app.shell.kept_records import KeptRecord, forget_all, kept_records
+
+PAGES = Path(__file__).resolve().parents[1]
+
+
+def page() -> None:
+    st.header("Session")
+    left, right = st.columns(2)
+    with left:
+        draw_writing()
+    with right:
+        opened = choose_file()
+    if opened is not None:
+        draw_opened(opened)
+
+
+def draw_writing() -> None:
+    records = kept_records()
+    st.subheader("Take it away")
+    st.caption("The state of all widgets, and the figures that were looked at last, as numbers:")
+    for kept in records:
+        st.text(f"{kept.model}: {kept.title}")
+    if not records:
+        st.text("none yet: open the Attention, the Lens, the Needle or the Interventions page first")
+    # The file is made in another thread, which knows no session.
+    make = partial(write_session, state.visited(), state.values(), records)
+    st.download_button(
+        "Download the session", make, "session.zip", "application/zip",
+        on_click="ignore", type="primary", disabled=not records,
+    )  # fmt: skip
+    if records:
+        st.button("Forget these figures", on_click=forget_all)
+
+
+def choose_file() -> Session | None:
+    st.subheader("Open one")
+    file = st.file_uploader(f"A session file, at most {MAX_PACKED_BYTES // 2**20} MB", type="zip", key="session_upload")
+    if file is None:
+        return None
+    with shown_errors("Opening the session file"):
+        return read_session(file.getvalue())
+    return None
+
+
+def draw_opened(session: Session) -> None:
+    n = len(session.records)
+    st.subheader(f"{n} record{'' if n == 1 else 's'} in the file")
+    if session.state and st.button("Set the widgets as they were"):
+        state.replace_all(session.state)
+        # The name comes from a file: only that of a folder that is there is taken.
+        page = session.page if session.page in {folder.name for folder in PAGES.iterdir()} else "overview"
+        st.switch_page(f"pages_/{page}/{page}.py")
+    for number, kept in enumerate(session.records):
+        with shown_errors(f"Drawing record {number + 1}"):
+            draw_record(number, kept)
+
+
+def draw_record(number: int, kept: KeptRecord) -> None:
+    st.markdown(f"**Record {number + 1}**")
+    length = f"; {len(kept.strings)} tokens" if kept.strings else ""
+    st.text(f"{kept.title}. Model {kept.model}, {kept.dtype} on {kept.device}{length}.")
+    figures = KINDS[kind_of(kept.record)].draw(kept)
+    for first in range(0, len(figures), 2):
+        row = figures[first : first + 2]
+        for place, (column, figure) in enumerate(zip(st.columns(len(row)), row, strict=True), start=first):
+            key = f"session_figure_{number}_{place}"
+            column.plotly_chart(figure, width="stretch", key=key, config=FIGURE_BUTTONS)
+    if kept.strings:
+        with st.expander("Its prompt"):
+            st.code("".join(kept.strings), language=None, wrap_lines=True)
+
+
+page()

@@ -1,0 +1,216 @@
+"""What several pages ask for: models, dtype and device, the prompt (in the side bar), and the lens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app.shell import loading, state
+from app.shell.errors import shown_errors
+from app.shell.loading import ChosenModel, ModelKey
+from app.shell.prompts import (
+    DEFAULT_NEEDLE,
+    DEFAULT_OTHER_FACTS,
+    DEFAULT_TEXT,
+    Prompt,
+    default_ids,
+    parse_prompt,
+    prompt_of_sample,
+)
+
+if TYPE_CHECKING:
+    from diffmamba_interp.needle import NeedleSample
+
+from app.shell.lens_reading import BUNDLED_LENS, LOGIT_LENS, LensRequest, bundled_lens, lens_request
+from app.shell.prompts import markdown
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.lens import load_lens
+
+FIRST_CHOICES = (
+    "bundled:diff-mamba2",
+    "tests/fixtures/published_diffmamba2/alternate",
+)
+"""Taken as the first model to show, if they are there."""
+
+SECOND_CHOICES = {"bundled:diff-mamba2": "bundled:mamba2"}
+NO_MODEL = "none"
+SOURCES = {"text": "typed text", "needle": "generated needle prompt"}
+TASKS = {
+    "qa1": "qa1: where is a person",
+    "qa2": "qa2: where is an object",
+    "qa3": "qa3: where was an object before",
+    "qa4": "qa4: what lies north of a place",
+    "qa5": "qa5: who gave what to whom",
+}
+LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
+MAX_SEED = 99
+
+
+def choose_model() -> ChosenModel | None:
+    """The model that the side bar names; None, with an error box on the page, if it cannot be read."""
+    with shown_errors("Opening the model"):
+        root = loading.options().root
+        names, _ = loading.found_folders(root)
+        default = next((name for name in FIRST_CHOICES if name in names), names[0] if names else "")
+        below = f"A bundled model, a checkpoint folder below {root.resolve()}, or `hub:owner/name`"
+        with st.sidebar:
+            name = state.selectbox("Model", "model", names, default, accept_new_options=True, help=below)
+            dtype = state.selectbox("Numbers", "dtype", tuple(loading.DTYPES), "float32")
+            device = choose_device()
+        if not name:
+            raise FileNotFoundError(
+                f"no checkpoint folder below the root {root.resolve()}: start the explorer with "
+                "`-- --root FOLDER`, or type a folder's name in the side bar."
+            )
+        return loading.open_model(name, dtype, device)
+    return None
+
+
+def choose_second_model(first: ChosenModel) -> ChosenModel | None:
+    """A model to show beside the first, in the same dtype; None if none is wanted or it cannot be read."""
+    with shown_errors("Opening the second model"):
+        names, _ = loading.found_folders(loading.options().root)
+        others = [NO_MODEL, *(name for name in names if name != first.name)]
+        default = SECOND_CHOICES.get(first.name, NO_MODEL)
+        with st.sidebar:
+            name = state.selectbox(
+                "Beside it", "beside", others, default if default in others else NO_MODEL, accept_new_options=True
+            )
+            if name == first.name:
+                st.warning("This is the first model: name another one, or none.")
+        return None if name in (NO_MODEL, first.name) else loading.open_model(name, first.key.dtype, first.key.device)
+    return None
+
+
+def choose_device() -> str:
+    """Where the models run; nothing to choose where there is one place only."""
+    devices = loading.devices()
+    if len(devices) == 1:
+        return devices[0]
+    return state.selectbox("Runs on", "device", devices, devices[0])
+
+
+def choose_prompt(chosen: ChosenModel) -> Prompt | None:
+    """The prompt in the side bar; None, with an error box on the page, if it is none for this model."""
+    with shown_errors("Reading the prompt"):
+        with st.sidebar:
+            prompt = _typed_ids(chosen) if chosen.tokenizer is None else _text_or_sample(chosen)
+            st.caption(f"{len(prompt.tokens):,} tokens" + (f"; answer:{prompt.answer}" if prompt.answer else ""))
+        return prompt
+    return None
+
+
+def _typed_ids(chosen: ChosenModel) -> Prompt:
+    label = "Prompt: token ids, since this model has no tokenizer"
+    typed = state.text_area(label, "ids", default_ids(chosen.cfg.d_vocab), height=160)
+    return parse_prompt(typed, None, chosen.cfg.d_vocab)
+
+
+def _text_or_sample(chosen: ChosenModel) -> Prompt:
+    source = state.selectbox("Prompt", "source", list(SOURCES), "text", format_func=SOURCES.__getitem__)
+    if source == "needle":
+        return _sample(chosen)
+    typed = state.text_area("Text", "prompt", DEFAULT_TEXT, height=160, label_visibility="collapsed")
+    ready = typed == DEFAULT_TEXT
+    with st.expander("Mark in it"):
+        hint = "Texts of the prompt, between semicolons"
+        needle = state.text_input("Needle", "needle", DEFAULT_NEEDLE if ready else "", help=hint)
+        distractors = state.text_input("Distractors", "distractors", DEFAULT_OTHER_FACTS if ready else "")
+    return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors)
+
+
+def _sample(chosen: ChosenModel) -> Prompt:
+    """A prompt of the generated retrieval tasks, which the address can name however long it is."""
+    assert chosen.tokenizer is not None
+    task = state.selectbox("Task", "task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
+    left, right = st.columns(2)
+    with left:
+        length = state.selectbox("Tokens", "length", LENGTHS, "512", help="0: the facts without filler")
+    with right:
+        seed = state.number_input("Seed", "seed", 0, MAX_SEED, 0)
+    sample = needle_sample(chosen.key, task, int(length), seed)
+    with st.expander("Its text"):
+        st.code(sample.prompt, language=None, wrap_lines=True, height=200)
+    return prompt_of_sample(sample, chosen.tokenizer, chosen.cfg.d_vocab)
+
+
+def needle_sample(key: ModelKey, task: str, length: int, seed: int) -> NeedleSample:
+    """A generated retrieval prompt in the model's tokens. Raises ValueError where nothing fits the length."""
+
+    def make() -> NeedleSample:
+        from transformers import PreTrainedTokenizerFast
+
+        from diffmamba_interp.needle import make_needle_samples
+
+        wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))
+        return make_needle_samples(wrapped, task=task, n=1, length=length, seed=seed)[0]
+
+    return loading.cache().get(
+        ("sample", key.folder, key.revision, task, length, seed), make, lambda made: 100 * made.n_tokens
+    )
+
+
+def choose_fitting_lenses(models: list[ChosenModel], key: str) -> list[LensRequest]:
+    """The lens that is chosen, for each model; the logit lens, with a note, where a bundled one does not fit.
+
+    Raises as `lens_request`, and ValueError where a lens folder is of another model, once it is read.
+    """
+    names = [choose_lens("Lens", key, models[0])]
+    names += [lens_of_second(names[0], model) for model in models[1:]]
+    requests = [request_for(name, model) for name, model in zip(names, models, strict=True)]
+    unfit = [
+        model.name
+        for name, model, request in zip(names, models, requests, strict=True)
+        if name == BUNDLED_LENS and not fits(model, request)
+    ]
+    if not unfit:
+        return requests
+    st.caption(
+        f"The bundled tuned lens of {markdown(', '.join(unfit))} was trained for other weights than "
+        "these: the logit lens reads instead."
+    )
+    return [request_for(LOGIT_LENS, model) for model in models]
+
+
+def request_for(name: str, model: ChosenModel) -> LensRequest:
+    return lens_request(name, model.key, first=0, last=0, needs_target=False, target=None)
+
+
+def fits(model: ChosenModel, request: LensRequest) -> bool:
+    """Whether the lens was made for the model's read-out."""
+
+    def make(loaded: HookedMamba) -> bool:
+        assert request.lens is not None
+        try:
+            load_lens(request.lens, loaded)
+        except ValueError:
+            return False
+        return True
+
+    return loading.result(model.key, ("lens fits", request.lens, request.revision), make, lambda _: 100)
+
+
+def choose_lens(label: str, key: str, model: ChosenModel) -> str:
+    """A lens by name; the tuned one that comes with the model, if there is one, unless told otherwise."""
+    _, folders = loading.found_folders(loading.options().root)
+    bundled = [BUNDLED_LENS] if bundled_lens(model.key) else []
+    names = [*bundled, LOGIT_LENS, *folders]
+    return state.selectbox(label, key, names, names[0], accept_new_options=True)
+
+
+def lens_of_second(name: str, second: ChosenModel) -> str:
+    """The same lens for the second model; a folder holds the lens of one model only, so another is asked for."""
+    if name == LOGIT_LENS or (name == BUNDLED_LENS and bundled_lens(second.key)):
+        return name
+    return choose_lens("Lens of the second model", "lens_beside", second)
+
+
+def require_same_vocabulary(first: ChosenModel, second: ChosenModel) -> None:
+    """Raise ValueError unless the tokens of one model are those of the other."""
+    texts = [None if model.tokenizer is None else model.tokenizer.get_vocab() for model in (first, second)]
+    if first.cfg.d_vocab != second.cfg.d_vocab or texts[0] != texts[1]:
+        raise ValueError(
+            f"{first.name} and {second.name} have different vocabularies ({first.cfg.d_vocab} and "
+            f"{second.cfg.d_vocab} tokens, or other texts): choose two models that read the same tokens."
+        )

@@ -1,0 +1,184 @@
+"""What a lens reads of a prompt: what is asked of `lens_trajectory`, figures whose cells can be clicked, and files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from app.shell import loading
+from app.shell.downloads import Download, html_file
+from app.shell.folders import bundled_name, fingerprint, resolve_below
+from app.shell.loading import ModelKey
+from app.shell.prompts import Prompt
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
+from diffmamba_interp.figures.tables import lens_csv
+from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
+from diffmamba_interp.lens.folders import demo_lens_folder
+
+STATISTICS = {
+    "probability": "probability of the top token",
+    "entropy": "entropy",
+    "kl_to_final": "KL from the output",
+    "target_rank": "rank of the next token",
+    "target_probability": "probability of the next token",
+}
+LOGIT_LENS = "logit lens"
+BUNDLED_LENS = "bundled tuned lens"
+TOP_K = 10
+STAGE_HEIGHT, FRAME_HEIGHT = 25, 170
+COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.7}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensRequest:
+    """lens: its folder, None for the logit lens. revision: changes with the folder's files. first, last: the
+    positions that are read, last included. target: a token, None for each position's next one; needs_target:
+    whether the statistic is about it."""
+
+    lens: Path | None
+    revision: str
+    first: int
+    last: int
+    needs_target: bool = False
+    target: int | None = None
+
+    def targets(self, prompt: Prompt) -> list[int] | None:
+        """One token per position of the prompt; the last one's, which has no next, is never read."""
+        if not self.needs_target:
+            return None
+        if self.target is not None:
+            return [self.target] * len(prompt.tokens)
+        return [*prompt.tokens[1:], prompt.tokens[-1]]
+
+    def arguments(self, prompt: Prompt) -> dict[str, str]:
+        """Arguments of `lens_trajectory` beside model, lens and tokens, as Python."""
+        found = {"positions": f"slice({self.first}, {self.last + 1})", "top_k": str(TOP_K)}
+        targets = self.targets(prompt)
+        return found if targets is None else {**found, "targets": f"torch.tensor([{targets}])"}
+
+
+def bundled_lens(key: ModelKey) -> Path | None:
+    """The folder of the tuned lens that comes with a bundled model; None if there is none."""
+    name = bundled_name(key.folder)
+    if name is None:
+        return None
+    try:
+        return demo_lens_folder(name)
+    except FileNotFoundError:
+        return None
+
+
+def lens_request(
+    name: str, key: ModelKey, *, first: int, last: int, needs_target: bool, target: int | None
+) -> LensRequest:
+    """`name`: LOGIT_LENS, BUNDLED_LENS or a lens folder below the root. Raises as `resolve_below`."""
+    if name == BUNDLED_LENS:
+        folder = bundled_lens(key)
+        if folder is None:
+            raise FileNotFoundError("no tuned lens comes with this model: choose the logit lens, or a lens folder.")
+    else:
+        folder = None if name == LOGIT_LENS else resolve_below(loading.options().root, name)
+    return LensRequest(
+        lens=folder, revision=fingerprint(folder) if folder else "", first=first, last=last,
+        needs_target=needs_target, target=target,
+    )  # fmt: skip
+
+
+def trajectory(key: ModelKey, prompt: Prompt, request: LensRequest) -> LensTrajectory:
+    """The trajectory, from the cache if it was made before. Raises ValueError for another model's lens."""
+
+    def make(model: HookedMamba) -> LensTrajectory:
+        lens = LogitLens.from_model(model) if request.lens is None else load_lens(request.lens, model)
+        targets = request.targets(prompt)
+        return lens_trajectory(
+            model,
+            lens,
+            torch.tensor([prompt.tokens], device=key.device),
+            positions=slice(request.first, request.last + 1),
+            top_k=TOP_K,
+            targets=None if targets is None else torch.tensor([targets]),
+        )
+
+    return loading.result(key, ("lens", prompt, request), make, _trajectory_bytes)
+
+
+def _trajectory_bytes(found: LensTrajectory) -> int:
+    return sum(value.nbytes for value in vars(found).values() if isinstance(value, np.ndarray))
+
+
+def lens_picture(found: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int) -> go.Figure:
+    """The heat map, to be clicked. first: position of the first column in the prompt."""
+    return shaped(lens_heat_map(found, text, statistic=statistic), first)
+
+
+def difference_picture(
+    model: LensTrajectory, baseline: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int,
+    names: tuple[str, str],
+) -> go.Figure:  # fmt: skip
+    """The heat map of the model's values minus the baseline's, to be clicked; see `lens_difference_heat_map`."""
+    return shaped(lens_difference_heat_map(model, baseline, text, statistic=statistic, names=names), first)
+
+
+def shaped(figure: go.Figure, first: int) -> go.Figure:
+    """The figure with its colour bar above it, to be clicked."""
+    figure.update_layout(coloraxis={"colorbar": COLOUR_BAR}, coloraxis_colorbar_title_side="right")
+    make_clickable(figure, first)
+    return figure
+
+
+def make_clickable(figure: go.Figure, first: int) -> None:
+    """Lay an invisible point over each cell, since a heat map's own cells cannot be selected.
+
+    A point's custom data: its stage, its position in the prompt, and what pointing at it shows.
+    """
+    cells = figure.data[0]
+    places = [(stage, place) for stage in range(len(cells.y)) for place in range(len(cells.x))]
+    unseen = {"marker": {"opacity": 0}}
+    figure.add_scatter(
+        x=[cells.x[place] for _, place in places], y=[cells.y[stage] for stage, _ in places], mode="markers",
+        marker={"opacity": 0, "size": 14}, selected=unseen, unselected=unseen, showlegend=False,
+        customdata=[[stage, place + first, cells.customdata[stage][place]] for stage, place in places],
+        hovertemplate="%{customdata[2]}<extra></extra>",
+    )  # fmt: skip
+    cells.hoverinfo, cells.hovertemplate = "skip", None
+    n_stages = len(cells.y)
+    # Without a limit to the distance, the nearest point is that of the cell under the pointer.
+    figure.update_layout(
+        hoverdistance=-1, hovermode="closest", clickmode="event+select", dragmode=False,
+        height=FRAME_HEIGHT + STAGE_HEIGHT * n_stages, margin={"t": 60, "b": 10},
+    )  # fmt: skip
+    figure.update_xaxes(range=[-0.5, len(cells.x) - 0.5])
+    figure.update_yaxes(range=[-0.5, n_stages - 0.5])
+
+
+def top_tokens(found: LensTrajectory, text: Callable[[int], str], stage: int, column: int) -> list[dict[str, object]]:
+    """One line per likely token of a cell, best first."""
+    pairs = zip(found.top_tokens[0, stage, column], found.top_probabilities[0, stage, column], strict=True)
+    return [
+        {"rank": rank, "token": token_label(text(int(token))), "probability": float(probability)}
+        for rank, (token, probability) in enumerate(pairs, start=1)
+    ]
+
+
+def lens_files(trajectory: LensTrajectory, figure: go.Figure, token_text: Callable[[int], str]) -> list[Download]:
+    return [
+        html_file(figure),
+        Download(ending="csv", mime="text/csv", make=lambda: lens_csv(trajectory, token_text).encode()),
+        Download(ending="npz", mime="application/octet-stream", make=lambda: trajectory_bytes(trajectory)),
+    ]
+
+
+def trajectory_bytes(trajectory: LensTrajectory) -> bytes:
+    """Every array by its field's name, and the stages' names."""
+    arrays = {name: np.asarray(value) for name, value in vars(trajectory).items() if value is not None}
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue()

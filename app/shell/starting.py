@@ -1,0 +1,109 @@
+"""Before the first page: what the explorer is started with, and all that the pages import, imported once.
+
+Every session draws its pages in a thread of its own. Two threads that import at once can each hold a module that the
+other one needs, and Python then hands out modules that are half made ("cannot import name"). So the first session
+imports everything, under one lock, and those that come meanwhile wait for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+
+import streamlit as st
+import tyro
+
+ROOT_VARIABLE = "DIFFMAMBA_APP_ROOT"
+MEMORY_VARIABLE = "DIFFMAMBA_APP_MEMORY_GIB"
+APP = Path(__file__).resolve().parents[1]
+MAIN = APP / "main.py"
+
+ON_FIRST_USE = (
+    "pandas",
+    "plotly.io",
+    "plotly.offline",
+    "pyarrow.pandas_compat",
+    "scipy.stats",
+    "torch._dynamo",
+    "torch.utils.serialization.config",
+)
+"""What libraries, and the package, import when they are first used; no file of the explorer names it."""
+
+_importing, _started = Lock(), Event()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppOptions:
+    """Options of the explorer.
+
+    root: models and lenses are opened below this folder only. memory_gib: what models and results may take
+    together before the least recently used go. device: where models run unless a page says otherwise. hub: may
+    models be fetched from the Hugging Face hub? threads: of torch on the CPU; half of
+    the cores unless told otherwise, since pages are drawn meanwhile.
+    """
+
+    root: Path = field(default_factory=lambda: Path(os.environ.get(ROOT_VARIABLE) or "."))
+    memory_gib: float = field(default_factory=lambda: float(os.environ.get(MEMORY_VARIABLE) or 4.0))
+    device: str = "cpu"
+    hub: bool = True
+    threads: int = field(default_factory=lambda: max(1, (os.cpu_count() or 2) // 2))
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.memory_gib * 2**30)
+
+
+def read_options() -> AppOptions:
+    """The options of this process: command line after `--`, environment, defaults, in this order.
+
+    Raises ValueError for arguments that are not understood or a root that is no folder.
+    """
+    # Under a test runner argv belongs to the runner.
+    mine = Path(sys.argv[0]).resolve() == MAIN
+    try:
+        options = tyro.cli(AppOptions, args=sys.argv[1:] if mine else [], prog="streamlit run app/main.py --")
+    except SystemExit as refusal:
+        raise ValueError(
+            f"the arguments {sys.argv[1:]} are not understood (the terminal says why): give them after `--`, "
+            "as in `streamlit run app/main.py -- --root models`."
+        ) from refusal
+    if not options.root.is_dir():
+        raise ValueError(f"the root {str(options.root)!r} is no folder: name one with --root or {ROOT_VARIABLE}.")
+    if options.memory_gib <= 0 or options.threads < 1:
+        raise ValueError(f"memory_gib is {options.memory_gib} and threads is {options.threads}: both must be positive.")
+    return options
+
+
+def start() -> None:
+    """Return once everything is imported; the page says meanwhile that the explorer is starting."""
+    if _started.is_set():
+        return
+    with st.spinner("The explorer is starting: loading its libraries", show_time=True), _importing:
+        if not _started.is_set():
+            import_everything()
+            _started.set()
+
+
+def import_everything() -> None:
+    """Import what the files of the explorer name, at their head or in a function, and what libraries put off."""
+    for module, name in [*named_imports(), *((module, "") for module in ON_FIRST_USE)]:
+        # What is asked of a lazy package is imported by the asking; a name may also be a module of its own.
+        if name and hasattr(importlib.import_module(module), name):
+            continue
+        importlib.import_module(f"{module}.{name}" if name else module)
+
+
+def named_imports() -> Iterator[tuple[str, str]]:
+    """Modules and the names that are taken from them ("" for the module itself), file by file."""
+    for file in sorted(APP.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield from ((node.module, alias.name) for alias in node.names)
+            elif isinstance(node, ast.Import):
+                yield from ((alias.name, "") for alias in node.names)
