@@ -1,4 +1,4 @@
-"""What is changed on the interventions page, and which answer is read; before and after, and at the doses of a sweep."""
+"""What is changed on the interventions page, and which answer is read; before and after, and in a sweep of doses."""
 
 from __future__ import annotations
 
