@@ -31,6 +31,7 @@ ON_FIRST_USE = (
     "pyarrow.pandas_compat",
     "scipy.stats",
     "torch._dynamo",
+    "torch.backends.opt_einsum",
     "torch.utils.serialization.config",
 )
 """What libraries, and the package, import when they are first used; no file of the explorer names it."""

@@ -6,8 +6,8 @@ from tests.app.conftest import IDS, MODEL, OpenApp, drawn, texts
 def test_the_address_says_what_is_not_the_default(open_app: OpenApp) -> None:
     app = open_app("attention", model="models/all", ids=IDS)
     app.slider(key="block").set_value(2).run()
-    assert app.query_params["block"] == "2"
-    assert app.query_params["ids"] == IDS
+    assert app.query_params["block"] in ("2", ["2"])  # a list in older releases of Streamlit
+    assert app.query_params["ids"] in (IDS, [IDS])
     assert "heads" not in app.query_params
 
 

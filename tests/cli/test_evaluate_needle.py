@@ -206,9 +206,11 @@ def test_a_recipe_file_gives_options_that_the_command_line_overrides(tmp_path: P
 def test_an_option_that_makes_no_sense_is_refused_with_what_to_do(
     extra: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        evaluate_needle.main(["--model", "two", *extra])
-    assert exit_.value.code == 2
+    try:
+        code = evaluate_needle.main(["--model", "two", *extra])
+    except SystemExit as exit_:  # newer releases of tyro end the process themselves
+        code = exit_.code
+    assert code == 2
     assert words in " ".join(capsys.readouterr().err.split())
 
 

@@ -317,9 +317,11 @@ def test_a_lens_measured_with_another_tokenizer_is_refused(
 def test_unknown_options_and_impossible_values_are_refused(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as refusal:
-        train_lens.main(args)
-    assert refusal.value.code == 2
+    try:
+        code = train_lens.main(args)
+    except SystemExit as refusal:  # newer releases of tyro end the process themselves
+        code = refusal.code
+    assert code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
