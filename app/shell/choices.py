@@ -8,7 +8,8 @@ import streamlit as st
 
 from app.shell import loading, state
 from app.shell.errors import shown_errors
-from app.shell.loading import ChosenModel, ModelKey
+from app.shell.folders import ModelKey
+from app.shell.loading import ChosenModel
 from app.shell.prompts import (
     DEFAULT_NEEDLE,
     DEFAULT_OTHER_FACTS,

@@ -16,7 +16,8 @@ import streamlit as st
 import torch
 
 from app.shell import loading
-from app.shell.loading import DTYPES, ModelKey
+from app.shell.folders import ModelKey
+from app.shell.loading import DTYPES
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.config import BlockKind
 

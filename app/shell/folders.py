@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffmamba_interp.models.checkpoint_hub import HUB_ID, files_to_fetch, resolve_folder
@@ -21,6 +22,16 @@ MAX_VISITED = 3000
 HUB = "hub:"
 TIMEOUT_S = 5.0
 """How long the hub may take to answer the first question about a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelKey:
+    """Which model, and as what it is loaded. revision: changes with the folder's files. dtype: as torch calls it."""
+
+    folder: Path
+    revision: str
+    dtype: str
+    device: str
 
 
 def open_folder(root: Path, name: str) -> Path:

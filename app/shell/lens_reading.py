@@ -13,10 +13,9 @@ import torch
 
 from app.shell import loading
 from app.shell.downloads import Download, html_file
-from app.shell.folders import bundled_name, fingerprint, resolve_below
-from app.shell.loading import ModelKey
+from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
-from diffmamba_interp import HookedMamba
+from app.shell.steps import Ref, Step, Steps, as_python, run, tokens_step
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.figures.tables import lens_csv
@@ -58,12 +57,6 @@ class LensRequest:
             return [self.target] * len(prompt.tokens)
         return [*prompt.tokens[1:], prompt.tokens[-1]]
 
-    def arguments(self, prompt: Prompt) -> dict[str, str]:
-        """Arguments of `lens_trajectory` beside model, lens and tokens, as Python."""
-        found = {"positions": f"slice({self.first}, {self.last + 1})", "top_k": str(TOP_K)}
-        targets = self.targets(prompt)
-        return found if targets is None else {**found, "targets": f"torch.tensor([{targets}])"}
-
 
 def bundled_lens(key: ModelKey) -> Path | None:
     """The folder of the tuned lens that comes with a bundled model; None if there is none."""
@@ -94,20 +87,33 @@ def lens_request(
 
 def trajectory(key: ModelKey, prompt: Prompt, request: LensRequest) -> LensTrajectory:
     """The trajectory, from the cache if it was made before. Raises ValueError for another model's lens."""
+    return run_lens(key, request, trajectory_steps(key, prompt, request), "trajectory")
 
-    def make(model: HookedMamba) -> LensTrajectory:
-        lens = LogitLens.from_model(model) if request.lens is None else load_lens(request.lens, model)
-        targets = request.targets(prompt)
-        return lens_trajectory(
-            model,
-            lens,
-            torch.tensor([prompt.tokens], device=key.device),
-            positions=slice(request.first, request.last + 1),
-            top_k=TOP_K,
-            targets=None if targets is None else torch.tensor([targets]),
-        )
 
-    return loading.result(key, ("lens", prompt, request), make, _trajectory_bytes)
+def trajectory_steps(key: ModelKey, prompt: Prompt, request: LensRequest, name: str = "trajectory") -> list[Step]:
+    return [tokens_step(key, prompt), lens_step(request), read_step(prompt, request, name)]
+
+
+def lens_step(request: LensRequest) -> Step:
+    if request.lens is None:
+        return Step("lens", LogitLens.from_model, Ref("model"))
+    return Step("lens", load_lens, request.lens, Ref("model"))
+
+
+def read_step(prompt: Prompt, request: LensRequest, name: str) -> Step:
+    """The trajectory of `model` through `lens`."""
+    targets = request.targets(prompt)
+    given = {} if targets is None else {"targets": Step("", torch.tensor, [targets])}
+    return Step(
+        name, lens_trajectory, Ref("model"), Ref("lens"), Ref("tokens"),
+        positions=slice(request.first, request.last + 1), top_k=TOP_K, **given,
+    )  # fmt: skip
+
+
+def run_lens(key: ModelKey, request: LensRequest, steps: Steps, name: str) -> LensTrajectory:
+    """The trajectory `name` of the steps, from the cache, which knows it by its Python and the lens's revision."""
+    what = ("lens", name, as_python(steps), request.revision)
+    return loading.result(key, what, lambda model: run(steps, {"model": model})[name], _trajectory_bytes)
 
 
 def _trajectory_bytes(found: LensTrajectory) -> int:

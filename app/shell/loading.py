@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from app.shell.folders import (
+    ModelKey,
     bundled_names,
     find_folders,
     fingerprint,
@@ -35,16 +36,6 @@ from diffmamba_interp.models.checkpoints import open_checkpoint
 from diffmamba_interp.models.inspection import CheckpointReport, inspect_checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelKey:
-    """Which model, as the cache knows it. revision: changes with the folder's files."""
-
-    folder: Path
-    revision: str
-    dtype: str
-    device: str
 
 
 @dataclass(frozen=True, kw_only=True)

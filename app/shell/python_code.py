@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.shell.folders import bundled_name, hub_id
-from app.shell.loading import ModelKey
+from app.shell.folders import ModelKey, bundled_name, hub_id
 from app.shell.prompts import TOKENIZER_FILE, Prompt
 from diffmamba_interp.models.demo import DEMO_NAMES
 

@@ -133,7 +133,7 @@ def test_the_difference_of_two_models_is_model_minus_baseline(open_app: OpenApp)
     app = open_app("lens", ids=IDS, beside="models/all", compare="difference", colour="entropy")
     trace, scale = drawn(app)["data"][0], drawn(app)["layout"]["coloraxis"]
     made = run_code(app)
-    assert np.array_equal(trace["z"], made["difference"])
+    assert np.array_equal(trace["z"], made["difference_figure"].data[0].z)
     assert np.allclose(trace["z"], made["figure"].data[0].z - made["second_figure"].data[0].z)
     assert scale["cmin"] == -scale["cmax"] < 0
     assert scale["colorbar"]["title"]["text"].startswith(f"{MODEL} − models/all:")

@@ -10,15 +10,15 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.pages_.attention.request import (
-    FIGURES,
     KINDS,
     MAX_CELLS,
     REDUCTIONS,
     VIEWS,
     AttentionRequest,
-    attention_code,
     attention_files,
     attention_record,
+    figure_steps,
+    record_steps,
 )
 from app.pages_.attention.row import choose_row, draw_row
 from app.shell import state
@@ -29,6 +29,7 @@ from app.shell.estimates import agreed
 from app.shell.kept_records import keep
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token
+from app.shell.steps import as_python, model_steps, run
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 
 PLAIN_MEANS = {
@@ -97,7 +98,7 @@ def heads_name(heads: str) -> str:
 
 
 def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> go.Figure:
-    figure = FIGURES[request.view](record, **request.figure_arguments(prompt))
+    figure = run(figure_steps(prompt, request), {"record": record})["figure"]
     if request.view == "heads":
         n_lines = len(record.pictures) * -(-len(record.heads) // 16)
         figure.update_layout(height=140 + LINE_HEIGHT * n_lines, margin={"b": 10})
@@ -145,7 +146,8 @@ def draw_rest(
     if request.view != "heads":
         draw_row(prompt, record, choose_row(prompt, record))
     keep(chosen, prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
-    code = attention_code(chosen.key, prompt, request)
+    key = chosen.key
+    code = as_python([*model_steps(key), *record_steps(key, prompt, request), *figure_steps(prompt, request)])
     draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")
 
 

@@ -1,4 +1,4 @@
-"""What is asked of `extract_attention`: made from the widgets, run, and written as files and Python."""
+"""What is asked of `extract_attention`: made from the widgets, as steps, and files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from app.shell import loading
 from app.shell.downloads import Download, html_file
 from app.shell.estimates import forward_seconds
+from app.shell.folders import ModelKey
 from app.shell.kept_records import record_bytes
-from app.shell.loading import ModelKey
 from app.shell.prompts import Prompt
-from app.shell.python_code import call, model_and_tokens, model_imports
+from app.shell.steps import Ref, Step, as_python, run, tokens_step
 from diffmamba_interp import ActivationCache, HookedMamba
 from diffmamba_interp.figures.attention import attention_figure, attention_span_figure
 from diffmamba_interp.figures.attention_heads import attention_heads_figure
@@ -23,6 +23,7 @@ from diffmamba_interp.figures.tables import attention_csv
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention.extract import extract_attention, final_scale
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
+from diffmamba_interp.implicit_attention.segments import collapse_by_span
 from diffmamba_interp.implicit_attention.spans import Spans
 
 KINDS = {
@@ -115,19 +116,25 @@ def framed(spans: Spans) -> Spans:
     return replace(spans, filler=())
 
 
+def record_steps(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> list[Step]:
+    arguments = request.arguments(len(prompt.tokens))
+    given = {**arguments, "token_strings": list(prompt.strings), "max_bytes": MAX_BYTES}
+    return [tokens_step(key, prompt), Step("record", extract_attention, Ref("model"), Ref("tokens"), **given)]
+
+
+def figure_steps(prompt: Prompt, request: AttentionRequest) -> list[Step]:
+    """The figure; by span, the numbers of each cell too."""
+    given = request.figure_arguments(prompt)
+    cells = [Step("collapsed", collapse_by_span, Ref("record"), **given)] if request.view == "spans" else []
+    return [*cells, Step("figure", FIGURES[request.view], Ref("record"), **given)]
+
+
 def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> AttentionRecord:
     """The record, from the cache if it was made before."""
-
-    def make(model: HookedMamba) -> AttentionRecord:
-        tokens = torch.tensor([prompt.tokens], device=key.device)
-        arguments = request.arguments(len(prompt.tokens))
-        record = extract_attention(
-            model, tokens, token_strings=prompt.strings, max_bytes=MAX_BYTES, cache=run, **arguments
-        )
-        return cast(AttentionRecord, record)
-
-    run = earlier_run(key, prompt)
-    return loading.result(key, ("attention", prompt, request), make, _record_bytes)
+    steps, saving = record_steps(key, prompt, request), {"record": {"cache": earlier_run(key, prompt)}}
+    return loading.result(
+        key, as_python(steps), lambda model: run(steps, {"model": model}, saving)["record"], _record_bytes
+    )
 
 
 def earlier_run(key: ModelKey, prompt: Prompt) -> ActivationCache | None:
@@ -160,42 +167,3 @@ def attention_files(record: AttentionRecord, figure: go.Figure) -> list[Download
         Download(ending="csv", mime="text/csv", make=lambda: attention_csv(record).encode()),
         Download(ending="npz", mime="application/octet-stream", make=lambda: record_bytes(record)),
     ]
-
-
-def attention_code(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> str:
-    """What makes the record and its figure; by span, the numbers of each cell too."""
-    arguments, figure = request.arguments(len(prompt.tokens)), request.figure_arguments(prompt)
-    spans = ["from diffmamba_interp.implicit_attention.spans import Spans"] if "spans" in figure else []
-    imports, lines = _LINES[request.view]
-    given = {**arguments, "token_strings": list(prompt.strings)}
-    return "\n".join(
-        [
-            "import torch",
-            *model_imports(key),
-            *imports,
-            "from diffmamba_interp.implicit_attention import extract_attention",
-            *spans,
-            "",
-            *model_and_tokens(key, prompt),
-            call("record = extract_attention", ["model", "tokens"], given),
-            *(call(line, first, figure) for line, first in lines),
-            "",
-        ]
-    )
-
-
-_LINES: dict[str, tuple[list[str], list[tuple[str, list[str]]]]] = {
-    "positions": ([], [("figure = record.figure", [])]),
-    "spans": (
-        [
-            "from diffmamba_interp.figures.attention import attention_span_figure",
-            "from diffmamba_interp.implicit_attention.segments import collapse_by_span",
-        ],
-        [("collapsed = collapse_by_span", ["record"]), ("figure = attention_span_figure", ["record"])],
-    ),
-    "heads": (
-        ["from diffmamba_interp.figures.attention_heads import attention_heads_figure"],
-        [("figure = attention_heads_figure", ["record"])],
-    ),
-}
-"""Imports and calls of each view, all with the arguments of its figure."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from app.shell import loading
+from app.shell.folders import ModelKey
 from app.shell.lens_reading import TOP_K, LensRequest
-from app.shell.loading import ModelKey
 from app.shell.prompts import Prompt
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, Branch

@@ -32,12 +32,13 @@ from app.shell.lens_reading import (
     lens_request,
     top_tokens,
     trajectory,
+    trajectory_steps,
 )
-from app.shell.loading import ChosenModel, ModelKey, baseline_last
+from app.shell.loading import ChosenModel, baseline_last
 from app.shell.prompts import Prompt, markdown, parse_token, token_text
-from app.shell.python_code import imported, lens_call, model_and_tokens, model_imports, token_text_lines
+from app.shell.steps import Ref, Step, Steps, as_python, model_steps, token_text_lines
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.figures.lens import Statistic
+from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
 # Positions shown at a time: as many as have room for their text.
@@ -102,8 +103,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     for read in reads:
         ids = {int(token) for token in read.found.top_tokens.flat} | {int(token) for token in read.found.tokens.flat}
         keep(read.chosen, prompt, f"lens, positions {first} to {read.request.last}", read.found, ids)
-    given, names = [(read.chosen.key, read.request) for read in reads], [read.chosen.name for read in reads]
-    code = lens_code(given, prompt, statistic, choices.compare, names)
+    code = as_python(lens_steps(reads, prompt, statistic, choices.compare))
     draw_downloads(lens_files(reads[-1].found, figure, text), code, name="lens")
 
 
@@ -210,41 +210,19 @@ def choose_window(prompt: Prompt, window: int, *, whole: bool) -> tuple[int, int
     return first, min(first + window, end) - 1
 
 
-def lens_code(
-    reads: list[tuple[ModelKey, LensRequest]], prompt: Prompt, statistic: str, compare: str, names: list[str]
-) -> str:
-    """What makes the trajectories and figures of one model or two, of these names; for "difference" that of both too,
-    model and baseline."""
-    imports = dict.fromkeys(line for key, _ in reads for line in model_imports(key))
-    lenses = dict.fromkeys(imported(lens_call(request.lens)) for _, request in reads)
-    lines = [
-        "import torch",
-        *imports,
-        "from diffmamba_interp.figures.lens import lens_heat_map",
-        f"from diffmamba_interp.lens import {', '.join([*lenses, 'lens_trajectory'])}",
-        "",
-    ]
-    for number, (key, request) in enumerate(reads):
-        lines += _read(key, request, prompt, statistic, "second_" if number else "")
+def lens_steps(reads: list[Read], prompt: Prompt, statistic: str, compare: str) -> Steps:
+    """Trajectories and figures of one model or two; for "difference" that of model and baseline too."""
+    steps: list = []
+    for read, second in zip(reads, ("", "second_"), strict=False):
+        name = f"{second}trajectory"
+        steps += [*model_steps(read.chosen.key), *trajectory_steps(read.chosen.key, prompt, read.request, name)]
+        steps.append(token_text_lines(read.chosen.key))
+        steps.append(Step(f"{second}figure", lens_heat_map, Ref(name), Ref("token_text"), statistic=statistic))
     if compare == "difference":
-        lines += [
-            "from diffmamba_interp.figures.lens import lens_difference_heat_map",
-            f"difference_figure = lens_difference_heat_map("
-            f"trajectory, second_trajectory, token_text, statistic={statistic!r}, names={tuple(names)!r})",
-            "difference = difference_figure.data[0].z",
-        ]
-    return "\n".join([*lines, ""])
-
-
-def _read(key: ModelKey, request: LensRequest, prompt: Prompt, statistic: str, prefix: str) -> list[str]:
-    given = "".join(f", {name}={value}" for name, value in request.arguments(prompt).items())
-    return [
-        *model_and_tokens(key, prompt),
-        f"lens = {lens_call(request.lens)}",
-        f"{prefix}trajectory = lens_trajectory(model, lens, tokens{given})",
-        *token_text_lines(key),
-        f"{prefix}figure = lens_heat_map({prefix}trajectory, token_text, statistic={statistic!r})",
-    ]
+        both = Ref("trajectory"), Ref("second_trajectory"), Ref("token_text")
+        names = tuple(read.chosen.name for read in reads)
+        steps.append(Step("difference_figure", lens_difference_heat_map, *both, statistic=statistic, names=names))
+    return steps
 
 
 page()

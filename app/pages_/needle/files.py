@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from app.pages_.needle.request import LOGIT, TUNED, NeedleRead, SampleRequest
 from app.shell.downloads import Download, html_file
-from app.shell.loading import ModelKey
+from app.shell.folders import ModelKey
 from app.shell.needle_pictures import BlockCurve, measures
 from app.shell.needle_runs import NeedleFound
 from app.shell.python_code import lens_call, load_model, model_imports, tokenizer_line

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from app.shell import loading
 from app.shell.estimates import forward_bytes, forward_seconds, model_bytes
+from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest
-from app.shell.loading import ModelKey
 from app.shell.needle_runs import MAX_SAMPLES, NeedleFound
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention.prompt_allocation import allocate_prompts

@@ -9,11 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.shell.downloads import Download, html_file
-from app.shell.folders import bundled_name
-from app.shell.loading import ModelKey
-from app.shell.python_code import checkpoint_place
+from app.shell.folders import ModelKey
+from app.shell.steps import Step
+from diffmamba_interp.figures.blocks import lambda_figure
 from diffmamba_interp.files.csv_text import csv_text
-from diffmamba_interp.models.inspection import CheckpointReport
+from diffmamba_interp.models.inspection import CheckpointReport, inspect_checkpoint
 
 COLUMNS = ("index", "kind", "n_parameters", "lambda_", "lambda_init", "saturated")
 
@@ -43,25 +43,10 @@ def block_npz(reports: Mapping[str, CheckpointReport]) -> bytes:
     return file.getvalue()
 
 
-def block_code(keys: Mapping[str, ModelKey]) -> str:
-    """What makes the reports and the figure of lambda."""
-    bundled = any(bundled_name(key.folder) for key in keys.values())
-    return "\n".join(
-        [
-            "from diffmamba_interp import inspect_checkpoint",
-            "from diffmamba_interp.figures.blocks import lambda_figure",
-            *(["from diffmamba_interp.models.demo import demo_folder"] if bundled else []),
-            "",
-            "reports = {",
-            *(
-                f"    {name!r}: inspect_checkpoint({checkpoint_place(key)}, device={key.device!r}),"
-                for name, key in keys.items()
-            ),
-            "}",
-            "figure = lambda_figure(reports)",
-            "",
-        ]
-    )
+def report_steps(keys: Mapping[str, ModelKey]) -> list[Step]:
+    """The reports and the figure of lambda."""
+    reports = {name: Step("", inspect_checkpoint, key.folder, device=key.device) for name, key in keys.items()}
+    return [Step("figure", lambda_figure, reports)]
 
 
 def _lines(reports: Mapping[str, CheckpointReport]) -> list[tuple[str, list[object]]]:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 import torch
 
-from app.pages_.overview.blocks import block_code, block_files
+from app.pages_.overview.blocks import block_files, report_steps
 from app.shell import loading
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
@@ -14,6 +14,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
+from app.shell.steps import as_python
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.figures.blocks import lambda_figure
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
@@ -45,7 +46,7 @@ def page() -> None:
             with column:
                 draw_blocks(report)
                 draw_problems(report)
-        code = block_code({model.name: model.key for model in models})
+        code = as_python(report_steps({model.name: model.key for model in models}))
         draw_downloads(block_files(reports, figure), code, name="blocks")
         draw_loaded()
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from app.shell import loading
 from app.shell.downloads import Download, html_file
 from app.shell.estimates import forward_seconds
-from app.shell.loading import ModelKey
+from app.shell.folders import ModelKey
 from app.shell.python_code import load_model, model_imports, tokenizer_line
 from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.needle import Filler, Haystack

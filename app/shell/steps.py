@@ -1,0 +1,209 @@
+"""What a page computes as a list of steps, read in two ways: run with what is in memory, and printed as Python.
+
+    Step("record", extract_attention, Ref("model"), Ref("tokens"), block=2)
+
+computes `record` from the results of earlier steps, and is the line `record = extract_attention(model, tokens,
+block=2)`. So what is copied from a page computes the page's own numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.shell.folders import ModelKey, bundled_name, hub_id, tokenizer_folder
+from app.shell.prompts import TOKENIZER_FILE, Prompt
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.lens import demo_lens_folder
+from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
+
+LINE_WIDTH = 100
+IMPORTED_WHOLE = {"torch": (torch, "import torch"), "np": (np, "import numpy as np")}
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The result of an earlier step."""
+
+    name: str
+
+
+class Step:
+    """`name = function(*args, **kwargs)`; without a name, what comes out is thrown away.
+
+    function: of a module or a class, or "model.eval": of the result of an earlier step. Arguments are values that
+    Python writes as they are made, paths, `Ref`s, steps without a name, and lists, tuples and dicts of those.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> None:
+        self.name, self.function, self.args, self.kwargs = name, function, args, kwargs
+
+    def run(self, results: Mapping[str, Any], **unprinted: Any) -> Any:
+        function = self.function
+        if isinstance(function, str):
+            of, _, method = function.partition(".")
+            function = getattr(results[of], method)
+        args, kwargs = (_filled(given, results) for given in (list(self.args), self.kwargs))
+        return function(*args, **kwargs, **unprinted)
+
+    def lines(self, imports: set[str]) -> list[str]:
+        function, parts = self.written(imports)
+        start = f"{self.name} = {function}" if self.name else function
+        line = f"{start}({', '.join(parts)})"
+        return [line] if len(line) <= LINE_WIDTH else [f"{start}(", *(f"    {part}," for part in parts), ")"]
+
+    def written(self, imports: set[str]) -> tuple[str, list[str]]:
+        """The function and its arguments as Python."""
+        function = self.function if isinstance(self.function, str) else _home(self.function, imports)
+        parts = [_source(value, imports) for value in self.args]
+        parts += [f"{name}={_source(value, imports)}" for name, value in self.kwargs.items()]
+        return function, parts
+
+
+class Lines:
+    """Python that makes `name`, where the page has the same at hand: its run is given it."""
+
+    def __init__(self, name: str, *code: str, imports: Iterable[str] = ()) -> None:
+        self.name, self.code, self.imports = name, list(code), imports
+
+    def lines(self, imports: set[str]) -> list[str]:
+        imports.update(self.imports)
+        return self.code
+
+
+class Within:
+    """Steps that run within what `function(*args)` enters and leaves, as interventions."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any, steps: Sequence[Step]) -> None:
+        self.context, self.steps = Step("", function, *args), steps
+
+    def lines(self, imports: set[str]) -> list[str]:
+        (context,) = self.context.lines(imports)
+        return [f"with {context}:", *(f"    {line}" for step in self.steps for line in step.lines(imports))]
+
+
+Steps = Sequence[Step | Lines | Within]
+
+
+def run(steps: Steps, results: Mapping[str, Any], unprinted: Mapping[str, Mapping[str, Any]] | None = None) -> dict:
+    """All results by name. A step whose result is given is not run.
+
+    unprinted: keyword arguments of steps, by their names, that save work and change no number.
+    """
+    known = dict(results)
+    for step in steps:
+        if isinstance(step, Within):
+            with step.context.run(known):
+                known |= run(step.steps, known, unprinted)
+        elif step.name not in known:
+            if isinstance(step, Lines):
+                raise KeyError(f"{step.name} is printed only, and was not given")
+            known[step.name] = step.run(known, **(unprinted or {}).get(step.name, {}))
+    return known
+
+
+def as_python(steps: Steps) -> str:
+    """A program that computes what `run` does; what is imported stands at its head."""
+    imports: set[str] = set()
+    lines = [line for step in steps for line in step.lines(imports)]
+    return "\n".join([*sorted(imports, key=lambda line: (line.startswith("from"), line)), "", *lines, ""])
+
+
+def model_steps(key: ModelKey) -> list[Step]:
+    """What loads the model; a page's run is given it."""
+    settings = {"device": key.device, "dtype": getattr(torch, key.dtype)}
+    return [Step("model", HookedMamba.from_pretrained, key.folder, **settings), Step("", "model.eval")]
+
+
+def tokens_step(key: ModelKey, prompt: Prompt) -> Step:
+    return Step("tokens", torch.tensor, [list(prompt.tokens)], device=key.device)
+
+
+def token_text_lines(key: ModelKey) -> Lines:
+    """What makes `token_text`, from a token id to its text."""
+    file = tokenizer_folder(key.folder) / TOKENIZER_FILE
+    if not file.is_file():
+        return Lines("token_text", "token_text = str")
+    imports: set[str] = {"from tokenizers import Tokenizer"}
+    where = _source(file, imports)
+    return Lines(
+        "token_text",
+        f"tokenizer = Tokenizer.from_file(str({where}))",
+        "token_text = lambda token: tokenizer.decode([token], skip_special_tokens=False)",
+        imports=imports,
+    )
+
+
+def _filled(value: Any, results: Mapping[str, Any]) -> Any:
+    """The value with results in place of `Ref`s."""
+    if isinstance(value, Ref):
+        return results[value.name]
+    if isinstance(value, Step):
+        return value.run(results)
+    if isinstance(value, dict):
+        return {name: _filled(part, results) for name, part in value.items()}
+    # Of named tuples and the like nothing is taken apart.
+    return type(value)(_filled(part, results) for part in value) if type(value) in (list, tuple) else value
+
+
+def _source(value: Any, imports: set[str]) -> str:
+    """The value as Python; what that needs is added to `imports`."""
+    if isinstance(value, Ref):
+        return value.name
+    if isinstance(value, Step):
+        function, parts = value.written(imports)
+        return f"{function}({', '.join(parts)})"
+    if isinstance(value, Path):
+        return _place(value, imports)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name!r}: {_source(part, imports)}" for name, part in value.items()) + "}"
+    if type(value) is list:
+        return "[" + ", ".join(_source(part, imports) for part in value) + "]"
+    if type(value) is tuple:
+        parts = [_source(part, imports) for part in value]
+        return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+    if isinstance(value, torch.dtype):
+        imports.add("import torch")
+    elif is_dataclass(value) and not isinstance(value, type):
+        _home(type(value), imports)
+    elif callable(value) and hasattr(value, "__qualname__"):
+        return _home(value, imports)
+    return repr(value)
+
+
+def _home(value: Any, imports: set[str]) -> str:
+    """How Python calls a function or a class, imported from the highest package that gives it out."""
+    for name, (module, line) in IMPORTED_WHOLE.items():
+        if getattr(module, value.__name__, None) is value:
+            imports.add(line)
+            return f"{name}.{value.__name__}"
+    top = value.__self__ if isinstance(getattr(value, "__self__", None), type) else value
+    parts = top.__module__.split(".")
+    packages = [".".join(parts[: n + 1]) for n in range(len(parts))]
+    home = next(p for p in packages if getattr(importlib.import_module(p), top.__name__, None) is top)
+    imports.add(f"from {home} import {top.__name__}")
+    return value.__qualname__ if top is not value else value.__name__
+
+
+def _place(path: Path, imports: set[str]) -> str:
+    """A bundled folder by its function, one of the hub by its id, any other relative to where the explorer runs."""
+    name = bundled_name(path)
+    if name is not None:
+        imports.add("from diffmamba_interp.models.demo import demo_folder")
+        return f"demo_folder({name!r})"
+    lens = next((name for name in DEMO_NAMES if path == demo_lens_folder(name)), None)
+    if lens is not None:
+        imports.add("from diffmamba_interp.lens import demo_lens_folder")
+        return f"demo_lens_folder({lens!r})"
+    bundle = demo_folder(DEMO_NAMES[0]).parent
+    if path.is_relative_to(bundle):
+        imports.add("from diffmamba_interp.models.demo import DEMO_FOLDER")
+        return f"DEMO_FOLDER / {path.relative_to(bundle).as_posix()!r}"
+    here = Path.cwd()
+    return repr(hub_id(path) or (path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)))
