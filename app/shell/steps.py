@@ -61,8 +61,8 @@ class Step:
     def written(self, imports: set[str]) -> tuple[str, list[str]]:
         """The function and its arguments as Python."""
         function = self.function if isinstance(self.function, str) else _home(self.function, imports)
-        parts = [_source(value, imports) for value in self.args]
-        parts += [f"{name}={_source(value, imports)}" for name, value in self.kwargs.items()]
+        parts = [source(value, imports) for value in self.args]
+        parts += [f"{name}={source(value, imports)}" for name, value in self.kwargs.items()]
         return function, parts
 
 
@@ -84,8 +84,10 @@ class Within:
         self.context, self.steps = Step("", function, *args), steps
 
     def lines(self, imports: set[str]) -> list[str]:
-        (context,) = self.context.lines(imports)
-        return [f"with {context}:", *(f"    {line}" for step in self.steps for line in step.lines(imports))]
+        return [
+            f"with {source(self.context, imports)}:",
+            *(f"    {line}" for step in self.steps for line in step.lines(imports)),
+        ]
 
 
 Steps = Sequence[Step | Lines | Within]
@@ -115,6 +117,31 @@ def as_python(steps: Steps) -> str:
     return "\n".join([*sorted(imports, key=lambda line: (line.startswith("from"), line)), "", *lines, ""])
 
 
+def source(value: Any, imports: set[str]) -> str:
+    """The value as Python; what that needs is added to `imports`."""
+    if isinstance(value, Ref):
+        return value.name
+    if isinstance(value, Step):
+        function, parts = value.written(imports)
+        return f"{function}({', '.join(parts)})"
+    if isinstance(value, Path):
+        return _place(value, imports)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name!r}: {source(part, imports)}" for name, part in value.items()) + "}"
+    if type(value) is list:
+        return "[" + ", ".join(source(part, imports) for part in value) + "]"
+    if type(value) is tuple:
+        parts = [source(part, imports) for part in value]
+        return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+    if isinstance(value, torch.dtype):
+        imports.add("import torch")
+    elif is_dataclass(value) and not isinstance(value, type):
+        _home(type(value), imports)
+    elif callable(value) and hasattr(value, "__qualname__"):
+        return _home(value, imports)
+    return repr(value)
+
+
 def model_steps(key: ModelKey) -> list[Step]:
     """What loads the model; a page's run is given it."""
     settings = {"device": key.device, "dtype": getattr(torch, key.dtype)}
@@ -131,7 +158,7 @@ def token_text_lines(key: ModelKey) -> Lines:
     if not file.is_file():
         return Lines("token_text", "token_text = str")
     imports: set[str] = {"from tokenizers import Tokenizer"}
-    where = _source(file, imports)
+    where = source(file, imports)
     return Lines(
         "token_text",
         f"tokenizer = Tokenizer.from_file(str({where}))",
@@ -152,31 +179,6 @@ def _filled(value: Any, results: Mapping[str, Any]) -> Any:
     return type(value)(_filled(part, results) for part in value) if type(value) in (list, tuple) else value
 
 
-def _source(value: Any, imports: set[str]) -> str:
-    """The value as Python; what that needs is added to `imports`."""
-    if isinstance(value, Ref):
-        return value.name
-    if isinstance(value, Step):
-        function, parts = value.written(imports)
-        return f"{function}({', '.join(parts)})"
-    if isinstance(value, Path):
-        return _place(value, imports)
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name!r}: {_source(part, imports)}" for name, part in value.items()) + "}"
-    if type(value) is list:
-        return "[" + ", ".join(_source(part, imports) for part in value) + "]"
-    if type(value) is tuple:
-        parts = [_source(part, imports) for part in value]
-        return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
-    if isinstance(value, torch.dtype):
-        imports.add("import torch")
-    elif is_dataclass(value) and not isinstance(value, type):
-        _home(type(value), imports)
-    elif callable(value) and hasattr(value, "__qualname__"):
-        return _home(value, imports)
-    return repr(value)
-
-
 def _home(value: Any, imports: set[str]) -> str:
     """How Python calls a function or a class, imported from the highest package that gives it out."""
     for name, (module, line) in IMPORTED_WHOLE.items():
@@ -184,11 +186,14 @@ def _home(value: Any, imports: set[str]) -> str:
             imports.add(line)
             return f"{name}.{value.__name__}"
     top = value.__self__ if isinstance(getattr(value, "__self__", None), type) else value
+    # A figure may bear another's name: the one by which its module gives it out counts.
+    given_out = vars(importlib.import_module(top.__module__)).items()
+    name = next(name for name, other in given_out if other is top)
     parts = top.__module__.split(".")
     packages = [".".join(parts[: n + 1]) for n in range(len(parts))]
-    home = next(p for p in packages if getattr(importlib.import_module(p), top.__name__, None) is top)
-    imports.add(f"from {home} import {top.__name__}")
-    return value.__qualname__ if top is not value else value.__name__
+    home = next(package for package in packages if getattr(importlib.import_module(package), name, None) is top)
+    imports.add(f"from {home} import {name}")
+    return name if top is value else f"{name}.{value.__name__}"
 
 
 def _place(path: Path, imports: set[str]) -> str:

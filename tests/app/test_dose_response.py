@@ -123,7 +123,7 @@ def test_copy_as_python_gives_the_same_curves(open_app: OpenApp, address: dict[s
     app = open_app("interventions", **ANSWER, **address)
     made = sweep_code(app)
     for place, name in enumerate(("answer_probability", "snr_db")):
-        again = [trace for trace in made["figures"][name].data if trace.mode == "lines+markers"]
+        again = [trace for trace in made[f"{name}_figure"].data if trace.mode == "lines+markers"]
         for line, other in zip(curves(app, place), again, strict=True):
             assert np.allclose(line["y"], other.y, rtol=1e-3, atol=1e-6)
 

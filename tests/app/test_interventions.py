@@ -120,7 +120,10 @@ def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, maps: str) -> 
         assert np.allclose(curve(app, when), made["probabilities"][when], rtol=1e-4)
     assert curve(app, "after", 1)[-1] == pytest.approx(made["record"].intervened["snr_db"][0], rel=1e-4)
     maps_drawn = [figure["data"][0] for figure in figures(app)[2:]]
-    wanted = {"difference": [made["difference"]], "beside": [made["figure"].data[0].z, made["second_figure"].data[0].z]}
+    wanted = {
+        "difference": [made["difference_figure"].data[0].z],
+        "beside": [made["figure"].data[0].z, made["second_figure"].data[0].z],
+    }
     if maps == "beside":
         wanted["beside"] = [np.asarray(values)[:, -7:] for values in wanted["beside"]]
     for drawn, values in zip(maps_drawn, wanted[maps], strict=True):

@@ -8,7 +8,6 @@ from functools import partial
 import streamlit as st
 
 from app.pages_.interventions.choices import choose_answer, choose_changes
-from app.pages_.interventions.code import dose_code, intervention_code
 from app.pages_.interventions.pictures import (
     AFTER,
     BEFORE,
@@ -18,6 +17,8 @@ from app.pages_.interventions.pictures import (
     in_words,
     intervention_files,
     present_readings,
+    printed_steps,
+    printed_sweep,
     stage_figures,
 )
 from app.pages_.interventions.request import (
@@ -39,6 +40,7 @@ from app.shell.kept_records import keep
 from app.shell.lens_reading import STATISTICS, LensRequest, difference_picture, lens_picture, top_tokens, trajectory
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
+from app.shell.steps import as_python
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.lens import LensTrajectory
 
@@ -154,7 +156,7 @@ def draw_files(
     for when, one in found.items():
         ids = {int(token) for token in one.top_tokens.flat} | {int(token) for token in one.tokens.flat}
         keep(chosen, prompt, f"lens, {when} the change", one, ids)
-    code = intervention_code(chosen, prompt, answer, request, changes, colour)
+    code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, colour))
     draw_downloads(intervention_files(figures, record, found), code, name="intervention")
 
 
@@ -187,9 +189,8 @@ def draw_dose_response(
         "All that is set above stays in force, but for what is swept. Dotted: the answer as set above"
         + ("; ring: where λ stands there." if request.swept == "lambda" else ", without noise; one draw per dose.")
     )
-    draw_downloads(
-        dose_files(figures, record), dose_code(chosen, prompt, answer, changes, request, log=log), name="dose"
-    )
+    code = as_python(printed_sweep(chosen.key, prompt, answer, changes, request, log=log))
+    draw_downloads(dose_files(figures, record), code, name="dose")
 
 
 def choose_sweep(chosen: ChosenModel, changes: Changes) -> DoseRequest | None:

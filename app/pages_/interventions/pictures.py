@@ -1,4 +1,4 @@
-"""The interventions page's figures and files: the answer by stage before and after, and by dose."""
+"""The interventions page's figures: the answer by stage before and after, and by dose; as files and as Python."""
 
 from __future__ import annotations
 
@@ -10,10 +10,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 import plotly.graph_objects as go
 
-from app.pages_.interventions.request import LENS, PROBABILITY, DoseRequest
+from app.pages_.interventions.request import (
+    LENS,
+    PROBABILITY,
+    Answer,
+    Changes,
+    DoseRequest,
+    changed_steps,
+    reading_steps,
+    sweep_steps,
+)
+from app.shell import loading
 from app.shell.downloads import Download, html_file
+from app.shell.folders import ModelKey
+from app.shell.lens_reading import LensRequest, read_step
 from app.shell.needle_pictures import name_stages_shortly
+from app.shell.prompts import Prompt
+from app.shell.steps import Lines, Ref, Step, Steps, model_steps, token_text_lines
 from diffmamba_interp.figures.interventions import dose_response_figure
+from diffmamba_interp.figures.lens import lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.figures.needle import curves_by_stage
 from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.interventions import InterventionRecord, SweepRecord
@@ -203,3 +218,49 @@ def readings_npz(record: InterventionRecord, trajectories: Mapping[str, LensTraj
     changed = np.array(json.dumps(record.interventions))
     np.savez_compressed(file, allow_pickle=False, changes=changed, **arrays)
     return file.getvalue()
+
+
+def printed_steps(
+    key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Changes, statistic: str
+) -> Steps:
+    """What reads the answer and the lens again, clean and changed, and draws the heat maps."""
+    made, text = changes.interventions(loading.config(key)), Ref("token_text")
+    before, after = Ref("before"), Ref("after")
+    probabilities = Lines(
+        "probabilities",
+        "probabilities = {  # by stage: every block's input, and the output",
+        f'    when: np.exp([*values["{LENS}.answer_log_probability"][0], values["answer_log_probability"][0]])',
+        "    for when, values in (('before', record.clean), ('after', record.intervened))",
+        "}",
+        imports=["import numpy as np"],
+    )
+    return [
+        *model_steps(key),
+        *reading_steps(key, prompt, answer, lens, made),
+        probabilities,
+        read_step(prompt, lens, "before"),
+        changed_steps(prompt, lens, made),
+        token_text_lines(key),
+        Step("figure", lens_heat_map, before, text, statistic=statistic),
+        Step("second_figure", lens_heat_map, after, text, statistic=statistic),
+        Step(
+            "difference_figure", lens_difference_heat_map, after, before, text,
+            statistic=statistic, names=(AFTER, BEFORE),
+        ),
+    ]  # fmt: skip
+
+
+def printed_sweep(
+    key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest, *, log: bool
+) -> Steps:
+    """What reads the answer at every dose again, and draws the curves."""
+    steps: list = [*model_steps(key), *sweep_steps(key, prompt, answer, changes, request)]
+    probability = (
+        "for values in (record.clean, record.intervened):",
+        f'    values[{PROBABILITY!r}] = np.exp(values["answer_log_probability"])',
+    )
+    steps.append(Lines("", *probability, imports=["import numpy as np"]))
+    for name in DOSE_READINGS:
+        if name == PROBABILITY or answer.labels:
+            steps.append(Step(f"{name}_figure", dose_response_figure, Ref("record"), name, quantity="value"))
+    return [*steps, Step("", f"{PROBABILITY}_figure.update_yaxes", type="log")] if log else steps

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from functools import partial
+from typing import Literal
 
 import numpy as np
-import torch
 
 from app.shell import loading
 from app.shell.folders import ModelKey
-from app.shell.lens_reading import TOP_K, LensRequest
+from app.shell.lens_reading import LensRequest, lens_step, read_step, run_lens
 from app.shell.prompts import Prompt
+from app.shell.steps import Lines, Ref, Step, Within, as_python, run, source, tokens_step
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.interventions import (
@@ -32,7 +33,7 @@ from diffmamba_interp.interventions import (
     sweep,
 )
 from diffmamba_interp.interventions.knock_out import Level
-from diffmamba_interp.lens import LensTrajectory, LogitLens, TunedLens, lens_trajectory, load_lens
+from diffmamba_interp.lens import LensTrajectory
 
 LENS = "lens"
 """What the readings call the lens."""
@@ -110,43 +111,34 @@ def differential_blocks(cfg: HookedMambaConfig) -> list[int]:
     return [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
 
 
-def loaded_lens(model: HookedMamba, request: LensRequest) -> LogitLens | TunedLens:
-    """Raises ValueError for the lens of another model."""
-    return LogitLens.from_model(model) if request.lens is None else load_lens(request.lens, model)
+def reading_steps(
+    key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Sequence[Intervention]
+) -> list[Step]:
+    """What is read at the output and through the lens, clean and changed."""
+    labels = {"labels": list(answer.labels)} if answer.labels else {}
+    reading = Step(
+        "reading", AnswerReading, tokens=Ref("tokens"), answers=[answer.token], **labels, lenses={LENS: Ref("lens")}
+    )
+    compared = Step("record", compare, Ref("reading"), Ref("model"), list(changes))
+    return [tokens_step(key, prompt), lens_step(lens), reading, compared]
 
 
 def readings(key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Changes) -> InterventionRecord:
-    """The answer at the output and through the lens, clean and changed, from the cache if it was read before."""
+    """The readings, from the cache if they were made before. Raises ValueError for the lens of another model."""
+    steps = reading_steps(key, prompt, answer, lens, changes.interventions(loading.config(key)))
+    what = ("readings", as_python(steps), lens.revision)
+    return loading.result(key, what, lambda model: run(steps, {"model": model})["record"], lambda _: 20_000)
 
-    def make(model: HookedMamba) -> InterventionRecord:
-        reading = AnswerReading(
-            tokens=torch.tensor([prompt.tokens]),
-            answers=[answer.token],
-            labels=list(answer.labels) or None,
-            lenses={LENS: loaded_lens(model, lens)},
-        )
-        return compare(reading, model, changes.interventions(model.cfg))
 
-    what = ("readings", prompt, answer, lens.lens, lens.revision, changes)
-    return loading.result(key, what, make, lambda _: 20_000)
+def changed_steps(prompt: Prompt, lens: LensRequest, changes: Sequence[Intervention]) -> Within:
+    """The trajectory with the changes in force."""
+    return Within(intervene, Ref("model"), list(changes), steps=[read_step(prompt, lens, "after")])
 
 
 def changed_trajectory(key: ModelKey, prompt: Prompt, lens: LensRequest, changes: Changes) -> LensTrajectory:
-    """As `lens_request.trajectory`, with the changes in force."""
-
-    def make(model: HookedMamba) -> LensTrajectory:
-        targets = lens.targets(prompt)
-        with intervene(model, changes.interventions(model.cfg)):
-            return lens_trajectory(
-                model,
-                loaded_lens(model, lens),
-                torch.tensor([prompt.tokens], device=key.device),
-                positions=slice(lens.first, lens.last + 1),
-                top_k=TOP_K,
-                targets=None if targets is None else torch.tensor([targets]),
-            )
-
-    return loading.result(key, ("changed", prompt, lens, changes), make, lambda found: 20 * found.top_tokens.nbytes)
+    """As `trajectory`, with the changes in force."""
+    changed = changed_steps(prompt, lens, changes.interventions(loading.config(key)))
+    return run_lens(key, lens, [tokens_step(key, prompt), lens_step(lens), changed], "after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +167,14 @@ class DoseRequest:
     ) -> list[Intervention]:
         """One dose in one group, after what else is changed."""
         if self.swept == "noise":
-            return [*changes.interventions(cfg), AddNoise(snr_db=dose, blocks=blocks, seed=self.seed)]
-        return [*changes.interventions(cfg, free=blocks), ScaleLambda(factor=dose, blocks=blocks)]
+            swept: Intervention = AddNoise(snr_db=dose, blocks=blocks, seed=self.seed)
+        else:
+            swept = ScaleLambda(factor=dose, blocks=blocks)
+        return [*self.others(cfg, changes, blocks), swept]
+
+    def others(self, cfg: HookedMambaConfig, changes: Changes, blocks: tuple[int, ...]) -> list[Intervention]:
+        """What else is changed; lambda is not where it is swept."""
+        return changes.interventions(cfg, free=blocks if self.swept == "lambda" else ())
 
 
 def present_factor(key: ModelKey, changes: Changes, blocks: Sequence[int]) -> float | None:
@@ -191,31 +189,51 @@ def present_factor(key: ModelKey, changes: Changes, blocks: Sequence[int]) -> fl
     return factors.pop() if len(factors) == 1 else None
 
 
+def sweep_steps(
+    key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest
+) -> list[Step | Lines]:
+    """The answer at the output at every dose; everything but what is swept is as `changes` says."""
+    labels = {"labels": list(answer.labels)} if answer.labels else {}
+    how = {"doses": request.doses, "groups": list(request.groups), "dose": DOSE_NAMES[request.swept]}
+    return [
+        tokens_step(key, prompt),
+        Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer.token], **labels),
+        changed_lines(loading.config(key), changes, request),
+        Step("record", sweep, Ref("reading"), Ref("model"), Ref("changed"), **how),
+    ]
+
+
+def changed_lines(cfg: HookedMambaConfig, changes: Changes, request: DoseRequest) -> Lines:
+    """`DoseRequest.interventions` as Python."""
+    imports: set[str] = set()
+    others = {group: request.others(cfg, changes, group) for group in request.groups}
+    written = [f"    {group!r}: {source(other, imports)}," for group, other in others.items()]
+    noise = request.swept == "noise"
+    kind = source(AddNoise if noise else ScaleLambda, imports)
+    dose = f"snr_db=dose, seed={request.seed}" if noise else "factor=dose"
+    return Lines(
+        "changed",
+        *("others = {  # what else is changed while these blocks are swept", *written, "}", ""),
+        *("def changed(dose, blocks):", f"    return [*others[blocks], {kind}({dose}, blocks=blocks)]", ""),
+        imports=imports,
+    )
+
+
 def swept_record(
     key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest,
     on_progress: Callable[[int], None] | None = None,
 ) -> SweepRecord:  # fmt: skip
-    """The answer at the output at every dose, from the cache if it was read before.
+    """What is swept, from the cache if it was read before, with the probability of the answer.
 
-    Everything but what is swept is as `changes` says, so that a curve of lambda passes through what they give.
+    A curve of lambda passes through what the other widgets give.
     """
 
-    def run(model: HookedMamba) -> SweepRecord:
-        reading = AnswerReading(
-            tokens=torch.tensor([prompt.tokens]), answers=[answer.token], labels=list(answer.labels) or None
-        )
-        record = sweep(
-            reading,
-            model,
-            lambda dose, blocks: request.interventions(model.cfg, changes, dose, cast(tuple[int, ...], blocks)),
-            doses=request.doses,
-            groups=request.groups,
-            dose=DOSE_NAMES[request.swept],
-            on_progress=on_progress,
-        )
-        return with_probability(record)
+    def make(model: HookedMamba) -> SweepRecord:
+        given = {"model": model, "changed": partial(request.interventions, model.cfg, changes)}
+        return with_probability(run(steps, given, {"record": {"on_progress": on_progress}})["record"])
 
-    return loading.result(key, ("sweep", prompt, answer, changes, request), run, lambda _: 20_000)
+    steps = sweep_steps(key, prompt, answer, changes, request)
+    return loading.result(key, ("sweep", as_python(steps)), make, lambda _: 20_000)
 
 
 def with_probability(record: SweepRecord) -> SweepRecord:
