@@ -23,9 +23,10 @@ def test_the_readme_shows_the_command(readme: str, command: str) -> None:
     assert command in readme
 
 
-def test_every_path_in_the_readme_exists(readme: str, project_root: Path) -> None:
-    paths = {path.rstrip(".") for path in PROJECT_PATH.findall(readme)}
-    assert paths, "the README names no file of the project"
+@pytest.mark.parametrize("document", ["README.md", "Makefile"])
+def test_every_path_in_the_document_exists(document: str, project_root: Path) -> None:
+    paths = {path.rstrip(".") for path in PROJECT_PATH.findall((project_root / document).read_text(encoding="utf-8"))}
+    assert paths, f"{document} names no file of the project"
     assert sorted(path for path in paths if not (project_root / path).exists()) == []
 
 
