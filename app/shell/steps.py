@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from app.shell.folders import ModelKey, bundled_name, hub_id, tokenizer_folder
 from app.shell.prompts import TOKENIZER_FILE, Prompt
@@ -41,10 +42,10 @@ class Step:
     Python writes as they are made, paths, `Ref`s, steps without a name, and lists, tuples and dicts of those.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, name: str, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> None:
         self.name, self.function, self.args, self.kwargs = name, function, args, kwargs
 
-    def run(self, results: Mapping[str, Any], **unprinted: Any) -> Any:
+    def run(self, results: Mapping[str, Any], /, **unprinted: Any) -> Any:
         function = self.function
         if isinstance(function, str):
             of, _, method = function.partition(".")
@@ -152,6 +153,12 @@ def tokens_step(key: ModelKey, prompt: Prompt) -> Step:
     return Step("tokens", torch.tensor, [list(prompt.tokens)], device=key.device)
 
 
+def tokenizer_step(key: ModelKey) -> Step:
+    """The model's tokenizer as one of transformers."""
+    file = tokenizer_folder(key.folder) / TOKENIZER_FILE
+    return Step("tokenizer", PreTrainedTokenizerFast, tokenizer_file=Step("", str, file))
+
+
 def token_text_lines(key: ModelKey) -> Lines:
     """What makes `token_text`, from a token id to its text."""
     file = tokenizer_folder(key.folder) / TOKENIZER_FILE
@@ -181,6 +188,8 @@ def _filled(value: Any, results: Mapping[str, Any]) -> Any:
 
 def _home(value: Any, imports: set[str]) -> str:
     """How Python calls a function or a class, imported from the highest package that gives it out."""
+    if value.__module__ == "builtins":
+        return value.__qualname__
     for name, (module, line) in IMPORTED_WHOLE.items():
         if getattr(module, value.__name__, None) is value:
             imports.add(line)

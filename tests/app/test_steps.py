@@ -30,7 +30,8 @@ def test_what_is_printed_computes_what_is_run() -> None:
     ran, printed = run(STEPS, {}), executed(STEPS)
     for name in ("values", "total", "doubled"):
         assert np.array_equal(ran[name].numpy(), printed[name].numpy())
-    assert ran["doubled"].is_inference() and printed["doubled"].is_inference()
+    assert ran["doubled"].is_inference()
+    assert printed["doubled"].is_inference()
 
 
 def test_a_step_whose_result_is_given_is_not_run() -> None:

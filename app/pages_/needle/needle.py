@@ -8,7 +8,7 @@ from typing import cast
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.needle.files import attention_code, attention_files, curve_files, curves_code
+from app.pages_.needle.files import attention_files, attention_steps, curve_files, curves_steps
 from app.pages_.needle.request import (
     EXAMPLE,
     MAX_CHARACTERS,
@@ -36,6 +36,7 @@ from app.shell.kept_records import KeptRecord, keep_record
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures
 from app.shell.needle_runs import Drawing, NeedleFound, NeedleRun
+from app.shell.steps import as_python
 from diffmamba_interp.figures.needle import NAMES
 from diffmamba_interp.needle import Measure
 from diffmamba_interp.statistics import Statistic
@@ -127,8 +128,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
     )
-    drawing = run.drawing
-    code = curves_code(reads, request, drawing.measure, drawing.statistic, log=drawing.log, n=run.n_prompts)
+    code = as_python(curves_steps(reads, request, run.drawing, run.n_prompts))
     draw_downloads(curve_files(figures, curves, run.found), code, name="needle")
 
 
@@ -143,7 +143,7 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
         "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "
         "minuend − λ · subtrahend in a differential one. Cancelled: 1 − |difference| / (|minuend| + |λ · subtrahend|)."
     )
-    code = attention_code(reads, request, run.n_prompts)
+    code = as_python(attention_steps(reads, request, run.n_prompts))
     draw_downloads(attention_files(figure, curves, run.found), code, name="needle")
 
 

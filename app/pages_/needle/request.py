@@ -18,6 +18,7 @@ from app.shell.estimates import forward_bytes, forward_seconds, model_bytes
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest
 from app.shell.needle_runs import MAX_SAMPLES, NeedleFound
+from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention.prompt_allocation import allocate_prompts
 from diffmamba_interp.lens import LogitLens, TunedLens, load_lens
@@ -91,14 +92,19 @@ class SampleRequest:
             return f"{len(self.stories)} pasted prompts"
         return f"{self.task} at {self.length} tokens, {self.n} prompts of seed {self.seed}"
 
+    @property
+    def step(self) -> Step:
+        """What makes the prompts with `tokenizer`."""
+        if self.stories:
+            return Step("samples", make_needle_samples, Ref("tokenizer"), stories=self.stories, n=None, length=0)
+        given = {"task": self.task, "n": self.n, "length": self.length, "seed": self.seed}
+        return Step("samples", make_needle_samples, Ref("tokenizer"), **given)
+
     def samples(self, key: ModelKey) -> list[NeedleSample]:
         """The prompts in the model's tokens. Raises ValueError where too few stories fit the length."""
 
         def make() -> list[NeedleSample]:
-            wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))
-            if self.stories:
-                return make_needle_samples(wrapped, stories=self.stories, n=None, length=0)
-            return make_needle_samples(wrapped, task=self.task, n=self.n, length=self.length, seed=self.seed)
+            return self.step.run({"tokenizer": PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))})
 
         return loading.cache().get(("samples", key.folder, key.revision, self), make, _sample_bytes)
 
@@ -121,11 +127,19 @@ class NeedleRead:
             return [LOGIT]
         return [TUNED, LOGIT] if self.with_logit else [TUNED]
 
-    def lenses(self, model: HookedMamba) -> dict[str, LogitLens | TunedLens]:
-        """By name. Raises ValueError for the lens of another model."""
-        logit = LogitLens.from_model(model)
-        return {n: logit if n == LOGIT or self.lens.lens is None else load_lens(self.lens.lens, model)
-                for n in self.lens_names}  # fmt: skip
+    @property
+    def lenses_step(self) -> Step:
+        """The lenses of `model` by name."""
+        logit = Step("", LogitLens.from_model, Ref("model"))
+        tuned = logit if self.lens.lens is None else Step("", load_lens, self.lens.lens, Ref("model"))
+        return Step("lenses", dict, **{name: logit if name == LOGIT else tuned for name in self.lens_names})
+
+    def trajectory_step(self, name: str = "trajectory") -> Step:
+        return Step(name, needle_trajectory, Ref("model"), Ref("lenses"), Ref("samples"), name=self.name)
+
+    def allocation_step(self, name: str = "allocation") -> Step:
+        """What the last position reads."""
+        return Step(name, allocate_prompts, Ref("model"), Ref("samples"))
 
 
 def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[tuple[float, list[NeedleFound]]]:
@@ -157,10 +171,11 @@ def _read(
 
     def make(model: HookedMamba) -> NeedleFound:
         if read not in opened:
-            opened[read] = read.lenses(model)
+            opened[read] = read.lenses_step.run({"model": model})
+        given = {"model": model, "lenses": opened[read], "samples": samples}
         return NeedleFound(
-            trajectory=needle_trajectory(model, opened[read], samples, name=read.name),
-            allocation=allocate_prompts(model, samples) if read.attention else None,
+            trajectory=read.trajectory_step().run(given),
+            allocation=read.allocation_step().run(given) if read.attention else None,
         )
 
     return loading.result(read.key, ("needle", read, request, start), make, lambda found: found.nbytes + 10_000)

@@ -16,7 +16,8 @@ from app.shell import loading
 from app.shell.downloads import Download, html_file
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
-from app.shell.python_code import load_model, model_imports, tokenizer_line
+from app.shell.steps import Lines, Ref, Step, as_python, model_steps, tokenizer_step
+from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
 from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.needle import Filler, Haystack
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories, prompt_rows
@@ -144,23 +145,11 @@ def results_code(name: str) -> str:
 
 def grid_code(models: Mapping[str, ModelKey], request: GridRequest) -> str:
     """What scores the grid again."""
-    keys = list(models.values())
-    lines = [
-        "import torch",
-        *dict.fromkeys(line for key in keys for line in model_imports(key)),
-        "from transformers import PreTrainedTokenizerFast",
-        "from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map",
-        "from diffmamba_interp.text.generated_text import generated_documents",
-        "from diffmamba_interp.needle import Filler, Haystack, generate_stories",
-        "from diffmamba_interp.needle.accuracy_grid import hide_stories, prompt_rows, summarise",
-        "from diffmamba_interp.needle.scoring import score_labels",
-        "",
-        "models = {}",
-    ]
+    steps: list = [Lines("models", "models = {}"), tokenizer_step(next(iter(models.values())))]
     for name, key in models.items():
-        lines += [load_model(key), f"models[{name!r}] = model"]
-    lines += [
-        tokenizer_line(keys[0]),
+        steps += [*model_steps(key), Lines("", f"models[{name!r}] = model")]
+    loop = Lines(
+        "cells",
         f"filler = Filler.from_texts(tokenizer, list(generated_documents(n_chars={FILLER_CHARS})))",
         "haystack, rows = Haystack(tokenizer, filler), []",
         f"for task, length in {request.cells!r}:",
@@ -170,8 +159,12 @@ def grid_code(models: Mapping[str, ModelKey], request: GridRequest) -> str:
         "    for name, model in models.items():",
         "        rows += prompt_rows(name, samples, score_labels(model, samples, n_generated=3), tokenizer)",
         "cells = summarise(rows, list(models))",
-        "figure = accuracy_by_length(cells)",
-        *(["ratio = ratio_heat_map(cells)"] if len(keys) == 2 else []),
-        "",
-    ]
-    return "\n".join(lines)
+        imports=[
+            "from diffmamba_interp.needle import Filler, Haystack, generate_stories",
+            "from diffmamba_interp.needle.accuracy_grid import hide_stories, prompt_rows, summarise",
+            "from diffmamba_interp.needle.scoring import score_labels",
+            "from diffmamba_interp.text.generated_text import generated_documents",
+        ],
+    )
+    ratio = [Step("ratio", ratio_heat_map, Ref("cells"))] if len(models) == 2 else []
+    return as_python([*steps, loop, Step("figure", accuracy_by_length, Ref("cells")), *ratio])
