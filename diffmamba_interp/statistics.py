@@ -273,23 +273,22 @@ class PairedDifference(Estimate):
 def paired_difference(
     first: Sequence[bool], second: Sequence[bool], *, n_resamples: int = N_RESAMPLES, seed: int = 0
 ) -> PairedDifference:
-    """The difference between two models from which stories each of them got right, mean of d_i = second_i - first_i.
+    """The difference between two models from which stories each of them got right, with both answers drawn together.
 
-    Raises ValueError unless both hold the same number of stories, at least one.
+    second - first is -1, 0 or 1, so a resample is one draw of a multinomial: no story need be touched. Raises
+    ValueError unless both hold the same number of stories, at least one.
     """
-    if len(first) != len(second) or not len(first):
+    n = len(first)
+    if n != len(second) or not n:
         raise ValueError(
-            f"the models answered {len(first)} and {len(second)} stories: a paired comparison needs the same ones, "
-            "at least one."
+            f"the models answered {n} and {len(second)} stories: a paired comparison needs the same ones, at least one."
         )
-    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    (mean,) = bootstrap(differences[:, None], n_resamples=n_resamples, seed=seed).estimates
-    return PairedDifference(
-        **vars(mean),
-        n=len(differences),
-        n_first_only=int((differences < 0).sum()),
-        n_second_only=int((differences > 0).sum()),
-    )
+    differences = np.asarray(second, dtype=np.int64) - np.asarray(first, dtype=np.int64)
+    only = np.array([(differences == sign).sum() for sign in (-1, 1, 0)])
+    drawn = np.random.default_rng(seed).multinomial(n, only / n, size=n_resamples)
+    low, high = map(float, np.quantile((drawn[:, 1] - drawn[:, 0]) / n, (0.025, 0.975)))
+    value = float(only[1] - only[0]) / n
+    return PairedDifference(value, low, high, n=n, n_first_only=int(only[0]), n_second_only=int(only[1]))
 
 
 def snr_db(log_signal: Any, log_noise: Any, n_noise: Any) -> Any:
