@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import io
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.json_files import read_toml
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
 from diffmamba_interp.needle.results_json import results_json
-from diffmamba_interp.runs.provenance import package_versions, weights_sha256
+from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
+from diffmamba_interp.runs.settings import from_values
 from diffmamba_interp.statistics import Estimate
 from diffmamba_interp.text import TextSource
 
@@ -44,24 +44,16 @@ TOKENIZER = DEMO_FOLDER / "tokenizer" / "tokenizer.json"
 def read_recipe(path: Path, name: str, kind: type[Recipe]) -> Recipe:
     """The table `name` of a TOML file as a dataclass `kind`; arrays become tuples.
 
-    Raises ValueError for a recipe that the file does not have, and for unknown or missing keys.
+    Raises ValueError for a recipe that the file does not have, for unknown or missing keys, and for values of the wrong
+    type.
     """
-    recipes = tomllib.loads(path.read_text(encoding="utf-8"))
+    recipes = read_toml(path)
     if name not in recipes:
         raise ValueError(f"there is no recipe {name!r} in {path.name}: choose one of {', '.join(recipes)}.")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipes[name].items()}
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(
-            f"recipe {name!r} in {path.name} has unknown keys: {', '.join(unknown)}. Known: {', '.join(known)}."
-        )
     try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(
-            f"recipe {name!r} in {path.name} is not complete: {error}. Keys: {', '.join(known)}."
-        ) from None
+        return from_values(kind, recipes[name])
+    except ValueError as error:
+        raise ValueError(f"recipe {name!r} in {path.name}: {error}") from error
 
 
 def provenance(
@@ -76,20 +68,12 @@ def provenance(
         "tokenizer": file_sha256(TOKENIZER),
         "recipe": {"name": name, **asdict(recipe)},
         "seed": recipe.seed,
-        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device,
+        "device": device_name(device),
         "versions": package_versions(),
     }
     if data:
         made["data"] = {key: _data_sha256(path) for key, path in data.items()}
     return made
-
-
-def require_shipped(made: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError unless the provenance `made`, read from `path`, names the weights that come with the package."""
-    for model, measured in made["models"].items():
-        shipped = weights_sha256(demo_folder(model))
-        if measured != shipped:
-            raise ValueError(f"{path} was measured on {model} {measured}, but {shipped} is shipped: run it again.")
 
 
 def write_results(path: Path, made: Mapping[str, Any], found: Mapping[str, Any]) -> None:

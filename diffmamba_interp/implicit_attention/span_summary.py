@@ -65,13 +65,6 @@ class SpanSummary:
         """One class of a measure that has them on its last axis."""
         return measure[..., SPAN_CLASSES.index(name)]
 
-    @property
-    def needle_to_distractors(self) -> dict[str, Tensor]:
-        """Needle mass over distractor mass, by picture."""
-        return {
-            name: self.of_class(mass, "needle") / self.of_class(mass, "distractors") for name, mass in self.mass.items()
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values: dict[str, Any] = {

@@ -14,9 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
+from diffmamba_interp.lm_training.mixture import Role
 from diffmamba_interp.lm_training.preparation import open_stream
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
-from diffmamba_interp.lm_training.roles import Role
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.babi import heldout_babi_stories
 from diffmamba_interp.needle.filler import Filler

@@ -221,8 +221,8 @@ class Trainer:
         if self.group.is_writer and self.evaluation is not None:
             self.model.eval()
             length = self.recipe.data.length
-            found = evaluate(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
-            self.metrics = {name: round(value, 5) for name, value in found.items()}
+            metrics = evaluate(self.model, self.evaluation, length=length, compute_dtype=self.compute_dtype)
+            self.metrics = {name: round(value, 5) for name, value in metrics.items()}
             self.model.train()
             self._write({"step": self.step, **self.metrics})
         self.group.wait_for_all()

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from diffmamba_interp.lm_training.roles import Role
+from diffmamba_interp.lm_training.mixture import Role
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.precision import upcast
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -17,13 +18,25 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffmamba_interp.lm_training.roles import Role
-from diffmamba_interp.lm_training.text_crops import TextCrops
+from diffmamba_interp.text import DataError
+from diffmamba_interp.text.token_stream import TokenArray
 
 PATTERN_ROWS = 1000
 
 RowMaker = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """Row k of one part: tokens and roles, [length + 1] each."""
+
+
+class Role(IntEnum):
+    """What a token of a row is: it decides the token's weight in the loss and where its loss is counted.
+
+    PAD: not trained on. TEXT: running text. CONTEXT: a retrieval sample's token. ANSWER: one of an answer.
+    """
+
+    PAD = 0
+    TEXT = 1
+    CONTEXT = 2
+    ANSWER = 3
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,39 @@ def iterate_batches(
     )
     for tokens, roles in loader:
         yield Batch(tokens, roles)
+
+
+class TextCrops:
+    """Rows [length + 1] of a token stream: row k of a seed, no row twice before all have been used.
+
+    Epoch e cuts the stream into rows of `length` + 1 tokens that begin every `length` tokens from an offset of
+    its own, and takes them in an order of its own. (A row's last token is the next row's first: as input it is
+    new, as target it was the earlier row's.) Raises DataError if the stream does not fill one row.
+    """
+
+    def __init__(self, tokens: TokenArray, *, length: int, seed: int, part: int) -> None:
+        self.tokens, self.length, self.key = tokens, length, (seed, part)
+        self.n_crops = max((len(tokens) - 1) // length - 1, 0) or int(len(tokens) > length)
+        if self.n_crops == 0:
+            raise DataError(
+                f"the text has {len(tokens)} tokens, too few for one row of {length} + 1: give more text, or a "
+                "smaller data.length."
+            )
+        self._epoch = -1
+        self._order = np.zeros(0, dtype=np.int64)
+        self._offset = 0
+
+    def crop(self, k: int) -> TokenArray:
+        """Row number k of the seed."""
+        epoch, position = divmod(k, self.n_crops)
+        if epoch != self._epoch:
+            # RandomState, unlike numpy's newer generators, keeps its sequences in all versions.
+            rng = np.random.RandomState([*self.key, epoch])
+            free = len(self.tokens) - 1 - self.n_crops * self.length
+            self._offset = int(rng.randint(0, free + 1))
+            self._order, self._epoch = rng.permutation(self.n_crops), epoch
+        start = self._offset + int(self._order[position]) * self.length
+        return self.tokens[start : start + self.length + 1]
 
 
 def text_rows(crops: TextCrops) -> RowMaker:

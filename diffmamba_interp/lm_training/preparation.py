@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from diffmamba_interp.lm_training.filler_tokens import FillerTokens
-from diffmamba_interp.lm_training.mixture import Mixture, RowMaker, text_rows
+from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.lm_training.mixture import Mixture, Role, RowMaker, TextCrops, text_rows
 from diffmamba_interp.lm_training.recipe import DataRecipe, ModelRecipe, Recipe, RetrievalPart, TextPart
 from diffmamba_interp.lm_training.retrieval_rows import RetrievalRows
-from diffmamba_interp.lm_training.roles import Role
-from diffmamba_interp.lm_training.story_tokens import PieceTokens
-from diffmamba_interp.lm_training.text_crops import TextCrops
+from diffmamba_interp.lm_training.sample_tokens import FillerTokens, PieceTokens
 from diffmamba_interp.models.conversion import convert_to_differential
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.babi import babi_stories_of_split, heldout_babi_stories
@@ -106,8 +104,8 @@ def sha256_of_files(recipe: Recipe) -> dict[str, str]:
     part = recipe.data.retrieval
     names = [text.tokens for text in recipe.data.text if text.tokens]
     names += [*part.filler, *([part.babi_path] if part.babi_path else [])] if part else []
-    found = {name: _sha256(Path(name)) for name in dict.fromkeys(names) if Path(name).exists()}
-    return found | {text.source: _source(text).sha256() for text in recipe.data.text if text.source}
+    files = {name: _sha256(Path(name)) for name in dict.fromkeys(names) if Path(name).exists()}
+    return files | {text.source: _source(text).sha256() for text in recipe.data.text if text.source}
 
 
 def _open_text(part: TextPart, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
@@ -132,8 +130,7 @@ def _source(part: TextPart) -> TextSource:
 def _sha256(path: Path) -> str:
     """Of a file, or of all files of a folder with their names."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return hashlib.sha256("\n".join(f"{f.relative_to(path)} {_sha256(f)}" for f in files).encode()).hexdigest()
 

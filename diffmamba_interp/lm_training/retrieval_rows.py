@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
-from diffmamba_interp.lm_training.filler_tokens import FillerTokens
+from diffmamba_interp.lm_training.mixture import Role
 from diffmamba_interp.lm_training.questions import Pair, further_questions
 from diffmamba_interp.lm_training.recipe import RetrievalPart
-from diffmamba_interp.lm_training.roles import Role
-from diffmamba_interp.lm_training.story_tokens import PieceTokens
+from diffmamba_interp.lm_training.sample_tokens import FillerTokens, PieceTokens
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
 from diffmamba_interp.needle.vocabulary import VocabularyName

@@ -86,11 +86,6 @@ class Filler:
             sentence_tokens=np.searchsorted(starts, sentence_chars, side="left").astype(np.int64),
         )
 
-    @property
-    def n_sentences(self) -> int:
-        """How many sentences there are."""
-        return len(self.sentence_chars) - 1
-
     def run(self, first: int, last: int) -> TokenisedText:
         """Sentences `first` up to, not including, `last`."""
         chars = slice(self.sentence_chars[first], self.sentence_chars[last])

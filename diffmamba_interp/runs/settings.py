@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -83,11 +83,11 @@ def from_values(kind: type[Settings], values: Mapping[str, Any], where: str = ""
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown keys {', '.join(where + key for key in unknown)}. Known: {', '.join(known)}.")
-    built = {name: _value(hints[name], value, where + name) for name, value in values.items()}
-    try:
-        return kind(**built)
-    except TypeError as error:
-        raise ValueError(f"{where.rstrip('.') or 'the recipe'}: {error}") from error
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    missing = [where + name for name in needed if name not in values]
+    if missing:
+        raise ValueError(f"missing keys {', '.join(missing)}. Known: {', '.join(known)}.")
+    return kind(**{name: _value(hints[name], value, where + name) for name, value in values.items()})
 
 
 def to_values(settings: Any) -> dict[str, Any]:

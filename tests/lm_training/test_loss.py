@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lm_training import loss as loss_module
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
-from diffmamba_interp.lm_training.roles import Role
+from diffmamba_interp.lm_training.mixture import Role
 from tests.models.tiny import random_tokens, tiny_model
 
 ROLE_WEIGHTS = torch.tensor([0.0, 1.0, 0.25, 4.0])

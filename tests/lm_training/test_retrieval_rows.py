@@ -10,11 +10,10 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.lm_training import retrieval_rows
-from diffmamba_interp.lm_training.filler_tokens import FillerTokens
+from diffmamba_interp.lm_training.mixture import Role
 from diffmamba_interp.lm_training.recipe import RetrievalPart
 from diffmamba_interp.lm_training.retrieval_rows import RetrievalRows
-from diffmamba_interp.lm_training.roles import Role
-from diffmamba_interp.lm_training.story_tokens import PieceTokens
+from diffmamba_interp.lm_training.sample_tokens import FillerTokens, PieceTokens
 from diffmamba_interp.needle.babi import babi_stories_of_split, heldout_babi_stories
 from diffmamba_interp.needle.prompts import answer_text, format_prompt
 from diffmamba_interp.needle.stories import TASKS

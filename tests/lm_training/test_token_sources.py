@@ -7,9 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from diffmamba_interp.lm_training.filler_tokens import FillerTokens
-from diffmamba_interp.lm_training.story_tokens import PieceTokens
-from diffmamba_interp.lm_training.text_crops import TextCrops
+from diffmamba_interp.lm_training.mixture import TextCrops
+from diffmamba_interp.lm_training.sample_tokens import FillerTokens, PieceTokens
 from diffmamba_interp.needle.filler import split_sentences
 from diffmamba_interp.text import DataError, Document, TokenStream, write_tokens
 
