@@ -54,7 +54,7 @@ def test_options_that_cannot_be_are_refused(
 
 
 def test_threads_and_device_are_those_that_models_get(monkeypatch: pytest.MonkeyPatch, open_app: OpenApp) -> None:
-    monkeypatch.setattr(sys, "argv", [str(MAIN), "--threads", "2", "--device", "meta"])
+    monkeypatch.setattr(sys, "argv", [str(MAIN), "--threads", "2", "--device", "cpu:0"])
     before = torch.get_num_threads()
     try:
         app = open_app()
@@ -63,5 +63,5 @@ def test_threads_and_device_are_those_that_models_get(monkeypatch: pytest.Monkey
             assert pool.submit(threads_in_use).result() == 2
     finally:
         torch.set_num_threads(before)
-    assert loading.model_key(MODEL, "bfloat16").device == "meta"
-    assert any("meta, float32" in element.value for element in app.markdown)
+    assert loading.model_key(MODEL, "bfloat16").device == "cpu:0"
+    assert any("cpu:0, float32" in element.value for element in app.markdown)

@@ -29,7 +29,7 @@ DRAWN_MEANWHILE = {
 EVERY_PAGE = """
 import sys
 from streamlit.testing.v1 import AppTest
-from app import starting
+from app.shell import starting
 
 starting.start()
 known = set(sys.modules)
