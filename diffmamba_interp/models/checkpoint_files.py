@@ -6,6 +6,7 @@ Nothing is unpickled: safetensors, or pickles of plain tensors with `weights_onl
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -36,6 +37,8 @@ WEIGHT_FILE = re.compile(
 )
 """What this module itself would load from a folder; other files there are the user's own."""
 SHARD_SIZE = re.compile(r"^\s*\d+(\.\d+)?\s*[KMGT]B\s*$", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -199,13 +202,19 @@ def remove_stale_weights(folder: Path, written: set[str]) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the model's weights: the first kind of those this module knows. Raises FileNotFoundError."""
+    """The files that hold the model's weights: the first kind of those this module knows.
+
+    Where a whole file and an index of shards stand side by side, one of them is of another save: the whole one is read,
+    as transformers does, and the log says so. Raises FileNotFoundError where there is neither.
+    """
     for name in (SAFETENSORS_FILE, PICKLE_FILE, CONSOLIDATED_FILE):
-        index = folder / (name + INDEX_SUFFIX)
+        whole, index = folder / name, folder / (name + INDEX_SUFFIX)
+        if whole.is_file():
+            if index.is_file():
+                log.warning("%s is read, as transformers does, and the shards of %s are not.", whole, index.name)
+            return [whole]
         if index.is_file():
             return _shards(index)
-        if (folder / name).is_file():
-            return [folder / name]
     raise FileNotFoundError(
         f"{folder} holds no {SAFETENSORS_FILE} and no {PICKLE_FILE}, whole or sharded: {listing(folder)}."
     )

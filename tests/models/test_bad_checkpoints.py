@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
-from tests.models.tiny import tiny_model
+from tests.models.tiny import assert_same, tiny_model
 
 ran: list[str] = []
 
@@ -194,6 +194,16 @@ def edit_weight_map(folder: Path, edit: Callable[[dict[str, Any]], object]) -> N
     index = json.loads(file.read_text())
     edit(index["weight_map"])
     file.write_text(json.dumps(index))
+
+
+def test_a_whole_file_beside_the_shards_of_another_save_is_what_transformers_reads(
+    sharded: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer, folder = tiny_model(seed=1), tmp_path_factory.mktemp("newer")
+    newer.save_pretrained(folder)
+    (folder / "model.safetensors").rename(sharded / "model.safetensors")
+    assert_same(HookedMamba.from_pretrained(sharded), newer)
+    assert "the shards of model.safetensors.index.json are not" in caplog.text
 
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:
