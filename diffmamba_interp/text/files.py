@@ -31,6 +31,8 @@ UNPACKED_RATIO = 50
 _BYTES_PER_REPORT = 256 * 2**20
 _BLOCK_BYTES = 2**20
 _ROWS_PER_BATCH = 1024
+# Text may hold a stray zero byte; where more than one byte in so many is zero, it is no UTF-8 text.
+_ZEROS_PART = 5
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,9 @@ def _json_rows(
 
 def _whole_text(path: Path, max_unpacked_gb: float | None) -> Iterator[tuple[str, str]]:
     content = b"".join(_blocks(path, max_unpacked_gb))
+    # UTF-16 and UTF-32 without a mark are valid UTF-8 where all letters are Latin, with zeros between them.
+    if content.count(0) * _ZEROS_PART > len(content):
+        raise DataError(f"{path} is full of zero bytes: it is UTF-16, UTF-32 or no text; convert the file to UTF-8.")
     try:
         yield str(path), content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -40,10 +40,11 @@ _SPLIT_NAMES = ("train", "training", "test", "testing", "eval", "validation", "v
 _SHARD = re.compile(r"(?P<split>[A-Za-z0-9_.]+)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.(parquet|arrow)")
 
 
-def find_files(location: str | Path, *, split: str | None = None) -> list[Path]:
+def find_files(location: str | Path, *, split: str | None = None, unread: list[Path] | None = None) -> list[Path]:
     """The files that a location names (see the module), sorted; `~` is the home folder.
 
     split: which one, where a folder holds several ("train", "test").
+    unread: takes the files of other kinds in the folder, which nobody hid and no manifest leaves out.
     Raises FileNotFoundError if there are none; DataError if a split must be named, there is none of that name, a
     manifest lists what is not there, or a folder may not be looked into.
     """
@@ -57,6 +58,8 @@ def find_files(location: str | Path, *, split: str | None = None) -> list[Path]:
         files = [path]
     elif path.is_dir():
         files = sorted(set(search.below(path)))
+        if unread is not None:
+            unread.extend(search.unread)
     elif os.path.lexists(path):
         kind = "a link to nothing" if not path.exists() else "neither a file nor a folder"
         raise FileNotFoundError(f"{location} is {kind}: give a file, which can be read more than once, or a folder.")
@@ -74,12 +77,18 @@ def find_files(location: str | Path, *, split: str | None = None) -> list[Path]:
     return _without_second_names(files)
 
 
+def kind_of_file(path: Path) -> str | None:
+    """By which of the known endings a file is read; None for a file of no known kind."""
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+
+
 class _Search:
     """A walk through folders, which enters each once, so that links in a circle end."""
 
     def __init__(self, split: str | None) -> None:
         self.split = split
         self.chose_split = False
+        self.unread: list[Path] = []
         self._seen: set[tuple[int, int]] = set()
 
     def below(self, folder: Path) -> Iterator[Path]:
@@ -103,6 +112,7 @@ class _Search:
         for child in data:
             if not child.exists():
                 raise DataError(f"{child} is a link to nothing: fetch the file that is meant, or remove the link.")
+        self.unread += [c for c in children if not _is_hidden(c.name) and kind_of_file(c) is None and c.is_file()]
         yield from self._of_split(folder, [child for child in data if child.is_file()])
         for child in children:
             if not _is_hidden(child.name) and child.is_dir():
@@ -160,10 +170,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_data(name: str) -> bool:
-    lower = name.lower()
+    kind = kind_of_file(Path(name))
     # Spark and its like keep notes beside their Parquet files under names with an underscore.
-    is_note = lower.startswith("_") and lower.endswith(TABLE_SUFFIXES)
-    return lower.endswith(SUFFIXES) and not _is_hidden(name) and not is_note
+    is_note = name.startswith("_") and kind in TABLE_SUFFIXES
+    return kind is not None and not _is_hidden(name) and not is_note
 
 
 def _saved_files(folder: Path, state: dict) -> list[Path]:

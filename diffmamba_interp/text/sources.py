@@ -37,11 +37,13 @@ logger = logging.getLogger(__name__)
 class TextSource:
     """A description of text that can be read any number of times, always the same.
 
+    Raises ValueError for a `max_documents` below 1, or a hub's config or commit of text that is not on the hub.
+
     location: see the module. text_field: field or column that holds the text.
     hub_config, hub_split, hub_revision: which part of a hub dataset (its split: `None` for "train"), and which commit
         (`None`: the newest). hub_split also chooses among the splits of a saved DatasetDict, which are never joined.
     n_chars: how much text "generated" makes, in characters. seed: what it is made from.
-    max_documents: stop after so many; `None` for all.
+    max_documents: stop after so many, at least 1; `None` for all.
     skip_empty: pass over rows whose text is null or missing, instead of refusing the source; the log says how many.
     max_unpacked_gb: how much a packed file may unpack to (see `files.read_rows`).
     """
@@ -56,6 +58,16 @@ class TextSource:
     max_documents: int | None = None
     skip_empty: bool = False
     max_unpacked_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ValueError(f"max_documents is {self.max_documents}: it must be at least 1, or None for all.")
+        for name in ("hub_config", "hub_revision"):
+            if getattr(self, name) is not None and not is_hub_id(self.location):
+                raise DataError(
+                    f"{name} is {getattr(self, name)!r}, but {self.location!r} is no dataset on the hub: leave {name} "
+                    "out, or give the hub's owner/name."
+                )
 
     @classmethod
     def of_recipe(cls, location: str, recipe: Any) -> TextSource:
@@ -125,7 +137,12 @@ class TextSource:
             yield from self._hub()
         else:
             options: dict[str, Any] = {"skip_empty": self.skip_empty, "max_unpacked_gb": self.max_unpacked_gb}
-            for path in self.files():
+            unread: list[Path] = []
+            files = find_files(self.location, split=self.hub_split, unread=unread)
+            if unread:
+                names = ", ".join(repr(path.name) for path in unread[:5]) + (", ..." if len(unread) > 5 else "")
+                logger.warning("%s: %d files of other kinds are not read: %s", self.location, len(unread), names)
+            for path in files:
                 yield from read_rows(path, text_field=self.text_field, **options)
 
     def _generated(self) -> Iterator[Document]:

@@ -34,6 +34,7 @@ from diffmamba_interp.text.documents import (
     require_split,
     shuffle_documents,
 )
+from diffmamba_interp.text.locations import kind_of_file
 from diffmamba_interp.text.sources import TextSource
 from diffmamba_interp.text.tokenizer import Bos, bos_tokens, tokenizer_hash
 
@@ -155,12 +156,14 @@ def cached_tokens(
     """The tokens of one split of a source, its documents shuffled by `seed`; made once, then mapped.
 
     split: `None` takes all documents, in an order that only they and the seed decide, equal ones beside each other.
-    folder: the cache. The file's name is a hash of the text's sha256, the tokenizer, split, seed, `max_tokens` and
-        what begins a document, so a change of any of them makes another file.
+    folder: the cache. The file's name is a hash of the text's sha256 and the kinds of its files, the tokenizer, split,
+        seed, `max_tokens` and what begins a document, so a change of any of them makes another file.
     bos: see `write_tokens`.
     """
     parts = (source.sha256(), tokenizer_hash(tokenizer), split and require_split(split), seed, max_tokens)
-    key = "\n".join(map(str, (_READING, *parts, bos_tokens(tokenizer, bos))))
+    # The same bytes are other text in a file of another kind.
+    kinds = [kind_of_file(path) for path in source.files()]
+    key = "\n".join(map(str, (_READING, *parts, bos_tokens(tokenizer, bos), *kinds)))
     path = Path(folder) / f"tokens-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if path.is_file():
         logger.info("tokens of %s (%s) from the cache: %s", source.location, split, path)

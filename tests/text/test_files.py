@@ -116,6 +116,14 @@ def test_a_file_that_is_not_what_its_name_says_is_reported(tmp_path: Path, suffi
         texts_of(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_text_in_wide_characters_without_a_mark_is_not_read_as_letters_and_zeros(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path / "a.txt", "hello world".encode(encoding))
+    with pytest.raises(DataError, match=r"a.txt is full of zero bytes: .*convert the file to UTF-8"):
+        texts_of(path)
+    assert texts_of(write(path, b"a stray \0 is kept")) == ["a stray \0 is kept"]
+
+
 def test_blank_documents_and_lines_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json_lines(["", "a", " \n"]) + b"\n\n" + json_lines(["b"]))
     assert [document.source.rsplit(" ", 1)[1] for document in read_file(path)] == ["2", "6"]

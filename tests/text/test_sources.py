@@ -159,6 +159,34 @@ def test_nulls_are_passed_over_when_asked_and_the_log_says_how_many(
     assert TextSource(location=str(folder)).sha256() != TextSource(location=str(folder), skip_empty=True).sha256()
 
 
+def test_files_of_other_kinds_in_a_folder_are_not_left_out_without_a_word(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts_of(TextSource(location=str(folder)))
+    assert caplog.text == ""
+    for name in ("c.md", "d.csv", ".hidden.md"):
+        (folder / name).write_text("more text")
+    assert texts_of(TextSource(location=str(folder))) == ["first", "second", "third"]
+    assert "2 files of other kinds are not read: 'c.md', 'd.csv'" in caplog.text
+    caplog.clear()
+    texts_of(TextSource(location=str(folder / "*.txt")))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_fewer_than_one_document_cannot_be_asked_for(n: int) -> None:
+    with pytest.raises(ValueError, match=f"max_documents is {n}: it must be at least 1"):
+        TextSource(location="generated", max_documents=n)
+
+
+@pytest.mark.parametrize("option", ["hub_config", "hub_revision"])
+def test_an_option_of_the_hub_is_refused_for_text_that_is_not_there(folder: Path, option: str) -> None:
+    for location in (str(folder), "generated"):
+        with pytest.raises(DataError, match=f"{option} is 'en', but .* is no dataset on the hub"):
+            TextSource(location=location, **{option: "en"})
+    assert getattr(TextSource(location="owner/name", **{option: "en"}), option) == "en"
+
+
 def test_paths_and_names_are_told_from_hub_ids(folder: Path) -> None:
     assert is_hub_id("owner/name")
     for location in ("generated", "builtin", str(folder), "./owner/name", "texts/a.jsonl", "texts/*", "/a/b"):

@@ -218,6 +218,19 @@ def test_text_tokenizer_split_seed_and_limit_each_make_another_cache(
         assert len(names()) == number
 
 
+def test_the_same_bytes_in_a_file_of_another_kind_make_another_cache(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    line = '{"text": "a"}'
+    texts = {}
+    for name in ("a.jsonl", "a.txt"):
+        (tmp_path / name).write_text(line)
+        location = TextSource(location=str(tmp_path / name))
+        stream = cached_tokens(location, tokenizer, split=None, folder=tmp_path / "cache")
+        texts[name] = tokenizer.decode(stream.document(0)[:-1])
+    assert texts == {"a.jsonl": "a", "a.txt": line}
+
+
 def test_the_splits_of_a_source_share_no_document(
     source: TextSource, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
