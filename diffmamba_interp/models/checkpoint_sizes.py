@@ -155,9 +155,12 @@ def groups_and_state(
         readings = f" or {names[0]} {groups} with {names[1]} {d_bc // groups}" if by_groups and groups else ""
         first = f"{names[0]} {derived} with {names[1]} {said_state}" if by_state else ""
         could = (first + readings).removeprefix(" or ")
+        said = f"{names[0]} {groups} x {names[1]} {said_state} contradicts the weights, whose B and C have"
+        if groups is None and state is None:
+            said = f"{names[0]} and {names[1]} are missing, and the weights tell only their product,"
         raise ValueError(
-            f"{names[0]} {groups} x {names[1]} {said_state} contradicts the weights, whose B and C have {d_bc} "
-            f"channels each{': that is ' + could if could else ''}. Correct the config."
+            f"{said} {d_bc}{'' if said.endswith(',') else ' channels each'}{': that is ' + could if could else ''}. "
+            "Correct the config."
         )
     if groups is not None:
         log.warning(

@@ -98,6 +98,12 @@ class Checkpoint:
                 " It is a model without an unembedding, so it has no logits; where the embedding is meant to serve, "
                 f"say so in {self.config_file.name}: tie_word_embeddings (tie_embeddings) true."
             )
+        is_embedding = self.missing == (self.table["embed.weight"],)
+        if not self.unexpected and not self.misshapen and is_embedding and "lm_head.weight" in self.files.shapes:
+            return (
+                " Only the unembedding is stored; where it is meant to serve as embedding, too, say so in "
+                f"{self.config_file.name}: tie_word_embeddings (tie_embeddings) true."
+            )
         return ""
 
 

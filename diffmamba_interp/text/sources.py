@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 class TextSource:
     """A description of text that can be read any number of times, always the same.
 
-    Raises ValueError for a `max_documents` below 1, or a hub's config or commit of text that is not on the hub.
+    Raises ValueError for a `max_documents` below 1, or an option of the hub for text that is not there.
 
     location: see the module. text_field: field or column that holds the text.
     hub_config, hub_split, hub_revision: which part of a hub dataset (its split: `None` for "train"), and which commit
@@ -62,8 +62,10 @@ class TextSource:
     def __post_init__(self) -> None:
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"max_documents is {self.max_documents}: it must be at least 1, or None for all.")
-        for name in ("hub_config", "hub_revision"):
-            if getattr(self, name) is not None and not is_hub_id(self.location):
+        # A split may be that of a folder, too.
+        generated = ("hub_split",) if self.location in (GENERATED, BUILTIN) else ()
+        for name in () if is_hub_id(self.location) else ("hub_config", "hub_revision", *generated):
+            if getattr(self, name) is not None:
                 raise DataError(
                     f"{name} is {getattr(self, name)!r}, but {self.location!r} is no dataset on the hub: leave {name} "
                     "out, or give the hub's owner/name."

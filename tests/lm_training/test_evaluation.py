@@ -1,9 +1,11 @@
+import copy
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +20,7 @@ from diffmamba_interp.lm_training.evaluation import (
 )
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
 from diffmamba_interp.needle.babi import heldout_babi_stories
-from diffmamba_interp.text import Document, TokenStream, write_tokens
+from diffmamba_interp.text import Document, TokenStream, bos_tokens, write_tokens
 from tests.lm_training.tiny import log, tiny_config, tiny_recipe, trainer
 
 
@@ -77,6 +79,21 @@ def test_text_and_retrieval_are_measured_by_name_on_held_out_stories(
     found = evaluate(model, prepared, length=32)
     assert set(found) == {f"bits_per_byte/{text}", *(f"accuracy/{name}" for name in names)}
     assert all(0 <= value <= 1 for name, value in found.items() if name.startswith("accuracy"))
+
+
+def test_retrieval_prompts_begin_as_training_rows_do_without_a_beginning_of_text_token(
+    data: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    recipe = EvaluationRecipe(tasks=("qa1",), lengths=(0, 120), n=2, filler=str(data / "eval.npy"))
+    plain = prepare_evaluation(recipe, tokenizer).samples
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    assert bos_tokens(with_bos, "auto") == (tokenizer.bos_token_id,)
+    prompts = prepare_evaluation(recipe, with_bos).samples
+    for name, samples in plain.items():
+        assert [sample.tokens.tolist() for sample in samples] == [sample.tokens.tolist() for sample in prompts[name]]
 
 
 def test_no_retrieval_is_measured_when_n_is_0(data: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -187,6 +187,23 @@ def test_groups_and_states_that_could_be_read_in_two_ways_are_an_error_that_name
     (tmp_path / "config.json").write_text(json.dumps(raw | {"n_groups": 1}))
     with pytest.raises(ValueError, match="n_groups 2 with state_size 4 or n_groups 1 with state_size 8"):
         HookedMamba.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"n_groups": None, "state_size": None}))
+    with pytest.raises(ValueError, match="n_groups and state_size are missing, .* only their product, 8"):
+        HookedMamba.from_pretrained(tmp_path)
+
+
+def test_a_lone_unembedding_that_the_config_does_not_tie_is_refused_with_what_to_say(tmp_path: Path) -> None:
+    model = tiny_model(tie_embeddings=True)
+    model.save_pretrained(tmp_path, format="hf_mamba2")
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("backbone.embeddings.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": None}))
+    with pytest.raises(ValueError, match="Only the unembedding is stored.*tie_word_embeddings"):
+        HookedMamba.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert_same(HookedMamba.from_pretrained(tmp_path), model)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,11 @@ def test_an_option_of_the_hub_is_refused_for_text_that_is_not_there(folder: Path
     assert getattr(TextSource(location="owner/name", **{option: "en"}), option) == "en"
 
 
+def test_generated_text_has_no_splits(folder: Path) -> None:
+    with pytest.raises(DataError, match="hub_split is 'test', but 'builtin' is no dataset on the hub"):
+        TextSource(location="builtin", hub_split="test")
+
+
 def test_paths_and_names_are_told_from_hub_ids(folder: Path) -> None:
     assert is_hub_id("owner/name")
     for location in ("generated", "builtin", str(folder), "./owner/name", "texts/a.jsonl", "texts/*", "/a/b"):
