@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,7 @@ def parse_json(content: str | bytes, *, source: str | Path) -> Any:
 
     Raises ValueError, with the source, for what is no JSON, not UTF-8, or nested too deeply.
     """
-    try:
-        return json.loads(_decoded(content))
-    except RecursionError as error:
-        raise ValueError(f"{source} is nested too deeply to be read as JSON.") from error
-    except ValueError as error:
-        raise ValueError(f"{source} is not valid JSON: {error}.") from error
+    return _parsed(json.loads, content, "JSON", source)
 
 
 def read_json(path: str | Path) -> Any:
@@ -77,15 +72,15 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises OSError; ValueError, with the file, for what is no TOML."""
-    content = Path(path).read_bytes()
+    tables: dict[str, Any] = _parsed(tomllib.loads, Path(path).read_bytes(), "TOML", path)
+    return tables
+
+
+def _parsed(loads: Callable[[str], Any], content: str | bytes, kind: str, source: str | Path) -> Any:
     try:
-        return tomllib.loads(_decoded(content))
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        return loads(text.removeprefix("\ufeff"))
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply to be read as TOML.") from error
+        raise ValueError(f"{source} is nested too deeply to be read as {kind}.") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}.") from error
-
-
-def _decoded(content: str | bytes) -> str:
-    text = content.decode("utf-8") if isinstance(content, bytes) else content
-    return text.removeprefix("\ufeff")
+        raise ValueError(f"{source} is not valid {kind}: {error}.") from error
