@@ -16,17 +16,19 @@ from app.shell.prompts import (
     DEFAULT_TEXT,
     Prompt,
     default_ids,
+    markdown,
     parse_prompt,
     prompt_of_sample,
+    token_text,
 )
 
 if TYPE_CHECKING:
     from diffmamba_interp.needle import NeedleSample
 
 from app.shell.lens_reading import BUNDLED_LENS, LOGIT_LENS, LensRequest, bundled_lens, lens_request
-from app.shell.prompts import markdown
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import load_lens
+from diffmamba_interp.text.tokenizer import Bos, bos_tokens
 
 FIRST_CHOICES = (
     "bundled:diff-mamba2",
@@ -111,17 +113,29 @@ def _typed_ids(chosen: ChosenModel) -> Prompt:
 def _text_or_sample(chosen: ChosenModel) -> Prompt:
     source = state.selectbox("Prompt", "source", list(SOURCES), "text", format_func=SOURCES.__getitem__)
     if source == "needle":
-        return _sample(chosen)
+        return _sample(chosen, _choose_bos(chosen))
     typed = state.text_area("Text", "prompt", DEFAULT_TEXT, height=160, label_visibility="collapsed")
+    bos = _choose_bos(chosen)
     ready = typed == DEFAULT_TEXT
     with st.expander("Mark in it"):
         hint = "Texts of the prompt, between semicolons"
         needle = state.text_input("Needle", "needle", DEFAULT_NEEDLE if ready else "", help=hint)
         distractors = state.text_input("Distractors", "distractors", DEFAULT_OTHER_FACTS if ready else "")
-    return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors)
+    return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors, bos)
 
 
-def _sample(chosen: ChosenModel) -> Prompt:
+def _choose_bos(chosen: ChosenModel) -> Bos:
+    """Whether the prompt begins as the tokenizer begins a text; asked only where it puts something there."""
+    assert chosen.tokenizer is not None
+    before = bos_tokens(chosen.tokenizer)
+    if not before:
+        return "auto"
+    names = "".join(token_text(token, chosen.tokenizer) for token in before)
+    hint = "The tokenizer puts it before every text"
+    return "auto" if state.toggle(f"Begin with {markdown(names)}", "bos", True, help=hint) else "never"
+
+
+def _sample(chosen: ChosenModel, bos: Bos) -> Prompt:
     """A prompt of the generated retrieval tasks, which the address can name however long it is."""
     assert chosen.tokenizer is not None
     task = state.selectbox("Task", "task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
@@ -130,13 +144,13 @@ def _sample(chosen: ChosenModel) -> Prompt:
         length = state.selectbox("Tokens", "length", LENGTHS, "512", help="0: the facts without filler")
     with right:
         seed = state.number_input("Seed", "seed", 0, MAX_SEED, 0)
-    sample = needle_sample(chosen.key, task, int(length), seed)
+    sample = needle_sample(chosen.key, task, int(length), seed, bos)
     with st.expander("Its text"):
         st.code(sample.prompt, language=None, wrap_lines=True, height=200)
     return prompt_of_sample(sample, chosen.tokenizer, chosen.cfg.d_vocab)
 
 
-def needle_sample(key: ModelKey, task: str, length: int, seed: int) -> NeedleSample:
+def needle_sample(key: ModelKey, task: str, length: int, seed: int, bos: Bos = "auto") -> NeedleSample:
     """A generated retrieval prompt in the model's tokens. Raises ValueError where nothing fits the length."""
 
     def make() -> NeedleSample:
@@ -145,10 +159,10 @@ def needle_sample(key: ModelKey, task: str, length: int, seed: int) -> NeedleSam
         from diffmamba_interp.needle import make_needle_samples
 
         wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))
-        return make_needle_samples(wrapped, task=task, n=1, length=length, seed=seed)[0]
+        return make_needle_samples(wrapped, task=task, n=1, length=length, seed=seed, bos=bos)[0]
 
     return loading.cache().get(
-        ("sample", key.folder, key.revision, task, length, seed), make, lambda made: 100 * made.n_tokens
+        ("sample", key.folder, key.revision, task, length, seed, bos), make, lambda made: 100 * made.n_tokens
     )
 
 

@@ -9,13 +9,16 @@ Of a folder, everything below it of known kind is read, except
     what a manifest does not list: a dataset or DatasetDict that `datasets` saved, its cache, the hub's cache
     a second name of the same file (links)
 
-Where a manifest has several splits, one must be named: they are never joined. The files of a Delta, Iceberg or Hudi
+Where a manifest or the names have several splits, one must be named: they are never joined. Names that differ in the
+name of a split alone (`train.jsonl` and `test.jsonl`, `wiki.train.txt` and `wiki.valid.txt`, `train/` and
+`val.jsonl.zst`) are splits; `crash-test.txt` and `train-journey.txt` are not. The files of a Delta, Iceberg or Hudi
 table are refused, since its log says which of them are still valid.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +33,16 @@ JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TABLE_SUFFIXES = (".parquet", ".arrow")
 SUFFIXES = (*JSON_SUFFIXES, *TEXT_SUFFIXES, *TABLE_SUFFIXES)
 
+logger = logging.getLogger(__name__)
+
 DATASET_DICT_FILE = "dataset_dict.json"
 DATASET_FILE = "state.json"
 DATASET_INFO_FILE = "dataset_info.json"
 # What stands in a folder whose data files are valid only as far as a log says.
 _TABLE_LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata/version-hint.text": "Iceberg"}
-# Names that the hub gives to the parts of a dataset: train-00000-of-00002.parquet
 _SPLIT_NAMES = ("train", "training", "test", "testing", "eval", "validation", "valid", "val", "dev")
-_SHARD = re.compile(r"(?P<split>[A-Za-z0-9_.]+)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.(parquet|arrow)")
+# How the hub and others end the names of a split's parts: train-00000-of-00002.parquet
+_SHARD = re.compile(r"[-_](?P<index>\d+)[-_]of[-_](?P<count>\d+)(-[0-9a-f]+)?$")
 
 
 def find_files(location: str | Path, *, split: str | None = None, unread: list[Path] | None = None) -> list[Path]:
@@ -113,10 +118,14 @@ class _Search:
             if not child.exists():
                 raise DataError(f"{child} is a link to nothing: fetch the file that is meant, or remove the link.")
         self.unread += [c for c in children if not _is_hidden(c.name) and kind_of_file(c) is None and c.is_file()]
-        yield from self._of_split(folder, [child for child in data if child.is_file()])
-        for child in children:
-            if not _is_hidden(child.name) and child.is_dir():
+        folders = [child for child in children if not _is_hidden(child.name) and child.is_dir()]
+        chosen = self._of_split(folder, [*(child for child in data if child.is_file()), *folders])
+        _warn_of_missing_parts(folder, chosen)
+        for child in chosen:
+            if child.is_dir():
                 yield from self.below(child)
+            else:
+                yield child
 
     def _listed_by_manifest(self, folder: Path) -> list[Path] | None:
         """The files that a manifest in the folder lists; None if there is no manifest."""
@@ -139,14 +148,16 @@ class _Search:
             return list(self.below(_hub_snapshot(folder)))
         return None
 
-    def _of_split(self, folder: Path, files: Sequence[Path]) -> list[Path]:
-        """All files, or those of one split where their names are those that the hub gives to several."""
-        shards = {file: match["split"] for file in files if (match := _SHARD.fullmatch(file.name))}
-        splits = sorted({name for name in shards.values() if name in _SPLIT_NAMES})
-        if not splits or (len(splits) == 1 and self.split is None):
-            return list(files)
+    def _of_split(self, folder: Path, children: Sequence[Path]) -> list[Path]:
+        """All files and folders, or those of one split where the names are those of several."""
+        names = {child: parts for child in children if (parts := _split_and_rest(child))}
+        splits = sorted({split for split, _ in names.values()})
+        rests = [{split for split, rest in names.values() if rest == common} for _, common in names.values()]
+        are_several = any(len(splits_of_rest) > 1 for splits_of_rest in rests)
+        if not are_several and (self.split is None or not any(rest == "" for _, rest in names.values())):
+            return list(children)
         chosen = self._choose(folder, splits)
-        return [file for file, name in shards.items() if name == chosen]
+        return [child for child, (split, _) in names.items() if split == chosen]
 
     def _choose(self, folder: Path, splits: Iterable[str]) -> str:
         """The split that was asked for, or the only one."""
@@ -163,6 +174,33 @@ class _Search:
                 "its folder or files."
             )
         return names[0]
+
+
+def _split_and_rest(path: Path) -> tuple[str, str] | None:
+    """The split that a name speaks of, and what else it says without numbers of parts; None if it names none."""
+    stem = _SHARD.sub("", _stem(path))
+    words = [word for word in re.split(r"[-_. ]", stem.lower()) if not word.isdigit()]
+    split = next((word for word in words if word in _SPLIT_NAMES), None)
+    if split is None:
+        return None
+    words.remove(split)
+    return split, " ".join(words)
+
+
+def _stem(path: Path) -> str:
+    return path.name.lower().removesuffix(kind_of_file(path) or "")
+
+
+def _warn_of_missing_parts(folder: Path, children: Iterable[Path]) -> None:
+    """Say in the log where names count parts (00000-of-00002) of which some are not there."""
+    parts: dict[tuple[str, int], set[int]] = {}
+    for child in children:
+        if match := _SHARD.search(_stem(child)):
+            key = (_stem(child)[: match.start()], int(match["count"]))
+            parts.setdefault(key, set()).add(int(match["index"]))
+    for (name, count), there in parts.items():
+        if len(there) < count:
+            logger.warning("%s holds %d of the %d parts of %s: only these are read", folder, len(there), count, name)
 
 
 def _is_hidden(name: str) -> bool:

@@ -44,8 +44,23 @@ def test_text_begins_as_the_tokenizers_template_has_it_and_spans_count_that(toke
         parse_prompt("", beginning, 97)
 
 
+def test_the_beginning_of_text_can_be_left_out_where_the_tokenizer_puts_one(
+    open_app: OpenApp, root: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    beginning = Tokenizer.from_str(tokenizer.to_str())
+    beginning.post_processor = processors.TemplateProcessing(single="<b> $A", special_tokens=[("<b>", 6)])
+    shutil.copytree(root / MODEL, tmp_path / "begins")
+    beginning.save(str(tmp_path / "begins" / "tokenizer.json"))
+    app = open_app("attention", at_root=tmp_path, model="begins", prompt="the keys")
+    assert drawn(app)["layout"]["xaxis"]["ticktext"] == ["0 &lt;b&gt;", "1 the", "2 keys"]
+    app.toggle(key="bos").set_value(False).run()
+    assert drawn(app)["layout"]["xaxis"]["ticktext"] == ["0 the", "1 keys"]
+    assert app.query_params["bos"] in ("False", ["False"])
+
+
 def test_a_model_with_a_tokenizer_takes_text(open_app: OpenApp, worded: str) -> None:
     app = open_app("attention", model=worded, prompt="the keys <b>")
+    assert not [toggle for toggle in app.toggle if toggle.key == "bos"]
     assert drawn(app)["layout"]["xaxis"]["ticktext"] == ["0 the", "1 keys", "2 &lt;b&gt;"]
 
 

@@ -177,6 +177,41 @@ def test_shards_that_the_hub_named_by_split_are_never_joined(tmp_path: Path) -> 
         find_files(lay(tmp_path / "plain", "a.txt"), split="train")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "test.jsonl"),
+        ("train.txt", "test.txt.gz"),
+        ("Train_0.txt", "train_1.txt", "dev_0.txt"),
+        ("wiki.train.txt", "wiki.valid.txt"),
+        ("train/00.jsonl", "train/01.jsonl", "val.jsonl.zst", "test.jsonl.zst"),
+        ("en/train/a.txt", "en/test/a.txt"),
+        ("train-00000-of-00001-0a1b.jsonl", "validation-00000-of-00001-0a1b.jsonl"),
+    ],
+)
+def test_files_and_folders_that_differ_in_the_name_of_a_split_alone_are_never_joined(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    lay(tmp_path, *names)
+    with pytest.raises(DataError, match=r"several splits \(.*choose one with hub_split"):
+        find_files(tmp_path)
+    train = find_files(tmp_path, split="train")
+    assert [path.relative_to(tmp_path).as_posix() for path in train] == [n for n in names if "train" in n.lower()[:10]]
+
+
+def test_names_that_only_speak_of_a_test_are_no_splits(tmp_path: Path) -> None:
+    lay(tmp_path, "crash-test.txt", "train-journey.txt", "sub/test.txt", "val.txt")
+    assert len(find_files(tmp_path)) == 4
+
+
+def test_parts_that_are_missing_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay(tmp_path, "train-00000-of-00003.parquet", "train-00002-of-00003.parquet", "whole-00000-of-00001.parquet")
+    assert len(find_files(tmp_path)) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path} holds 2 of the 3 parts of train: only these are read"
+    ]
+
+
 def test_a_folder_of_the_hubs_cache_is_its_newest_snapshot(tmp_path: Path) -> None:
     lay(tmp_path, "snapshots/old/a.txt", "snapshots/new/a.txt", "blobs/0", "refs/main")
     (tmp_path / "refs/main").write_text("new")
