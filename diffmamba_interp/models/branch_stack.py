@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffmamba_interp.config import HookedMambaConfig, MixerSizes
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState, fused_ops, run_whole
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState, run_whole
+from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops.precision import upcast
 
 
@@ -52,7 +53,7 @@ class BranchStack:
     def serves(self, n_pos: int) -> bool:
         """Whether the one kernel call behind `run` can take this many positions at these sizes."""
         sizes = self.mixer.sizes
-        return fused_ops().serves_whole_mixer(n_pos, sizes.d_in_proj, sizes.d_conv)
+        return kernels.serves_whole_mixer(n_pos, sizes.d_in_proj, sizes.d_conv)
 
     def run(
         self,

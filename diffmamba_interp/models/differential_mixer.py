@@ -22,8 +22,9 @@ from diffmamba_interp.config import DifferentialConfig, lambda_init
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.branch_stack import BranchStack, parameter_versions
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState, fused_ops
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
 from diffmamba_interp.models.rms_norm import RMSNorm
+from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops.precision import upcast
 
 SMALL_LAMBDA_STD = 0.1
@@ -169,7 +170,7 @@ class DifferentialMixer(nn.Module):
         subnorm = cast(RMSNorm, self.subnorm)
         if fused and not subnorm.is_hooked:
             # The kernel applies the factor too, which spares a pass over m.
-            return fused_ops().rms_norm(m, subnorm.weight, subnorm.eps, gain=factor)
+            return kernels.rms_norm(m, subnorm.weight, subnorm.eps, gain=factor)
         return factor * subnorm(m, fused=fused)
 
 

@@ -12,11 +12,9 @@ Head h reads group h // (n_heads / n_groups), and the norm is taken per group, a
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from einops import rearrange
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig, MixerSizes
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.rms_norm import GatedRMSNorm
+from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference
 from diffmamba_interp.ops.precision import upcast
 
@@ -138,7 +137,7 @@ class Mamba2Mixer(nn.Module):
         """Whether one kernel call serves all after in_proj: nothing to look at inside, nothing to start from."""
         if state is not None or (valid is not None and keep_state) or any(p.is_hooked for p in self._inner_points):
             return False
-        return fused_ops().serves_whole_mixer(projected.shape[1], self.sizes.d_in_proj, self.sizes.d_conv)
+        return kernels.serves_whole_mixer(projected.shape[1], self.sizes.d_in_proj, self.sizes.d_conv)
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """`dict(self.named_parameters())`, spelt out: walking the modules would cost more than the kernels' launch."""
@@ -172,7 +171,6 @@ class Mamba2Mixer(nn.Module):
         initial = None if state is None else state.conv
         if not fused:
             return F.silu(self.hook_conv(reference.causal_conv1d(conv_in, weight, self.conv1d.bias, initial)))
-        kernels = fused_ops()
         if self.hook_conv.is_hooked:
             conv = kernels.causal_conv1d(conv_in, weight, self.conv1d.bias, initial, silu=False)
             return F.silu(self.hook_conv(conv))
@@ -208,7 +206,7 @@ class Mamba2Mixer(nn.Module):
         """The scan in the form that the hooks in force ask for; every form computes the same function."""
         x, dt, log_decay, B, C = inputs.x, inputs.dt, inputs.log_decay, inputs.B, inputs.C
         if log_decay is None:
-            return fused_ops().ssd_scan(x, dt, self.A, B, C, self.D, initial)
+            return kernels.ssd_scan(x, dt, self.A, B, C, self.D, initial)
         if not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked):
             return reference.ssd_chunked(x, dt, log_decay, B, C, self.D, initial, REFERENCE_CHUNK_SIZE)
         result, H_replaced = None, False
@@ -253,7 +251,7 @@ def run_whole(
 ) -> tuple[Float[Tensor, "batch pos d_model"], MixerState | None]:
     """All of a mixer after in_proj in one kernel call, with parameters given by the names they have in `mixer`."""
     sizes = mixer.sizes
-    out, ssm = fused_ops().whole_mixer(
+    out, ssm = kernels.whole_mixer(
         projected,
         parameters,
         d_head=sizes.d_head,
@@ -266,8 +264,3 @@ def run_whole(
         return out, None
     _, conv_in, _ = mixer.split_projection(projected)
     return out, MixerState(conv=mixer.next_conv_state(conv_in, None, None), ssm=ssm)
-
-
-def fused_ops() -> ModuleType:
-    """The GPU kernels' module, imported where they run: it needs packages that a CPU machine lacks."""
-    return importlib.import_module("diffmamba_interp.ops.fused")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops.precision import upcast
 
 
@@ -35,8 +36,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d"], *, fused: bool = False) -> Float[Tensor, "*batch d"]:
         """The normalised value in the weight's dtype; `fused` uses the GPU kernel where no hook looks inside."""
         if fused and not self.is_hooked:
-            from diffmamba_interp.ops import fused as kernels
-
             return kernels.rms_norm(x, self.weight, self.eps)
         x = upcast(x)
         scale = self.hook_scale(root_mean_square(x, self.eps))
@@ -68,8 +67,6 @@ class GatedRMSNorm(nn.Module):
     ) -> Float[Tensor, "batch pos d_inner"]:
         """The gated and normalised value; `fused` uses the GPU kernel where no hook looks inside."""
         if fused and not self.is_hooked:
-            from diffmamba_interp.ops import fused as kernels
-
             return kernels.gated_rms_norm(y, z, self.weight, self.eps, self.n_groups)
         # SiLU rounds by memory layout: contiguous, so that z patched with its own copy changes no bit.
         gate = F.silu(upcast(z).contiguous())

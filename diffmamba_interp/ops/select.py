@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Literal
 
 import torch
+
+from diffmamba_interp.ops import fused as kernels
 
 Impl = Literal["auto", "fused", "reference"]
 Resolved = Literal["fused", "reference"]
@@ -45,7 +45,7 @@ def choose_impl(impl: Impl, device: torch.device | str | None, dtype: torch.dtyp
     if obstacle is None and dtype not in KERNEL_DTYPES:
         obstacle = f"the weights are {dtype}, and the kernels serve float32, bfloat16 and float16"
     if obstacle is None:
-        return _said("fused", f"mamba_ssm's scan, convolution by {_fused().conv_in_use()}")
+        return _said("fused", f"mamba_ssm's scan, convolution by {kernels.conv_in_use()}")
     if impl == "fused":
         raise RuntimeError(f"impl='fused' cannot run: {obstacle}. {INSTALL_HINT} Or use impl='auto'.")
     return _said("reference", obstacle)
@@ -56,12 +56,7 @@ def _obstacle(device_type: str) -> str | None:
     """Why the kernels cannot run on such a device, or None."""
     if device_type != "cuda":
         return f"the tensors are on device {device_type!r}, and the kernels need an NVIDIA GPU"
-    return _fused().import_obstacle()
-
-
-def _fused() -> ModuleType:
-    """Imported where it is needed: it stands beside this module and brings the kernels' packages."""
-    return importlib.import_module("diffmamba_interp.ops.fused")
+    return kernels.import_obstacle()
 
 
 @functools.cache

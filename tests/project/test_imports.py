@@ -1,5 +1,6 @@
 """Which way imports go, and what importing the package does to its surroundings: nothing."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -40,7 +41,12 @@ TRESPASSES = {
     "figures/trespass.py": ("import torch", "figures import neither"),
     "drawing/trespass.py": ("import diffmamba_interp.needle.trespass", "Imports go one way"),
     "ops/trespass.py": ("import mamba_ssm", "Only ops.fused"),
+    "text/there.py": ("import diffmamba_interp.text.back", "No circle of imports"),
+    "text/back.py": ("import diffmamba_interp.text.there", "No circle of imports"),
 }
+
+# Imports that the contracts cannot see: of libraries, and of the public names, which are listed for type checkers too.
+IMPORT_BY_NAME = {"__init__.py", "ops/fused.py", "ops/kernels/triton_import.py", "text/python_docs.py"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -90,6 +96,7 @@ def test_every_contract_is_broken_by_an_import_against_it(project_root: Path, tm
         "models.trespass -> diffmamba_interp.lens",
         "lens.trespass -> diffmamba_interp.needle",
         "drawing.trespass -> ",
+        "No cycles are allowed in diffmamba_interp.text.",
     )
     for edge in edges:
         assert edge in run.stdout
@@ -106,6 +113,28 @@ def test_a_module_without_a_level_breaks_the_contract(project_root: Path, tmp_pa
     run = lint_imports(tmp_path)
     assert run.returncode != 0
     assert "helpers" in run.stdout
+
+
+def test_what_is_imported_by_name_while_running_is_no_part_of_the_package(
+    project_root: Path, package_sources: list[Path]
+) -> None:
+    package = project_root / "diffmamba_interp"
+    dynamic = {str(file.relative_to(package)) for file in package_sources if imports_by_name(file)}
+    assert dynamic == IMPORT_BY_NAME
+
+
+def imports_by_name(file: Path) -> bool:
+    """Whether a file calls `__import__`, or takes anything but a package's version from `importlib`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Name(id="__import__"):
+                return True
+            case ast.ImportFrom(module=str(module)) if module.partition(".")[0] == "importlib":
+                if module != "importlib.metadata":
+                    return True
+            case ast.Import(names=names) if any(alias.name.partition(".")[0] == "importlib" for alias in names):
+                return True
+    return False
 
 
 @pytest.mark.parametrize(
