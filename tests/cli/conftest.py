@@ -20,6 +20,9 @@ def start(args, environment, output):
     if child:
         return child
     os.environ.update(environment)
+    # Under nohup or in a shell's background these are ignored, and children inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

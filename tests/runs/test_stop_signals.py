@@ -69,6 +69,10 @@ os.write(int(sys.argv[1]), str(stop.exit_code).encode())
 
 
 def test_a_closed_terminal_leaves_time_for_a_snapshot_although_nothing_can_be_shown() -> None:
+    def take_terminal() -> None:
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # makes it the controlling one
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which under nohup is ignored
+
     ours, theirs = pty.openpty()
     answer, write = os.pipe()
     process = subprocess.Popen(
@@ -78,7 +82,7 @@ def test_a_closed_terminal_leaves_time_for_a_snapshot_although_nothing_can_be_sh
         stderr=theirs,
         pass_fds=[write],
         start_new_session=True,
-        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+        preexec_fn=take_terminal,
     )
     os.close(theirs)
     os.close(write)
