@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from diffmamba_interp.files.atomic import write_text
 
@@ -32,10 +33,10 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` made of what JSON has, by the rule above; tuples and arrays become lists, keys strings."""
+    """`value` made of what JSON has, by the rule above; tuples, arrays and tensors become lists, keys strings."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -47,6 +48,11 @@ def plain(value: Any) -> Any:
 def number(value: Any) -> float:
     """A number that `json_text` wrote: None is NaN, "inf", "-inf" and "nan" are what they say."""
     return math.nan if value is None else float(value)
+
+
+def numbers(values: Any) -> Float64[np.ndarray, "*axes"]:
+    """Nested lists of numbers that `json_text` wrote, by the rule of `number`."""
+    return np.asarray(values, dtype=np.float64)
 
 
 def parse_json(content: str | bytes, *, source: str | Path) -> Any:

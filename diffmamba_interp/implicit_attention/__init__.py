@@ -1,17 +1,22 @@
 """Implicit attention: what the scans of a block read, what the subtraction leaves, and what it writes."""
 
 from diffmamba_interp.implicit_attention.activations import BlockActivations, BranchActivations, capture_block
-from diffmamba_interp.implicit_attention.contribution_vectors import contribution_norms, token_contributions
-from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
+from diffmamba_interp.implicit_attention.contributions import (
+    Contribution,
+    contribution_along,
+    contribution_norms,
+    token_contributions,
+)
 from diffmamba_interp.implicit_attention.dynamics import HalfLife, memory_half_life, rollout
 from diffmamba_interp.implicit_attention.effective import EffectiveAttention, effective_attention
-from diffmamba_interp.implicit_attention.extract import extract_attention, logit_direction
+from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
-from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, MemoryLimitError
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.residual import ResidualAttribution, Writer, residual_attribution
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, MemoryLimitError
 from diffmamba_interp.implicit_attention.span_summary import SpanSummary, summarise_spans
 from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES, Spans, attention_snr, branch_cosine, removed_share
+from diffmamba_interp.models.read_out import logit_direction
 
 __all__ = [
     "SPAN_CLASSES",

@@ -35,12 +35,12 @@ from diffmamba_interp.hook_names import (
     subnorm,
 )
 from diffmamba_interp.hook_points import attached
+from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.implicit_attention.selection import take_rows
-from diffmamba_interp.implicit_attention.short_repr import ShortRepr
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
-from diffmamba_interp.models.token_checks import Lengths, valid_positions
+from diffmamba_interp.models.token_checks import Lengths, counted, valid_positions
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import choose_impl
 
@@ -159,8 +159,6 @@ def run_block(
     with attached(model.hook_points, [(names, lambda value, name: seen.update({name: value}))]):
         resid, _ = model.blocks[block](resid, None, valid, fused=fused, keep_state=False)
     cache = ActivationCache(seen)
-    n_batch, n_pos = resid.shape[:2]
-    lengths = torch.full((n_batch,), n_pos, device=resid.device) if valid is None else valid.sum(dim=-1)
     return resid, BlockActivations(
         block=block,
         kind=kind,
@@ -168,7 +166,7 @@ def run_block(
         branches=tuple(_branch(model, cache, block, branch) for branch in which),
         lambda_=cache[differential_point(block, "lambda")] if kind == "differential" else None,
         mixer_out=upcast(cache[block_point(block, "mixer_out")]),
-        lengths=lengths,
+        lengths=counted(resid, valid),
     )
 
 

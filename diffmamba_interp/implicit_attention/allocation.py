@@ -22,9 +22,7 @@ from torch import Tensor
 from diffmamba_interp.implicit_attention.activations import run_block
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
-from diffmamba_interp.implicit_attention.extract import final_scale
-from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES
-from diffmamba_interp.implicit_attention.selection import select_rows, take_rows
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, select_rows, take_rows
 from diffmamba_interp.implicit_attention.spans import (
     SPAN_CLASSES,
     Spans,
@@ -35,7 +33,8 @@ from diffmamba_interp.implicit_attention.spans import (
     span_mass,
 )
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.token_checks import Lengths, prepared_tokens
+from diffmamba_interp.models.read_out import final_scale
+from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens
 from diffmamba_interp.ops.precision import upcast
 
 CLASSES = (*SPAN_CLASSES, "other")
@@ -107,7 +106,7 @@ def allocate(
     """
     tokens, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
     n_batch, n_pos = tokens.shape
-    in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
+    in_use = counted(tokens, valid)
     rows = select_rows([-1] * directions.shape[1], in_use, n_pos)
     masks = class_masks(spans, in_use, n_pos)
     resid = model(tokens, lengths=lengths, stop_at_block=0)

@@ -5,13 +5,23 @@ difference = minuend - lambda * subtrahend             the subtrahend is always 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from diffmamba_interp.implicit_attention.short_repr import ShortRepr
-
 T = TypeVar("T")
+
+MAX_VALUE_LENGTH = 60
+
+
+class ShortRepr:
+    """Base of dataclasses (made with `repr=False`) that hold tensors: shown by dtype and shape, on a line."""
+
+    def __repr__(self) -> str:
+        shown = ((item.name, getattr(self, item.name)) for item in fields(self))  # type: ignore[arg-type]
+        values = ", ".join(f"{name}={_short(value)}" for name, value in shown if value is not None)
+        return f"{type(self).__name__}({values})"
 
 
 class BranchParts(ShortRepr):
@@ -87,3 +97,14 @@ def along_rows(weight: Tensor, ndim: int, row_axis: int) -> Tensor:
     shape = [1] * ndim
     shape[0], shape[row_axis] = weight.shape
     return weight.reshape(shape)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Tensor):
+        if value.ndim == 0:
+            return f"{float(value.detach()):.4g}"
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor | ShortRepr):
+        return f"({', '.join(_short(item) for item in value)})"
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"

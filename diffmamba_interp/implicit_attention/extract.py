@@ -17,18 +17,26 @@ from torch import Tensor
 from diffmamba_interp.activation_cache import ActivationCache
 from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
-from diffmamba_interp.hook_points import HookFunction, attached
+from diffmamba_interp.hook_points import HookFunction
 from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
-from diffmamba_interp.implicit_attention.contribution_vectors import contribution_norms
-from diffmamba_interp.implicit_attention.contributions import Sources, contribution_along
+from diffmamba_interp.implicit_attention.contributions import Sources, contribution_along, contribution_norms
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
-from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 from diffmamba_interp.implicit_attention.scan_pairs import Reduction
-from diffmamba_interp.implicit_attention.selection import Heads, Impl, Rows, select_heads, select_rows, take_rows
+from diffmamba_interp.implicit_attention.selection import (
+    DEFAULT_MAX_BYTES,
+    Heads,
+    Impl,
+    Rows,
+    require_memory,
+    select_heads,
+    select_rows,
+    take_rows,
+)
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import final_scale, logit_direction
 from diffmamba_interp.models.read_out_identity import require_lens_of
-from diffmamba_interp.models.token_checks import Lengths, prepared_tokens, token_ids, valid_positions
+from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, token_ids, valid_positions
 from diffmamba_interp.ops.precision import upcast
 
 Direction = Tensor | int | Callable[[int], Tensor]
@@ -115,7 +123,7 @@ def extract_attention(
     one = isinstance(block, int)
     blocks = _select_blocks(block, model.cfg.n_layers)
     n_batch, n_pos = tokens.shape
-    in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
+    in_use = counted(tokens, valid)
     at = select_rows(rows, in_use, n_pos)
     request = _Request(
         kind=kind, rows=at, heads=heads, reduce=reduce, direction=direction, sources=sources,
@@ -125,30 +133,6 @@ def extract_attention(
     _require_memory(model, blocks, request, n_batch, n_pos)
     records = _records(model, tokens, blocks, request, lengths, grad, hooks=hooks_in_force(model))
     return next(records) if one else records
-
-
-@checked
-def logit_direction(
-    model: HookedMamba, token: int | Int[Tensor, " batch"], versus: int | Int[Tensor, " batch"] | None = None
-) -> Float[Tensor, " d_model"] | Float[Tensor, "batch d_model"]:
-    """w_f * W_U[token] (minus that of `versus`): a logit (difference) before division by the final norm's scale."""
-    weight = upcast(model.unembed.weight)
-
-    def row(name: str, ids: int | Tensor) -> Tensor:
-        n = len(ids) if isinstance(ids, Tensor) else 1
-        rows = weight[token_ids(name, ids, n, len(weight), weight.device)]
-        return rows if isinstance(ids, Tensor) else rows[0]
-
-    rows = row("token", token) if versus is None else row("token", token) - row("versus", versus)
-    return rows * upcast(model.ln_final.weight)
-
-
-def final_scale(model: HookedMamba, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos 1"]:
-    """The final norm's scale for the residual stream `resid`, hooks included."""
-    seen: list[Tensor] = []
-    with attached(model.hook_points, [(FINAL_SCALE, lambda value, _: seen.append(value))]):
-        model.ln_final(resid)
-    return upcast(seen[0])
 
 
 def _records(

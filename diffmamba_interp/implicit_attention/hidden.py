@@ -14,24 +14,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, Natural, checked
-from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES, require_memory
 from diffmamba_interp.implicit_attention.scan_pairs import (
-    CHUNK_BYTES,
-    PAIR_BYTES,
     TILE,
     Reduction,
     ScanPairs,
     all_rows,
     chosen_rows,
+    chosen_rows_bytes,
     form_of,
 )
 from diffmamba_interp.implicit_attention.selection import (
+    DEFAULT_MAX_BYTES,
     Heads,
     Impl,
     Rows,
+    launched,
+    require_memory,
     select_heads,
     select_rows,
-    shared_rows,
     use_fused,
 )
 from diffmamba_interp.ops.precision import upcast
@@ -114,7 +114,7 @@ def hidden_attention_bytes(
             n_batch * min(TILE, n_pos) * n_pos * element_bytes * (2 * n_heads if reduce in (None, "max_abs") else 4)
         )
     else:
-        at_work = min(max(CHUNK_BYTES // 8, n_batch * n_heads * n_pos), n_batch * n_heads * n_rows * n_pos) * PAIR_BYTES
+        at_work = chosen_rows_bytes(n_batch, n_heads, n_rows, n_pos)
     return result + at_work
 
 
@@ -136,7 +136,4 @@ def _fused(
             log_decay=log_decay[samples], rows=rows, heads=heads, reduce=reduce,
         )  # fmt: skip
 
-    if shared_rows(rows):
-        return launch(slice(None), None if rows is None else rows[0])
-    assert rows is not None
-    return torch.cat([launch(slice(i, i + 1), rows[i]) for i in range(rows.shape[0])])
+    return launched(launch, rows)

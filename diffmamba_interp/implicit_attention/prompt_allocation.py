@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.implicit_attention.allocation import Allocation, allocate
-from diffmamba_interp.implicit_attention.extract import logit_direction
 from diffmamba_interp.implicit_attention.spans import Interval, Spans, disjoint_spans
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import logit_direction
 
 DIRECTIONS = ("answer", "contrast")
 BATCH_TOKENS = 16_384

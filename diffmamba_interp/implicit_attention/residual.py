@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -19,15 +19,14 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.config import BlockKind
+from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.implicit_attention.activations import run_block
+from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.implicit_attention.contributions import Contribution, Sources, contribution_along
-from diffmamba_interp.implicit_attention.extract import final_scale, logit_direction
-from diffmamba_interp.implicit_attention.json_values import tensor_from_json, tensor_to_json
-from diffmamba_interp.implicit_attention.memory_limit import DEFAULT_MAX_BYTES
-from diffmamba_interp.implicit_attention.selection import Impl, select_rows, take_rows
-from diffmamba_interp.implicit_attention.short_repr import ShortRepr
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Impl, select_rows, take_rows
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.token_checks import Lengths, prepared_tokens, token_ids
+from diffmamba_interp.models.read_out import final_scale, logit_direction
+from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, token_ids
 from diffmamba_interp.ops.precision import upcast
 
 
@@ -89,17 +88,14 @@ class ResidualAttribution(ShortRepr):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: tensor_to_json(v) if isinstance(v, Tensor) else v for name, v in values.items()}
+        return plain({item.name: getattr(self, item.name) for item in fields(self)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ResidualAttribution:
         """The inverse of `to_dict`."""
-        plain: dict[str, Any] = {"kinds": tuple(values["kinds"])}
-        if values["versus"] is None:
-            plain["versus"] = None
-        tensors: dict[str, Any] = {name: tensor_from_json(v) for name, v in values.items() if name not in plain}
-        return cls(**tensors, **plain)
+        ids = {name: None if values[name] is None else torch.tensor(values[name]) for name in _IDS}
+        logits = {name: torch.tensor(numbers(v)).float() for name, v in values.items() if name not in (*_IDS, "kinds")}
+        return cls(kinds=tuple(values["kinds"]), **cast("dict[str, Any]", ids | logits))
 
     def strongest(self, k: int = 10, sample: int = 0) -> list[Writer]:
         """The `k` entries of one sample with the largest magnitude, branches apart."""
@@ -115,6 +111,9 @@ class ResidualAttribution(ShortRepr):
             value = float(stacked[branch, block, src])
             writers.append(Writer(block=block, branch=entries[branch][0], src_pos=src, logits=value))
         return writers
+
+
+_IDS = ("position", "answer", "versus")
 
 
 @checked
@@ -146,7 +145,7 @@ def residual_attribution(
     """
     tokens, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
     n_batch, n_pos = tokens.shape
-    in_use = torch.full((n_batch,), n_pos, device=tokens.device) if valid is None else valid.sum(dim=-1)
+    in_use = counted(tokens, valid)
     where = torch.as_tensor(position, device=tokens.device).expand(n_batch)[:, None]
     at = select_rows(where, in_use, n_pos, "position")
     assert at is not None

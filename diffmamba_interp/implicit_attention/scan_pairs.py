@@ -120,6 +120,12 @@ def chosen_rows(scan: ScanPairs, form: Form, rows: Tensor) -> Tensor:
     return _stack_rows((_chunk(scan, form, rows, at, at + chunk) for at in range(0, n_rows, chunk)), n_rows)
 
 
+def chosen_rows_bytes(n_batch: int, n_heads: int, n_rows: int, n_pos: int) -> int:
+    """Bytes at work at one time in `chosen_rows`, beside the result."""
+    pairs_per_row = n_batch * n_heads * n_pos
+    return PAIR_BYTES * min(max(CHUNK_BYTES // 8, pairs_per_row), pairs_per_row * n_rows)
+
+
 def _tile(scan: ScanPairs, form: Form, start: int) -> Tensor:
     """Rows start to start + TILE of the form, over all positions; 0 above the diagonal."""
     end = min(start + TILE, scan.n_pos)

@@ -1,10 +1,10 @@
-"""Which rows and heads are asked for, and which implementation serves them."""
+"""Which rows and heads are asked for, which implementation serves them, and whether they fit into memory."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,9 @@ from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 Impl = Literal["auto", "fused", "reference"]
 Rows = Tensor | Sequence[int] | Sequence[Sequence[int]] | None
 Heads = int | Sequence[int] | None
+
+DEFAULT_MAX_BYTES = 4 * 2**30
+"""Bytes that one extraction may take unless told otherwise: 4 GiB."""
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +96,32 @@ def take_rows(value: Float[Tensor, "batch pos *rest"], rows: Tensor | None) -> F
     return value[torch.arange(value.shape[0], device=value.device)[:, None], rows]
 
 
-def shared_rows(rows: Tensor | None) -> bool:
-    """Whether every sample has the same rows, which is what one kernel launch serves."""
-    return rows is None or rows.shape[0] == 1 or bool((rows == rows[:1]).all())
+def launched(launch: Callable[[slice, Tensor | None], Tensor], rows: Tensor | None) -> Tensor:
+    """What a kernel makes of (samples, their rows): once if all samples have the same rows, else once per sample."""
+    if rows is None or rows.shape[0] == 1 or bool((rows == rows[:1]).all()):
+        return launch(slice(None), None if rows is None else rows[0])
+    return torch.cat([launch(slice(i, i + 1), rows[i]) for i in range(rows.shape[0])])
+
+
+class MemoryLimitError(MemoryError):
+    """Raised before anything is allocated, when an estimate exceeds the limit.
+
+    estimate_bytes, max_bytes: what was asked for and what was allowed.
+    """
+
+    def __init__(self, what: str, estimate_bytes: int, max_bytes: int, advice: str) -> None:
+        self.estimate_bytes = estimate_bytes
+        self.max_bytes = max_bytes
+        super().__init__(
+            f"{what} would take about {estimate_bytes / 2**20:,.1f} MiB, more than the limit of "
+            f"{max_bytes / 2**20:,.1f} MiB. {advice}, or raise max_bytes (now {max_bytes}, in bytes)."
+        )
+
+
+def require_memory(what: str, estimate_bytes: int, max_bytes: int, advice: str) -> None:
+    """Raise MemoryLimitError if the estimate exceeds the limit; `advice` names what to reduce."""
+    if estimate_bytes > max_bytes:
+        raise MemoryLimitError(what, estimate_bytes, max_bytes, advice)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ difference; for a plain block for its weights. Measures: see `spans`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
+from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
-from diffmamba_interp.implicit_attention.json_values import tensor_from_json, tensor_to_json
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.spans import (
     SPAN_CLASSES,
@@ -67,32 +67,21 @@ class SpanSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        values: dict[str, Any] = {
-            "block": self.block,
-            "kind": self.kind,
-            "span_classes": list(SPAN_CLASSES),
-            "position": tensor_to_json(self.position),
-        }
-        for measure in MEASURES:
-            values[measure] = {name: tensor_to_json(value) for name, value in getattr(self, measure).items()}
-        for measure in ("removed_share", "cosine"):
-            value = getattr(self, measure)
-            values[measure] = None if value is None else tensor_to_json(value)
-        return values
+        values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        return plain(values | {"span_classes": SPAN_CLASSES})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SpanSummary:
         """The inverse of `to_dict`."""
-        fields = dict(values)
-        classes = fields.pop("span_classes")
+        rest = dict(values)
+        classes = rest.pop("span_classes")
         if tuple(classes) != SPAN_CLASSES:
             raise ValueError(f"span_classes is {classes}: this version's are {list(SPAN_CLASSES)}.")
-        fields["position"] = tensor_from_json(fields["position"])
         for measure in MEASURES:
-            fields[measure] = {name: tensor_from_json(value) for name, value in fields[measure].items()}
+            rest[measure] = {name: _tensor(value) for name, value in rest[measure].items()}
         for measure in ("removed_share", "cosine"):
-            fields[measure] = None if fields[measure] is None else tensor_from_json(fields[measure])
-        return cls(**fields)
+            rest[measure] = None if rest[measure] is None else _tensor(rest[measure])
+        return cls(**rest | {"position": torch.tensor(rest["position"])})
 
 
 @checked
@@ -149,3 +138,7 @@ def _measures(
         "snr_db": {name: decibel(attention_snr(value, needle, visible)) for name, value in pictures.items()},
         "over_allocation": {name: over_allocation_share(value, masks, visible) for name, value in pictures.items()},
     }
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.tensor(numbers(values)).float()

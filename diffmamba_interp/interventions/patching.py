@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, checked, fitting
+from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.hook_names import ResidualPoint, block_point
 from diffmamba_interp.interventions.intervention import Hook
-from diffmamba_interp.interventions.json_arrays import array_from_json, array_to_json
 from diffmamba_interp.interventions.reading import final_logits
 from diffmamba_interp.interventions.targets import Blocks, chosen_blocks, require_positions, require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
@@ -66,7 +66,7 @@ class PatchGrid:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` gives the same record back."""
-        return {field.name: array_to_json(getattr(self, field.name)) for field in fields(self)}
+        return plain({item.name: getattr(self, item.name) for item in fields(self)})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PatchGrid:
@@ -78,9 +78,9 @@ class PatchGrid:
             positions=_as_places(values["positions"]),
             answers=tuple(values["answers"]),
             against=None if against is None else tuple(against),
-            clean=array_from_json(values["clean"]),
-            corrupted=array_from_json(values["corrupted"]),
-            patched=array_from_json(values["patched"]),
+            clean=numbers(values["clean"]),
+            corrupted=numbers(values["corrupted"]),
+            patched=numbers(values["patched"]),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.interventions.json_arrays import array_from_json, array_to_json
+from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.statistics import N_RESAMPLES, bootstrap_of, weighted_sum
 
 Values = Mapping[str, Float[np.ndarray, "..."]]
@@ -86,8 +86,8 @@ class InterventionRecord:
         """Plain JSON values; `from_dict` gives the same record back."""
         return {
             "interventions": list(self.interventions),
-            "clean": _to_json(self.clean),
-            "intervened": _to_json(self.intervened),
+            "clean": plain(self.clean),
+            "intervened": plain(self.intervened),
             "units": dict(self.units),
         }
 
@@ -144,8 +144,8 @@ class SweepRecord:
             "dose": self.dose,
             "doses": list(self.doses),
             "groups": [None if group is None else list(group) for group in self.groups],
-            "clean": _to_json(self.clean),
-            "intervened": _to_json(self.intervened),
+            "clean": plain(self.clean),
+            "intervened": plain(self.intervened),
             "units": dict(self.units),
         }
 
@@ -184,9 +184,5 @@ def require_reading(reading: str, values: Values) -> None:
         raise KeyError(f"there is no reading {reading!r}: the record holds {', '.join(values)}.")
 
 
-def _to_json(values: Values) -> dict[str, Any]:
-    return {name: array_to_json(value) for name, value in values.items()}
-
-
 def _from_json(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: array_from_json(value) for name, value in values.items()}
+    return {name: numbers(value) for name, value in values.items()}

@@ -135,6 +135,13 @@ def valid_positions(tokens: Tensor, lengths: Lengths | None) -> Bool[Tensor, "ba
     return torch.arange(n_pos, device=tokens.device) < lengths[:, None]
 
 
+def counted(values: Tensor, valid: Tensor | None) -> Int[Tensor, " batch"]:
+    """How many positions of each sample of `values`, [batch, pos, ...], count: all of them where `valid` is None."""
+    if valid is None:
+        return torch.full(values.shape[:1], values.shape[1], device=values.device)
+    return valid.sum(dim=-1)
+
+
 def _as_tensor(name: str, given: Any, device: torch.device) -> Tensor:
     try:
         return torch.as_tensor(given, device=device)

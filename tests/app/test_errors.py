@@ -10,7 +10,7 @@ import torch
 from streamlit.runtime.scriptrunner import StopException
 
 from app.shell.errors import LESS_MEMORY, OWN_FAULT, in_words
-from diffmamba_interp.implicit_attention.memory_limit import MemoryLimitError
+from diffmamba_interp.implicit_attention.selection import MemoryLimitError
 from diffmamba_interp.lens.folders import demo_lens_folder
 from tests.app.conftest import IDS, OpenApp, complaint, texts
 

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffmamba_interp.files.json_files import json_text, number, parse_json, read_json_object, read_toml, write_json
+from diffmamba_interp.files.json_files import (
+    json_text,
+    number,
+    numbers,
+    parse_json,
+    read_json_object,
+    read_toml,
+    write_json,
+)
 
 
 def test_nan_is_null_and_infinity_a_word_and_both_come_back(tmp_path: Path) -> None:
@@ -22,6 +30,12 @@ def test_nan_is_null_and_infinity_a_word_and_both_come_back(tmp_path: Path) -> N
     back = [number(item) for item in read_json_object(tmp_path / "x.json")["a"]]
     assert math.isnan(back[0])
     assert back[1:] == [math.inf, -math.inf, 1.5]
+
+
+def test_an_array_comes_back_from_what_this_and_older_versions_wrote_for_nan_and_infinity() -> None:
+    # Older records say NaN by a word.
+    back = numbers([[None, 1], ["nan", "inf"], ["-inf", 2.5]])
+    assert np.array_equal(back, [[np.nan, 1], [np.nan, np.inf], [-np.inf, 2.5]], equal_nan=True)
 
 
 def test_what_is_not_plain_is_refused() -> None:

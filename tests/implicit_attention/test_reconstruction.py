@@ -152,11 +152,11 @@ def test_norms_are_those_of_the_vectors(variant: HookedMamba) -> None:
 
 
 def test_norms_and_vectors_do_not_depend_on_how_sources_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffmamba_interp.implicit_attention import contribution_vectors
+    from diffmamba_interp.implicit_attention import contributions
 
     (activations, *_) = captured_blocks(tiny_model(DIFFERENTIAL_VARIANTS[0]), 23)
     whole = {sources: token_contributions(activations, [5, 22], sources=sources) for sources in ("convolved", "input")}
-    monkeypatch.setattr(contribution_vectors, "SOURCE_CHUNK_BYTES", 2000)
+    monkeypatch.setattr(contributions, "SOURCE_CHUNK_BYTES", 2000)
     for sources, expected in whole.items():
         chunked = token_contributions(activations, [5, 22], sources=sources)
         assert torch.allclose(chunked.net, expected.net, atol=1e-6)
