@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, fused_conv_silu, fused_rms_norm
 from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 from diffmamba_interp.ops.reference import ScanOutput
+from diffmamba_interp.ops.selective import read_initial_state
 
 MAX_SCAN_POSITIONS = 32_768
 """Longest piece given to the scan at once; a longer sequence is scanned in pieces through its state. Kernels
@@ -40,6 +41,7 @@ class _Kernels:
     gated_norm: Callable[..., Tensor]
     causal_conv1d: Callable[..., Tensor] | None
     whole_mixer: Callable[..., Any] | None
+    selective_scan: Callable[..., Any]
 
 
 def import_obstacle() -> str | None:
@@ -155,6 +157,41 @@ def ssd_scan(
     return ScanOutput(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state)
 
 
+def selective_scan(
+    x: Float[Tensor, "batch pos channel"],
+    dt: Float[Tensor, "batch pos channel"],
+    A: Float[Tensor, "channel d_state"],
+    B: Float[Tensor, "batch pos d_state"],
+    C: Float[Tensor, "batch pos d_state"],
+    D: Float[Tensor, " channel"],
+    initial_state: Float[Tensor, "batch channel d_state"] | None = None,
+    *,
+    dt_bias: Float[Tensor, " channel"] | None = None,
+) -> ScanOutput:
+    """The selective scan of Mamba-1, and its final state in float32, through which no gradient flows.
+
+    `dt_bias`: given where dt is before its bias and its softplus, which the kernel then does in float32. Otherwise
+    dt keeps the precision it has: the whole scan runs in the wider dtype of dt and x.
+    """
+    dtype = x.dtype if dt_bias is not None else torch.promote_types(x.dtype, dt.dtype)
+    channels_first = [rearrange(value.to(dtype), "batch pos d -> batch d pos") for value in (x, dt, B, C)]
+    y, final = _kernels().selective_scan(
+        *channels_first[:2],
+        A.float(),
+        *channels_first[2:],
+        D=D.float(),
+        delta_bias=None if dt_bias is None else dt_bias.float(),
+        delta_softplus=dt_bias is not None,
+        return_last_state=True,
+    )
+    y = rearrange(y, "batch d pos -> batch pos d")
+    if initial_state is not None:
+        step = dt if dt_bias is None else F.softplus(dt.float() + dt_bias.float())
+        read, kept = read_initial_state(step, A, C, initial_state)
+        y, final = y + read, final + kept
+    return ScanOutput(y.to(x.dtype), final)
+
+
 def scan_chunk_size(d_head: int) -> int:
     """Positions per chunk: the fastest measured (benchmarks/README.md). It does not change the result."""
     return 256 if d_head >= 64 else 128
@@ -190,6 +227,7 @@ def _kernels() -> _Kernels:
     combined = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
     update = importlib.import_module("mamba_ssm.ops.triton.selective_state_update")
     norm = importlib.import_module("mamba_ssm.ops.triton.layernorm_gated")
+    selective = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
     try:
         conv = importlib.import_module("causal_conv1d").causal_conv1d_fn
     except ImportError:
@@ -200,6 +238,7 @@ def _kernels() -> _Kernels:
         gated_norm=norm.rmsnorm_fn,
         causal_conv1d=conv,
         whole_mixer=None if conv is None else combined.mamba_split_conv1d_scan_combined,
+        selective_scan=selective.selective_scan_fn,
     )
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.precision import running_sum, upcast
 
 
 class ScanOutput(NamedTuple):
@@ -136,7 +136,7 @@ def apply_hidden_attention(
 ) -> ScanOutput:
     """The scan's output from a given matrix H, which need not be the one that B, C and dt make."""
     values, n_heads = upcast(x), x.shape[2]
-    cum = _running_sum(log_decay, dim=1)
+    cum = running_sum(log_decay, dim=1)
     y = torch.einsum("bhts,bshp->bthp", H, values) + D[:, None].to(values.dtype) * values
     weight = torch.exp(cum[:, -1:] - cum).to(values.dtype) * upcast(dt)
     final = torch.einsum("bsh,bshp,bshn->bhpn", weight, values, expand_groups(upcast(B), n_heads))
@@ -185,7 +185,7 @@ def expand_groups(value: Tensor, n_heads: int) -> Tensor:
 
 def _scan_chunk(x: Tensor, dt: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One chunk, with heads as [group, head in group]: its y without D x, and the state after it."""
-    cum = _running_sum(log_decay, dim=-1)
+    cum = running_sum(log_decay, dim=-1)
     dx = dt[..., None] * x
     scores = (C @ B.mT)[:, :, None] * _masked_exp_difference(cum, x.dtype)
     decay = torch.exp(cum).to(x.dtype)
@@ -193,11 +193,6 @@ def _scan_chunk(x: Tensor, dt: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, 
     remaining = torch.exp(cum[..., -1:] - cum).to(x.dtype)[..., None]
     state = decay[..., -1, None, None] * state + (remaining * dx).mT @ B[:, :, None]
     return y, state
-
-
-def _running_sum(log_decay: Tensor, dim: int) -> Tensor:
-    """cumsum in float64, or in float32 on Apple's GPUs, which have no float64."""
-    return torch.cumsum(log_decay.to(torch.float32 if log_decay.device.type == "mps" else torch.float64), dim=dim)
 
 
 def _masked_exp_difference(cum: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,7 +204,7 @@ def _masked_exp_difference(cum: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _decay_matrix(log_decay: Tensor) -> Tensor:
     """[batch, head, t, s] = exp(cum[t] - cum[s]), 0 above the diagonal."""
-    cum = _running_sum(rearrange(log_decay, "batch pos head -> batch head pos"), dim=-1)
+    cum = running_sum(rearrange(log_decay, "batch pos head -> batch head pos"), dim=-1)
     return _masked_exp_difference(cum, upcast(log_decay).dtype)
 
 
