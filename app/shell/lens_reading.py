@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from app.shell import loading
 from app.shell.downloads import Download, html_file
 from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
-from app.shell.steps import Ref, Step, Steps, as_python, run, tokens_step
+from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.figures.tables import lens_csv
+from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
 from diffmamba_interp.lens.folders import demo_lens_folder
 
@@ -113,7 +113,7 @@ def read_step(prompt: Prompt, request: LensRequest, name: str) -> Step:
 def run_lens(key: ModelKey, request: LensRequest, steps: Steps, name: str) -> LensTrajectory:
     """The trajectory `name` of the steps, from the cache, which knows it by its Python and the lens's revision."""
     what = ("lens", name, as_python(steps), request.revision)
-    return loading.result(key, what, lambda model: run(steps, {"model": model})[name], _trajectory_bytes)
+    return loading.result(key, what, lambda model: run_steps(steps, {"model": model})[name], _trajectory_bytes)
 
 
 def _trajectory_bytes(found: LensTrajectory) -> int:
@@ -185,6 +185,4 @@ def lens_files(trajectory: LensTrajectory, figure: go.Figure, token_text: Callab
 def trajectory_bytes(trajectory: LensTrajectory) -> bytes:
     """Every array by its field's name, and the stages' names."""
     arrays = {name: np.asarray(value) for name, value in vars(trajectory).items() if value is not None}
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    return arrays_to_bytes(arrays)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, cast, get_args
@@ -10,6 +9,8 @@ from typing import Any, cast, get_args
 import numpy as np
 import torch
 
+from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
+from diffmamba_interp.files.json_files import parse_json
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
 from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
 from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, MEASURES, Measure, NeedleTrajectory, ReadSample
@@ -21,7 +22,7 @@ OF_ALLOCATION = ("mass", "smaller", "snr_db", "cosine", "n_sources")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeedleFound:
+class NeedleReading:
     """What one model makes of the prompts that were read so far. allocation: None if it was not asked for."""
 
     trajectory: NeedleTrajectory
@@ -34,7 +35,7 @@ class NeedleFound:
         tensors = [] if self.allocation is None else [*vars(self.allocation).values()]
         return sum(getattr(value, "nbytes", 0) for value in [*arrays, *tensors])
 
-    def joined(self, other: NeedleFound) -> NeedleFound:
+    def joined(self, other: NeedleReading) -> NeedleReading:
         """This and then the other's prompts."""
         both = self.allocation, other.allocation
         return replace(
@@ -55,64 +56,64 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleRun:
-    """found: one per model, of the same prompts in the same order."""
+    """readings: one per model, of the same prompts in the same order."""
 
-    found: tuple[NeedleFound, ...]
+    readings: tuple[NeedleReading, ...]
     drawing: Drawing
 
     @property
     def nbytes(self) -> int:
-        return sum(one.nbytes for one in self.found)
+        return sum(reading.nbytes for reading in self.readings)
 
     @property
     def n_prompts(self) -> int:
-        return len(self.found[0].trajectory.samples)
+        return len(self.readings[0].trajectory.samples)
 
 
 def write_needle(run: NeedleRun) -> bytes:
     """Arrays of every model, "0.log_probs" and "0.allocation.mass" and so on; `about` says what they are."""
     arrays: dict[str, np.ndarray] = {}
-    for number, one in enumerate(run.found):
-        arrays |= {f"{number}.{name}": getattr(one.trajectory, name) for name in ARRAYS}
-        if one.allocation is not None:
+    for number, reading in enumerate(run.readings):
+        arrays |= {f"{number}.{name}": getattr(reading.trajectory, name) for name in ARRAYS}
+        if reading.allocation is not None:
             arrays |= {
-                f"{number}.allocation.{name}": getattr(one.allocation, name).cpu().numpy() for name in OF_ALLOCATION
+                f"{number}.allocation.{name}": getattr(reading.allocation, name).cpu().numpy() for name in OF_ALLOCATION
             }
     about = {
         "drawing": asdict(run.drawing),
         "models": [
-            {name: getattr(one.trajectory, name) for name in ("model", "lenses", "stages")} for one in run.found
+            {name: getattr(reading.trajectory, name) for name in ("model", "lenses", "stages")}
+            for reading in run.readings
         ],
-        "samples": [asdict(sample) for sample in run.found[0].trajectory.samples],
+        "samples": [asdict(sample) for sample in run.readings[0].trajectory.samples],
     }
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-    return file.getvalue()
+    return arrays_to_bytes({"about": np.array(json.dumps(about)), **arrays})
 
 
 def read_needle(content: bytes) -> NeedleRun:
     """The inverse of `write_needle`. Raises ValueError, and KeyError or TypeError where a part is missing."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    about = json.loads(str(arrays.pop("about")))
+    arrays = arrays_from_bytes(content, source="a needle run", remedy="Save the session again.")
+    about = parse_json(str(arrays.pop("about")), source="what a needle run says of itself")
     samples = tuple(_sample(values) for values in _list(about["samples"], MAX_SAMPLES))
     models = _list(about["models"], MAX_MODELS)
-    found = tuple(_found(number, values, samples, arrays) for number, values in enumerate(models))
-    return NeedleRun(found=found, drawing=_drawing(about["drawing"]))
+    readings = tuple(_reading(number, values, samples, arrays) for number, values in enumerate(models))
+    return NeedleRun(readings=readings, drawing=_drawing(about["drawing"]))
 
 
-def _found(number: int, values: dict, samples: tuple[ReadSample, ...], arrays: dict[str, np.ndarray]) -> NeedleFound:
+def _reading(
+    number: int, values: dict, samples: tuple[ReadSample, ...], arrays: dict[str, np.ndarray]
+) -> NeedleReading:
     lenses, stages = (_texts(values[name]) for name in ("lenses", "stages"))
     width = max(len(sample.labels) for sample in samples)
     shape = (len(lenses), len(samples), len(stages))
-    own = {
+    measured = {
         name: _numbers(arrays, f"{number}.{name}", (*shape, width) if name in BY_LABEL else shape) for name in ARRAYS
     }
     trajectory = NeedleTrajectory(
-        model=_text(values["model"]), lenses=lenses, stages=stages, samples=samples, **cast(Any, own)
+        model=_text(values["model"]), lenses=lenses, stages=stages, samples=samples, **cast(Any, measured)
     )
     if f"{number}.allocation.mass" not in arrays:
-        return NeedleFound(trajectory=trajectory, allocation=None)
+        return NeedleReading(trajectory=trajectory, allocation=None)
     prompts = (len(samples), len(DIRECTIONS), len(stages) - 1)
     shapes = {
         "mass": (*prompts, len(PICTURES), len(CLASSES)),
@@ -125,7 +126,7 @@ def _found(number: int, values: dict, samples: tuple[ReadSample, ...], arrays: d
         name: torch.from_numpy(_numbers(arrays, f"{number}.allocation.{name}", wanted))
         for name, wanted in shapes.items()
     }
-    return NeedleFound(trajectory=trajectory, allocation=Allocation(**tensors))
+    return NeedleReading(trajectory=trajectory, allocation=Allocation(**tensors))
 
 
 def _numbers(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:

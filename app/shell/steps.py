@@ -94,8 +94,10 @@ class Within:
 Steps = Sequence[Step | Lines | Within]
 
 
-def run(steps: Steps, results: Mapping[str, Any], unprinted: Mapping[str, Mapping[str, Any]] | None = None) -> dict:
-    """All results by name. A step whose result is given is not run.
+def run_steps(
+    steps: Steps, results: Mapping[str, Any], unprinted: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict:
+    """All results by name. A step whose result is given is not run; one without a name always is.
 
     unprinted: keyword arguments of steps, by their names, that save work and change no number.
     """
@@ -103,16 +105,17 @@ def run(steps: Steps, results: Mapping[str, Any], unprinted: Mapping[str, Mappin
     for step in steps:
         if isinstance(step, Within):
             with step.context.run(known):
-                known |= run(step.steps, known, unprinted)
-        elif step.name not in known:
+                known |= run_steps(step.steps, known, unprinted)
+        elif not step.name or step.name not in known:
             if isinstance(step, Lines):
                 raise KeyError(f"{step.name} is printed only, and was not given")
-            known[step.name] = step.run(known, **(unprinted or {}).get(step.name, {}))
+            value = step.run(known, **(unprinted or {}).get(step.name, {}))
+            known |= {step.name: value} if step.name else {}
     return known
 
 
 def as_python(steps: Steps) -> str:
-    """A program that computes what `run` does; what is imported stands at its head."""
+    """A program that computes what `run_steps` does; what is imported stands at its head."""
     imports: set[str] = set()
     lines = [line for step in steps for line in step.lines(imports)]
     return "\n".join([*sorted(imports, key=lambda line: (line.startswith("from"), line)), "", *lines, ""])

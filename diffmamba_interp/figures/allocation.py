@@ -1,17 +1,29 @@
-"""Where contributions fall: stacked bars of the classes' shares, and a map of heads."""
+"""Where contributions fall: stacked bars of the classes' shares, a map of heads, and curves by block."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from diffmamba_interp.drawing.colours import SPANS, short_name
-from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, HeatMap, Panel, Place
+from diffmamba_interp.drawing.colours import BRANCHES, DASHES, SPANS, Style, model_styles, short_name
+from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, HeatMap, Line, Panel, Place
+from diffmamba_interp.drawing.plotly_figure import as_plotly
+from diffmamba_interp.implicit_attention.allocation import Allocation
+from diffmamba_interp.implicit_attention.allocation_measures import allocation_measures
+from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
+from diffmamba_interp.statistics import bootstrap
 
 ORDER = ("needle", "question", "other", "distractors", "filler")
 """From below: what is wanted stands below and what is irrelevant above, so the upper edge of "other" shows both."""
+
+BY_BLOCK = {
+    "snr_db": "needle over other tokens, dB",
+    "cancelled": "share cancelled by the subtraction",
+    "over_allocation": "share on distractors and filler",
+}
+"""Measures of an allocation that have curves by block, and the titles of their panels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +81,89 @@ def head_map_drawing(values: Sequence[Sequence[float]], *, title: str, note: str
         panels=[Panel(marks=[heat])],
         panel_size=(46.0 * cells.shape[1], 24.0 * len(cells)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocationCurve:
+    """Mean over prompts of one measure by block, with its 95 % bootstrap interval.
+
+    measure: of `BY_BLOCK`. name: a picture (`PICTURES`), or a class of sources where it is what is cancelled.
+    blocks: those that have the number. value, low, high: one per block; dB for "snr_db", otherwise a share. n: prompts.
+    """
+
+    measure: str
+    model: str
+    name: str
+    blocks: tuple[int, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n: int
+
+
+def allocation_by_block(allocation: Allocation) -> dict[str, dict[str, np.ndarray]]:
+    """Per measure and name, [prompt, block], along the answer's logit; see `allocation_measures`."""
+    measures = allocation_measures(allocation, DIRECTIONS.index("answer"))
+    return {
+        measure: {name: value.numpy() for name, value in getattr(measures, measure).items() if name != "other"}
+        for measure in BY_BLOCK
+    }
+
+
+def allocation_curves(allocations: Mapping[str, Allocation]) -> list[AllocationCurve]:
+    """All curves of every model; those of the branches and of what is cancelled for differential blocks only."""
+    curves = []
+    for model, allocation in allocations.items():
+        for measure, by_name in allocation_by_block(allocation).items():
+            for name, values in by_name.items():
+                blocks = np.flatnonzero(np.isfinite(values).all(axis=0))
+                if len(blocks):
+                    curves.append(_block_curve(measure, model, name, blocks, values[:, blocks]))
+    return curves
+
+
+def allocation_drawing(curves: Sequence[AllocationCurve]) -> Drawing:
+    """One panel per measure; models differ in colour, pictures in dashes and markers. What is cancelled has the colours
+    of the classes, and models differ in dashes.
+
+    Raises ValueError if there are no curves.
+    """
+    if not curves:
+        raise ValueError("there are no curves to draw: read at least one prompt with its attention.")
+    looks = model_styles(curve.model for curve in curves)
+    panels = [
+        Panel(title=title, marks=[_block_line(curve, looks) for curve in curves if curve.measure == measure])
+        for measure, title in BY_BLOCK.items()
+        if any(curve.measure == measure for curve in curves)
+    ]
+    return Drawing(panels=panels, x=Axis(title="block"), shared_y=False)
+
+
+allocation_figure = as_plotly(allocation_drawing)
+
+
+def _block_curve(measure: str, model: str, name: str, blocks: np.ndarray, values: np.ndarray) -> AllocationCurve:
+    interval = bootstrap(values)
+    return AllocationCurve(
+        measure=measure,
+        model=model,
+        name=name,
+        blocks=tuple(blocks.tolist()),
+        value=tuple(interval.value.tolist()),
+        low=tuple(interval.low.tolist()),
+        high=tuple(interval.high.tolist()),
+        n=interval.n,
+    )
+
+
+def _block_line(curve: AllocationCurve, looks: Mapping[str, Style]) -> Line:
+    if curve.measure == "cancelled":
+        style = replace(SPANS[curve.name], dash=DASHES[list(looks).index(curve.model) % len(DASHES)])
+    else:
+        # In its model's colour, with the dashes and the markers of the picture.
+        style = replace(BRANCHES[curve.name], colour=looks[curve.model].colour)
+    points = list(zip(curve.value, curve.low, curve.high, strict=True))
+    return Line.of_points(f"{short_name(curve.model)}: {short_name(curve.name)}", curve.blocks, points, style)
 
 
 def _stacked(bars: Sequence[ShareBar]) -> list[Bars]:

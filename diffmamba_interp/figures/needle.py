@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from diffmamba_interp.drawing.colours import DASHES, GREY, Style, model_styles, series_styles, short_name
 from diffmamba_interp.drawing.labels import length_name, short_stage
@@ -30,6 +31,9 @@ NAMES: dict[Measure, str] = {
     "entropy_nats": "entropy, nats",
     "kl_to_final_nats": "KL to the output, nats",
 }
+LOGARITHMIC: tuple[Measure, ...] = ("snr_db", "log_probability")
+"""Logarithms already, which may be negative."""
+
 SIGNIFICANT = 0.05
 """A difference is marked where its corrected p-value lies below this."""
 
@@ -44,7 +48,7 @@ def needle_drawing(curves: Sequence[Curve], *, log: bool = False, title: str = "
     Raises ValueError if there are no curves, or of several measures, or for a logarithmic axis of decibels.
     """
     measure = _common_measure(curves)
-    if log and measure in ("snr_db", "log_probability"):
+    if log and measure in LOGARITHMIC:
         raise ValueError(f"{measure} is logarithmic already and may be negative: draw it with log=False.")
     return Drawing(
         title=title,
@@ -72,6 +76,20 @@ def needle_difference_drawing(curves: Sequence[PairedCurve], *, title: str = "")
 
 
 difference_by_stage = as_plotly(needle_difference_drawing)
+
+
+def figures_by_measure(curves: Sequence[Curve], *, log: bool = False) -> dict[Measure, Any]:
+    """A Plotly figure for the curves of each measure, or for their differences where those are given.
+
+    log: a logarithmic axis where the measure is not logarithmic itself.
+    """
+    by_measure = {curve.measure: [c for c in curves if c.measure == curve.measure] for curve in curves}
+    return {
+        measure: difference_by_stage(group)
+        if isinstance(group[0], PairedCurve)
+        else curves_by_stage(group, log=log and measure not in LOGARITHMIC)
+        for measure, group in by_measure.items()
+    }
 
 
 def stages_drawing(curves: Sequence[Curve], *, title: str, log: bool = False) -> Drawing:

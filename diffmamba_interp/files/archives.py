@@ -13,7 +13,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,53 @@ def check_sum(content: bytes, *, source: str | Path, remedy: str) -> bool:
     return True
 
 
+def files_to_bytes(files: Mapping[str, str | bytes]) -> bytes:
+    """Files by name as a zip archive with a sum, which packs nothing."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    add_sum(packed)
+    return packed.getvalue()
+
+
+def files_from_bytes(
+    content: bytes,
+    check: Callable[[Sequence[zipfile.ZipInfo]], None],
+    *,
+    source: str | Path,
+    remedy: str,
+    kind: str = "archive",
+) -> dict[str, bytes]:
+    """The files of a zip archive, with a sum or without. kind: what it should be, for errors.
+
+    check: is given what the archive says of its files, before any is unpacked, and raises ValueError for too much.
+    Raises DamagedFileError, which is a ValueError, for an archive that is damaged or none at all.
+    """
+    check_sum(content, source=source, remedy=remedy)
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except _DAMAGE as error:
+        raise _damaged(source, kind, error, remedy) from error
+    with archive:
+        check(archive.infolist())
+        try:
+            return {name: archive.read(name) for name in archive.namelist()}
+        except _DAMAGE as error:
+            raise _damaged(source, kind, error, remedy) from error
+
+
+def require_modest(content: bytes, max_bytes: int, *, source: str | Path, remedy: str) -> None:
+    """Raise ValueError if the files of a zip archive would unpack to more than `max_bytes`, or if it is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            n_bytes = sum(info.file_size for info in archive.infolist())
+    except _DAMAGE as error:
+        raise _damaged(source, "archive", error, remedy) from error
+    if n_bytes > max_bytes:
+        raise ValueError(f"{source} would unpack to {n_bytes / 2**20:,.0f} MiB, which is too much.")
+
+
 def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as a compressed NPZ file with a sum; nothing is pickled."""
     file = io.BytesIO()
@@ -75,9 +122,13 @@ def arrays_from_bytes(
     except DamagedFileError:
         raise
     except _DAMAGE as error:
-        # numpy's own text advises to unpickle.
-        reason = "it holds pickled objects" if "pickle" in str(error) else str(error) or type(error).__name__
-        raise DamagedFileError(f"{source} is no {kind}, or a damaged one ({reason}). {remedy}") from error
+        raise _damaged(source, kind, error, remedy) from error
+
+
+def _damaged(source: str | Path, kind: str, error: Exception, remedy: str) -> DamagedFileError:
+    # numpy's own text advises to unpickle.
+    reason = "it holds pickled objects" if "pickle" in str(error) else str(error) or type(error).__name__
+    return DamagedFileError(f"{source} is no {kind}, or a damaged one ({reason}). {remedy}")
 
 
 def _sum(content: memoryview) -> bytes:

@@ -12,10 +12,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.pages_.needle import request
-from app.pages_.needle.files import attention_npz, block_curves_csv, curves_csv, trajectories_npz
+from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves_csv, trajectories_npz
 from app.pages_.needle.request import EXAMPLE, parse_stories, run_needle
-from app.shell.needle_pictures import MAX_TICKS, measures, name_stages_shortly
-from app.shell.needle_runs import NeedleFound
+from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
+from app.shell.needle_runs import NeedleReading
+from diffmamba_interp.figures.allocation import allocation_by_block
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
 from diffmamba_interp.needle import summarise
 from diffmamba_interp.stages import stage_names
@@ -30,8 +31,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request, "STEP_TOKENS", 1)
 
 
-def found_by(app: AppTest) -> list[NeedleFound]:
-    return app.session_state["needle_found"][1]
+def found_by(app: AppTest) -> list[NeedleReading]:
+    return app.session_state["needle_readings"][1]
 
 
 def codes(app: AppTest) -> Iterator[dict[str, Any]]:
@@ -47,30 +48,21 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
     app = open_app("needle", **TINY)
     probability, snr, difference, snr_difference, attention = figures(app)
     trajectories, allocations = codes(app)
-    assert [one.name for one in trajectories["figure"].data if one.name] == [
+    assert [t["name"] for t in probability["data"] if t.get("name")] == [
         "diff-mamba2, logit lens", "mamba2, logit lens",
     ]  # fmt: skip
     assert [t["name"] for t in difference["data"] if t.get("name")] == ["diff-mamba2 − mamba2, logit lens"]
-    drawn_and_made = {
-        "figure": probability, "snr_figure": snr, 0: difference, 1: snr_difference,
-    }  # fmt: skip
-    for name, drawn in drawn_and_made.items():
-        made = trajectories["difference_figures"][name] if isinstance(name, int) else trajectories[name]
-        for trace, again in zip(drawn["data"], made.data, strict=True):
-            assert np.allclose(trace["y"], again.y, rtol=1e-3, atol=1e-6), name
-    over = next(t for t in reversed(attention["data"]) if t.get("name") == "mamba2: written")
-    again = allocations["over_allocation"]["bundled:mamba2"]["net"].mean(dim=0)
-    assert np.allclose(over["y"], again, rtol=1e-3)
-    cancelled = next(t for t in attention["data"] if t.get("name") == "diff-mamba2: needle")
-    again = allocations["cancelled"]["bundled:diff-mamba2"]["needle"].mean(dim=0)
-    assert np.allclose(cancelled["y"], again, rtol=1e-3, atol=1e-5)
-    signal = next(t for t in attention["data"] if t.get("name") == "diff-mamba2: minuend")
-    assert np.allclose(signal["y"], allocations["snr_db"]["bundled:diff-mamba2"]["minuend"].mean(dim=0), rtol=1e-3)
+    printed = [*trajectories["figures"].values(), *trajectories["difference_figures"].values(), allocations["figure"]]
+    drawn = [probability, snr, difference, snr_difference, attention]
+    for figure, again in zip(drawn, printed, strict=True):
+        for trace, printed_trace in zip(figure["data"], again.data, strict=True):
+            assert trace.get("name") == printed_trace.name
+            assert np.allclose(trace["y"], printed_trace.y, rtol=1e-3, atol=1e-5), trace.get("name")
 
 
 def test_the_scale_and_the_measure_can_be_chosen_without_another_run(open_app: OpenApp) -> None:
     app = open_app("needle", **TINY, needle_attention="False")
-    before = app.session_state["needle_found"]
+    before = app.session_state["needle_readings"]
     app.toggle(key="needle_log").set_value(True).run()
     probability, snr, *_ = figures(app)
     assert probability["layout"]["yaxis"]["type"] == "log"
@@ -78,7 +70,7 @@ def test_the_scale_and_the_measure_can_be_chosen_without_another_run(open_app: O
     app.selectbox(key="needle_measure").select("label_rank").run()
     rank = found_by(app)[0].trajectory.measure("label_rank")[0].mean(axis=0)
     assert np.allclose(figures(app)[0]["data"][1]["y"], rank)
-    assert app.session_state["needle_found"] is before
+    assert app.session_state["needle_readings"] is before
 
 
 def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_app: OpenApp) -> None:
@@ -86,7 +78,7 @@ def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_ap
     probability, _ = figures(app)
     (made,) = codes(app)
     assert [sample.answer for sample in made["samples"]] == ["hallway", "office"]
-    assert np.allclose(probability["data"][1]["y"], made["figure"].data[1].y, rtol=1e-3)
+    assert np.allclose(probability["data"][1]["y"], made["figures"]["probability"].data[1].y, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +114,16 @@ def test_a_sample_given_twice_is_refused() -> None:
 
 def test_a_run_that_was_stopped_shows_what_was_read_and_goes_on(open_app: OpenApp, small_steps: None) -> None:
     app = open_app("needle", **TINY, needle_attention="False")
-    what, _, share = app.session_state["needle_found"]
+    what, _, share = app.session_state["needle_readings"]
     assert share == 1
     first = next(found for _, found in run_needle(*what) if found)
-    app.session_state["needle_found"] = (what, first, 0.5)
+    app.session_state["needle_readings"] = (what, first, 0.5)
     app.session_state["needle_stopped"] = what
     app.run()
     assert any("Stopped after 1 prompts, 50%" in text for text in texts(app.warning))
     assert len(figures(app)) == 4
     (made,) = codes(app)
-    assert np.allclose(made["figure"].data[1].y, figures(app)[0]["data"][1]["y"], rtol=1e-3)
+    assert np.allclose(made["figures"]["probability"].data[1].y, figures(app)[0]["data"][1]["y"], rtol=1e-3)
     app.button(key="run_needle").click().run()
     assert not app.warning
     assert len(found_by(app)[0].trajectory.samples) == 2
@@ -196,13 +188,13 @@ def test_the_files_hold_every_number(open_app: OpenApp) -> None:
     with np.load(io.BytesIO(attention_npz(found)), allow_pickle=False) as file:
         assert file["0.cancelled.needle"].shape == (2, 12)
         assert np.isnan(file["1.cancelled.needle"]).all()
-    assert block_curves_csv([]) == "model,measure,of,n,block,value,low,high\n"
+    assert allocation_curves_csv([]) == "model,measure,of,n,block,value,low,high\n"
 
 
 def test_over_allocation_and_cancelled_shares_are_those_of_the_masses(open_app: OpenApp) -> None:
     allocation = found_by(open_app("needle", **TINY, beside="none"))[0].allocation
     mass = dict(zip(PICTURES, allocation.mass[:, 0].double().numpy().transpose(2, 0, 1, 3), strict=True))
-    got = measures(allocation)
+    got = allocation_by_block(allocation)
     noise = [CLASSES.index("distractors"), CLASSES.index("filler")]
     assert np.allclose(got["over_allocation"]["net"], mass["net"][..., noise].sum(-1) / mass["net"].sum(-1))
     needle = CLASSES.index("needle")

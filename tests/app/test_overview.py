@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.pages_.overview.blocks import block_csv, block_npz
+from app.pages_.overview.request import block_csv, block_npz
 from diffmamba_interp.models.inspection import inspect_checkpoint
 from tests.app.conftest import MODEL, OpenApp, block_tables, complaint, drawn, run_code, texts
 

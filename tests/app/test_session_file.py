@@ -13,7 +13,7 @@ import torch
 
 from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, kind_of, read_session, write_session
 from app.shell.kept_records import KeptRecord
-from app.shell.needle_runs import Drawing, NeedleFound, NeedleRun
+from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
@@ -55,7 +55,7 @@ def needle_run(n_prompts: int = 3, *, log: bool = False) -> NeedleRun:
     curves = (1, n_prompts, 3)
     blocks = (n_prompts, len(DIRECTIONS), 2)
     found = [
-        NeedleFound(
+        NeedleReading(
             trajectory=NeedleTrajectory(
                 model=name, lenses=("logit",), stages=stage_names(2), samples=samples,
                 log_probs=-random.random((*curves, 2)).astype(np.float32),
@@ -70,7 +70,7 @@ def needle_run(n_prompts: int = 3, *, log: bool = False) -> NeedleRun:
         )
         for name in ("one", "<i>two")
     ]  # fmt: skip
-    return NeedleRun(found=tuple(found), drawing=Drawing(measure="probability", statistic="median", log=log))
+    return NeedleRun(readings=tuple(found), drawing=Drawing(measure="probability", statistic="median", log=log))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_what_was_written_is_read_back(kept: list[KeptRecord], content: bytes) -
     assert lens.record.stages == kept[1].record.stages
     assert lens.words == kept[1].words
     assert needle.record.drawing == kept[2].record.drawing
-    for again, before in zip(needle.record.found, kept[2].record.found, strict=True):
+    for again, before in zip(needle.record.readings, kept[2].record.readings, strict=True):
         for name in ("model", "lenses", "stages", "samples"):
             assert getattr(again.trajectory, name) == getattr(before.trajectory, name)
         assert np.array_equal(again.trajectory.log_probs, before.trajectory.log_probs)
@@ -197,7 +197,7 @@ def test_a_pickle_in_an_array_is_not_opened(content: bytes) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", b"PK\x03\x04" + b"\0" * 60])
 def test_what_is_no_archive_is_refused(damage: bytes) -> None:
-    with pytest.raises(ValueError, match="no session file"):
+    with pytest.raises(ValueError, match="session file"):
         read_session(damage)
 
 

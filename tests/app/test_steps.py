@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.shell.folders import ModelKey
-from app.shell.steps import Lines, Ref, Step, Within, as_python, model_steps, run
+from app.shell.steps import Lines, Ref, Step, Within, as_python, model_steps, run_steps
 from diffmamba_interp.figures.blocks import lambda_figure
 from diffmamba_interp.interventions import ScaleLambda
 from diffmamba_interp.lens import demo_lens_folder, load_lens
@@ -27,7 +27,7 @@ def executed(steps: list) -> dict:
 
 
 def test_what_is_printed_computes_what_is_run() -> None:
-    ran, printed = run(STEPS, {}), executed(STEPS)
+    ran, printed = run_steps(STEPS, {}), executed(STEPS)
     for name in ("values", "total", "doubled"):
         assert np.array_equal(ran[name].numpy(), printed[name].numpy())
     assert ran["doubled"].is_inference()
@@ -35,21 +35,21 @@ def test_what_is_printed_computes_what_is_run() -> None:
 
 
 def test_a_step_whose_result_is_given_is_not_run() -> None:
-    assert run(STEPS, {"total": torch.tensor([5.0])})["doubled"].tolist() == [7.0]
+    assert run_steps(STEPS, {"total": torch.tensor([5.0])})["doubled"].tolist() == [7.0]
 
 
 def test_arguments_that_only_save_work_are_not_printed() -> None:
     step = Step("largest", max, [3, 1, 2])
-    assert run([step], {}, {"largest": {"key": lambda value: -value}})["largest"] == 1
+    assert run_steps([step], {}, {"largest": {"key": lambda value: -value}})["largest"] == 1
     assert "key" not in "".join(step.lines(set()))
 
 
 def test_lines_are_printed_as_they_are_and_their_result_has_to_be_given() -> None:
     lines = Lines("text", "text = str")
     assert executed([lines])["text"] is str
-    assert run([lines], {"text": repr})["text"] is repr
+    assert run_steps([lines], {"text": repr})["text"] is repr
     with pytest.raises(KeyError, match="text"):
-        run([lines], {})
+        run_steps([lines], {})
 
 
 def test_values_are_imported_from_the_highest_package_that_gives_them_out() -> None:

@@ -29,7 +29,7 @@ from app.shell.estimates import agreed
 from app.shell.kept_records import keep
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token
-from app.shell.steps import as_python, model_steps, run
+from app.shell.steps import as_python, model_steps, run_steps
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 
 PLAIN_MEANS = {
@@ -98,7 +98,7 @@ def heads_name(heads: str) -> str:
 
 
 def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRecord) -> go.Figure:
-    figure = run(figure_steps(prompt, request), {"record": record})["figure"]
+    figure = run_steps(figure_steps(prompt, request), {"record": record})["figure"]
     if request.view == "heads":
         n_lines = len(record.pictures) * -(-len(record.heads) // 16)
         figure.update_layout(height=140 + LINE_HEIGHT * n_lines, margin={"b": 10})

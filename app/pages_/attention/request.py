@@ -14,7 +14,7 @@ from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
 from app.shell.kept_records import record_bytes
 from app.shell.prompts import Prompt
-from app.shell.steps import Ref, Step, as_python, run, tokens_step
+from app.shell.steps import Ref, Step, as_python, run_steps, tokens_step
 from diffmamba_interp import ActivationCache, HookedMamba
 from diffmamba_interp.figures.attention import attention_figure, attention_span_figure
 from diffmamba_interp.figures.attention_heads import attention_heads_figure
@@ -134,7 +134,7 @@ def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -
     """The record, from the cache if it was made before."""
     steps, saving = record_steps(key, prompt, request), {"record": {"cache": earlier_run(key, prompt)}}
     return loading.result(
-        key, as_python(steps), lambda model: run(steps, {"model": model}, saving)["record"], _record_bytes
+        key, as_python(steps), lambda model: run_steps(steps, {"model": model}, saving)["record"], _record_bytes
     )
 
 

@@ -13,7 +13,7 @@ from app.shell import loading
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest, lens_step, read_step, run_lens
 from app.shell.prompts import Prompt
-from app.shell.steps import Lines, Ref, Step, Within, as_python, run, source, tokens_step
+from app.shell.steps import Lines, Ref, Step, Within, as_python, run_steps, source, tokens_step
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.interventions import (
@@ -127,7 +127,7 @@ def readings(key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, c
     """The readings, from the cache if they were made before. Raises ValueError for the lens of another model."""
     steps = reading_steps(key, prompt, answer, lens, changes.interventions(loading.config(key)))
     what = ("readings", as_python(steps), lens.revision)
-    return loading.result(key, what, lambda model: run(steps, {"model": model})["record"], lambda _: 20_000)
+    return loading.result(key, what, lambda model: run_steps(steps, {"model": model})["record"], lambda _: 20_000)
 
 
 def changed_steps(prompt: Prompt, lens: LensRequest, changes: Sequence[Intervention]) -> Within:
@@ -230,7 +230,7 @@ def swept_record(
 
     def make(model: HookedMamba) -> SweepRecord:
         given = {"model": model, "changed": partial(request.interventions, model.cfg, changes)}
-        return with_probability(run(steps, given, {"record": {"on_progress": on_progress}})["record"])
+        return with_probability(run_steps(steps, given, {"record": {"on_progress": on_progress}})["record"])
 
     steps = sweep_steps(key, prompt, answer, changes, request)
     return loading.result(key, ("sweep", as_python(steps)), make, lambda _: 20_000)

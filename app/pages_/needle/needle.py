@@ -8,7 +8,7 @@ from typing import cast
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.needle.files import attention_files, attention_steps, curve_files, curves_steps
+from app.pages_.needle.files import attention_files, curve_files, printed_attention, printed_curves
 from app.pages_.needle.request import (
     EXAMPLE,
     MAX_CHARACTERS,
@@ -35,13 +35,13 @@ from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.kept_records import KeptRecord, keep_record
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures
-from app.shell.needle_runs import Drawing, NeedleFound, NeedleRun
+from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
 from app.shell.steps import as_python
 from diffmamba_interp.figures.needle import NAMES
 from diffmamba_interp.needle import Measure
 from diffmamba_interp.statistics import Statistic
 
-FOUND, STOPPED = "needle_found", "needle_stopped"
+READ, STOPPED = "needle_readings", "needle_stopped"
 SOURCES = {"generated": "generated", "pasted": "pasted"}
 SHOWN: tuple[Measure, ...] = (
     "probability", "label_share", "per_token_probability", "label_rank", "is_right", "entropy_nats", "kl_to_final_nats",
@@ -59,9 +59,9 @@ def page() -> None:
     with shown_errors("Reading the needle"):
         request = choose_samples()
         reads, drawing = choose_reading(baseline_last([model for model in (first, second) if model]))
-        found, share = run_or_recall(reads, request)
-        if found:
-            run = NeedleRun(found=tuple(found), drawing=drawing)
+        readings, share = run_or_recall(reads, request)
+        if readings:
+            run = NeedleRun(readings=tuple(readings), drawing=drawing)
             if share < 1:
                 st.warning(f"Stopped after {run.n_prompts} prompts, {share:.0%} of the run. Press Run to go on.")
             draw_curves(reads, request, run)
@@ -69,8 +69,8 @@ def page() -> None:
             keep_run(reads, request, run)
 
 
-def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[list[NeedleFound], float]:
-    """What was found, and the share of the run that is done; runs if the button was pressed or it is short."""
+def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[list[NeedleReading], float]:
+    """What was read, and the share of the run that is done; runs if the button was pressed or it is short."""
     what = (tuple(reads), request)
     expected = estimate(reads, request)
     require_feasible(expected.seconds, "Choose fewer or shorter prompts")
@@ -82,21 +82,21 @@ def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[
         f"About {request.n_tokens:,} tokens for each of {len(reads)} models: about {expected.seconds:.0f} s here "
         f"({expected.in_words}), {expected.memory_bytes / 2**20:,.0f} MiB."
     )
-    ran, found, share = st.session_state.get(FOUND, (None, [], 0.0))
+    ran, readings, share = st.session_state.get(READ, (None, [], 0.0))
     if ran != what:
-        found, share = [], 0.0
+        readings, share = [], 0.0
     at_once = share < 1 and expected.seconds <= LONG_S and st.session_state.get(STOPPED) != what
     if pressed or at_once:
         st.session_state.pop(STOPPED, None)
-        # The press makes Streamlit leave this run at its next drawing; what was found until then stays.
+        # The press makes Streamlit leave this run at its next drawing; what was read until then stays.
         stop.button("Cancel", key="cancel_needle", on_click=stop_run, args=(what,))
         bar.progress(0.0, "Making the prompts")
-        for share, found in run_needle(reads, request):
-            st.session_state[FOUND] = (what, found, share)
+        for share, readings in run_needle(reads, request):
+            st.session_state[READ] = (what, readings, share)
             bar.progress(share, f"{share:.0%} of the prompts")
         bar.empty()
         stop.empty()
-    return found, share
+    return readings, share
 
 
 def keep_run(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
@@ -128,23 +128,23 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
     )
-    code = as_python(curves_steps(reads, request, run.drawing, run.n_prompts))
-    draw_downloads(curve_files(figures, curves, run.found), code, name="needle")
+    code = as_python(printed_curves(reads, request, run))
+    draw_downloads(curve_files(figures, curves, run.readings), code, name="needle")
 
 
 def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
-    made = attention_picture(run)
-    if made is None:
+    picture = attention_picture(run)
+    if picture is None:
         return
-    figure, curves = made
+    figure, curves = picture
     st.subheader("What the last position reads for its answer")
     draw_figure(figure, "needle_attention_figure")
     st.caption(
         "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "
         "minuend − λ · subtrahend in a differential one. Cancelled: 1 − |difference| / (|minuend| + |λ · subtrahend|)."
     )
-    code = as_python(attention_steps(reads, request, run.n_prompts))
-    draw_downloads(attention_files(figure, curves, run.found), code, name="needle")
+    code = as_python(printed_attention(reads, request, run))
+    draw_downloads(attention_files(figure, curves, run.readings), code, name="needle")
 
 
 def draw_figure(figure: go.Figure, key: str) -> None:

@@ -17,7 +17,7 @@ from app.shell import loading
 from app.shell.estimates import forward_bytes, forward_seconds, model_bytes
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest
-from app.shell.needle_runs import MAX_SAMPLES, NeedleFound
+from app.shell.needle_runs import MAX_SAMPLES, NeedleReading
 from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention.prompt_allocation import allocate_prompts
@@ -142,15 +142,15 @@ class NeedleRead:
         return Step(name, allocate_prompts, Ref("model"), Ref("samples"))
 
 
-def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[tuple[float, list[NeedleFound]]]:
-    """Share done and what is found so far, one per model, all of the same prompts; the list is empty at first.
+def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[tuple[float, list[NeedleReading]]]:
+    """Share done and what is read so far, one per model, all of the same prompts; the list is empty at first.
 
     Between the steps others can use the models. What was read before comes from the cache.
     """
     samples = request.samples(reads[0].key)
     lenses: dict[NeedleRead, dict[str, LogitLens | TunedLens]] = {}
     at_a_time = max(1, STEP_TOKENS // max(sample.n_tokens for sample in samples))
-    found: list[NeedleFound] = []
+    readings: list[NeedleReading] = []
     for start in range(0, len(samples), at_a_time):
         chosen = samples[start : start + at_a_time]
         parts = []
@@ -158,27 +158,27 @@ def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[
             parts.append(_read(read, request, start, chosen, lenses))
             done = start + len(chosen) * (place + 1) / len(reads)
             if place + 1 < len(reads):
-                yield done / len(samples), found
-        found = [one.joined(part) for one, part in zip(found, parts, strict=True)] if found else parts
-        yield (start + len(chosen)) / len(samples), found
+                yield done / len(samples), readings
+        readings = [before.joined(part) for before, part in zip(readings, parts, strict=True)] if readings else parts
+        yield (start + len(chosen)) / len(samples), readings
 
 
 def _read(
     read: NeedleRead, request: SampleRequest, start: int, samples: list[NeedleSample],
     opened: dict[NeedleRead, dict[str, LogitLens | TunedLens]],
-) -> NeedleFound:  # fmt: skip
+) -> NeedleReading:  # fmt: skip
     """opened: the lenses of this run, which are read from their files once."""
 
-    def make(model: HookedMamba) -> NeedleFound:
+    def make(model: HookedMamba) -> NeedleReading:
         if read not in opened:
             opened[read] = read.lenses_step.run({"model": model})
         given = {"model": model, "lenses": opened[read], "samples": samples}
-        return NeedleFound(
+        return NeedleReading(
             trajectory=read.trajectory_step().run(given),
             allocation=read.allocation_step().run(given) if read.attention else None,
         )
 
-    return loading.result(read.key, ("needle", read, request, start), make, lambda found: found.nbytes + 10_000)
+    return loading.result(read.key, ("needle", read, request, start), make, lambda reading: reading.nbytes + 10_000)
 
 
 def _sample_bytes(samples: list[NeedleSample]) -> int:
@@ -194,14 +194,14 @@ def parse_stories(pasted: str) -> tuple[Story, ...]:
     if len(pasted) > MAX_CHARACTERS:
         raise ValueError(f"the samples have {len(pasted):,} characters: give at most {MAX_CHARACTERS:,}.")
     try:
-        found = json.loads(pasted)
+        values = json.loads(pasted)
     except json.JSONDecodeError as error:
         raise ValueError(f"the samples are no JSON ({error}): give a list as in the example.") from error
     except RecursionError as error:
         raise ValueError("the samples are nested too deeply: give a list of objects as in the example.") from error
-    if not isinstance(found, list) or not 1 <= len(found) <= MAX_SAMPLES:
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_SAMPLES:
         raise ValueError(f"give a JSON list of 1 to {MAX_SAMPLES} samples, as in the example.")
-    stories = tuple(_story(number, values) for number, values in enumerate(found))
+    stories = tuple(_story(number, sample) for number, sample in enumerate(values))
     if len(set(stories)) < len(stories):
         raise ValueError("a sample is given twice, and would count twice in every interval: give each once.")
     return stories

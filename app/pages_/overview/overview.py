@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 import streamlit as st
-import torch
 
-from app.pages_.overview.blocks import block_files, report_steps
+from app.pages_.overview.request import FIGURE, block_files, block_row, next_tokens, report_steps
 from app.shell import loading
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.loading import ChosenModel
-from app.shell.prompts import Prompt, token_text
-from app.shell.steps import as_python
-from diffmamba_interp import HookedMamba
-from diffmamba_interp.figures.blocks import lambda_figure
-from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
+from app.shell.prompts import Prompt
+from app.shell.steps import as_python, run_steps
+from diffmamba_interp.models.inspection import CheckpointReport
 
-SIGMOID = {True: "saturated", False: "open", None: ""}
 FIGURE_HEIGHT = 300
-N_SHOWN = 5
 
 
 def page() -> None:
@@ -46,7 +41,7 @@ def page() -> None:
             with column:
                 draw_blocks(report)
                 draw_problems(report)
-        code = as_python(report_steps({model.name: model.key for model in models}))
+        code = as_python([*report_steps({model.name: model.key for model in models}), FIGURE])
         draw_downloads(block_files(reports, figure), code, name="blocks")
         draw_loaded()
 
@@ -67,7 +62,7 @@ def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
 
 
 def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
-    figure = lambda_figure(reports)
+    figure = run_steps([FIGURE], {"reports": reports})["figure"]
     if figure.data:
         figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
         st.plotly_chart(figure, width="stretch", key="lambda_figure", config=FIGURE_BUTTONS)
@@ -80,17 +75,6 @@ def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
 
 def draw_blocks(report: CheckpointReport) -> None:
     st.dataframe([block_row(block) for block in report.blocks], hide_index=True, width="stretch")
-
-
-def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
-    return {
-        "block": block.index,
-        "kind": block.kind,
-        "parameters": block.n_parameters,
-        "λ": None if block.lambda_ is None else round(block.lambda_, 4),
-        "λ_init": None if block.lambda_init is None else round(block.lambda_init, 4),
-        "sigmoid": SIGMOID[block.saturated],
-    }
 
 
 def draw_loaded() -> None:
@@ -126,24 +110,6 @@ def draw_next_tokens(models: list[ChosenModel], prompt: Prompt) -> None:
             elif agreed(chosen.key, len(prompt.tokens), what=("next", prompt), reduce="Shorten the prompt"):
                 config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
                 st.dataframe(next_tokens(chosen, prompt), hide_index=True, width="stretch", column_config=config)
-
-
-def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
-    """The likeliest tokens after the prompt, best first."""
-
-    def make(model: HookedMamba) -> list[tuple[int, float]]:
-        with torch.no_grad():
-            logits, _ = model.forward_with_state(
-                torch.tensor([prompt.tokens], device=chosen.key.device), last_only=True
-            )
-        best = torch.softmax(logits[0, 0].float(), dim=-1).topk(min(N_SHOWN, chosen.cfg.d_vocab))
-        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-    found = loading.result(chosen.key, ("next", prompt), make, lambda _: 1000)
-    return [
-        {"next token": repr(token_text(token, chosen.tokenizer)), "probability": probability}
-        for token, probability in found
-    ]
 
 
 page()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
 from app.shell.steps import Lines, Ref, Step, as_python, model_steps, tokenizer_step
 from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
+from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.needle import Filler, Haystack
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories, prompt_rows
@@ -32,6 +32,7 @@ STEP_TOKENS = 4096
 FACT_TOKENS = {"qa1": 76, "qa2": 201, "qa3": 579, "qa4": 32, "qa5": 263}
 """What the longest stories without filler take, to which the others beside them are padded."""
 
+COLUMNS = ("task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated")
 ANSWER_TOKENS = 80
 """Scoring a prompt's labels and generating an answer takes as long as reading so many tokens."""
 
@@ -104,17 +105,13 @@ def grid_files(figures: Mapping[str, go.Figure], cells: Sequence[Cell]) -> list[
 
 def cells_csv(cells: Sequence[Cell]) -> str:
     """One line per cell and model."""
-    header = ["task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated"]
-    return csv_text(header, lines_of(cells))
+    return csv_text(COLUMNS, lines_of(cells))
 
 
 def cells_npz(cells: Sequence[Cell]) -> bytes:
     """The columns of the CSV file as arrays."""
     columns = list(zip(*lines_of(cells), strict=True))
-    names = ("task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated")
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **{name: np.array(c) for name, c in zip(names, columns, strict=True)})
-    return file.getvalue()
+    return arrays_to_bytes({name: np.array(column) for name, column in zip(COLUMNS, columns, strict=True)})
 
 
 def lines_of(cells: Sequence[Cell]) -> list[list[object]]:

@@ -11,24 +11,21 @@ shapes.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import plotly.graph_objects as go
 
 from app.shell.kept_records import KeptRecord, record_bytes
 from diffmamba_interp.figures.attention import attention_figure
-from diffmamba_interp.files.archives import add_sum, check_sum
-from diffmamba_interp.files.checksums import DamagedFileError
+from diffmamba_interp.files.archives import arrays_from_bytes, files_from_bytes, files_to_bytes, require_modest
+from diffmamba_interp.files.json_files import parse_json
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 if TYPE_CHECKING:
@@ -47,6 +44,7 @@ MAX_STATE = 300_000
 """Characters of a widget's state: a prompt is the longest."""
 
 MAX_ARRAY_BYTES = 512 * 2**20
+OF_SESSION, REMEDY = "a record of the session file", "Save the session file again."
 MAX_CELLS = 256
 
 
@@ -73,37 +71,23 @@ def write_session(page: str, state: Mapping[str, str], records: Sequence[KeptRec
             }
         )  # fmt: skip
     manifest = {"format": FORMAT, "page": page, "state": dict(state), "records": entries}
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
-        for name, content in files.items():
-            archive.writestr(name, content)
-    add_sum(packed)
-    return packed.getvalue()
+    return files_to_bytes({MANIFEST: json.dumps(manifest, indent=1), **files})
 
 
 def read_session(content: bytes) -> Session:
     """The inverse of `write_session`. Raises ValueError, saying what is wrong, for any other file."""
     if len(content) > MAX_PACKED_BYTES:
         raise ValueError(f"the file has {len(content) / 2**20:.0f} MiB: {MAX_PACKED_BYTES // 2**20} at most.")
-    # All that a damaged archive makes the standard library raise; NotImplementedError: an unknown packing.
+    files = files_from_bytes(content, require_few, source="the file", remedy=REMEDY, kind="session file")
     try:
-        check_sum(content, source="the file", remedy="Save the session again.")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            require_modest(archive)
-            manifest = json.loads(archive.read(MANIFEST))
-            files = {name: archive.read(name) for name in archive.namelist() if name != MANIFEST}
-        return _session(manifest, files)
-    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, EOFError, MemoryError, RecursionError,
-            NotImplementedError, UnicodeDecodeError, json.JSONDecodeError, RuntimeError, OverflowError, zlib.error,
-            DamagedFileError,
-            ) as error:  # fmt: skip
+        return _session(parse_json(files.pop(MANIFEST), source=MANIFEST), files)
+    # Parts that are missing, or are not what they should be.
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is no session file, or a damaged one ({type(error).__name__}: {error}).") from error
 
 
-def require_modest(archive: zipfile.ZipFile) -> None:
-    """Raise ValueError unless the archive holds few files, rightly named, that do not unpack to more than fits."""
-    infos = archive.infolist()
+def require_few(infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise ValueError unless the files are few, rightly named, and do not unpack to more than fits."""
     names = [info.filename for info in infos]
     strange = [name for name in names if name != MANIFEST and not RECORD_NAME.fullmatch(name)]
     if strange or len(infos) > MAX_FILES or len(set(names)) != len(names):
@@ -157,7 +141,7 @@ def kind_of(record: object) -> str:
 
 
 def read_attention(content: bytes) -> AttentionRecord:
-    require_modest_arrays(content)
+    require_modest(content, MAX_ARRAY_BYTES, source=OF_SESSION, remedy=REMEDY)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "record.npz"
         path.write_bytes(content)
@@ -186,9 +170,8 @@ def write_lens(record: LensTrajectory) -> bytes:
 def read_lens(content: bytes) -> LensTrajectory:
     from diffmamba_interp.lens import LensTrajectory
 
-    require_modest_arrays(content)
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    require_modest(content, MAX_ARRAY_BYTES, source=OF_SESSION, remedy=REMEDY)
+    arrays = arrays_from_bytes(content, source=OF_SESSION, remedy=REMEDY)
     stages = [str(stage) for stage in arrays.pop("stages")]
     record = LensTrajectory.from_dict({"stages": stages, **arrays})
     wanted = (*record.tokens.shape[:1], len(stages), *record.tokens.shape[1:])
@@ -214,7 +197,7 @@ def write_needle(run: NeedleRun) -> bytes:
 def read_needle(content: bytes) -> NeedleRun:
     from app.shell import needle_runs
 
-    require_modest_arrays(content)
+    require_modest(content, MAX_ARRAY_BYTES, source=OF_SESSION, remedy=REMEDY)
     return needle_runs.read_needle(content)
 
 
@@ -225,14 +208,6 @@ def draw_needle(kept: KeptRecord) -> list[go.Figure]:
     figures, _ = curve_figures(run)
     read = attention_picture(run)
     return [*figures.values(), *([read[0]] if read else [])]
-
-
-def require_modest_arrays(content: bytes) -> None:
-    """Raise ValueError if the arrays would unpack to more than fits."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        n_bytes = sum(info.file_size for info in archive.infolist())
-    if n_bytes > MAX_ARRAY_BYTES:
-        raise ValueError(f"a record of the session file would unpack to {n_bytes / 2**20:,.0f} MiB, which is too much.")
 
 
 KINDS = {

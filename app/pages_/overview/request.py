@@ -1,0 +1,92 @@
+"""What the overview shows: the blocks as lines, files and Python, and the likeliest next tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from app.shell import loading
+from app.shell.downloads import Download, html_file
+from app.shell.folders import ModelKey
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, token_text
+from app.shell.steps import Ref, Step
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.figures.blocks import lambda_figure
+from diffmamba_interp.files.archives import arrays_to_bytes
+from diffmamba_interp.files.csv_text import csv_text
+from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
+
+COLUMNS = ("index", "kind", "n_parameters", "lambda_", "lambda_init", "saturated")
+FIGURE = Step("figure", lambda_figure, Ref("reports"))
+SIGMOID = {True: "saturated", False: "open", None: ""}
+N_SHOWN = 5
+
+
+def report_steps(keys: Mapping[str, ModelKey]) -> list[Step]:
+    """What inspects the checkpoints; the page's run is given it."""
+    each = {name: Step("", inspect_checkpoint, key.folder, device=key.device) for name, key in keys.items()}
+    return [Step("reports", dict, each)]
+
+
+def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
+    return {
+        "block": block.index,
+        "kind": block.kind,
+        "parameters": block.n_parameters,
+        "λ": None if block.lambda_ is None else round(block.lambda_, 4),
+        "λ_init": None if block.lambda_init is None else round(block.lambda_init, 4),
+        "sigmoid": SIGMOID[block.saturated],
+    }
+
+
+def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
+    """The likeliest tokens after the prompt, best first."""
+
+    def make(model: HookedMamba) -> list[tuple[int, float]]:
+        with torch.no_grad():
+            logits, _ = model.forward_with_state(
+                torch.tensor([prompt.tokens], device=chosen.key.device), last_only=True
+            )
+        best = torch.softmax(logits[0, 0].float(), dim=-1).topk(min(N_SHOWN, chosen.cfg.d_vocab))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    best = loading.result(chosen.key, ("next", prompt), make, lambda _: 1000)
+    return [
+        {"next token": repr(token_text(token, chosen.tokenizer)), "probability": probability}
+        for token, probability in best
+    ]
+
+
+def block_files(reports: Mapping[str, CheckpointReport], figure: go.Figure) -> list[Download]:
+    return [
+        html_file(figure),
+        Download(ending="csv", mime="text/csv", make=lambda: block_csv(reports).encode()),
+        Download(ending="npz", mime="application/octet-stream", make=lambda: block_npz(reports)),
+    ]
+
+
+def block_csv(reports: Mapping[str, CheckpointReport]) -> str:
+    """One line per model and block."""
+    return csv_text(["model", *COLUMNS], [[name, *line] for name, line in _lines(reports)])
+
+
+def block_npz(reports: Mapping[str, CheckpointReport]) -> bytes:
+    """Columns of the CSV file; NaN where a block has no lambda."""
+    lines = _lines(reports)
+    arrays = {"model": np.array([name for name, _ in lines])}
+    for place, column in enumerate(COLUMNS):
+        values = [line[place] for _, line in lines]
+        arrays[column] = np.array([np.nan if value is None else value for value in values])
+    return arrays_to_bytes(arrays)
+
+
+def _lines(reports: Mapping[str, CheckpointReport]) -> list[tuple[str, list[object]]]:
+    return [
+        (name, [getattr(block, column) for column in COLUMNS])
+        for name, report in reports.items()
+        for block in report.blocks
+    ]
