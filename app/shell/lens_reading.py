@@ -16,7 +16,6 @@ from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.figures.tables import lens_csv
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
@@ -48,6 +47,11 @@ class LensRequest:
     last: int
     needs_target: bool = False
     target: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As curves call it."""
+        return "logit" if self.lens is None else "tuned"
 
     def targets(self, prompt: Prompt) -> list[int] | None:
         """One token per position of the prompt; the last one's, which has no next, is never read."""
@@ -116,35 +120,22 @@ def run_lens(key: ModelKey, request: LensRequest, steps: Steps, name: str) -> Le
     return loading.result(key, what, lambda model: run_steps(steps, {"model": model})[name], _trajectory_bytes)
 
 
-def _trajectory_bytes(found: LensTrajectory) -> int:
-    return sum(value.nbytes for value in vars(found).values() if isinstance(value, np.ndarray))
+def _trajectory_bytes(trajectory: LensTrajectory) -> int:
+    return sum(value.nbytes for value in vars(trajectory).values() if isinstance(value, np.ndarray))
 
 
-def lens_picture(found: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int) -> go.Figure:
-    """The heat map, to be clicked. first: position of the first column in the prompt."""
-    return shaped(lens_heat_map(found, text, statistic=statistic), first)
+def token_ids(trajectory: LensTrajectory) -> set[int]:
+    """Of the tokens that the trajectory's figure names."""
+    return {int(token) for tokens in (trajectory.top_tokens, trajectory.tokens) for token in tokens.flat}
 
 
-def difference_picture(
-    model: LensTrajectory, baseline: LensTrajectory, text: Callable[[int], str], statistic: Statistic, first: int,
-    names: tuple[str, str],
-) -> go.Figure:  # fmt: skip
-    """The heat map of the model's values minus the baseline's, to be clicked; see `lens_difference_heat_map`."""
-    return shaped(lens_difference_heat_map(model, baseline, text, statistic=statistic, names=names), first)
+def clickable(figure: go.Figure, first: int) -> go.Figure:
+    """A lens's heat map with its colour bar above it and a point over each cell, which can be clicked.
 
-
-def shaped(figure: go.Figure, first: int) -> go.Figure:
-    """The figure with its colour bar above it, to be clicked."""
-    figure.update_layout(coloraxis={"colorbar": COLOUR_BAR}, coloraxis_colorbar_title_side="right")
-    make_clickable(figure, first)
-    return figure
-
-
-def make_clickable(figure: go.Figure, first: int) -> None:
-    """Lay an invisible point over each cell, since a heat map's own cells cannot be selected.
-
-    A point's custom data: its stage, its position in the prompt, and what pointing at it shows.
+    A heat map's own cells cannot be selected. A point's custom data: its stage, its position in the prompt, and what
+    pointing at it shows. first: position of the first column in the prompt.
     """
+    figure.update_layout(coloraxis={"colorbar": COLOUR_BAR}, coloraxis_colorbar_title_side="right")
     cells = figure.data[0]
     places = [(stage, place) for stage in range(len(cells.y)) for place in range(len(cells.x))]
     unseen = {"marker": {"opacity": 0}}
@@ -163,11 +154,14 @@ def make_clickable(figure: go.Figure, first: int) -> None:
     )  # fmt: skip
     figure.update_xaxes(range=[-0.5, len(cells.x) - 0.5])
     figure.update_yaxes(range=[-0.5, n_stages - 0.5])
+    return figure
 
 
-def top_tokens(found: LensTrajectory, text: Callable[[int], str], stage: int, column: int) -> list[dict[str, object]]:
+def top_tokens(
+    trajectory: LensTrajectory, text: Callable[[int], str], stage: int, column: int
+) -> list[dict[str, object]]:
     """One line per likely token of a cell, best first."""
-    pairs = zip(found.top_tokens[0, stage, column], found.top_probabilities[0, stage, column], strict=True)
+    pairs = zip(trajectory.top_tokens[0, stage, column], trajectory.top_probabilities[0, stage, column], strict=True)
     return [
         {"rank": rank, "token": token_label(text(int(token))), "probability": float(probability)}
         for rank, (token, probability) in enumerate(pairs, start=1)

@@ -21,10 +21,16 @@ from diffmamba_interp.drawing.colours import (
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, HeatMap, Level, Line, Panel, symmetric
 from diffmamba_interp.drawing.plotly_figure import as_plotly
+from diffmamba_interp.figures.needle import needle_drawing
 from diffmamba_interp.interventions.patching import PatchGrid, Place, positions_of
-from diffmamba_interp.interventions.records import SweepRecord, mean_interval
+from diffmamba_interp.interventions.records import InterventionRecord, SweepRecord, mean_interval, require_reading
+from diffmamba_interp.needle.curves import Curve
+from diffmamba_interp.needle.trajectory_records import Measure
+from diffmamba_interp.stages import stage_names
 
 MAX_TICKS = 40
+BY_STAGE: Mapping[Measure, str] = {"probability": "answer_log_probability", "snr_db": "snr_db"}
+"""What is drawn by stage, and the reading that it is made of."""
 
 _ZERO = Level(at=0.0, colour=GREY, dashed=True)
 
@@ -78,6 +84,42 @@ def dose_response_drawing(
 
 
 dose_response_figure = as_plotly(dose_response_drawing)
+
+
+def answer_by_stage_drawing(
+    record: InterventionRecord, measure: Measure = "probability", *, lens: str, log: bool = False, title: str = ""
+) -> Drawing:
+    """The first sample's answer before and after, by stage: what a lens reads, and last what the model itself gives.
+
+    measure: of `BY_STAGE`. lens: as the record calls it, "tuned" or the like. log: a logarithmic axis.
+    Raises KeyError for a lens or a measure that was not read.
+    """
+    if measure not in BY_STAGE:
+        raise KeyError(f"measure is {measure!r}: it must be one of {', '.join(BY_STAGE)}.")
+    curves = []
+    for when, readings in (("before", record.clean), ("after", record.intervened)):
+        require_reading(f"{lens}.{BY_STAGE[measure]}", readings)
+        values = [*readings[f"{lens}.{BY_STAGE[measure]}"][0], readings[BY_STAGE[measure]][0]]
+        value = tuple(float(np.exp(v)) if measure == "probability" else float(v) for v in values)
+        stages = stage_names(len(value) - 1)
+        curves.append(
+            Curve(
+                model=when,
+                lens=lens,
+                measure=measure,
+                statistic="mean",
+                group=(),
+                n=1,
+                stages=stages,
+                value=value,
+                low=value,
+                high=value,
+            )
+        )
+    return needle_drawing(curves, log=log, title=title)
+
+
+answer_by_stage_figure = as_plotly(answer_by_stage_drawing)
 
 
 def block_effect_drawing(

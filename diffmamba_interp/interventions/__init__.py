@@ -5,7 +5,7 @@ with intervene(model, [SetLambda(value=0.0, blocks=3), KnockOut(positions=(5, 6)
 """
 
 from diffmamba_interp.interventions.ablation import AblateBranch, AblateHead, SwapBranches, SwapHeads
-from diffmamba_interp.interventions.compare import compare, compare_each, sweep
+from diffmamba_interp.interventions.compare import compare, compare_each, dosed, sweep
 from diffmamba_interp.interventions.intervention import Intervention, describe, hooks_of, intervene
 from diffmamba_interp.interventions.knock_out import KnockOut
 from diffmamba_interp.interventions.lambdas import ScaleLambda, SetLambda
@@ -14,7 +14,7 @@ from diffmamba_interp.interventions.noise import AddNoise, randomise_tokens
 from diffmamba_interp.interventions.patch import Patch
 from diffmamba_interp.interventions.patching import PatchGrid, patch_grid
 from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
-from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord
+from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord, with_probability
 from diffmamba_interp.interventions.targets import positions_in
 
 __all__ = [
@@ -38,10 +38,12 @@ __all__ = [
     "compare",
     "compare_each",
     "describe",
+    "dosed",
     "hooks_of",
     "intervene",
     "patch_grid",
     "positions_in",
     "randomise_tokens",
     "sweep",
+    "with_probability",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from diffmamba_interp.argument_checks import checked, fitting
-from diffmamba_interp.interventions.intervention import Interventions, as_tuple, describe, intervene
+from diffmamba_interp.interventions.intervention import Intervention, Interventions, as_tuple, describe, intervene
 from diffmamba_interp.interventions.records import InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.targets import Blocks
 from diffmamba_interp.models.language_model import HookedMamba
@@ -131,6 +131,25 @@ def sweep(
         intervened={name: np.stack([row[name] for row in rows]).reshape(*shape, *clean[name].shape) for name in clean},
         units=dict(getattr(read, "units", {})),
     )
+
+
+def dosed(
+    kind: Callable[..., Intervention],
+    parameter: str,
+    *,
+    after: Mapping[Blocks, Sequence[Intervention]] | None = None,
+    **settings: Any,
+) -> Callable[[float, Blocks], list[Intervention]]:
+    """The interventions of a dose and a group of blocks, as `sweep` takes them.
+
+    kind: what is dosed, as `ScaleLambda`. parameter: of it, the dose. after: for a group of blocks what else is changed
+    before it. settings: other parameters of `kind`.
+    """
+
+    def make(dose: float, blocks: Blocks) -> list[Intervention]:
+        return [*(after or {}).get(blocks, ()), kind(**{parameter: dose}, blocks=blocks, **settings)]
+
+    return make
 
 
 def readings(found: Any) -> dict[str, np.ndarray]:

@@ -8,8 +8,8 @@ Samples are drawn with replacement, each with both of its values: what makes a s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.statistics import N_RESAMPLES, bootstrap_of, weighted_sum
 
+LOG_PROBABILITY, PROBABILITY = "answer_log_probability", "answer_probability"
 Values = Mapping[str, Float[np.ndarray, "..."]]
 
 
@@ -160,6 +161,22 @@ class SweepRecord:
             intervened=_from_json(values["intervened"]),
             units=values["units"],
         )
+
+
+Record = TypeVar("Record", InterventionRecord, SweepRecord)
+
+
+def with_probability(record: Record) -> Record:
+    """The record with readings called `answer_probability` beside every `answer_log_probability`, those of lenses too.
+
+    clean and intervened as in the record; no unit.
+    """
+    names = [name for name in record.clean if name.endswith(LOG_PROBABILITY)]
+    clean, intervened = (
+        {**values, **{name.removesuffix(LOG_PROBABILITY) + PROBABILITY: np.exp(values[name]) for name in names}}
+        for values in (record.clean, record.intervened)
+    )
+    return replace(record, clean=clean, intervened=intervened)
 
 
 def mean_interval(

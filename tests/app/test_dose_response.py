@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.pages_.interventions.pictures import doses_csv, doses_npz
-from app.pages_.interventions.request import FACTORS, SNRS_DB, Changes, DoseRequest
+from app.pages_.interventions.request import FACTORS, SNRS_DB, DoseRequest
 from app.shell import estimates
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.interventions import (
@@ -21,6 +21,7 @@ from diffmamba_interp.interventions import (
     SwapBranches,
     SweepRecord,
     compare,
+    dosed,
     sweep,
 )
 from tests.app.conftest import MODEL, OpenApp, figures, texts
@@ -151,7 +152,7 @@ def test_the_files_hold_every_dose(model: HookedMamba) -> None:
     record: SweepRecord = sweep(
         READING,
         model,
-        lambda dose, blocks: request.interventions(model.cfg, Changes(), dose, blocks),
+        dosed(ScaleLambda, "factor"),
         doses=request.doses,
         groups=request.groups,
         dose="factor",

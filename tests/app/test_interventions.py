@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
@@ -46,6 +47,10 @@ def expected(model: HookedMamba, *changes: Any):
 def curve(app: AppTest, when: str, place: int = 0) -> np.ndarray:
     """Values by stage as they are drawn: probability (0) or signal-to-noise ratio (1)."""
     return next(t["y"] for t in figures(app)[place]["data"] if t.get("name", "").startswith(when))
+
+
+def printed_curve(figure: go.Figure, when: str) -> np.ndarray:
+    return next(trace.y for trace in figure.data if (trace.name or "").startswith(when))
 
 
 def probability(values: dict[str, np.ndarray]) -> np.ndarray:
@@ -117,16 +122,14 @@ def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, maps: str) -> 
     app = open_app("interventions", **ANSWER, **changes, maps=maps, map_colour="entropy")
     made = run_code(app)
     for when in ("before", "after"):
-        assert np.allclose(curve(app, when), made["probabilities"][when], rtol=1e-4)
+        assert np.allclose(curve(app, when), printed_curve(made["probability_figure"], when), rtol=1e-4)
     assert curve(app, "after", 1)[-1] == pytest.approx(made["record"].intervened["snr_db"][0], rel=1e-4)
     maps_drawn = [figure["data"][0] for figure in figures(app)[2:]]
     wanted = {
-        "difference": [made["difference_figure"].data[0].z],
-        "beside": [made["figure"].data[0].z, made["second_figure"].data[0].z],
+        "difference": lambda: [made["map"].data[0].z],
+        "beside": lambda: [made["map_before"].data[0].z, made["map_after"].data[0].z],
     }
-    if maps == "beside":
-        wanted["beside"] = [np.asarray(values)[:, -7:] for values in wanted["beside"]]
-    for drawn, values in zip(maps_drawn, wanted[maps], strict=True):
+    for drawn, values in zip(maps_drawn, wanted[maps](), strict=True):
         assert np.allclose(drawn["z"], values, atol=1e-5)
 
 

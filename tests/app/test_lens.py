@@ -134,7 +134,8 @@ def test_the_difference_of_two_models_is_model_minus_baseline(open_app: OpenApp)
     trace, scale = drawn(app)["data"][0], drawn(app)["layout"]["coloraxis"]
     made = run_code(app)
     assert np.array_equal(trace["z"], made["difference_figure"].data[0].z)
-    assert np.allclose(trace["z"], made["figure"].data[0].z - made["second_figure"].data[0].z)
+    entropy = [made[f"{of}trajectory"].entropy_nats[0] for of in ("", "second_")]
+    assert np.allclose(trace["z"], entropy[0] - entropy[1])
     assert scale["cmin"] == -scale["cmax"] < 0
     assert scale["colorbar"]["title"]["text"].startswith(f"{MODEL} − models/all:")
     same = made["trajectory"].top_tokens[0, ..., 0] == made["second_trajectory"].top_tokens[0, ..., 0]

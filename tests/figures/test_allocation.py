@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
-from diffmamba_interp.drawing.colours import SPANS, colour_at
+from diffmamba_interp.drawing.colours import BRANCHES, MODELS, SPANS, colour_at
 from diffmamba_interp.drawing.panels import Bars, HeatMap
-from diffmamba_interp.figures.allocation import ShareBar, head_map_drawing, share_bars_drawing
+from diffmamba_interp.figures.allocation import (
+    BY_BLOCK,
+    ShareBar,
+    allocation_curves,
+    allocation_drawing,
+    head_map_drawing,
+    share_bars_drawing,
+)
+from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
+from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
 
 SHARES = {"needle": 0.3, "question": 0.02, "distractors": 0.2, "filler": 0.08, "other": 0.4}
 
@@ -71,3 +81,46 @@ def test_a_head_whose_noise_is_removed_is_red_and_one_to_which_noise_is_added_is
 def test_a_map_without_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="no heads"):
         head_map_drawing([], title="T", note="n", what="removed")
+
+
+def allocation(n_prompts: int = 3) -> Allocation:
+    """Two blocks, of which the second is plain; sources of every class get the mass of their place."""
+    mass = torch.ones(n_prompts, len(DIRECTIONS), 2, len(PICTURES), len(CLASSES))
+    mass[:, :, :, PICTURES.index("net"), CLASSES.index("needle")] = 0.5
+    mass[:, DIRECTIONS.index("answer") + 1 :] = 100.0
+    mass[:, :, 1, 1:] = torch.nan
+    snr_db = torch.full((n_prompts, len(DIRECTIONS), 2, len(PICTURES)), 6.0)
+    snr_db[:, :, 1, 1:] = torch.nan
+    shape = (n_prompts, len(DIRECTIONS), 2)
+    return Allocation(
+        mass=mass,
+        smaller=torch.zeros(*shape, len(CLASSES)),
+        snr_db=snr_db,
+        cosine=torch.zeros(shape),
+        n_sources=torch.ones(n_prompts, len(CLASSES), dtype=torch.long),
+    )
+
+
+def test_what_is_read_has_curves_of_the_answers_logit_in_those_blocks_that_have_them() -> None:
+    curves = {(curve.measure, curve.name): curve for curve in allocation_curves({"diff-mamba2": allocation()})}
+    assert curves["snr_db", "net"].value == (6.0, 6.0)
+    assert curves["snr_db", "minuend"].blocks == (0,)
+    assert curves["cancelled", "needle"].value == (0.75,)
+    assert ("cancelled", "other") not in curves
+    assert curves["over_allocation", "net"].value[0] == pytest.approx(2 / 4.5)
+
+
+def test_models_differ_in_colour_pictures_in_dashes_and_what_is_cancelled_has_the_colour_of_its_class() -> None:
+    drawing = allocation_drawing(allocation_curves({"diff-mamba2": allocation(), "mamba2": allocation()}))
+    snr, cancelled, over = drawing.panels
+    assert [panel.title for panel in drawing.panels] == list(BY_BLOCK.values())
+    lines = {line.name: line.style for line in snr.marks}
+    assert lines["diff-mamba2: minuend"].colour == MODELS["diff-mamba2"].colour
+    assert lines["diff-mamba2: minuend"].dash == BRANCHES["minuend"].dash
+    assert lines["mamba2: written"].colour == MODELS["mamba2"].colour
+    shares = {line.name: line.style for line in cancelled.marks}
+    assert shares["mamba2: needle"].colour == shares["diff-mamba2: needle"].colour == SPANS["needle"].colour
+    assert shares["mamba2: needle"].dash != shares["diff-mamba2: needle"].dash
+    assert len(over.marks) == 6
+    with pytest.raises(ValueError, match="no curves"):
+        allocation_drawing([])

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from diffmamba_interp.drawing.colours import DEPTH, MODELS, NEGATIVE, POSITIVE, SIGNED
+from diffmamba_interp.drawing.colours import DEPTH, MODELS, NEGATIVE, POSITIVE, SIGNED, STATES
 from diffmamba_interp.drawing.panels import Bars, HeatMap, Level, Line
 from diffmamba_interp.figures.interventions import (
+    answer_by_stage_drawing,
     block_effect_drawing,
     block_effect_figure,
     dose_response_drawing,
@@ -13,7 +14,7 @@ from diffmamba_interp.figures.interventions import (
     patch_grid_drawing,
     patch_grid_figure,
 )
-from diffmamba_interp.interventions import PatchGrid, SweepRecord
+from diffmamba_interp.interventions import InterventionRecord, PatchGrid, SweepRecord
 
 
 def sweep_of(n_groups: int = 2, n_samples: int = 6, *, stages: int | None = None) -> SweepRecord:
@@ -203,3 +204,35 @@ def test_what_a_grid_does_not_have_is_refused() -> None:
         patch_grid_figure(grid_of(), sample=2)
     with pytest.raises(ValueError, match="there are 3 token strings, but position 4 was patched"):
         patch_grid_figure(grid_of(), token_strings=["a", "b", "c"])
+
+
+# ------------------------------------------------------------------ before and after, by stage
+
+
+def changed_record() -> InterventionRecord:
+    def readings(step: float) -> dict[str, np.ndarray]:
+        return {
+            "tuned.answer_log_probability": np.log([[0.1, 0.2 * step]]),
+            "answer_log_probability": np.log([0.4 * step]),
+            "tuned.snr_db": np.array([[1.0, 2.0 * step]]),
+            "snr_db": np.array([3.0 * step]),
+        }
+
+    return InterventionRecord(interventions=(), clean=readings(1.0), intervened=readings(0.5))
+
+
+def test_the_answer_is_drawn_at_every_stage_of_the_lens_and_last_at_the_output() -> None:
+    before, after = answer_by_stage_drawing(changed_record(), lens="tuned").panels[0].marks
+    assert [before.name, after.name] == ["before, tuned lens", "after, tuned lens"]
+    assert list(before.x) == ["embedding", "after block 0", "output"]
+    assert np.allclose([before.y, after.y], [[0.1, 0.2, 0.4], [0.1, 0.1, 0.2]])
+    assert [before.style, after.style] == [STATES["before"], STATES["after"]]
+    decibels = answer_by_stage_drawing(changed_record(), "snr_db", lens="tuned")
+    assert [list(line.y) for line in decibels.panels[0].marks] == [[1.0, 2.0, 3.0], [1.0, 1.0, 1.5]]
+
+
+def test_what_was_not_read_cannot_be_drawn_by_stage() -> None:
+    with pytest.raises(KeyError, match="no reading 'logit.snr_db'"):
+        answer_by_stage_drawing(changed_record(), "snr_db", lens="logit")
+    with pytest.raises(KeyError, match="one of probability, snr_db"):
+        answer_by_stage_drawing(changed_record(), "label_rank", lens="tuned")

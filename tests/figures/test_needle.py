@@ -10,6 +10,7 @@ from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.needle import (
     curves_by_stage,
     difference_by_stage,
+    figures_by_measure,
     group_name,
     needle_difference_drawing,
     needle_drawing,
@@ -150,3 +151,9 @@ def test_the_figures_are_the_drawings() -> None:
 def test_groups_have_short_names() -> None:
     assert group_name((("length", "512"),)) == "all tasks, 512"
     assert group_name((("task", "qa1"),)) == "qa1"
+
+
+def test_each_measure_has_a_figure_and_a_logarithmic_axis_only_where_it_is_no_logarithm() -> None:
+    figures = figures_by_measure([curve(), curve(measure="snr_db")], log=True)
+    assert [figures[measure].layout.yaxis.type for measure in ("probability", "snr_db")] == ["log", None]
+    assert "difference" in figures_by_measure([paired()])[paired().measure].layout.yaxis.title.text

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.interventions import (
+    AddNoise,
     AnswerReading,
     InterventionRecord,
     KnockOut,
@@ -19,8 +20,10 @@ from diffmamba_interp.interventions import (
     answer_readings,
     compare,
     compare_each,
+    dosed,
     hooks_of,
     sweep,
+    with_probability,
 )
 from diffmamba_interp.interventions.records import mean_interval
 from diffmamba_interp.lens import LogitLens, lens_trajectory
@@ -268,3 +271,21 @@ def test_a_sweep_s_effect_holds_the_clean_mean_beside_every_dose() -> None:
     assert (effect.low < effect.change).all()
     assert (effect.change < effect.high).all()
     assert (effect.n, effect.reading) == (5, "a")
+
+
+def test_probabilities_stand_beside_their_logarithms_of_the_model_and_of_every_lens(
+    model: HookedMamba, tokens: Tensor
+) -> None:
+    reading = AnswerReading(tokens=tokens, answers=[1] * len(tokens), lenses={"logit": LogitLens.from_model(model)})
+    record = compare(reading, model, ScaleLambda(factor=0.5))
+    with_both = with_probability(record)
+    for before, after in ((record.clean, with_both.clean), (record.intervened, with_both.intervened)):
+        assert set(after) - set(before) == {"answer_probability", "logit.answer_probability"}
+        for name in ("", "logit."):
+            assert np.allclose(np.log(after[f"{name}answer_probability"]), before[f"{name}answer_log_probability"])
+
+
+def test_a_dose_comes_after_what_else_is_changed_in_its_blocks() -> None:
+    make = dosed(AddNoise, "snr_db", after={(0, 1): [SetLambda(value=0.0)]}, seed=3)
+    assert make(5.0, (0, 1)) == [SetLambda(value=0.0), AddNoise(snr_db=5.0, blocks=(0, 1), seed=3)]
+    assert make(5.0, None) == [AddNoise(snr_db=5.0, blocks=None, seed=3)]

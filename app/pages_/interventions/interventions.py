@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app.pages_.interventions.choices import choose_answer, choose_changes
@@ -14,12 +16,12 @@ from app.pages_.interventions.pictures import (
     at_output,
     dose_figures,
     dose_files,
+    dose_steps,
     in_words,
     intervention_files,
-    present_readings,
+    map_steps,
     printed_steps,
-    printed_sweep,
-    stage_figures,
+    stage_steps,
 )
 from app.pages_.interventions.request import (
     Answer,
@@ -29,6 +31,7 @@ from app.pages_.interventions.request import (
     differential_blocks,
     present_factor,
     readings,
+    sweep_steps,
     swept_record,
 )
 from app.shell import state
@@ -37,10 +40,12 @@ from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.kept_records import keep
-from app.shell.lens_reading import STATISTICS, LensRequest, difference_picture, lens_picture, top_tokens, trajectory
+from app.shell.lens_reading import STATISTICS, LensRequest, clickable, token_ids, top_tokens, trajectory
 from app.shell.loading import ChosenModel
+from app.shell.needle_pictures import name_stages_shortly
 from app.shell.prompts import Prompt, token_text
-from app.shell.steps import as_python
+from app.shell.steps import as_python, model_steps, run_steps
+from diffmamba_interp.figures.interventions import BY_STAGE
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.lens import LensTrajectory
 
@@ -86,18 +91,23 @@ def page() -> None:
         if agreed(chosen.key, N_PASSES * len(prompt.tokens), what=what, reduce="Shorten the prompt"):
             with numbers, st.spinner("Computing", show_time=True):
                 record = readings(chosen.key, prompt, answer, request, changes)
-                found = {
+                read = {
                     BEFORE: trajectory(chosen.key, prompt, request),
                     AFTER: changed_trajectory(chosen.key, prompt, request, changes),
                 }
+            steps = [*stage_steps(record, request, log=log), *map_steps(maps, colour)]
+            text = partial(token_text, tokenizer=chosen.tokenizer)
+            figures = run_steps(steps, {"record": record, **read, "token_text": text})
             with numbers:
                 draw_numbers(record)
             with pictures:
-                figures = draw_stages(record, found, request, log=log)
-                figures |= draw_maps(chosen, request, found, maps, colour)
-                draw_top(chosen, request, found)
-                draw_files(chosen, prompt, answer, request, changes, colour, figures, record, found)
-                draw_dose_response(chosen, prompt, answer, changes, present_readings(record), log=log)
+                drawn = {**draw_stages(record, figures), **draw_maps(request, figures)}
+                draw_top(request, read, text)
+                code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
+                draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
+                for when, through_lens in read.items():
+                    keep(chosen, prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
+                draw_dose_response(chosen, prompt, answer, changes, record, log=log)
 
 
 def draw_numbers(record: InterventionRecord) -> None:
@@ -110,60 +120,43 @@ def draw_numbers(record: InterventionRecord) -> None:
     st.code("\n".join(lines) or "nothing is changed", language=None, wrap_lines=True)
 
 
-def draw_stages(
-    record: InterventionRecord, found: dict[str, LensTrajectory], request: LensRequest, *, log: bool
-) -> dict[str, object]:
+def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
     """Curves by stage; returns the figures by the name of their file."""
-    made = stage_figures(record, found[BEFORE].stages, "tuned" if request.lens else "logit", log=log)
-    for column, one in zip(st.columns(len(made)), made, strict=True):
-        one.figure.update_layout(height=STAGE_HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND_ABOVE)
-        column.plotly_chart(one.figure, width="stretch", key=f"stages_{one.name}", config=FIGURE_BUTTONS)
-    return {one.name: one.figure for one in made}
+    shown = {name: figures[f"{name}_figure"] for name in BY_STAGE if f"{name}_figure" in figures}
+    for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
+        name_stages_shortly(figure, figure.data[-1].x)
+        figure.update_layout(height=STAGE_HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND_ABOVE)
+        column.plotly_chart(figure, width="stretch", key=f"stages_{name}", config=FIGURE_BUTTONS)
+    return shown
 
 
-def draw_maps(
-    chosen: ChosenModel, request: LensRequest, found: dict[str, LensTrajectory], maps: str, colour: str
-) -> dict[str, object]:
+def draw_maps(request: LensRequest, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
     """What the lens reads at the last positions: after minus before, or both."""
-    text = partial(token_text, tokenizer=chosen.tokenizer)
-    if maps == "difference":
-        made = {"map": difference_picture(found[AFTER], found[BEFORE], text, colour, request.first, (AFTER, BEFORE))}
+    shown = {name: clickable(figure, request.first) for name, figure in figures.items() if name.startswith("map")}
+    if len(shown) == 1:
         st.caption("Red: more after the change, blue: less. A word: the top token after it, where it was another one.")
-    else:
-        made = {f"map_{when}": lens_picture(one, text, colour, request.first) for when, one in found.items()}
-    for column, (name, figure) in zip(st.columns(len(made)), made.items(), strict=True):
+    for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
         with column:
-            if len(made) > 1:
+            if len(shown) > 1:
                 st.text(name.removeprefix("map_"))
             st.plotly_chart(figure, width="stretch", key=name, config=FIGURE_BUTTONS)
-    return made
+    return shown
 
 
-def draw_top(chosen: ChosenModel, request: LensRequest, found: dict[str, LensTrajectory]) -> None:
+def draw_top(request: LensRequest, read: Mapping[str, LensTrajectory], text: Callable[[int], str]) -> None:
     """The likeliest tokens at the output, before and after."""
-    text = partial(token_text, tokenizer=chosen.tokenizer)
     config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
-    for column, (when, one) in zip(st.columns(2), found.items(), strict=True):
-        table = top_tokens(one, text, len(one.stages) - 1, request.last - request.first)[:N_TOP]
+    for column, (when, through_lens) in zip(st.columns(2), read.items(), strict=True):
+        last = len(through_lens.stages) - 1
+        table = top_tokens(through_lens, text, last, request.last - request.first)[:N_TOP]
         column.caption(f"What comes next, {when}")
         column.dataframe(table, hide_index=True, width="stretch", column_config=config)
 
 
-def draw_files(
-    chosen: ChosenModel, prompt: Prompt, answer: Answer, request: LensRequest, changes: Changes, colour: str,
-    figures: dict, record: InterventionRecord, found: dict[str, LensTrajectory],
-) -> None:  # fmt: skip
-    for when, one in found.items():
-        ids = {int(token) for token in one.top_tokens.flat} | {int(token) for token in one.tokens.flat}
-        keep(chosen, prompt, f"lens, {when} the change", one, ids)
-    code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, colour))
-    draw_downloads(intervention_files(figures, record, found), code, name="intervention")
-
-
 def draw_dose_response(
-    chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: Mapping[str, float], *, log: bool
+    chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: InterventionRecord, *, log: bool
 ) -> None:
-    """The widgets, and the curves if something is swept. present: readings with the page's changes, by name."""
+    """The widgets, and the curves if something is swept. present: what is read with the page's changes."""
     st.subheader("Dose and response")
     request = choose_sweep(chosen, changes)
     if request is None:
@@ -189,7 +182,8 @@ def draw_dose_response(
         "All that is set above stays in force, but for what is swept. Dotted: the answer as set above"
         + ("; ring: where λ stands there." if request.swept == "lambda" else ", without noise; one draw per dose.")
     )
-    code = as_python(printed_sweep(chosen.key, prompt, answer, changes, request, log=log))
+    steps = [*sweep_steps(chosen.key, prompt, answer, changes, request), *dose_steps(record.clean, log=log)]
+    code = as_python([*model_steps(chosen.key), *steps])
     draw_downloads(dose_files(figures, record), code, name="dose")
 
 

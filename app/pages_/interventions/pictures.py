@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
 
-from app.pages_.interventions.request import (
-    LENS,
-    PROBABILITY,
-    Answer,
-    Changes,
-    DoseRequest,
-    changed_steps,
-    reading_steps,
-    sweep_steps,
-)
+from app.pages_.interventions.request import Answer, Changes, DoseRequest, changed_steps, reading_steps
 from app.shell import loading
 from app.shell.downloads import Download, html_file
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest, read_step
-from app.shell.needle_pictures import name_stages_shortly
 from app.shell.prompts import Prompt
-from app.shell.steps import Lines, Ref, Step, Steps, model_steps, token_text_lines
-from diffmamba_interp.figures.interventions import dose_response_figure
+from app.shell.steps import Ref, Step, Steps, model_steps, run_steps, token_text_lines
+from diffmamba_interp.figures.interventions import BY_STAGE, answer_by_stage_figure, dose_response_figure
 from diffmamba_interp.figures.lens import lens_difference_heat_map, lens_heat_map
-from diffmamba_interp.figures.needle import curves_by_stage
+from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.interventions import InterventionRecord, SweepRecord
+from diffmamba_interp.interventions.records import PROBABILITY
 from diffmamba_interp.lens import LensTrajectory
-from diffmamba_interp.needle import Curve, Measure
 
 BEFORE, AFTER = "before", "after"
-READINGS: Mapping[Measure, str] = {
-    "probability": "answer_log_probability", "label_share": "label_probability", "snr_db": "snr_db",
-}  # fmt: skip
-"""What is drawn, and the reading that it is made of."""
+AT_OUTPUT = {
+    PROBABILITY: ("Probability of the answer", ""),
+    "answer_logit": ("Its logit", ""),
+    "label_probability": ("Among the labels", ""),
+    "snr_db": ("SNR", " dB"),
+}
+"""Readings, what the page calls them, and their units."""
 
 DOSE_READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}
 PRESENT = {"color": "#666666", "width": 1, "dash": "dot"}
@@ -47,62 +39,34 @@ HEIGHT = 320
 LEGEND = {"title": {"text": "blocks"}, "orientation": "v"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """name: of its file. measure: of `READINGS`. values: before and after, [stage]."""
-
-    name: str
-    measure: Measure
-    values: dict[str, np.ndarray]
-    figure: go.Figure
-
-
-def by_stage(record: InterventionRecord, measure: Measure) -> dict[str, np.ndarray]:
-    """The only sample's values before and after, at every stage that the lens reads and at the output."""
-    name = READINGS[measure]
-    found = {}
-    for when, values in ((BEFORE, record.clean), (AFTER, record.intervened)):
-        stages = np.append(values[f"{LENS}.{name}"][0], values[name][0])
-        found[when] = np.exp(stages) if measure == "probability" else stages
-    return found
+def stage_steps(record: InterventionRecord, lens: LensRequest, *, log: bool) -> list[Step]:
+    """Figures of the probability, and where there are labels of the signal-to-noise ratio, by stage."""
+    steps = []
+    for measure in [measure for measure, reading in BY_STAGE.items() if reading in record.clean]:
+        axis = {"log": True} if log and measure == "probability" else {}
+        steps.append(Step(f"{measure}_figure", answer_by_stage_figure, Ref("record"), measure, lens=lens.name, **axis))
+    return steps
 
 
-def stage_figures(record: InterventionRecord, stages: tuple[str, ...], lens: str, *, log: bool) -> list[Figure]:
-    """Probability, and where there are labels the signal-to-noise ratio, by stage."""
-    made = []
-    for measure in [measure for measure in ("probability", "snr_db") if READINGS[measure] in record.clean]:
-        values = by_stage(record, measure)
-        curves = [
-            Curve(
-                model=when, lens=lens, measure=measure, statistic="mean", group=(), n=1, stages=stages,
-                value=tuple(v), low=tuple(v), high=tuple(v),
-            )
-            for when, v in ((when, value.tolist()) for when, value in values.items())
-        ]  # fmt: skip
-        figure = curves_by_stage(curves, log=log and measure == "probability")
-        name_stages_shortly(figure, stages)
-        made.append(Figure(name=measure, measure=measure, values=values, figure=figure))
-    return made
+def map_steps(maps: str, statistic: str) -> list[Step]:
+    """Heat maps of what the lens reads: after minus before, or "beside" one another."""
+    before, after, text = Ref("before"), Ref("after"), Ref("token_text")
+    if maps == "beside":
+        return [
+            Step("map_before", lens_heat_map, before, text, statistic=statistic),
+            Step("map_after", lens_heat_map, after, text, statistic=statistic),
+        ]
+    names = (AFTER, BEFORE)
+    return [Step("map", lens_difference_heat_map, after, before, text, statistic=statistic, names=names)]
 
 
 def at_output(record: InterventionRecord) -> list[tuple[str, float, float, str]]:
     """Name, before, after and unit of every number that is read at the output."""
-    found = [("Probability of the answer", *(float(np.exp(v["answer_log_probability"][0])) for v in both(record)), "")]
-    names = {"answer_logit": ("Its logit", ""), "label_probability": ("Among the labels", ""), "snr_db": ("SNR", " dB")}
-    for name, (words, unit) in names.items():
-        if name in record.clean:
-            found.append((words, *(float(v[name][0]) for v in both(record)), unit))
-    return found
-
-
-def present_readings(record: InterventionRecord) -> dict[str, float]:
-    """Probability and SNR at the output with the changes, by the names of a sweep's readings."""
-    found = {PROBABILITY: float(np.exp(record.intervened["answer_log_probability"][0]))}
-    return found | {name: float(record.intervened[name][0]) for name in ("snr_db",) if name in record.intervened}
-
-
-def both(record: InterventionRecord) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
-    return record.clean, record.intervened
+    return [
+        (words, float(record.clean[name][0]), float(record.intervened[name][0]), unit)
+        for name, (words, unit) in AT_OUTPUT.items()
+        if name in record.clean
+    ]
 
 
 def in_words(change: Mapping[str, object]) -> str:
@@ -118,22 +82,22 @@ def said(value: object) -> str:
 
 
 def dose_figures(
-    record: SweepRecord, request: DoseRequest, present: Mapping[str, float], *, log: bool
+    record: SweepRecord, request: DoseRequest, present: InterventionRecord, *, log: bool
 ) -> dict[str, go.Figure]:
     """Probability and, where there are labels, SNR by the name of their file.
 
-    present: readings with the page's changes. log: a logarithmic axis of the probability.
+    present: what is read with the page's changes. log: a logarithmic axis of the probability.
     """
+    figures = run_steps(dose_steps(record.clean, log=log), {"record": record})
     return {
-        name: dose_figure(record, request, name, present[name], log=log and name == PROBABILITY)
+        name: marked(figures[f"{name}_figure"], record, request, name, float(present.intervened[name][0]))
         for name in DOSE_READINGS
         if name in record.clean
     }
 
 
-def dose_figure(record: SweepRecord, request: DoseRequest, reading: str, present: float, *, log: bool) -> go.Figure:
-    """One reading against the dose; a dotted line and a ring on every curve where the other widgets stand."""
-    figure = dose_response_figure(record, reading, quantity="value")
+def marked(figure: go.Figure, record: SweepRecord, request: DoseRequest, reading: str, present: float) -> go.Figure:
+    """The figure with a dotted line, and a ring on every curve, where the other widgets stand."""
     figure.add_hline(y=present, line=PRESENT)
     values = record.intervened[reading][:, :, 0]
     for row, factor in enumerate(request.present if request.swept == "lambda" else ()):
@@ -147,8 +111,6 @@ def dose_figure(record: SweepRecord, request: DoseRequest, reading: str, present
         title=None, yaxis_title=DOSE_READINGS[reading], height=HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND,
         showlegend=len(record.groups) > 1,
     )  # fmt: skip
-    if log:
-        figure.update_yaxes(type="log", exponentformat="power")
     return figure
 
 
@@ -177,9 +139,7 @@ def doses_npz(record: SweepRecord) -> bytes:
     arrays = {name: values[:, :, 0] for name, values in record.intervened.items()}
     arrays |= {f"unchanged.{name}": values[0] for name, values in record.clean.items()}
     groups = np.array([" ".join(map(str, group or ())) for group in record.groups])
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, doses=np.array(record.doses), groups=groups, **arrays)
-    return file.getvalue()
+    return arrays_to_bytes({"doses": np.array(record.doses), "groups": groups, **arrays})
 
 
 def intervention_files(
@@ -214,53 +174,27 @@ def readings_npz(record: InterventionRecord, trajectories: Mapping[str, LensTraj
         for name, value in vars(trajectory).items():
             if value is not None:
                 arrays[f"{when}.trajectory.{name}"] = np.asarray(value)
-    file = io.BytesIO()
-    changed = np.array(json.dumps(record.interventions))
-    np.savez_compressed(file, allow_pickle=False, changes=changed, **arrays)
-    return file.getvalue()
+    return arrays_to_bytes({"changes": np.array(json.dumps(record.interventions)), **arrays})
 
 
 def printed_steps(
-    key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Changes, statistic: str
+    key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Changes, figures: Steps
 ) -> Steps:
-    """What reads the answer and the lens again, clean and changed, and draws the heat maps."""
-    made, text = changes.interventions(loading.config(key)), Ref("token_text")
-    before, after = Ref("before"), Ref("after")
-    probabilities = Lines(
-        "probabilities",
-        "probabilities = {  # by stage: every block's input, and the output",
-        f'    when: np.exp([*values["{LENS}.answer_log_probability"][0], values["answer_log_probability"][0]])',
-        "    for when, values in (('before', record.clean), ('after', record.intervened))",
-        "}",
-        imports=["import numpy as np"],
-    )
+    """What reads the answer and the lens again, clean and changed, and draws the figures."""
+    interventions = changes.interventions(loading.config(key))
     return [
         *model_steps(key),
-        *reading_steps(key, prompt, answer, lens, made),
-        probabilities,
+        *reading_steps(key, prompt, answer, lens, interventions),
         read_step(prompt, lens, "before"),
-        changed_steps(prompt, lens, made),
+        changed_steps(prompt, lens, interventions),
         token_text_lines(key),
-        Step("figure", lens_heat_map, before, text, statistic=statistic),
-        Step("second_figure", lens_heat_map, after, text, statistic=statistic),
-        Step(
-            "difference_figure", lens_difference_heat_map, after, before, text,
-            statistic=statistic, names=(AFTER, BEFORE),
-        ),
-    ]  # fmt: skip
+        *figures,
+    ]
 
 
-def printed_sweep(
-    key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest, *, log: bool
-) -> Steps:
-    """What reads the answer at every dose again, and draws the curves."""
-    steps: list = [*model_steps(key), *sweep_steps(key, prompt, answer, changes, request)]
-    probability = (
-        "for values in (record.clean, record.intervened):",
-        f'    values[{PROBABILITY!r}] = np.exp(values["answer_log_probability"])',
-    )
-    steps.append(Lines("", *probability, imports=["import numpy as np"]))
-    for name in DOSE_READINGS:
-        if name == PROBABILITY or answer.labels:
-            steps.append(Step(f"{name}_figure", dose_response_figure, Ref("record"), name, quantity="value"))
-    return [*steps, Step("", f"{PROBABILITY}_figure.update_yaxes", type="log")] if log else steps
+def dose_steps(readings: Collection[str], *, log: bool) -> list[Step]:
+    """Figures of those of the readings that are drawn against the dose."""
+    names = [name for name in DOSE_READINGS if name in readings]
+    steps = [Step(f"{name}_figure", dose_response_figure, Ref("record"), name, quantity="value") for name in names]
+    axis = Step("", f"{PROBABILITY}_figure.update_yaxes", type="log", exponentformat="power")
+    return [*steps, axis] if log else steps

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from app.shell import loading
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest, lens_step, read_step, run_lens
 from app.shell.prompts import Prompt
-from app.shell.steps import Lines, Ref, Step, Within, as_python, run_steps, source, tokens_step
-from diffmamba_interp import HookedMamba, HookedMambaConfig
+from app.shell.steps import Ref, Step, Within, as_python, run_steps, tokens_step
+from diffmamba_interp import HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.interventions import (
     AblateBranch,
@@ -29,14 +26,13 @@ from diffmamba_interp.interventions import (
     SwapBranches,
     SweepRecord,
     compare,
+    dosed,
     intervene,
     sweep,
+    with_probability,
 )
 from diffmamba_interp.interventions.knock_out import Level
 from diffmamba_interp.lens import LensTrajectory
-
-LENS = "lens"
-"""What the readings call the lens."""
 
 Swept = Literal["lambda", "noise"]
 FACTORS = tuple(step / 4 for step in range(9))
@@ -45,7 +41,6 @@ DOSE_NAMES: dict[Swept, str] = {
     "lambda": "λ of the chosen blocks, times",
     "noise": "power of the residual stream over that of the noise, dB",
 }
-PROBABILITY = "answer_probability"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +76,19 @@ class Changes:
 
         Raises ValueError for a branch of blocks that have none.
         """
-        found: list[Intervention] = []
+        changes: list[Intervention] = []
         scaled = tuple(b for b in differential_blocks(cfg) if b not in {*dict(self.lambdas), *free})
         if self.lambda_factor != 1 and scaled:
-            found.append(ScaleLambda(factor=self.lambda_factor, blocks=scaled))
-        found += [SetLambda(value=value, blocks=(block,)) for block, value in self.lambdas if block not in free]
+            changes.append(ScaleLambda(factor=self.lambda_factor, blocks=scaled))
+        changes += [SetLambda(value=value, blocks=(block,)) for block, value in self.lambdas if block not in free]
         for branch in BRANCHES:
             blocks = tuple(block for block, off in self.branches_off if off == branch)
-            found += [AblateBranch(branch=branch, blocks=blocks)] if blocks else []
-        found += [SwapBranches(blocks=self.swapped)] if self.swapped else []
-        found += [AblateHead(block=block, heads=heads, branch=branch) for block, branch, heads in self.heads_off]
+            changes += [AblateBranch(branch=branch, blocks=blocks)] if blocks else []
+        changes += [SwapBranches(blocks=self.swapped)] if self.swapped else []
+        changes += [AblateHead(block=block, heads=heads, branch=branch) for block, branch, heads in self.heads_off]
         if self.knocked:
-            found.append(self._knock_out(cfg))
-        return found
+            changes.append(self._knock_out(cfg))
+        return changes
 
     def _knock_out(self, cfg: HookedMambaConfig) -> KnockOut:
         first, last = self.knock_blocks
@@ -111,16 +106,19 @@ def differential_blocks(cfg: HookedMambaConfig) -> list[int]:
     return [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
 
 
+def probability_step(of: str) -> Step:
+    return Step("record", with_probability, Ref(of))
+
+
 def reading_steps(
     key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Sequence[Intervention]
 ) -> list[Step]:
     """What is read at the output and through the lens, clean and changed."""
     labels = {"labels": list(answer.labels)} if answer.labels else {}
-    reading = Step(
-        "reading", AnswerReading, tokens=Ref("tokens"), answers=[answer.token], **labels, lenses={LENS: Ref("lens")}
-    )
-    compared = Step("record", compare, Ref("reading"), Ref("model"), list(changes))
-    return [tokens_step(key, prompt), lens_step(lens), reading, compared]
+    given = {"tokens": Ref("tokens"), "answers": [answer.token], **labels, "lenses": {lens.name: Ref("lens")}}
+    reading = Step("reading", AnswerReading, **given)
+    compared = Step("compared", compare, Ref("reading"), Ref("model"), list(changes))
+    return [tokens_step(key, prompt), lens_step(lens), reading, compared, probability_step("compared")]
 
 
 def readings(key: ModelKey, prompt: Prompt, answer: Answer, lens: LensRequest, changes: Changes) -> InterventionRecord:
@@ -162,84 +160,46 @@ class DoseRequest:
         """Forward passes that the sweep takes."""
         return len(self.doses) * len(self.groups) + 1
 
-    def interventions(
-        self, cfg: HookedMambaConfig, changes: Changes, dose: float, blocks: tuple[int, ...]
-    ) -> list[Intervention]:
-        """One dose in one group, after what else is changed."""
-        if self.swept == "noise":
-            swept: Intervention = AddNoise(snr_db=dose, blocks=blocks, seed=self.seed)
-        else:
-            swept = ScaleLambda(factor=dose, blocks=blocks)
-        return [*self.others(cfg, changes, blocks), swept]
-
-    def others(self, cfg: HookedMambaConfig, changes: Changes, blocks: tuple[int, ...]) -> list[Intervention]:
-        """What else is changed; lambda is not where it is swept."""
-        return changes.interventions(cfg, free=blocks if self.swept == "lambda" else ())
-
 
 def present_factor(key: ModelKey, changes: Changes, blocks: Sequence[int]) -> float | None:
     """What the widgets multiply lambda of these blocks with; None where that differs or a block's own is 0."""
-    own = dict(changes.lambdas)
+    by_block = dict(changes.lambdas)
     factors = set()
     for block in blocks:
         lambda_ = loading.report(key).blocks[block].lambda_
-        if block in own and not lambda_:
+        if block in by_block and not lambda_:
             return None
-        factors.add(own[block] / (lambda_ or 1.0) if block in own else changes.lambda_factor)
+        factors.add(by_block[block] / (lambda_ or 1.0) if block in by_block else changes.lambda_factor)
     return factors.pop() if len(factors) == 1 else None
 
 
-def sweep_steps(
-    key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest
-) -> list[Step | Lines]:
+def sweep_steps(key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest) -> list[Step]:
     """The answer at the output at every dose; everything but what is swept is as `changes` says."""
+    cfg, of_lambda = loading.config(key), request.swept == "lambda"
     labels = {"labels": list(answer.labels)} if answer.labels else {}
     how = {"doses": request.doses, "groups": list(request.groups), "dose": DOSE_NAMES[request.swept]}
+    # Lambda of the blocks is not changed where it is swept.
+    others = {group: changes.interventions(cfg, free=group if of_lambda else ()) for group in request.groups}
+    dose = (ScaleLambda, "factor") if of_lambda else (AddNoise, "snr_db")
     return [
         tokens_step(key, prompt),
         Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer.token], **labels),
-        changed_lines(loading.config(key), changes, request),
-        Step("record", sweep, Ref("reading"), Ref("model"), Ref("changed"), **how),
+        Step("changed", dosed, *dose, after=others, **({} if of_lambda else {"seed": request.seed})),
+        Step("swept", sweep, Ref("reading"), Ref("model"), Ref("changed"), **how),
+        probability_step("swept"),
     ]
-
-
-def changed_lines(cfg: HookedMambaConfig, changes: Changes, request: DoseRequest) -> Lines:
-    """`DoseRequest.interventions` as Python."""
-    imports: set[str] = set()
-    others = {group: request.others(cfg, changes, group) for group in request.groups}
-    written = [f"    {group!r}: {source(other, imports)}," for group, other in others.items()]
-    noise = request.swept == "noise"
-    kind = source(AddNoise if noise else ScaleLambda, imports)
-    dose = f"snr_db=dose, seed={request.seed}" if noise else "factor=dose"
-    return Lines(
-        "changed",
-        *("others = {  # what else is changed while these blocks are swept", *written, "}", ""),
-        *("def changed(dose, blocks):", f"    return [*others[blocks], {kind}({dose}, blocks=blocks)]", ""),
-        imports=imports,
-    )
 
 
 def swept_record(
     key: ModelKey, prompt: Prompt, answer: Answer, changes: Changes, request: DoseRequest,
     on_progress: Callable[[int], None] | None = None,
 ) -> SweepRecord:  # fmt: skip
-    """What is swept, from the cache if it was read before, with the probability of the answer.
-
-    A curve of lambda passes through what the other widgets give.
-    """
-
-    def make(model: HookedMamba) -> SweepRecord:
-        given = {"model": model, "changed": partial(request.interventions, model.cfg, changes)}
-        return with_probability(run_steps(steps, given, {"record": {"on_progress": on_progress}})["record"])
-
-    steps = sweep_steps(key, prompt, answer, changes, request)
-    return loading.result(key, ("sweep", as_python(steps)), make, lambda _: 20_000)
-
-
-def with_probability(record: SweepRecord) -> SweepRecord:
-    """With the probability of the answer beside its logarithm."""
-    clean, intervened = (
-        {**values, PROBABILITY: np.exp(values["answer_log_probability"])}
-        for values in (record.clean, record.intervened)
+    """What is swept, from the cache if it was read before; a curve of lambda passes through what the other widgets
+    give."""
+    steps, saving = sweep_steps(key, prompt, answer, changes, request), {"swept": {"on_progress": on_progress}}
+    return loading.result(
+        key,
+        ("sweep", as_python(steps)),
+        lambda model: run_steps(steps, {"model": model}, saving)["record"],
+        lambda _: 20_000,
     )
-    return replace(record, clean=clean, intervened=intervened)

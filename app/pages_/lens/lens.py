@@ -26,23 +26,24 @@ from app.shell.kept_records import keep
 from app.shell.lens_reading import (
     STATISTICS,
     LensRequest,
-    difference_picture,
+    clickable,
     lens_files,
-    lens_picture,
     lens_request,
+    token_ids,
     top_tokens,
     trajectory,
     trajectory_steps,
 )
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.prompts import Prompt, markdown, parse_token, token_text
-from app.shell.steps import Ref, Step, Steps, as_python, model_steps, token_text_lines
+from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
 # Positions shown at a time: as many as have room for their text.
 WINDOW, NARROW_WINDOW = 16, 8
+TRAJECTORIES = ("trajectory", "second_trajectory")
 COMPARE = {"one": "the first model", "beside": "both models side by side", "difference": "model minus baseline"}
 
 
@@ -52,7 +53,7 @@ class Read:
 
     chosen: ChosenModel
     request: LensRequest
-    found: LensTrajectory
+    trajectory: LensTrajectory
 
     @property
     def text(self) -> Callable[[int], str]:
@@ -71,18 +72,24 @@ def page() -> None:
         what = (prompt, *(request for _, request in choices.requests))
         if agreed(first.key, len(prompt.tokens), choices.n_read_outs, what=what, reduce="Shorten the prompt"):
             with st.spinner("Computing", show_time=True):
-                reads = [Read(chosen=m, request=r, found=trajectory(m.key, prompt, r)) for m, r in choices.requests]
+                reads = [
+                    Read(chosen=m, request=r, trajectory=trajectory(m.key, prompt, r)) for m, r in choices.requests
+                ]
             draw(choices, prompt, reads)
 
 
 def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
-    statistic, first, text = choices.statistic, choices.first, reads[0].text
+    first, text = choices.first, reads[0].text
     if choices.compare == "difference":
         order = baseline_last([read.chosen for read in reads])
         reads = sorted(reads, key=lambda read: order.index(read.chosen))
+    steps = figure_steps(reads, choices)
+    given = {name: read.trajectory for name, read in zip(TRAJECTORIES, reads, strict=False)}
+    results = run_steps(steps, {**given, "token_text": text})
+    figures = [clickable(results[step.name], first) for step in steps]
+    if choices.compare == "difference":
         model, baseline = (read.chosen.name for read in reads)
-        figure = difference_picture(reads[0].found, reads[1].found, text, statistic, first, (model, baseline))
-        draw_figure(figure, "lens_figure")
+        draw_figure(figures[0], "lens_figure")
         st.caption(
             f"Red: more in `{model}`, blue: more in `{baseline}`. A word: the top token of `{model}`, where the "
             "other has another."
@@ -92,8 +99,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
             with column:
                 if len(reads) > 1:
                     st.text(read.chosen.name)
-                figure = lens_picture(read.found, text, statistic, first)
-                draw_figure(figure, f"lens_figure_{place}" if place else "lens_figure")
+                draw_figure(figures[place], f"lens_figure_{place}" if place else "lens_figure")
     st.caption(
         f"Each cell: the token that {'the tuned' if reads[0].request.lens else 'the logit'} lens finds most likely to "
         f"follow the token below, at that depth. Positions {first} to {reads[0].request.last} of "
@@ -101,10 +107,10 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     )
     draw_cell(prompt, reads)
     for read in reads:
-        ids = {int(token) for token in read.found.top_tokens.flat} | {int(token) for token in read.found.tokens.flat}
-        keep(read.chosen, prompt, f"lens, positions {first} to {read.request.last}", read.found, ids)
-    code = as_python(lens_steps(reads, prompt, statistic, choices.compare))
-    draw_downloads(lens_files(reads[-1].found, figure, text), code, name="lens")
+        title = f"lens, positions {first} to {read.request.last}"
+        keep(read.chosen, prompt, title, read.trajectory, token_ids(read.trajectory))
+    code = as_python(lens_steps(reads, prompt, choices))
+    draw_downloads(lens_files(reads[-1].trajectory, figures[-1], text), code, name="lens")
 
 
 def draw_figure(figure: go.Figure, key: str) -> None:
@@ -125,14 +131,14 @@ def take_cell(key: str) -> None:
 
 def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
     """The most likely tokens of one cell: the clicked one, or the output at the last position shown."""
-    request, stages = reads[0].request, reads[0].found.stages
+    request, stages = reads[0].request, reads[0].trajectory.stages
     stage, place = cell(state.remembered("cell", ""), len(stages), request)
     st.subheader(f"{stages[stage]}, position {place}: {markdown(token_label(prompt.strings[place]))}", anchor=False)
     for column, read in zip(st.columns(2), reads, strict=False):
         with column:
-            if stage < len(read.found.stages):
+            if stage < len(read.trajectory.stages):
                 st.caption(f"`{read.chosen.name}`")
-                table = top_tokens(read.found, read.text, stage, place - request.first)
+                table = top_tokens(read.trajectory, read.text, stage, place - request.first)
                 config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
                 st.dataframe(table, hide_index=True, width="stretch", column_config=config, height=390)
 
@@ -141,9 +147,9 @@ def cell(said: str, n_stages: int, request: LensRequest) -> tuple[int, int]:
     """Stage and position; what is not on the page is replaced by the last cell."""
     stage, _, place = said.partition("-")
     if stage.isdecimal() and place.isdecimal():
-        found = int(stage), int(place)
-        if found[0] < n_stages and request.first <= found[1] <= request.last:
-            return found
+        at = int(stage), int(place)
+        if at[0] < n_stages and request.first <= at[1] <= request.last:
+            return at
     return n_stages - 1, request.last
 
 
@@ -210,19 +216,25 @@ def choose_window(prompt: Prompt, window: int, *, whole: bool) -> tuple[int, int
     return first, min(first + window, end) - 1
 
 
-def lens_steps(reads: list[Read], prompt: Prompt, statistic: str, compare: str) -> Steps:
-    """Trajectories and figures of one model or two; for "difference" that of model and baseline too."""
-    steps: list = []
-    for read, second in zip(reads, ("", "second_"), strict=False):
-        name = f"{second}trajectory"
-        steps += [*model_steps(read.chosen.key), *trajectory_steps(read.chosen.key, prompt, read.request, name)]
-        steps.append(token_text_lines(read.chosen.key))
-        steps.append(Step(f"{second}figure", lens_heat_map, Ref(name), Ref("token_text"), statistic=statistic))
-    if compare == "difference":
-        both = Ref("trajectory"), Ref("second_trajectory"), Ref("token_text")
+def figure_steps(reads: list[Read], choices: LensChoices) -> list[Step]:
+    """The heat map of every one of `TRAJECTORIES`, or of the first minus the second."""
+    trajectories, text = [Ref(name) for name in TRAJECTORIES[: len(reads)]], Ref("token_text")
+    how = {"statistic": choices.statistic}
+    if choices.compare == "difference":
         names = tuple(read.chosen.name for read in reads)
-        steps.append(Step("difference_figure", lens_difference_heat_map, *both, statistic=statistic, names=names))
-    return steps
+        return [Step("difference_figure", lens_difference_heat_map, *trajectories, text, **how, names=names)]
+    return [
+        Step(name, lens_heat_map, trajectory, text, **how)
+        for name, trajectory in zip(("figure", "second_figure"), trajectories, strict=False)
+    ]
+
+
+def lens_steps(reads: list[Read], prompt: Prompt, choices: LensChoices) -> Steps:
+    """Models, trajectories and figures."""
+    steps: list = []
+    for read, name in zip(reads, TRAJECTORIES, strict=False):
+        steps += [*model_steps(read.chosen.key), *trajectory_steps(read.chosen.key, prompt, read.request, name)]
+    return [*steps, token_text_lines(reads[0].chosen.key), *figure_steps(reads, choices)]
 
 
 page()
