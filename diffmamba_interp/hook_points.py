@@ -47,6 +47,23 @@ class Attachment:
     running: frozenset[int | None]
 
 
+class Recorder:
+    """A hook function that keeps what it is shown and replaces nothing, so that the run may be a replayed graph.
+
+    dtype: what the values are kept in; their own by default. positions: [batch, read_pos], the only ones that are kept
+    of values [batch, pos, ...]; all by default. seen: the values by hook-point name, in the order in which they came.
+    """
+
+    def __init__(self, *, dtype: torch.dtype | None = None, positions: Tensor | None = None) -> None:
+        self.dtype, self.positions = dtype, positions
+        self.seen: dict[str, Tensor] = {}
+
+    def __call__(self, value: Tensor, name: str) -> None:
+        if self.positions is not None:
+            value = value[torch.arange(len(value), device=value.device)[:, None], self.positions]
+        self.seen[name] = value.to(self.dtype or value.dtype)
+
+
 class HookPoint(nn.Module):
     """Identity that shows its value to the attached functions, in the order in which they were attached.
 
@@ -65,17 +82,27 @@ class HookPoint(nn.Module):
     @property
     def functions(self) -> tuple[HookFunction, ...]:
         """The functions that a forward pass of this thread calls, in order."""
+        return tuple(attachment.function for attachment in self.in_force)
+
+    @property
+    def in_force(self) -> tuple[Attachment, ...]:
+        """What is attached for this thread or for all of them, in order."""
         if not self._attachments:
             return ()
         thread = threading.get_ident()
         for attachment in self._attachments:
             if attachment.thread not in (None, thread) and thread not in attachment.running:
                 _say_that_hooks_are_not_seen()
-        return tuple(attachment.function for attachment in self._attachments if attachment.thread in (None, thread))
+        return tuple(attachment for attachment in self._attachments if attachment.thread in (None, thread))
 
     @property
     def is_hooked(self) -> bool:
-        return bool(self.functions)
+        return bool(self._attachments) and bool(self.in_force)
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether a function is in force that may put another value in place of the one that it is shown."""
+        return bool(self._attachments) and not all(isinstance(function, Recorder) for function in self.functions)
 
     def attach(
         self, function: HookFunction, *, all_threads: bool = False, running: frozenset[int | None] | None = None

@@ -36,11 +36,10 @@ from diffmamba_interp.hook_names import (
 )
 from diffmamba_interp.hook_points import attached
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
-from diffmamba_interp.implicit_attention.selection import take_rows
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
-from diffmamba_interp.models.token_checks import Lengths, counted, valid_positions
+from diffmamba_interp.models.token_checks import Lengths, counted, take_rows, valid_positions
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import choose_impl
 

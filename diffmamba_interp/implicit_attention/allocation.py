@@ -22,7 +22,7 @@ from torch import Tensor
 from diffmamba_interp.implicit_attention.activations import run_block
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
-from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, select_rows, take_rows
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES
 from diffmamba_interp.implicit_attention.spans import (
     SPAN_CLASSES,
     Spans,
@@ -34,7 +34,7 @@ from diffmamba_interp.implicit_attention.spans import (
 )
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out import final_scale
-from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens
+from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, select_rows, take_rows
 from diffmamba_interp.ops.precision import upcast
 
 CLASSES = (*SPAN_CLASSES, "other")

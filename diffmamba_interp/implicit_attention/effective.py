@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BranchActivations
 from diffmamba_interp.implicit_attention.hidden import hidden_attention
-from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Rows, require_memory, select_rows
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, require_memory
 
 
 class EffectiveAttention(NamedTuple):

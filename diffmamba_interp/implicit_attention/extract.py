@@ -23,20 +23,20 @@ from diffmamba_interp.implicit_attention.contributions import Sources, contribut
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 from diffmamba_interp.implicit_attention.scan_pairs import Reduction
-from diffmamba_interp.implicit_attention.selection import (
-    DEFAULT_MAX_BYTES,
-    Heads,
-    Impl,
-    Rows,
-    require_memory,
-    select_heads,
-    select_rows,
-    take_rows,
-)
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Heads, Impl, require_memory, select_heads
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out import final_scale, logit_direction
 from diffmamba_interp.models.read_out_identity import require_lens_of
-from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, token_ids, valid_positions
+from diffmamba_interp.models.token_checks import (
+    Lengths,
+    Rows,
+    counted,
+    prepared_tokens,
+    select_rows,
+    take_rows,
+    token_ids,
+    valid_positions,
+)
 from diffmamba_interp.ops.precision import upcast
 
 Direction = Tensor | int | Callable[[int], Tensor]

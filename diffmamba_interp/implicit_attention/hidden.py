@@ -27,13 +27,12 @@ from diffmamba_interp.implicit_attention.selection import (
     DEFAULT_MAX_BYTES,
     Heads,
     Impl,
-    Rows,
     launched,
     require_memory,
     select_heads,
-    select_rows,
     use_fused,
 )
+from diffmamba_interp.models.token_checks import Rows, select_rows
 from diffmamba_interp.ops.precision import upcast
 
 REDUCTIONS = (None, "mean", "abs_mean", "max_abs")

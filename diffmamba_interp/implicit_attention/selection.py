@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from diffmamba_interp.argument_checks import fitting, shown
+from diffmamba_interp.argument_checks import fitting
 from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 
 Impl = Literal["auto", "fused", "reference"]
-Rows = Tensor | Sequence[int] | Sequence[Sequence[int]] | None
 Heads = int | Sequence[int] | None
 
 DEFAULT_MAX_BYTES = 4 * 2**30
@@ -36,41 +34,6 @@ def select_heads(heads: Heads, n_heads: int) -> tuple[int, ...]:
     return chosen
 
 
-def select_rows(rows: Rows, lengths: Tensor, n_pos: int, name: str = "rows") -> Tensor | None:
-    """The chosen destination positions as int64 [batch, row], or None for all.
-
-    `rows`: positions for every sample, [row], or for each sample, [batch, row]. Negative ones count from the
-    end of each sample: -1 is its last position, at `lengths - 1`.
-
-    Raises ValueError for a row outside its sample.
-    """
-    if rows is None:
-        return None
-    try:
-        chosen = torch.as_tensor(rows, device=lengths.device)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} is {shown(rows)}: give whole numbers, [row] or [batch, row].") from error
-    if chosen.numel() == 0:
-        raise ValueError(f"{name} is empty: give at least one position, or None for all.")
-    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
-        raise ValueError(
-            f"{name} has dtype {chosen.dtype} and shape {tuple(chosen.shape)}: give whole numbers, [row] for "
-            "every sample or [batch, row]."
-        )
-    chosen = chosen.long()
-    if chosen.ndim == 1:
-        chosen = chosen.expand(lengths.shape[0], -1)
-    elif chosen.shape[0] != lengths.shape[0]:
-        raise ValueError(f"{name} is for {chosen.shape[0]} samples, but there are {lengths.shape[0]}.")
-    resolved = torch.where(chosen < 0, chosen + lengths[:, None], chosen)
-    if bool(((resolved < 0) | (resolved >= lengths[:, None])).any()):
-        raise ValueError(
-            f"{name} is {chosen.unique().tolist()}: each must lie in its sample, from -length to length - 1, and "
-            f"the lengths are {lengths.unique().tolist()} (padded to {n_pos})."
-        )
-    return resolved
-
-
 def use_fused(impl: Impl, *tensors: Tensor) -> bool:
     """Whether the Triton kernels serve these tensors; `"auto"` says once, in the log, what it took.
 
@@ -87,13 +50,6 @@ def use_fused(impl: Impl, *tensors: Tensor) -> bool:
     if any(tensor.dtype == torch.float64 for tensor in tensors):
         return _said(False, "the tensors are in float64, and the kernels compute in float32")
     return _said(True, "Triton is installed and the tensors are on a CUDA device")
-
-
-def take_rows(value: Float[Tensor, "batch pos *rest"], rows: Tensor | None) -> Float[Tensor, "batch row *rest"]:
-    """The chosen positions [batch, row] of each sample, or all of them."""
-    if rows is None:
-        return value
-    return value[torch.arange(value.shape[0], device=value.device)[:, None], rows]
 
 
 def launched(launch: Callable[[slice, Tensor | None], Tensor], rows: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.hook_names import block_point
+from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.token_checks import Lengths
 
@@ -58,12 +59,7 @@ def residual_stream(
     Returns:
         The stream, without gradients.
     """
-    entering: list[Tensor] = []
-
-    def keep(value: Tensor, name: str) -> None:
-        entering.append(value.to(dtype or value.dtype))
-
-    n_layers = model.cfg.n_layers
-    hooks = [([block_point(block, "resid_pre") for block in range(n_layers)], keep)]
+    recorder, n_layers = Recorder(dtype=dtype), model.cfg.n_layers
+    hooks = [([block_point(block, "resid_pre") for block in range(n_layers)], recorder)]
     final = model.run_with_hooks(tokens, hooks, stop_at_block=n_layers, lengths=lengths)
-    return ResidualStream(entering=tuple(entering), final=final.to(dtype or final.dtype))
+    return ResidualStream(entering=tuple(recorder.seen.values()), final=final.to(dtype or final.dtype))

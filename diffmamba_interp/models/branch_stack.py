@@ -87,11 +87,26 @@ class BranchStack:
         versions = parameter_versions([*first.values(), *second.values()])
         if torch.is_grad_enabled() or lambda_key is None or versions is None:
             return self._stack(first, second, lambda_())
-        key = (torch.is_inference_mode_enabled(), *lambda_key, *versions)
-        if self._cached is None or self._cached.key != key:
-            sources = tuple(parameter.detach() for parameter in (*first.values(), *second.values()))
-            self._cached = _Cached(key, self._stack(first, second, lambda_()), sources)
-        return self._cached.tensors
+        key, before = (*lambda_key, *versions), self._cached
+        if before is not None and before.key == key:
+            return before.tensors
+        # Ordinary tensors even in inference mode, so that whoever comes next can use and overwrite them.
+        with torch.inference_mode(False), torch.no_grad():
+            tensors = self._stack(first, second, lambda_())
+            if first["in_proj.weight"].is_cuda and torch.cuda.is_current_stream_capturing():
+                return tensors  # Nothing is in them before the graph is replayed.
+            if before is not None and _fit(before.tensors, tensors):
+                for name, tensor in tensors.items():
+                    before.tensors[name].copy_(tensor)
+                tensors = before.tensors
+        sources = tuple(parameter.detach() for parameter in (*first.values(), *second.values()))
+        self._cached = _Cached(key, tensors, sources)
+        return tensors
+
+    @property
+    def kept(self) -> dict[str, Tensor] | None:
+        """The stacked tensors that are kept now: the same object, with other values, after a parameter's edit."""
+        return None if self._cached is None else self._cached.tensors
 
     def forget(self) -> None:
         """Drop the kept tensors."""
@@ -132,6 +147,14 @@ def parameter_versions(parameters: Sequence[Tensor]) -> tuple[object, ...] | Non
     if any(parameter.is_inference() for parameter in parameters):
         return None
     return tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
+
+
+def _fit(kept: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> bool:
+    """Whether the one's values can be written over the other's."""
+    return kept.keys() == made.keys() and all(
+        (kept[name].shape, kept[name].dtype, kept[name].device) == (tensor.shape, tensor.dtype, tensor.device)
+        for name, tensor in made.items()
+    )
 
 
 def _interleave(first: Tensor, second: Tensor, sizes: list[int]) -> Tensor:

@@ -92,6 +92,18 @@ class DifferentialMixer(nn.Module):
             self.stack.forget()
         return super()._apply(fn, recurse)
 
+    @property
+    def derived(self) -> dict[str, Tensor] | None:
+        """The stacked branches that are kept now; what a captured graph reads beside the parameters."""
+        return None if self.stack is None else self.stack.kept
+
+    @torch.no_grad()
+    def derive(self) -> dict[str, Tensor]:
+        """The stacked branches as the parameters are now, written over the kept ones."""
+        assert self.stack is not None
+        branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
+        return self.stack.tensors(*branches, self.lambda_, self._lambda_key())
+
     def writing_weights(self) -> list[Tensor]:
         """The parameters that set the size of what the mixer adds to the residual stream."""
         if self.cfg.normalisation != "none":
@@ -120,8 +132,7 @@ class DifferentialMixer(nn.Module):
         from_zero = state is None and (valid is None or not keep_state)
         stackable = fused and from_zero and self._can_stack(u.shape[1])
         if stackable and not self.hook_lambda.is_hooked:
-            key = parameter_versions(list(self._lambda_parameters().values()))
-            m, states = self._run_stacked(u, self.lambda_, key, keep_state)
+            m, states = self._run_stacked(u, self.lambda_, self._lambda_key(), keep_state)
             return self._normalise(m, fused), states
         weight = self.hook_lambda(self.lambda_())
         _require_fits(weight, u)
@@ -145,6 +156,9 @@ class DifferentialMixer(nn.Module):
         assert self.stack is not None
         branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
         return self.stack.run(*branches, lambda_, u, lambda_key=lambda_key, keep_state=keep_state)
+
+    def _lambda_key(self) -> tuple[object, ...] | None:
+        return parameter_versions(list(self._lambda_parameters().values()))
 
     def _lambda_parameters(self) -> dict[str, nn.Parameter]:
         return {name: getattr(self, name) for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]}

@@ -5,9 +5,8 @@ resid_pre[0] = embed(tokens);  resid_pre[i+1] = resid_post[i];  logits = unembed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,24 +18,34 @@ from torch import Tensor, nn
 from diffmamba_interp.activation_cache import ActivationCache
 from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.config import HookedMambaConfig
-from diffmamba_interp.hook_points import HookFunction, HookPoint, NamesFilter, attached, name_hook_points, select_names
+from diffmamba_interp.hook_points import (
+    HookFunction,
+    HookPoint,
+    NamesFilter,
+    Recorder,
+    attached,
+    name_hook_points,
+    select_names,
+)
 from diffmamba_interp.models.block import Block, residual_dtype
 from diffmamba_interp.models.checkpoint_fields import Format
+from diffmamba_interp.models.forward_pass import PassInputs, PassResult, run_pass
 from diffmamba_interp.models.generation import generate
+from diffmamba_interp.models.graphs import GraphStore
 from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm
-from diffmamba_interp.models.token_checks import AttentionMask, Lengths, lengths_of, prepared_tokens
+from diffmamba_interp.models.token_checks import (
+    AttentionMask,
+    Lengths,
+    Rows,
+    counted,
+    lengths_of,
+    prepared_tokens,
+    select_rows,
+    take_rows,
+)
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import Impl, Resolved, choose_impl
-
-
-@dataclass(frozen=True)
-class _Run:
-    """How far a forward pass came: the residual stream, which positions are real, and the blocks' states."""
-
-    resid: Tensor
-    valid: Tensor | None
-    state: RecurrentState | None
 
 
 class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tags=["mamba", "interpretability"]):
@@ -51,6 +60,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         super().__init__()
         self.cfg = cfg
         self.impl: Impl = "auto"
+        self._graphs: GraphStore | None = GraphStore()
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.hook_embed = HookPoint()
         self.blocks = nn.ModuleList([Block(cfg, index) for index in range(cfg.n_layers)])
@@ -72,6 +82,24 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
             for weight in block.mixer.writing_weights():
                 weight.div_(self.cfg.n_layers**0.5)
 
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether a forward pass without gradients that comes again is replayed as a CUDA graph; true by default.
+
+        Setting it to either drops the graphs there are. `models.graphs` says what is captured and when.
+        """
+        return self._graphs is not None
+
+    @cuda_graphs.setter
+    def cuda_graphs(self, allowed: bool) -> None:
+        self._graphs = GraphStore() if fitting("cuda_graphs", allowed, bool) else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookedMamba:
+        """What `.to`, `.cuda` and their kin call: graphs would hold the weights where they were."""
+        if self._graphs is not None:
+            self._graphs.clear()
+        return super()._apply(fn, recurse)
+
     def tie_embeddings(self) -> None:
         """Make the unembedding the embedding's matrix, if the config says so."""
         if self.cfg.tie_embeddings:
@@ -84,15 +112,22 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         lengths: Lengths | None = None,
         attention_mask: AttentionMask | None = None,
         stop_at_block: int | None = None,
-    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
+        positions: Rows = None,
+    ) -> Float[Tensor, "batch read_pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
         """Logits in float32 or wider: [batch, pos, d_vocab].
 
         `lengths`: tokens per sample in a right-padded batch. `attention_mask`: the same as a 0/1 mask. Either may be
         lists. What lies beyond a sample's length may be any number, such as -100.
         `stop_at_block=k` runs blocks 0 to k - 1 only and returns the residual stream that enters block k.
+        `positions`: those to unembed, [read_pos] or [batch, read_pos], -1 being each sample's last token; all when
+        None. Of a long prompt the logits of all are larger than everything else.
         """
-        run = self._run(tokens, lengths=lengths, attention_mask=attention_mask, stop_at_block=stop_at_block)
-        return run.resid if stop_at_block is not None else self._logits(run.resid)
+        if positions is not None and stop_at_block is not None:
+            raise ValueError("positions are those to unembed, but with stop_at_block nothing is: give one of the two.")
+        run = self._run(
+            tokens, lengths=lengths, attention_mask=attention_mask, stop_at_block=stop_at_block, positions=positions
+        )
+        return run.resid if stop_at_block is not None else upcast(self.unembed(run.resid))
 
     @checked
     def forward_with_state(
@@ -109,10 +144,16 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         `state`: where an earlier call ended. `last_only=True` unembeds only each sample's last position and
         returns [batch, 1, d_vocab], which spares the vocabulary-sized memory of a long prompt.
         """
-        run = self._run(tokens, state=state, lengths=lengths, attention_mask=attention_mask, keep_state=True)
+        run = self._run(
+            tokens,
+            state=state,
+            lengths=lengths,
+            attention_mask=attention_mask,
+            positions=(-1,) if last_only else None,
+            keep_state=True,
+        )
         assert run.state is not None
-        resid = run.resid if not last_only else last_positions(run.resid, run.valid)
-        return self._logits(resid), run.state
+        return upcast(self.unembed(run.resid)), run.state
 
     @checked
     def run_with_cache(
@@ -123,23 +164,21 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         stop_at_block: int | None = None,
         lengths: Lengths | None = None,
         attention_mask: AttentionMask | None = None,
+        positions: Rows = None,
     ) -> tuple[Tensor, ActivationCache]:
         """Logits (or the stopped run's residual stream) and the values of the chosen hook points.
 
         `names_filter`: a name, a list of names, a glob such as `"blocks.*.hook_resid_post"`, or a predicate;
-        None caches all but `hook_state` and `hook_hidden_attention`, which are large: name them.
+        None caches all but `hook_state` and `hook_hidden_attention`, which are large: name them. `positions`: those to
+        unembed, as in `forward`; `ln_final`'s points then have no others.
         """
-        seen: dict[str, Tensor] = {}
-
-        def keep(value: Tensor, name: str) -> None:
-            seen[name] = value
-
         wanted = select_names(self.hook_points, names_filter)
         self._require_reached(wanted if names_filter is not None else [], stop_at_block)
         lengths = lengths_of(tokens, lengths, attention_mask)
-        with attached(self.hook_points, [(wanted, keep)] if wanted else []):
-            out = self(tokens, stop_at_block=stop_at_block, lengths=lengths)
-        return out, ActivationCache(seen, tokens=tokens.clone(), lengths=lengths, model=self)
+        recorder = Recorder()
+        with attached(self.hook_points, [(wanted, recorder)] if wanted else []):
+            out = self(tokens, stop_at_block=stop_at_block, lengths=lengths, positions=positions)
+        return out, ActivationCache(recorder.seen, tokens=tokens.clone(), lengths=lengths, model=self)
 
     @checked
     def run_with_hooks(
@@ -240,8 +279,10 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         lengths: Lengths | None = None,
         attention_mask: AttentionMask | None = None,
         stop_at_block: int | None = None,
+        positions: Rows = None,
         keep_state: bool = False,
-    ) -> _Run:
+    ) -> PassResult:
+        """The residual stream behind the last block that runs, normed for the unembedding if that is the model's."""
         tokens, valid = prepared_tokens(
             tokens,
             self.cfg.d_vocab,
@@ -252,19 +293,28 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         n_blocks = self._n_blocks_to_run(stop_at_block)
         if state is not None:
             state.require_fit([self.cfg.block_kind(index) for index in range(n_blocks)], tokens.shape[0])
-        resid = self.hook_embed(self.embed(tokens))
+        read = _positions_read(positions, tokens, valid)
+        inputs = PassInputs(tokens=tokens, valid=valid, positions=read, state=state)
+
+        def run(inputs: PassInputs) -> PassResult:
+            return self._run_blocks(inputs, n_blocks, to_unembed=stop_at_block is None, keep_state=keep_state)
+
+        points = tuple(self.hook_points.values())
+        return run_pass(self._graphs, self, points, run, inputs, (stop_at_block, keep_state, self.impl))
+
+    def _run_blocks(self, inputs: PassInputs, n_blocks: int, *, to_unembed: bool, keep_state: bool) -> PassResult:
+        """What a graph holds: tensors in, tensors out, and the same launches whatever is in them."""
+        resid = self.hook_embed(self.embed(inputs.tokens))
         resid = resid.to(residual_dtype(self.cfg, resid.dtype))
         fused = self._chosen_impl(resid) == "fused"
         states = []
         for index in range(n_blocks):
-            before = None if state is None else state.blocks[index]
-            resid, after = self.blocks[index](resid, before, valid, fused=fused, keep_state=keep_state)
+            before = None if inputs.state is None else inputs.state.blocks[index]
+            resid, after = self.blocks[index](resid, before, inputs.valid, fused=fused, keep_state=keep_state)
             states.append(after)
-        return _Run(resid=resid, valid=valid, state=RecurrentState(tuple(states)) if keep_state else None)
-
-    def _logits(self, resid: Tensor) -> Tensor:
-        fused = self._chosen_impl(resid) == "fused"
-        return upcast(self.unembed(self.ln_final(resid, fused=fused)))
+        if to_unembed:
+            resid = self.ln_final(take_rows(resid, inputs.positions), fused=fused)
+        return PassResult(resid=resid, state=RecurrentState(tuple(states)) if keep_state else None)
 
     def _chosen_impl(self, resid: Tensor) -> Resolved:
         return choose_impl(self.impl, resid.device, self.embed.weight.dtype).impl
@@ -292,9 +342,15 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
 
 def last_positions(resid: Float[Tensor, "batch pos d"], valid: Tensor | None) -> Float[Tensor, "batch 1 d"]:
     """Each sample's last real position."""
-    if valid is None:
-        return resid[:, -1:]
-    return resid[torch.arange(resid.shape[0], device=resid.device), valid.sum(dim=-1) - 1][:, None]
+    return take_rows(resid, counted(resid, valid)[:, None] - 1)
+
+
+def _positions_read(positions: Rows, tokens: Tensor, valid: Tensor | None) -> Int[Tensor, "batch read_pos"] | None:
+    lengths = counted(tokens, valid)
+    if isinstance(positions, tuple | list) and list(positions) == [-1]:
+        # Looking whether it lies in its sample, as it must, would wait for the GPU.
+        return lengths[:, None] - 1
+    return select_rows(positions, lengths, tokens.shape[1], "positions")
 
 
 def _block_of(name: str, n_layers: int) -> int:

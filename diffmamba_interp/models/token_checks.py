@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import shown
@@ -16,6 +16,9 @@ Lengths = Int[Tensor, " batch"] | Sequence[int]
 
 AttentionMask = Tensor | Sequence[Sequence[int]]
 """1 or true on tokens, 0 or false on the padding behind them."""
+
+Rows = Tensor | Sequence[int] | Sequence[Sequence[int]] | None
+"""Chosen positions, of every sample, [row], or of each sample, [batch, row]; None for all."""
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -72,6 +75,48 @@ def token_ids(
     if int(ids.min()) < 0 or int(ids.max()) >= d_vocab:
         raise ValueError(f"{name} is {ids.tolist()}: token ids lie in 0 to {d_vocab - 1}.")
     return ids.long().expand(n_batch)
+
+
+def select_rows(rows: Rows, lengths: Tensor, n_pos: int, name: str = "rows") -> Tensor | None:
+    """The chosen destination positions as int64 [batch, row], or None for all.
+
+    `rows`: positions for every sample, [row], or for each sample, [batch, row]. Negative ones count from the
+    end of each sample: -1 is its last position, at `lengths - 1`.
+
+    Raises ValueError for a row outside its sample.
+    """
+    if rows is None:
+        return None
+    try:
+        chosen = torch.as_tensor(rows, device=lengths.device)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {shown(rows)}: give whole numbers, [row] or [batch, row].") from error
+    if chosen.numel() == 0:
+        raise ValueError(f"{name} is empty: give at least one position, or None for all.")
+    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or chosen.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} has dtype {chosen.dtype} and shape {tuple(chosen.shape)}: give whole numbers, [row] for "
+            "every sample or [batch, row]."
+        )
+    chosen = chosen.long()
+    if chosen.ndim == 1:
+        chosen = chosen.expand(lengths.shape[0], -1)
+    elif chosen.shape[0] != lengths.shape[0]:
+        raise ValueError(f"{name} is for {chosen.shape[0]} samples, but there are {lengths.shape[0]}.")
+    resolved = torch.where(chosen < 0, chosen + lengths[:, None], chosen)
+    if bool(((resolved < 0) | (resolved >= lengths[:, None])).any()):
+        raise ValueError(
+            f"{name} is {chosen.unique().tolist()}: each must lie in its sample, from -length to length - 1, and "
+            f"the lengths are {lengths.unique().tolist()} (padded to {n_pos})."
+        )
+    return resolved
+
+
+def take_rows(value: Float[Tensor, "batch pos *rest"], rows: Tensor | None) -> Float[Tensor, "batch row *rest"]:
+    """The chosen positions [batch, row] of each sample, or all of them."""
+    if rows is None:
+        return value
+    return value[torch.arange(value.shape[0], device=value.device)[:, None], rows]
 
 
 def _check_shape(tokens: Any) -> None:

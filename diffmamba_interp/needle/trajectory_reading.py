@@ -15,9 +15,10 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import fitting
 from diffmamba_interp.hook_names import block_point
-from diffmamba_interp.models.language_model import HookedMamba, last_positions
+from diffmamba_interp.hook_points import Recorder
+from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.recurrent_state import RecurrentState
-from diffmamba_interp.models.token_checks import valid_positions
+from diffmamba_interp.models.token_checks import counted, valid_positions
 from diffmamba_interp.needle.batches import is_real, padded
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.ops.precision import upcast
@@ -87,16 +88,12 @@ def _pass(
     lengths: Tensor | None = None,
     last_only: bool = False,
 ) -> Ends:
-    entering: list[Tensor] = []
-    valid = valid_positions(tokens, lengths)
-
-    def keep(resid: Tensor, name: str) -> None:
-        # A copy: a view of the last position would keep all positions of every block alive.
-        entering.append((last_positions(resid, valid) if last_only else resid).clone())
-
-    with model.hooks([([block_point(block, "resid_pre") for block in range(model.cfg.n_layers)], keep)]):
+    # Of the last positions alone: all those of every block would be much larger.
+    at = counted(tokens, valid_positions(tokens, lengths))[:, None] - 1 if last_only else None
+    recorder = Recorder(positions=at)
+    with model.hooks([([block_point(block, "resid_pre") for block in range(model.cfg.n_layers)], recorder)]):
         logits, after = model.forward_with_state(tokens, state, lengths=lengths, last_only=last_only)
-    return Ends(entering=entering, logits=logits, state=after)
+    return Ends(entering=list(recorder.seen.values()), logits=logits, state=after)
 
 
 def _stages(lens: ReadOut, name: str, ends: Ends) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:

@@ -1,0 +1,112 @@
+"""One forward pass as a function of tensors, with what is recorded on the way: the form in which a graph replays it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from diffmamba_interp.hook_points import HookPoint, Recorder
+from diffmamba_interp.models.graphs import GraphStore, Outputs, may_replay
+from diffmamba_interp.models.recurrent_state import RecurrentState
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassInputs:
+    """tokens: [batch, pos]. valid: the real ones. positions: [batch, read_pos], to unembed. state: to continue from."""
+
+    tokens: Tensor
+    valid: Tensor | None
+    positions: Tensor | None
+    state: RecurrentState | None
+
+    def tensors(self) -> list[Tensor]:
+        """All of them in one order."""
+        given = [tensor for tensor in (self.tokens, self.valid, self.positions) if tensor is not None]
+        return given if self.state is None else [*given, *self.state.tensors()]
+
+    def filled(self, tensors: Iterator[Tensor]) -> PassInputs:
+        """The same with other tensors in their places, taken in that order."""
+        return PassInputs(
+            tokens=next(tensors),
+            valid=None if self.valid is None else next(tensors),
+            positions=None if self.positions is None else next(tensors),
+            state=None if self.state is None else self.state.map(lambda _: next(tensors)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """resid: the residual stream, or what the unembedding reads. state: after the last token, if it was kept."""
+
+    resid: Tensor
+    state: RecurrentState | None
+
+
+def run_pass(
+    graphs: GraphStore | None,
+    model: nn.Module,
+    points: Sequence[HookPoint],
+    run: Callable[[PassInputs], PassResult],
+    inputs: PassInputs,
+    key: Hashable,
+) -> PassResult:
+    """`run(inputs)`, by a graph where there is one to be had; what recorders are to see reaches them either way.
+
+    key: all that `run` depends on beside its inputs and the model.
+    """
+    if graphs is None or not may_replay(inputs.tensors()):
+        return run(inputs)
+    recorders = _recorders_in_force(points)
+    if recorders is None:
+        return run(inputs)
+    own_positions = [recorder.positions for recorder in recorders if recorder.positions is not None]
+
+    def body(tensors: Sequence[Tensor]) -> Outputs:
+        following = iter(tensors)
+        given = inputs.filled(following)
+        with ExitStack() as stack:
+            seen = [stack.enter_context(_recording_apart(recorder, following)) for recorder in recorders]
+            result = run(given)
+        state = [] if result.state is None else result.state.tensors()
+        kept = [value for values in seen for value in values.values()]
+        return Outputs([result.resid, *state, *kept], form=(result.state, [list(values) for values in seen]))
+
+    has_parts = (inputs.valid is not None, inputs.positions is not None, inputs.state is not None)
+    recorded = tuple(
+        (tuple(names), recorder.dtype, recorder.positions is not None) for recorder, names in recorders.items()
+    )
+    outputs = graphs.call(model, (key, has_parts, recorded), body, [*inputs.tensors(), *own_positions])
+    following = iter(outputs.tensors)
+    (state, names_seen), resid = outputs.form, next(following)
+    result = PassResult(resid=resid, state=None if state is None else state.map(lambda _: next(following)))
+    for recorder, names in zip(recorders, names_seen, strict=True):
+        recorder.seen.update((name, next(following)) for name in names)
+    return result
+
+
+def _recorders_in_force(points: Sequence[HookPoint]) -> dict[Recorder, list[str]] | None:
+    """What is recorded in this thread, and at which points; None where a function of another kind is attached too."""
+    recorders: dict[Recorder, list[str]] = {}
+    for point in points:
+        if not point._attachments:
+            continue
+        for attachment in point.in_force:
+            if not isinstance(attachment.function, Recorder) or attachment.thread is None:
+                return None
+            recorders.setdefault(attachment.function, []).append(point.name)
+    return recorders
+
+
+@contextmanager
+def _recording_apart(recorder: Recorder, tensors: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
+    """What the recorder keeps inside the `with` block, at the next positions; its own values stay as they were."""
+    seen, positions = recorder.seen, recorder.positions
+    recorder.seen = {}
+    recorder.positions = None if positions is None else next(tensors)
+    try:
+        yield recorder.seen
+    finally:
+        recorder.seen, recorder.positions = seen, positions
