@@ -33,6 +33,39 @@ def block_calls(model: HookedMamba) -> object:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("positions", "rows"),
+    [([-1], [[8], [3]]), ([0, -2], [[0, 7], [0, 2]]), (torch.tensor([[2, 2], [-1, 0]]), [[2, 2], [3, 0]])],
+    ids=["last", "several", "per sample"],
+)
+def test_chosen_positions_have_the_logits_that_they_have_among_all(
+    model: HookedMamba, positions: object, rows: list[list[int]]
+) -> None:
+    tokens, lengths = random_tokens(2, 9), [9, 4]
+    read: list[tuple[int, ...]] = []
+    everywhere = model(tokens, lengths=lengths)
+    with model.hooks([("ln_final.hook_normalized", lambda value, name: read.append(tuple(value.shape)))]):
+        some = model(tokens, lengths=lengths, positions=positions)
+    expected = torch.stack([logits[row] for logits, row in zip(everywhere, rows, strict=True)])
+    torch.testing.assert_close(some, expected, rtol=1e-6, atol=1e-6)
+    assert read == [(2, len(rows[0]), 16)]
+    cached, cache = model.run_with_cache(tokens, "ln_final.*", lengths=lengths, positions=positions)
+    assert torch.equal(cached, some)
+    assert cache["ln_final.hook_scale"].shape == (2, len(rows[0]), 1)
+
+
+@torch.no_grad()
+def test_positions_that_cannot_be_unembedded_are_refused(model: HookedMamba) -> None:
+    tokens = random_tokens(2, 9)
+    with pytest.raises(ValueError, match=r"positions is \[4\]: each must lie in its sample.*the lengths are \[4, 9\]"):
+        model(tokens, lengths=[9, 4], positions=[4])
+    with pytest.raises(ValueError, match="positions is empty"):
+        model(tokens, positions=[])
+    with pytest.raises(ValueError, match="positions are those to unembed, but with stop_at_block nothing is"):
+        model(tokens, positions=[-1], stop_at_block=1)
+
+
+@torch.no_grad()
 def test_no_position_sees_a_later_token_bit_for_bit(model: HookedMamba) -> None:
     tokens = random_tokens(2, 130)
     clean, cache = model.run_with_cache(tokens)
