@@ -22,8 +22,9 @@ from jaxtyping import Float
 from diffmamba_interp.analysis_results import read_records
 from diffmamba_interp.interventions import Intervention, intervene
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.needle import NeedleSample
-from diffmamba_interp.needle.trajectory import Lens, needle_trajectory
+from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.statistics import Estimate, bootstrap, paired_test
 
 CLEAN = "clean"

@@ -36,13 +36,14 @@ from diffmamba_interp.lens.lenses import LogitLens
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DemoName, bundled_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, summarise
 from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.recipe import AUTO, NONE, FillerSplit, NeedleRecipe
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.samples import make_needle_samples
-from diffmamba_interp.needle.trajectory import Lens, needle_trajectory
+from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.needle.verdict import Verdict, aligned_table, verdict_table, verdicts
 from diffmamba_interp.runs.command import errors_as_messages

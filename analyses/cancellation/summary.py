@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
-from diffmamba_interp.implicit_attention.allocation import CLASSES, HEAD_PICTURES, PICTURES, Allocation
-from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
+from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, HEAD_PICTURES, PICTURES, Allocation
 from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, mean_of, weighted_sum
 
 NOISE = ("distractors", "filler")

@@ -25,8 +25,8 @@ from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.folders import demo_lens_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.needle import NeedleSample
-from diffmamba_interp.needle.trajectory import Lens
 from diffmamba_interp.text import TextSource
 
 RECORDS, PROVENANCE = "records.parquet", "provenance.json"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Encoding, Tokenizer
 
-from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
-from diffmamba_interp.implicit_attention.spans import Spans
+from diffmamba_interp.spans import Spans, TokenRange, disjoint_spans, prompt_spans
 from diffmamba_interp.text.tokenizer import Bos, bos_tokens
 
 if TYPE_CHECKING:
     from diffmamba_interp.needle import NeedleSample
-from collections.abc import Iterable, Sequence
-
-from diffmamba_interp.implicit_attention.spans import Interval, disjoint_spans
 
 MAX_CHARACTERS = 200_000
 MAX_TOKENS = 16_384
@@ -26,7 +23,7 @@ DEFAULT_TEXT = (
     "<context>John moved to the garden. Mary went to the kitchen. Sandra travelled to the office. John went back to "
     "the hallway. Mary journeyed to the bathroom.</context> Question: Where is John? Answer:"
 )
-"""A needle prompt in the form of the retrieval tasks (`diffmamba_interp.needle.prompts`)."""
+"""A needle prompt in the form of the retrieval tasks (`diffmamba_interp.needle.haystack`)."""
 
 DEFAULT_NEEDLE = "John went back to the hallway."
 DEFAULT_OTHER_FACTS = (
@@ -39,7 +36,7 @@ DEFAULT_DISTRACTORS = "garden; kitchen; office; bathroom"
 """The labels that compete with the answer."""
 
 QUESTION = re.compile(r"</context> (Question: .*?) Answer:$", re.DOTALL)
-"""How a prompt of the retrieval tasks ends (`diffmamba_interp.needle.prompts`)."""
+"""How a prompt of the retrieval tasks ends (`diffmamba_interp.needle.haystack`)."""
 
 SEPARATOR = ";"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=])")
@@ -151,7 +148,7 @@ def _ids_of_digits(typed: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def spans_of_text(text: str, offsets: Sequence[Interval], needle: str, distractors: str) -> Spans:
+def spans_of_text(text: str, offsets: Sequence[TokenRange], needle: str, distractors: str) -> Spans:
     """Spans of a typed prompt: the question by the prompt's form, the rest where the given texts occur.
 
     offsets: characters of each token. needle, distractors: texts between semicolons. A token belongs to the first
@@ -168,7 +165,7 @@ def spans_of_text(text: str, offsets: Sequence[Interval], needle: str, distracto
     )
 
 
-def _occurrences(text: str, wanted: str) -> Iterable[Interval]:
+def _occurrences(text: str, wanted: str) -> Iterable[TokenRange]:
     for part in filter(None, (part.strip() for part in wanted.split(SEPARATOR))):
         places = [match.span() for match in re.finditer(re.escape(part), text)]
         if not places:
@@ -176,7 +173,7 @@ def _occurrences(text: str, wanted: str) -> Iterable[Interval]:
         yield from places
 
 
-def _tokens_of(stretch: Interval, offsets: Sequence[Interval]) -> Interval:
+def _tokens_of(stretch: TokenRange, offsets: Sequence[TokenRange]) -> TokenRange:
     """The tokens that overlap a stretch of characters."""
     inside = [place for place, (a, b) in enumerate(offsets) if a < stretch[1] and b > stretch[0]]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)

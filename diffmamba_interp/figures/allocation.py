@@ -10,9 +10,7 @@ import numpy as np
 from diffmamba_interp.drawing.colours import BRANCHES, DASHES, SPANS, Style, model_styles, short_name
 from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, HeatMap, Line, Panel, Place
 from diffmamba_interp.drawing.plotly_figure import as_plotly
-from diffmamba_interp.implicit_attention.allocation import Allocation
-from diffmamba_interp.implicit_attention.allocation_measures import allocation_measures
-from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
+from diffmamba_interp.implicit_attention.allocation import DIRECTIONS, Allocation, allocation_measures
 from diffmamba_interp.statistics import bootstrap
 
 ORDER = ("needle", "question", "other", "distractors", "filler")

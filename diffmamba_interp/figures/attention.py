@@ -21,7 +21,7 @@ from diffmamba_interp.figures.attention_panels import (
 )
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.segments import Segment, collapse_by_span
-from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES, Interval, Spans
+from diffmamba_interp.spans import SPAN_CLASSES, Spans, TokenRange
 
 MAX_CELLS = 512
 """Rows and columns of one panel; longer sequences are pooled."""
@@ -37,7 +37,7 @@ def attention_drawing(
     sample: int = 0,
     head: int | None = None,
     spans: Spans | None = None,
-    window: Interval | None = None,
+    window: TokenRange | None = None,
     clip_quantile: float = 0.99,
     max_cells: int = MAX_CELLS,
     title: str | None = None,
@@ -87,7 +87,7 @@ def attention_span_drawing(
     *,
     sample: int = 0,
     head: int | None = None,
-    window: Interval | None = None,
+    window: TokenRange | None = None,
     title: str | None = None,
 ) -> Drawing:
     """The record's pictures by span, side by side on one scale: sums over sources, means over destinations.

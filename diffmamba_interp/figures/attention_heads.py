@@ -18,7 +18,7 @@ from diffmamba_interp.figures.attention_panels import (
     record_title,
 )
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.spans import Interval
+from diffmamba_interp.spans import TokenRange
 
 MAX_CELLS = 40
 """Rows and columns of one thumbnail; longer sequences are pooled."""
@@ -31,7 +31,7 @@ MAX_IN_LINE = 16
 
 
 def attention_heads_drawing(
-    record: AttentionRecord, *, sample: int = 0, window: Interval | None = None, title: str | None = None
+    record: AttentionRecord, *, sample: int = 0, window: TokenRange | None = None, title: str | None = None
 ) -> Drawing:
     """Every head's pictures small, one column per head and one line per picture, on one scale.
 
@@ -70,7 +70,7 @@ attention_heads_figure = as_plotly(attention_heads_drawing)
 
 
 def _tiles(
-    record: AttentionRecord, sample: int, head: int, window: Interval | None
+    record: AttentionRecord, sample: int, head: int, window: TokenRange | None
 ) -> dict[str, Float[np.ndarray, "cell_row cell_src"]]:
     values = attention_panels(record, sample=sample, head=head, window=window).values
     step = pooling_step(max(next(iter(values.values())).shape), MAX_CELLS)

@@ -13,7 +13,7 @@ from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, Mark, Panel, scale_end, symmetric
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.spans import Interval
+from diffmamba_interp.spans import TokenRange
 
 UNITS = {"hidden": "weight", "contribution": "contribution", "contribution_norm": "norm"}
 
@@ -44,7 +44,7 @@ class AttentionPanels:
 
 
 def attention_panels(
-    record: AttentionRecord, *, sample: int = 0, head: int | None = None, window: Interval | None = None
+    record: AttentionRecord, *, sample: int = 0, head: int | None = None, window: TokenRange | None = None
 ) -> AttentionPanels:
     """One sample of a record, float32; arguments and ValueErrors as in `pictures_of`."""
     pictures = pictures_of(record, sample=sample, head=head, window=window)

@@ -14,9 +14,15 @@ from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.residual import ResidualAttribution, Writer, residual_attribution
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, MemoryLimitError
-from diffmamba_interp.implicit_attention.span_summary import SpanSummary, summarise_spans
-from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES, Spans, attention_snr, branch_cosine, removed_share
+from diffmamba_interp.implicit_attention.span_measures import (
+    SpanSummary,
+    attention_snr,
+    branch_cosine,
+    removed_share,
+    summarise_spans,
+)
 from diffmamba_interp.models.read_out import logit_direction
+from diffmamba_interp.spans import SPAN_CLASSES, Spans
 
 __all__ = [
     "SPAN_CLASSES",

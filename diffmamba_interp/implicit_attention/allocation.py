@@ -3,16 +3,24 @@
     K_i[s]                                            contribution of source s in block i (`contributions`), in logits
     mass_S = sum_S |K_i|                              net, of the minuend, and of lambda times the subtrahend
     smaller_S = sum_S min(|K1|, |lambda K2|)          see below
-    snr = mean_needle |K_i| / mean_others |K_i|       in dB (`spans`)
+    snr = mean_needle |K_i| / mean_others |K_i|       in dB (`span_measures`)
+
+    cancelled_S = 1 - sum_S |K1 - lambda K2| / (sum_S |K1| + sum_S |lambda K2|)       0 if nothing cancels
+    over_allocation = sum over distractors and filler of |K| / sum of |K|             the paper's hypothesis
 
 Of |K1| + |lambda K2|, the subtraction takes away 2 min(|K1|, |lambda K2|) at a source where both have one sign, and
 nothing elsewhere. Were their signs independent, half of it would go: smaller_S is what chance alone would cancel.
 Only one row of the scan's matrix is made, so memory grows with the prompt's length and not with its square.
+
+A retrieval prompt is read along two directions:
+
+    "answer"     logit of the answer's first token
+    "contrast"   that logit less the mean logit of the other labels' first tokens: what tells the answer from them
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -23,9 +31,7 @@ from diffmamba_interp.implicit_attention.activations import run_block
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES
-from diffmamba_interp.implicit_attention.spans import (
-    SPAN_CLASSES,
-    Spans,
+from diffmamba_interp.implicit_attention.span_measures import (
     attention_snr,
     branch_cosine,
     decibel,
@@ -33,9 +39,11 @@ from diffmamba_interp.implicit_attention.spans import (
     span_mass,
 )
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.read_out import final_scale
+from diffmamba_interp.models.prompt_batches import batches, padded, unless_equal
+from diffmamba_interp.models.read_out import final_scale, logit_direction
 from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, select_rows, take_rows
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.spans import SPAN_CLASSES, MarkedPrompt, Spans, prompt_spans
 
 CLASSES = (*SPAN_CLASSES, "other")
 """The classes of a prompt's sources; "other" holds the tokens that no span names, the last position among them."""
@@ -45,6 +53,12 @@ PICTURES = ("net", "minuend", "lambda_subtrahend")
 
 HEAD_PICTURES = ("net", "minuend", "lambda_subtrahend", "strangers")
 """Per head. strangers: |K1[h] - lambda K2[g]| averaged over all g other than h."""
+
+NOISE = ("distractors", "filler")
+"""The classes that over-allocation counts."""
+
+DIRECTIONS = ("answer", "contrast")
+BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +96,57 @@ class Allocation:
         return {name: value for name, value in values.items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class AllocationMeasures:
+    """Float64; NaN where a block or a prompt has no such number, as in plain blocks for the branches.
+
+    snr_db: needle over all other visible tokens by picture (`PICTURES`), dB.
+    cancelled: share that the subtraction cancels by class of sources (`CLASSES`), in [0, 1] up to round-off.
+    over_allocation: share on `NOISE` by picture, in [0, 1].
+    """
+
+    snr_db: Mapping[str, Float[Tensor, "prompt block"]]
+    cancelled: Mapping[str, Float[Tensor, "prompt block"]]
+    over_allocation: Mapping[str, Float[Tensor, "prompt block"]]
+
+
+@torch.no_grad()
+def allocate_prompts(
+    model: HookedMamba,
+    prompts: Sequence[MarkedPrompt],
+    *,
+    per_head: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+    on_progress: Callable[[int], None] | None = None,
+) -> Allocation:
+    """Allocation of every prompt along both directions, in the prompts' order, on the CPU.
+
+    batch_tokens: tokens per batch, padding included; one longer prompt makes a batch of its own.
+    on_progress: called with the number of prompts done since the last call.
+    Raises ValueError if there are no prompts.
+    """
+    if not prompts:
+        raise ValueError("there are no prompts to measure: give at least one.")
+    device = model.embed.weight.device
+    parts, order = [], []
+    lengths = [len(prompt.tokens) for prompt in prompts]
+    for indices in batches(lengths, batch_tokens):
+        chosen = [prompts[index] for index in indices]
+        part = allocate(
+            model,
+            padded([prompt.tokens for prompt in chosen]).to(device),
+            torch.stack([answer_directions(model, prompt) for prompt in chosen]),
+            [prompt_spans(prompt) for prompt in chosen],
+            lengths=unless_equal([lengths[index] for index in indices], device),
+            per_head=per_head,
+        )
+        parts.append(part)
+        order += indices
+        if on_progress is not None:
+            on_progress(len(indices))
+    return Allocation.cat(parts).select(torch.tensor(order).argsort())
+
+
 @torch.no_grad()
 def allocate(
     model: HookedMamba,
@@ -114,10 +179,10 @@ def allocate(
     for index in range(model.cfg.n_layers):
         resid, activations = run_block(model, resid, index, valid)
         # One row per direction needs no kernel, and the kernel would serve prompts of different lengths one by one.
-        made = contribution_along(
+        contribution = contribution_along(
             activations, directions, rows, per_head=per_head, impl="reference", max_bytes=max_bytes
         )
-        blocks.append(_measure(made, masks))
+        blocks.append(_measure(contribution, masks))
     # A direction enters every size linearly, so the final scale, known only now, divides the sums.
     scale = take_rows(upcast(final_scale(model, resid)), rows)[:, :, 0]
     stacked = {name: torch.stack([block[name] for block in blocks], dim=2) for name in blocks[0]}
@@ -125,6 +190,40 @@ def allocate(
         if name in stacked:
             stacked[name] = stacked[name] / scale.reshape(*scale.shape, *[1] * (stacked[name].ndim - 2))
     return Allocation(**stacked, n_sources=masks.sum(dim=-1))
+
+
+def allocation_measures(allocation: Allocation, direction: int = 0) -> AllocationMeasures:
+    """The measures along one direction; of `allocate_prompts`, 0 is the answer's logit.
+
+    Raises IndexError for a direction that the allocation does not have.
+    """
+    n_directions = allocation.mass.shape[1]
+    if not 0 <= direction < n_directions:
+        raise IndexError(f"direction is {direction}: the allocation has directions 0 to {n_directions - 1}.")
+    mass = allocation.mass[:, direction].double()
+    snr = allocation.snr_db[:, direction].double()
+    net, minuend, scaled = (mass[:, :, PICTURES.index(name)] for name in ("net", "minuend", "lambda_subtrahend"))
+    cancelled = 1 - net / (minuend + scaled)
+    noise = mass[..., [CLASSES.index(name) for name in NOISE]].sum(dim=-1)
+    over = noise / mass.sum(dim=-1)
+    return AllocationMeasures(
+        snr_db=dict(zip(PICTURES, snr.unbind(-1), strict=True)),
+        cancelled=dict(zip(CLASSES, cancelled.unbind(-1), strict=True)),
+        over_allocation=dict(zip(PICTURES, over.unbind(-1), strict=True)),
+    )
+
+
+def answer_directions(model: HookedMamba, prompt: MarkedPrompt) -> Float[Tensor, "direction d_model"]:
+    """One row per entry of `DIRECTIONS`, in the final residual stream before the final norm's scale divides.
+
+    Labels that begin with the answer's first token do not count as others. Raises ValueError if all of them do.
+    """
+    answer = prompt.answer_tokens[0]
+    others = sorted({label[0] for label in prompt.label_tokens} - {answer})
+    if not others:
+        raise ValueError(f"every label begins with token {answer}, as the answer does: there is nothing to tell apart.")
+    rows = logit_direction(model, torch.tensor([answer, *others], device=model.embed.weight.device))
+    return torch.stack([rows[0], rows[0] - rows[1:].mean(dim=0)])
 
 
 def class_masks(
@@ -136,16 +235,16 @@ def class_masks(
     return torch.cat([named, (visible & ~named.any(dim=1))[:, None]], dim=1)
 
 
-def _measure(made: Contribution, masks: Bool[Tensor, "batch span_class src"]) -> dict[str, Tensor]:
+def _measure(contribution: Contribution, masks: Bool[Tensor, "batch span_class src"]) -> dict[str, Tensor]:
     """One block: every field of `Allocation` that depends on it, without its block axis."""
-    found: dict[str, Tensor] = {}
-    if made.per_head:
-        found["head_mass"] = _head_mass(made, masks)
-    parts = [part.sum(dim=1) for part in made.parts] if made.per_head else list(made.parts)
+    measures: dict[str, Tensor] = {}
+    if contribution.per_head:
+        measures["head_mass"] = _head_mass(contribution, masks)
+    parts = [part.sum(dim=1) for part in contribution.parts] if contribution.per_head else list(contribution.parts)
     missing = torch.full_like(parts[0], float("nan"))
-    if made.is_differential:
+    if contribution.is_differential:
         first, second = parts
-        scaled = _times_lambda(made, second)
+        scaled = _times_lambda(contribution, second)
         pictures = (first - scaled, first, scaled)
         smaller = torch.minimum(first.abs(), scaled.abs())
         # Of the subtrahend itself: lambda may be 0 or negative, and a cosine should not see that.
@@ -154,7 +253,7 @@ def _measure(made: Contribution, masks: Bool[Tensor, "batch span_class src"]) ->
         pictures = (parts[0], missing, missing)
         smaller, cosine = missing, missing[..., 0]
     visible, needle = masks.any(dim=1), masks[:, CLASSES.index("needle")]
-    return found | {
+    return measures | {
         "mass": torch.stack([span_mass(picture, masks) for picture in pictures], dim=-2),
         "snr_db": torch.stack([decibel(attention_snr(p, needle, visible)) for p in pictures], dim=-1),
         "smaller": span_mass(smaller, masks),
@@ -162,22 +261,24 @@ def _measure(made: Contribution, masks: Bool[Tensor, "batch span_class src"]) ->
     }
 
 
-def _head_mass(made: Contribution, masks: Tensor) -> Float[Tensor, "batch direction head head_picture span_class"]:
-    first = made.parts[0]
-    if not made.is_differential:
-        own = span_mass(first, masks).movedim(1, 2)
-        missing = torch.full_like(own, float("nan"))
-        return torch.stack([own, missing, missing, missing], dim=-2)
-    scaled = _times_lambda(made, made.parts[1])
+def _head_mass(
+    contribution: Contribution, masks: Tensor
+) -> Float[Tensor, "batch direction head head_picture span_class"]:
+    first = contribution.parts[0]
+    if not contribution.is_differential:
+        net = span_mass(first, masks).movedim(1, 2)
+        missing = torch.full_like(net, float("nan"))
+        return torch.stack([net, missing, missing, missing], dim=-2)
+    scaled = _times_lambda(contribution, contribution.parts[1])
     n_heads = first.shape[1]
     # One shift at a time: all pairs of heads at once would take n_heads times the memory.
     shifts = (span_mass(first - scaled.roll(shift, dims=1), masks) for shift in range(1, n_heads))
     strangers = sum(shifts, torch.zeros_like(span_mass(first, masks))) / max(n_heads - 1, 1)
-    own_pictures = [span_mass(picture, masks) for picture in (first - scaled, first, scaled)]
-    return torch.stack([*own_pictures, strangers], dim=-2).movedim(1, 2)
+    pictures = [span_mass(picture, masks) for picture in (first - scaled, first, scaled)]
+    return torch.stack([*pictures, strangers], dim=-2).movedim(1, 2)
 
 
 def _times_lambda(
-    made: Contribution, part: Float[Tensor, "batch *head row src"]
+    contribution: Contribution, part: Float[Tensor, "batch *head row src"]
 ) -> Float[Tensor, "batch *head row src"]:
-    return along_rows(made.lambda_, part.ndim, part.ndim - 2) * part
+    return along_rows(contribution.lambda_, part.ndim, part.ndim - 2) * part

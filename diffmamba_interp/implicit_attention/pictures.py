@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.spans import Interval
+from diffmamba_interp.spans import TokenRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Pictures:
 
 
 def pictures_of(
-    record: AttentionRecord, *, sample: int = 0, head: int | None = None, window: Interval | None = None
+    record: AttentionRecord, *, sample: int = 0, head: int | None = None, window: TokenRange | None = None
 ) -> Pictures:
     """The record's pictures of one sample and one head.
 
@@ -63,7 +63,7 @@ def _of_head(record: AttentionRecord, place: int) -> AttentionRecord:
     return replace(record, parts=parts, heads=(record.heads[place],))
 
 
-def _inside(window: Interval | None, length: int) -> Interval:
+def _inside(window: TokenRange | None, length: int) -> TokenRange:
     if window is None:
         return 0, length
     start, end = window

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES, Interval, Spans
+from diffmamba_interp.spans import SPAN_CLASSES, Spans, TokenRange
 
 
 class Segment(NamedTuple):
@@ -78,7 +78,7 @@ def collapse_by_span(
     *,
     sample: int = 0,
     head: int | None = None,
-    window: Interval | None = None,
+    window: TokenRange | None = None,
 ) -> CollapsedPictures:
     """Every picture of the record by span; sample, head and window as in `pictures_of`, and its ValueErrors."""
     pictures = pictures_of(record, sample=sample, head=head, window=window)

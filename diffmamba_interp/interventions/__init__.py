@@ -15,7 +15,7 @@ from diffmamba_interp.interventions.patch import Patch
 from diffmamba_interp.interventions.patching import PatchGrid, patch_grid
 from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
 from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord, with_probability
-from diffmamba_interp.interventions.targets import positions_in
+from diffmamba_interp.spans import positions_in
 
 __all__ = [
     "AblateBranch",

@@ -7,7 +7,7 @@ sigma[t]^2 = mean_d resid[t,d]^2 / 10^(snr_db / 10)         so SNR = power of th
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +19,10 @@ from diffmamba_interp.argument_checks import Count, Share, checked, checked_fiel
 from diffmamba_interp.hook_names import EMBED, block_point
 from diffmamba_interp.interventions.gaussian import gaussian, prefix_keys
 from diffmamba_interp.interventions.intervention import Hook, Observer
-from diffmamba_interp.interventions.targets import Blocks, Spans, chosen_blocks, positions_in
+from diffmamba_interp.interventions.targets import Blocks, chosen_blocks
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.spans import TokenRange, TokenSpan, positions_in
 from diffmamba_interp.text.stable_random import StableRandom
 
 
@@ -67,7 +68,7 @@ class AddNoise:
 @checked
 def randomise_tokens(
     tokens: Int[np.ndarray, " pos"],
-    spans: Spans,
+    spans: Iterable[TokenSpan | TokenRange],
     *,
     share: Share,
     d_vocab: Count,

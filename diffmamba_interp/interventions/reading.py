@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,19 +23,12 @@ from diffmamba_interp.argument_checks import Count, checked, checked_fields
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.interventions.targets import require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.statistics import snr_db
 
 UNITS = {"answer_logit": "", "answer_log_probability": "nats", "label_probability": "probability", "snr_db": "dB"}
-
-
-@runtime_checkable
-class Lens(Protocol):
-    """Logits from the residual stream that enters block `idx`."""
-
-    def __call__(self, h: Tensor, idx: int) -> Tensor:
-        """[..., d_model] -> [..., d_vocab]."""
 
 
 @checked_fields

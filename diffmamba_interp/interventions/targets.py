@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.config import BlockKind
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.models.language_model import HookedMamba
@@ -22,35 +20,6 @@ Positions = int | Sequence[int] | Bool[Tensor, "batch pos"]
 
 Scan = tuple[int, Branch | None]
 """A block and, if it is differential, one of its branches."""
-
-
-@runtime_checkable
-class TokenSpan(Protocol):
-    """A piece of a prompt: its tokens are token_start to token_end - 1, as in a needle sample's spans."""
-
-    @property
-    def token_start(self) -> int: ...
-
-    @property
-    def token_end(self) -> int: ...
-
-
-Spans = Iterable[TokenSpan | tuple[int, int]]
-
-
-@checked
-def positions_in(spans: Spans) -> tuple[int, ...]:
-    """The positions of half-open token intervals, (start, end) or with `token_start` and `token_end`, sorted.
-
-    Raises ValueError for an interval that is empty or begins before the prompt.
-    """
-    positions: set[int] = set()
-    for span in spans:
-        start, end = span if isinstance(span, tuple) else (span.token_start, span.token_end)
-        if not 0 <= start < end:
-            raise ValueError(f"the span ({start}, {end}) is no half-open interval of positions, 0 <= start < end.")
-        positions.update(range(start, end))
-    return tuple(sorted(positions))
 
 
 def chosen_blocks(model: HookedMamba, blocks: Blocks, kind: BlockKind | None = None) -> tuple[int, ...]:

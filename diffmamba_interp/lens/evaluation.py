@@ -10,7 +10,7 @@ intervals over documents, since the positions of one document are not independen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.prompt_batches import batches, padded
 from diffmamba_interp.models.read_out_identity import require_lens_of
 from diffmamba_interp.stages import stage_name
 from diffmamba_interp.statistics import Estimate, bootstrap_of, ratio_of
@@ -105,7 +106,8 @@ def measure_lens(
     if not documents:
         raise ValueError("there is no held-out document to measure the lens on: give more text.")
     sums = _Sums(len(documents), model.cfg.n_layers)
-    for indices in _batches(documents, BATCH_TOKENS.get(lens.unembed.weight.device.type, 2048)):
+    batch_tokens = BATCH_TOKENS.get(lens.unembed.weight.device.type, BATCH_TOKENS["cpu"])
+    for indices in batches([len(document.tokens) for document in documents], batch_tokens):
         _add_batch(sums, model, lens, documents, indices)
     has_bytes = all(document.n_bytes is not None for document in documents)
     n_bytes = np.array([document.n_bytes or 0 for document in documents], dtype=np.float64)
@@ -155,7 +157,7 @@ def _add_batch(
 ) -> None:
     device = lens.unembed.weight.device
     read_out, of_model = ReadOut.of(lens.unembed), ReadOut.of(ModelUnembed(model))
-    tokens = torch.nn.utils.rnn.pad_sequence([documents[i].tokens for i in indices], batch_first=True).to(device)
+    tokens = padded([documents[i].tokens for i in indices]).to(device)
     lengths = torch.tensor([len(documents[i].tokens) for i in indices], device=device)
     stream = residual_stream(model, tokens, lengths=lengths)
     predicts = torch.arange(tokens.shape[1], device=device) < lengths[:, None] - 1
@@ -176,17 +178,6 @@ def _add_batch(
                 q = log_probabilities(read_out, x)
                 add(sums.kl[:, i, kind], (p.exp() * (p - q)).sum(dim=-1), chunk)
                 add(sums.ce[:, i, kind], -q.gather(-1, following)[:, 0], chunk)
-
-
-def _batches(documents: Sequence[HeldOutDocument], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of documents of similar length, at most `batch_tokens` padded tokens together unless one is longer."""
-    batch: list[int] = []
-    for index in sorted(range(len(documents)), key=lambda i: (len(documents[i].tokens), i)):
-        if batch and (len(batch) + 1) * len(documents[index].tokens) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    yield batch
 
 
 def _resampled_counts(n_documents: int, seed: int) -> Float64[np.ndarray, "resample document"]:

@@ -27,8 +27,8 @@ from diffmamba_interp.implicit_attention import branch_cosine
 from diffmamba_interp.lens import LogitLens
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba, last_positions
+from diffmamba_interp.models.prompt_batches import batches, padded
 from diffmamba_interp.models.token_checks import valid_positions
-from diffmamba_interp.needle.batches import batches, padded
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.sample_files import save_samples
 from diffmamba_interp.needle.trajectory import BATCH_TOKENS, needle_trajectory
@@ -120,9 +120,9 @@ def branch_cosines(model: HookedMamba, samples: list[NeedleSample]) -> Float[np.
     if not differential:
         return cosines
     points = [branch_out(block, branch) for block in differential for branch in BRANCHES]
-    plan = batches(samples, BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"]), max_samples=MAX_SAMPLES)
-    for indices in plan:
-        tokens = padded([samples[i].tokens.tolist() for i in indices]).to(device)
+    batch_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    for indices in batches([sample.n_tokens for sample in samples], batch_tokens, max_samples=MAX_SAMPLES):
+        tokens = padded([samples[i].tokens for i in indices]).to(device)
         lengths = torch.tensor([samples[i].n_tokens for i in indices], device=device)
         ends: dict[str, Tensor] = {}
 

@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from diffmamba_interp.argument_checks import Natural, checked
 from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spaces, tokenise
 from diffmamba_interp.needle.prompts import CONTEXT_OPEN, answer_text, format_prompt, prompt_tail
-from diffmamba_interp.needle.records import Depth, Mention, NeedleSample, Span
+from diffmamba_interp.needle.records import Depth, Mention, NeedleSample
 from diffmamba_interp.needle.stories import Story
+from diffmamba_interp.spans import Span
 from diffmamba_interp.text.stable_random import StableRandom
 from diffmamba_interp.text.tokenizer import Bos, bos_tokens
 

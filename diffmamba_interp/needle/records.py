@@ -9,24 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from diffmamba_interp.spans import Span
+
 Depth = float | tuple[float, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of the prompt, half-open: characters [char_start, char_end) and the tokens that overlap them.
-
-    The space before a word belongs to the word's token, but not to its characters.
-    """
-
-    char_start: int
-    char_end: int
-    token_start: int
-    token_end: int
-
-    def to_record(self) -> list[int]:
-        """The four numbers, in the order of the fields."""
-        return [self.char_start, self.char_end, self.token_start, self.token_end]
 
 
 @dataclass(frozen=True, slots=True)

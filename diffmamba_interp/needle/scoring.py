@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.prompt_batches import batches, is_real, padded, unless_equal
 from diffmamba_interp.models.recurrent_state import RecurrentState
-from diffmamba_interp.needle.batches import batches, is_real, padded
 from diffmamba_interp.needle.records import NeedleSample
 
 BATCH_TOKENS = 65_536
@@ -94,13 +94,12 @@ def score_labels(
         raise ValueError("there are no samples to score: give at least one.")
     device = model.embed.weight.device
     results: dict[int, LabelScores] = {}
-    for indices in batches(samples, batch_tokens):
+    n_labels = [len(sample.labels) for sample in samples]
+    for indices in batches([sample.n_tokens for sample in samples], batch_tokens, kinds=n_labels):
         chosen = [samples[i] for i in indices]
-        lengths = torch.tensor([sample.n_tokens for sample in chosen])
-        tokens = padded([sample.tokens.tolist() for sample in chosen]).to(device)
-        # Equal lengths need no mask, and then run the faster path.
-        same = bool((lengths == lengths[0]).all())
-        logits, state = model.forward_with_state(tokens, lengths=None if same else lengths.to(device), last_only=True)
+        tokens = padded([sample.tokens for sample in chosen]).to(device)
+        lengths = unless_equal([sample.n_tokens for sample in chosen], device)
+        logits, state = model.forward_with_state(tokens, lengths=lengths, last_only=True)
         scores = _label_scores(model, logits[:, 0], state, [sample.label_tokens for sample in chosen])
         generated = _generate(model, logits[:, 0], state, n_generated)
         for i, sample, row, continuation in zip(indices, chosen, scores, generated, strict=True):

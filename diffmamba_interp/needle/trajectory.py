@@ -11,21 +11,21 @@ section 4.4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from diffmamba_interp.argument_checks import Count, checked
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.prompt_batches import batches
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.models.read_out_identity import require_lens_of
-from diffmamba_interp.needle.batches import batches
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.trajectory_parts import KeptParts
 from diffmamba_interp.needle.trajectory_reading import read_batch
@@ -40,13 +40,6 @@ from diffmamba_interp.stages import stage_names
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 PIECE_TOKENS = 16_384
-
-
-@runtime_checkable
-class Lens(Protocol):
-    """Whatever decodes a residual stream: `lens(resid_pre of block idx [..., d_model], idx)` gives logits."""
-
-    def __call__(self, h: Tensor, idx: int) -> Tensor: ...
 
 
 @checked
@@ -103,7 +96,10 @@ def needle_trajectory(
         require_lens_of(model, one, "lens" if one is lens else f"lens {key!r}", force=force)
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS.get(model.embed.weight.device.type, BATCH_TOKENS["cpu"])
-    plan = list(batches(samples, batch_tokens, max_samples=max_samples, piece_tokens=piece_tokens))
+    # Prompts that are read in pieces share a batch if they have equally many, so that each has a token in every piece.
+    kinds = [(len(sample.labels), -math.ceil(sample.n_tokens / piece_tokens)) for sample in samples]
+    n_tokens = [sample.n_tokens for sample in samples]
+    plan = list(batches(n_tokens, batch_tokens, kinds=kinds, max_samples=max_samples))
     parts: list[dict[str, np.ndarray]] = []
     with (
         nullcontext() if path is None else folder_lock(path),

@@ -17,9 +17,9 @@ from diffmamba_interp.argument_checks import fitting
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.prompt_batches import is_real, padded, unless_equal
 from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.token_checks import counted, valid_positions
-from diffmamba_interp.needle.batches import is_real, padded
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.ops.precision import upcast
 
@@ -68,16 +68,13 @@ def read_batch(
 def _read_prompts(model: HookedMamba, samples: Sequence[NeedleSample], piece_tokens: int) -> Ends:
     """Last positions of every prompt; all pieces but the last are of the same length for all prompts."""
     device = model.embed.weight.device
-    tokens = padded([sample.tokens.tolist() for sample in samples]).to(device)
-    lengths = torch.tensor([sample.n_tokens for sample in samples])
+    tokens = padded([sample.tokens for sample in samples]).to(device)
     last_piece = (tokens.shape[1] - 1) // piece_tokens * piece_tokens
     state = None
     for start in range(0, last_piece, piece_tokens):
         _, state = model.forward_with_state(tokens[:, start : start + piece_tokens], state, last_only=True)
-    rest = lengths - last_piece
-    # Equal lengths need no mask, and then run the faster path.
-    same = bool((rest == rest[0]).all())
-    return _pass(model, tokens[:, last_piece:], state, lengths=None if same else rest.to(device), last_only=True)
+    rest = unless_equal([sample.n_tokens - last_piece for sample in samples], device)
+    return _pass(model, tokens[:, last_piece:], state, lengths=rest, last_only=True)
 
 
 def _pass(

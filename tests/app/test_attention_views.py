@@ -19,8 +19,8 @@ def test_a_generated_prompt_is_marked_as_the_analyses_mark_it(open_app: OpenApp)
     from transformers import PreTrainedTokenizerFast
 
     from app.shell import loading
-    from diffmamba_interp.implicit_attention.prompt_allocation import prompt_spans
     from diffmamba_interp.needle import make_needle_samples
+    from diffmamba_interp.spans import prompt_spans
 
     app = open_app("attention", model=BUNDLED, source="needle", length="256", view="positions")
     wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(loading.model_key(BUNDLED, "float32")))

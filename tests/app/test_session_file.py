@@ -16,8 +16,7 @@ from app.shell.kept_records import KeptRecord
 from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
-from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
-from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
+from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
 from diffmamba_interp.lens import LogitLens, lens_trajectory
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
 from diffmamba_interp.stages import stage_names

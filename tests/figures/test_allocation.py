@@ -14,8 +14,7 @@ from diffmamba_interp.figures.allocation import (
     head_map_drawing,
     share_bars_drawing,
 )
-from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
-from diffmamba_interp.implicit_attention.prompt_allocation import DIRECTIONS
+from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
 
 SHARES = {"needle": 0.3, "question": 0.02, "distractors": 0.2, "filler": 0.08, "other": 0.4}
 

@@ -9,16 +9,14 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, residual_attributi
 from diffmamba_interp.implicit_attention import Spans, extract_attention, logit_direction, summarise_spans
 from diffmamba_interp.implicit_attention.allocation import (
     CLASSES,
+    DIRECTIONS,
     HEAD_PICTURES,
     PICTURES,
     Allocation,
     allocate,
-    class_masks,
-)
-from diffmamba_interp.implicit_attention.prompt_allocation import (
-    DIRECTIONS,
     allocate_prompts,
     answer_directions,
+    class_masks,
     prompt_spans,
 )
 from tests.models.tiny import random_tokens, tiny_model

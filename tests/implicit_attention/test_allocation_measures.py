@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
-from diffmamba_interp.implicit_attention.allocation_measures import allocation_measures
+from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation, allocation_measures
 
 MISSING = float("nan")
 

@@ -24,8 +24,8 @@ from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 from diffmamba_interp.implicit_attention.segments import collapse_by_span
-from diffmamba_interp.implicit_attention.spans import Spans
 from diffmamba_interp.models.read_out import final_scale
+from diffmamba_interp.spans import Spans
 
 KINDS = {
     "hidden": "hidden attention",

@@ -12,8 +12,8 @@ from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.coloured_text import coloured_text
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.span_summary import summarise_spans
-from diffmamba_interp.implicit_attention.spans import Interval, Spans
+from diffmamba_interp.implicit_attention.span_measures import summarise_spans
+from diffmamba_interp.spans import Spans, TokenRange
 
 MAX_ROW_TOKENS = 120
 MAX_STRETCHES, AROUND, LAST_TOKENS = 12, 5, 30
@@ -76,7 +76,7 @@ def code_text(text: str) -> str:
     return token_label(text).replace("`", "'")
 
 
-def shown_stretches(spans: Spans, row: int) -> list[Interval]:
+def shown_stretches(spans: Spans, row: int) -> list[TokenRange]:
     """The tokens that have room: all of a short row; of a long one its end, and what lies around its spans."""
     end = row + 1
     if end <= MAX_ROW_TOKENS:
@@ -91,7 +91,7 @@ def shown_stretches(spans: Spans, row: int) -> list[Interval]:
     return list(zip(starts, ends, strict=True))
 
 
-def left_out(picture: np.ndarray, stretches: list[Interval]) -> str:
+def left_out(picture: np.ndarray, stretches: list[TokenRange]) -> str:
     """How much of a row falls on tokens that have no room."""
     n_shown = sum(end - start for start, end in stretches)
     if n_shown == len(picture):

@@ -15,8 +15,8 @@ from app.shell.loading import ChosenModel
 from app.shell.prompts import DEFAULT_DISTRACTORS, DEFAULT_NEEDLE, SEPARATOR, Prompt, markdown, parse_token, token_text
 from app.shell.state import float_slider
 from diffmamba_interp.hook_names import BRANCHES, Branch
-from diffmamba_interp.implicit_attention.spans import SPAN_CLASSES
 from diffmamba_interp.interventions.knock_out import LEVELS, Level
+from diffmamba_interp.spans import SPAN_CLASSES
 
 LEVEL_NAMES = {"write": "what the state takes in", "input": "everything that the convolution makes of it"}
 BOTH = "every scan"

@@ -20,7 +20,7 @@ from app.shell.lens_reading import LensRequest
 from app.shell.needle_runs import MAX_SAMPLES, NeedleReading
 from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.implicit_attention.prompt_allocation import allocate_prompts
+from diffmamba_interp.implicit_attention.allocation import allocate_prompts
 from diffmamba_interp.lens import LogitLens, TunedLens, load_lens
 from diffmamba_interp.needle import NeedleSample, Story, make_needle_samples, needle_trajectory
 from diffmamba_interp.statistics import N_RESAMPLES

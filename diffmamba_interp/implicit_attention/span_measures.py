@@ -1,7 +1,15 @@
-"""Summary of one destination row of an attention record over the spans of its prompt.
+"""How much of a row of an attention-like picture falls on each span of its prompt.
 
-For a differential block every measure is given for the minuend, for lambda times the subtrahend and for the
-difference; for a plain block for its weights. Measures: see `spans`.
+For one row w[s] over the visible sources s <= t, and a set of sources S (the needle, the distractors, ...):
+
+    mass_S    = sum_S |w|                                 share_S = mass_S / sum_visible |w|
+    snr       = mean_needle |w| / mean_{visible, not needle} |w|            in dB: 10 log10(snr)
+    over_allocation = share of the filler and the distractors
+    removed_S = 1 - sum_S |w1 - lambda w2| / sum_S |w1|   negative when the subtrahend adds
+    cosine    = <w1, w2> / (|w1| |w2|)                    over the visible sources
+
+For a differential block a summary gives every measure for the minuend, for lambda times the subtrahend and for the
+difference; for a plain block for its weights.
 """
 
 from __future__ import annotations
@@ -10,26 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.spans import (
-    SPAN_CLASSES,
-    Spans,
-    attention_snr,
-    branch_cosine,
-    decibel,
-    over_allocation_share,
-    removed_share,
-    span_masks,
-    span_mass,
-    span_share,
-)
+from diffmamba_interp.spans import SPAN_CLASSES, Spans
+from diffmamba_interp.statistics import DB_PER_NAT
 
 MEASURES = ("mass", "signed_mass", "share", "snr_db", "over_allocation")
 
@@ -115,6 +114,81 @@ def summarise_spans(record: AttentionRecord, spans: Spans | Sequence[Spans], row
     )
 
 
+def span_masks(spans: Spans | Sequence[Spans], n_batch: int, n_pos: int) -> Bool[Tensor, "batch span_class pos"]:
+    """Masks for a batch, from one `Spans` for all samples or one per sample."""
+    each = [spans] * n_batch if isinstance(spans, Spans) else list(spans)
+    if len(each) != n_batch:
+        raise ValueError(f"spans holds {len(each)} Spans for {n_batch} samples: give one per sample, or one for all.")
+    return torch.from_numpy(np.stack([sample.masks(n_pos) for sample in each]))
+
+
+def span_mass(
+    weights: Float[Tensor, "batch *head src"],
+    masks: Bool[Tensor, "batch span_class src"],
+    *,
+    signed: bool = False,
+) -> Float[Tensor, "batch *head span_class"]:
+    """sum_S |w| for each class S, or sum_S w if `signed`."""
+    values = weights if signed else weights.abs()
+    return torch.einsum("b...s,bcs->b...c", values, masks.to(values))
+
+
+def span_share(
+    weights: Float[Tensor, "batch *head src"],
+    masks: Bool[Tensor, "batch span_class src"],
+    visible: Bool[Tensor, "batch src"],
+) -> Float[Tensor, "batch *head span_class"]:
+    """Share of the visible sum of |w| that falls on each class; NaN where the row is all zero."""
+    return span_mass(weights, masks) / span_mass(weights, visible[:, None])
+
+
+def over_allocation_share(
+    weights: Float[Tensor, "batch *head src"],
+    masks: Bool[Tensor, "batch span_class src"],
+    visible: Bool[Tensor, "batch src"],
+) -> Float[Tensor, batch * head]:
+    """Share of the visible sum of |w| on filler and distractors, in [0, 1]: the paper's over-allocation."""
+    share = span_share(weights, masks, visible)
+    return share[..., SPAN_CLASSES.index("filler")] + share[..., SPAN_CLASSES.index("distractors")]
+
+
+@checked
+def attention_snr(
+    weights: Float[Tensor, "batch *head src"],
+    signal: Bool[Tensor, "batch src"],
+    visible: Bool[Tensor, "batch src"],
+) -> Float[Tensor, batch * head]:
+    """Mean |w| on the signal's visible tokens over mean |w| on all other visible ones; NaN without either."""
+    _require_one_axis(weights=weights, signal=signal, visible=visible)
+    sets = torch.stack([signal & visible, ~signal & visible], dim=1)
+    counts = sets.sum(dim=-1).reshape(sets.shape[0], *[1] * (weights.ndim - 2), 2)
+    means = span_mass(weights, sets) / counts
+    return means[..., 0] / means[..., 1]
+
+
+def decibel(ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """10 log10 of a ratio; -inf for 0."""
+    return DB_PER_NAT * ratio.log()
+
+
+@checked
+def removed_share(
+    minuend: Float[Tensor, "batch *head src"],
+    difference: Float[Tensor, "batch *head src"],
+    masks: Bool[Tensor, "batch span_class src"],
+) -> Float[Tensor, "batch *head span_class"]:
+    """1 - sum_S |difference| / sum_S |minuend| per class: what the subtraction takes away; NaN where S is empty."""
+    _require_one_axis(minuend=minuend, difference=difference, masks=masks)
+    return 1 - span_mass(difference, masks) / span_mass(minuend, masks)
+
+
+@checked
+def branch_cosine(first: Float[Tensor, "*batch d"], second: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
+    """Cosine over the last axis: of two branches' outputs, or of their rows. 0 where one is zero."""
+    _require_one_axis(first=first, second=second)
+    return torch.nn.functional.cosine_similarity(first, second, dim=-1)
+
+
 def _pictures(record: AttentionRecord) -> dict[str, Tensor]:
     """The pictures that are compared: the subtrahend as it enters the difference, times lambda."""
     if not record.is_differential:
@@ -142,3 +216,10 @@ def _measures(
 
 def _tensor(values: Any) -> Tensor:
     return torch.tensor(numbers(values)).float()
+
+
+def _require_one_axis(**tensors: Tensor) -> None:
+    """Raise ValueError unless all are of the same samples and, along the last axis, of the same sources."""
+    if len({(tensor.shape[:1], tensor.shape[-1:]) for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} has shape {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"{shapes}: the first axis (samples) and the last must be the same.")

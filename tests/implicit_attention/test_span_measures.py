@@ -17,14 +17,14 @@ from diffmamba_interp.implicit_attention import (
     removed_share,
     summarise_spans,
 )
-from diffmamba_interp.implicit_attention.spans import (
+from diffmamba_interp.implicit_attention.span_measures import (
     decibel,
-    disjoint_spans,
     over_allocation_share,
     span_masks,
     span_mass,
     span_share,
 )
+from diffmamba_interp.spans import disjoint_spans
 from tests.models.tiny import random_tokens, tiny_model
 
 #                     needle      question  distr.  filler  none
