@@ -23,6 +23,7 @@ from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BranchActivations
 from diffmamba_interp.implicit_attention.hidden import hidden_attention
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, require_memory
+from diffmamba_interp.models.token_checks import Rows, select_rows
 
 
 class EffectiveAttention(NamedTuple):

@@ -333,7 +333,7 @@ class _Copies:
 def _as_numbers(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
     """A storage as wide numbers, which copy faster than bytes."""
     dtype = next(dtype for dtype in (torch.int64, torch.int16, torch.uint8) if storage.nbytes() % dtype.itemsize == 0)
-    return torch.empty(0, dtype=dtype, device=device).set_(storage, 0, (storage.nbytes() // dtype.itemsize,))
+    return torch.empty(0, dtype=dtype, device=device).set_(storage, 0, (storage.nbytes() // dtype.itemsize,), (1,))
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
