@@ -20,9 +20,8 @@ import pyarrow.parquet as pq
 
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.files.checksums import file_sha256
-from diffmamba_interp.files.json_files import read_toml
+from diffmamba_interp.files.json_files import read_toml, results_json
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
-from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
 from diffmamba_interp.runs.settings import from_values
 from diffmamba_interp.statistics import Estimate

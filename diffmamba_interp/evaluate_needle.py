@@ -29,6 +29,7 @@ from diffmamba_interp.figures.needle import stages_drawing
 from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.folders import demo_lens_folder, load_lens, read_description
@@ -41,7 +42,6 @@ from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, summaris
 from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.recipe import AUTO, NONE, FillerSplit, NeedleRecipe
 from diffmamba_interp.needle.records import NeedleSample
-from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory

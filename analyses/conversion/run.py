@@ -23,11 +23,11 @@ import tyro
 from analyses.conversion import measure
 from analyses.conversion.measure import AFTER, BEFORE, NAMES, model_name
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.lm_training.preparation import make_model, open_tokenizer
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.needle.accuracy_grid import PromptRow, summarise, write_rows
-from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 from diffmamba_interp.runs.settings import read_toml
 

@@ -31,9 +31,9 @@ from analyses.retrieval.prompts import Recipe
 from analyses.retrieval.weights import Weights, about_seeds, pairs_of
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
 from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, summarise, write_rows
-from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.scoring import score_labels
 from diffmamba_interp.runs.provenance import package_versions
 

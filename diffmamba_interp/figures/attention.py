@@ -19,8 +19,8 @@ from diffmamba_interp.figures.attention_panels import (
     record_drawing,
     record_scale,
 )
+from diffmamba_interp.implicit_attention.pictures import Segment, collapse_by_span
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.implicit_attention.segments import Segment, collapse_by_span
 from diffmamba_interp.spans import SPAN_CLASSES, Spans, TokenRange
 
 MAX_CELLS = 512

@@ -18,6 +18,8 @@ from jaxtyping import Float64
 
 from diffmamba_interp.files.atomic import write_text
 
+_LINE_DEPTH = 2
+
 
 def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
     """`value` as JSON: mappings, sequences, numpy arrays and scalars, strings, numbers, booleans, None.
@@ -30,6 +32,14 @@ def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False)
 def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
     """`json_text` of `value` in a file that is whole or not there. Raises TypeError, OSError."""
     write_text(path, json_text(value, indent=indent) + "\n")
+
+
+def results_json(content: Mapping[str, Any], *, digits: int = 5) -> str:
+    """The text of a results.json, small and readable: what holds no more than plain lists and objects is on one line.
+
+    digits: significant ones of every number with a fraction, however small it is.
+    """
+    return _laid_out(_rounded(plain(content), digits), 0)
 
 
 def plain(value: Any) -> Any:
@@ -80,6 +90,34 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises OSError; ValueError, with the file, for what is no TOML."""
     tables: dict[str, Any] = _parsed(tomllib.loads, Path(path).read_bytes(), "TOML", path)
     return tables
+
+
+def _laid_out(value: Any, indent: int) -> str:
+    if _depth(value) <= _LINE_DEPTH and indent:
+        return json.dumps(value, allow_nan=False)
+    start = "\n" + " " * (indent + 1)
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_laid_out(item, indent + 1)}" for key, item in value.items()]
+        opening, closing = "{}"
+    else:
+        items = [_laid_out(item, indent + 1) for item in value]
+        opening, closing = "[]"
+    return f"{opening}{start}{f',{start}'.join(items)}\n{' ' * indent}{closing}"
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are nested in one another."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
 def _parsed(loads: Callable[[str], Any], content: str | bytes, kind: str, source: str | Path) -> Any:

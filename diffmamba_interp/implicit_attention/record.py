@@ -1,6 +1,8 @@
 """`AttentionRecord`: an attention-like picture of one block, with what is needed to read it rightly.
 
 minuend, subtrahend (never times lambda), difference (always with lambda), or weights in a plain block
+
+Its file is an NPZ archive: the arrays, and one JSON string that says what they are.
 """
 
 from __future__ import annotations
@@ -10,10 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from diffmamba_interp.config import Normalisation
+from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
+from diffmamba_interp.files.atomic import replacing
+from diffmamba_interp.files.json_files import json_text, parse_json
 from diffmamba_interp.implicit_attention.branch_parts import BranchParts
 from diffmamba_interp.implicit_attention.scan_pairs import Reduction
 
@@ -27,6 +33,11 @@ DIFFERENCE_MEANS = {
     "contribution": "exact: what each source adds to mixer_out along the direction, K1 - lambda K2, frozen scales",
     "contribution_norm": "norm of the vector difference: |T1 - lambda T2|, frozen scales; not a difference of norms",
 }
+
+FORMAT = "diffmamba_interp.AttentionRecord/1"
+REMEDY = "Delete it, and extract the attention again."
+TENSORS = ("tokens", "lengths", "rows", "weight", "norm_of_difference", "bias", "total")
+VALUES = ("kind", "block", "normalisation", "heads", "per_head", "reduce", "sources", "token_strings")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -106,17 +117,45 @@ class AttentionRecord(BranchParts):
         return arrays
 
     def save(self, path: str | Path) -> Path:
-        """Write the record to `path` as NPZ, whole or not at all; see `record_files`."""
-        from diffmamba_interp.implicit_attention.record_files import save_record
-
-        return save_record(self, path)
+        """Write the record to `path` (`.npz` is added if it is missing), whole or not at all; see `load`."""
+        path = Path(path)
+        if path.suffix != ".npz":
+            path = path.with_name(path.name + ".npz")
+        arrays = {name: _to_array(getattr(self, name)) for name in TENSORS if getattr(self, name) is not None}
+        arrays |= {f"part_{i}": _to_array(part) for i, part in enumerate(self.parts)}
+        values = {"format": FORMAT} | {name: getattr(self, name) for name in VALUES}
+        with replacing(path, several_writers=True) as file:
+            file.write(arrays_to_bytes({"values": np.array(json_text(values)), **arrays}))
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> AttentionRecord:
-        """Read what `save` wrote. Raises ValueError for a file that is no record."""
-        from diffmamba_interp.implicit_attention.record_files import load_record
+        """Read what `save` wrote: arrays and one JSON string, nothing unpickled.
 
-        return load_record(path)
+        Raises ValueError, saying why, for a file that holds no record.
+        """
+        read = arrays_from_bytes(Path(path).read_bytes(), source=path, remedy=REMEDY, kind="attention record")
+        if "values" not in read:
+            raise ValueError(f"{path} is no attention record: it does not say what its arrays are.")
+        values: dict[str, Any] = parse_json(str(read.pop("values")), source=path)
+        try:
+            arrays = {name: torch.from_numpy(array) for name, array in read.items()}
+        except TypeError as error:
+            raise ValueError(f"{path} is no attention record: {error}") from error
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} is no attention record of format {FORMAT!r}.")
+        missing = sorted({"tokens", "lengths", "rows", "part_0"} - set(arrays)) + sorted(set(VALUES) - set(values))
+        if missing:
+            raise ValueError(f"{path} is no whole attention record: it lacks {', '.join(missing)}.")
+        strings, heads = values.pop("token_strings"), values.pop("heads")
+        fields: dict[str, Any] = {name: arrays.get(name) for name in TENSORS}
+        fields |= {name: values[name] for name in VALUES if name in values}
+        return cls(
+            parts=tuple(arrays[f"part_{i}"] for i in range(2) if f"part_{i}" in arrays),
+            heads=tuple(heads),
+            token_strings=None if strings is None else tuple(tuple(sample) for sample in strings),
+            **fields,
+        )
 
     def figure(self, **options: Any) -> Any:
         """A Plotly figure of the pictures side by side; options as in `figures.attention.attention_figure`."""

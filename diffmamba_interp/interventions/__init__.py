@@ -4,15 +4,20 @@ with intervene(model, [SetLambda(value=0.0, blocks=3), KnockOut(positions=(5, 6)
     trajectory = lens_trajectory(model, lens, tokens)
 """
 
-from diffmamba_interp.interventions.ablation import AblateBranch, AblateHead, SwapBranches, SwapHeads
+from diffmamba_interp.interventions.ablation import (
+    AblateBranch,
+    AblateHead,
+    ScaleLambda,
+    SetLambda,
+    SwapBranches,
+    SwapHeads,
+    collect_means,
+)
 from diffmamba_interp.interventions.compare import compare, compare_each, dosed, sweep
 from diffmamba_interp.interventions.intervention import Intervention, describe, hooks_of, intervene
 from diffmamba_interp.interventions.knock_out import KnockOut
-from diffmamba_interp.interventions.lambdas import ScaleLambda, SetLambda
-from diffmamba_interp.interventions.means import collect_means
 from diffmamba_interp.interventions.noise import AddNoise, randomise_tokens
-from diffmamba_interp.interventions.patch import Patch
-from diffmamba_interp.interventions.patching import PatchGrid, patch_grid
+from diffmamba_interp.interventions.patching import Patch, PatchGrid, patch_grid
 from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
 from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord, with_probability
 from diffmamba_interp.spans import positions_in

@@ -1,25 +1,38 @@
-"""Ablation and exchange of branches and of heads.
+"""Branches and heads taken out or exchanged, and lambda, the weight of the subtrahend, set or scaled.
 
+    mixer_out = (1 - lambda_init) N(m)               lambda alone is changed, lambda_init stays
     m = M1(u) - lambda M2(u)                         a branch's value is M1(u) or M2(u), its `hook_out`
     y[t,h] = state[t,h] C[t] + D[h] x[t,h]           a head's value is y[.,h], `hook_ssm_y`, by default
     o = inner_norm(y * SiLU(z))                      or its slice of o, `inner_norm.hook_gated`
 
 Taking a head out of y also changes the scale of the gated norm, and so what the other heads of its group write;
-taking it out of o removes exactly what it adds to the mixer's output, and nothing else.
+taking it out of o removes exactly what it adds to the mixer's output, and nothing else. lambda = 0 leaves the minuend
+alone, and with it whatever the subtrahend would have taken away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from diffmamba_interp.argument_checks import checked_fields
+from diffmamba_interp.argument_checks import checked, checked_fields, fitting
 from diffmamba_interp.hook_names import Branch, branch_out, differential_point, inner_norm, mixer_point, subnorm
+from diffmamba_interp.hook_points import NamesFilter, select_names
 from diffmamba_interp.interventions.intervention import Hook, Observer
-from diffmamba_interp.interventions.targets import Blocks, chosen_blocks, chosen_heads, one_scan, require_branch
+from diffmamba_interp.interventions.targets import (
+    Blocks,
+    chosen_blocks,
+    chosen_heads,
+    chosen_scans,
+    one_scan,
+    require_branch,
+)
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.ops.precision import upcast
@@ -29,6 +42,48 @@ HEAD_VALUES: tuple[HeadValue, HeadValue] = ("ssm_y", "gated")
 
 Means = Mapping[str, Tensor]
 """Hook name -> mean value, as `collect_means` makes them."""
+
+
+@checked_fields
+@dataclass(frozen=True, kw_only=True)
+class SetLambda:
+    """Lambda gets the same value in all chosen blocks.
+
+    value: the new lambda, without unit; any finite number. blocks: differential ones; None for all of them.
+    """
+
+    value: float
+    blocks: Blocks = None
+
+    def __post_init__(self) -> None:
+        _require_finite("value", self.value)
+
+    def hooks(self, model: HookedMamba) -> list[Hook]:
+        def replace(lambda_: Tensor, name: str) -> Tensor:
+            return torch.full_like(lambda_, self.value)
+
+        return [(differential_point(b, "lambda"), replace) for b in chosen_blocks(model, self.blocks, "differential")]
+
+
+@checked_fields
+@dataclass(frozen=True, kw_only=True)
+class ScaleLambda:
+    """Each chosen block's own lambda, times a factor: 1 changes nothing, 0 takes the subtrahend away.
+
+    factor: without unit; any finite number. blocks: differential ones; None for all of them.
+    """
+
+    factor: float
+    blocks: Blocks = None
+
+    def __post_init__(self) -> None:
+        _require_finite("factor", self.factor)
+
+    def hooks(self, model: HookedMamba) -> list[Hook]:
+        def scale(lambda_: Tensor, name: str) -> Tensor:
+            return self.factor * lambda_
+
+        return [(differential_point(b, "lambda"), scale) for b in chosen_blocks(model, self.blocks, "differential")]
 
 
 @checked_fields
@@ -138,6 +193,55 @@ class SwapHeads:
         return [(mixer_point(block, "ssm_y", branch), exchange)]
 
 
+@checked
+@torch.no_grad()
+def collect_means(
+    model: HookedMamba, prompts: Iterable[Int[Tensor, "batch pos"]], names: NamesFilter = None
+) -> dict[str, Tensor]:
+    """Hook name -> its value's mean over all positions of all prompts, [...] without batch and pos, on the CPU.
+
+    Args:
+        model: hooks that are attached to it take effect.
+        prompts: batches of token ids, each of prompts of equal length, without padding.
+        names: which hook points; None for those that `AblateBranch` and `AblateHead` ask for.
+
+    Raises:
+        ValueError: no prompts, or a hook point without a position axis.
+    """
+    wanted = ablatable_points(model) if names is None else select_names(model.hook_points, names, "names")
+    if not wanted:
+        raise ValueError("names selects no hook point, so there is nothing to average.")
+    sums: dict[str, Tensor] = {}
+    n_positions = 0
+
+    def add(value: Tensor, name: str) -> None:
+        if value.ndim < 3:
+            raise ValueError(f"{name!r} has shape {tuple(value.shape)}, which is not [batch, pos, ...]: leave it out.")
+        # Sums of a batch in float32 on its own device; their sum in float64, which not every GPU has.
+        total = upcast(value).sum(dim=(0, 1)).cpu().double()
+        sums[name] = sums.get(name, 0.0) + total
+
+    device = model.embed.weight.device
+    with model.hooks([(wanted, add)]):
+        for tokens in prompts:
+            tokens = fitting("prompts", tokens, Tensor)
+            model(tokens.to(device), stop_at_block=model.cfg.n_layers)
+            n_positions += tokens.numel()
+    if not n_positions:
+        raise ValueError("there are no prompts to average over: give at least one batch of tokens.")
+    return {name: (total / n_positions).float() for name, total in sums.items()}
+
+
+def ablatable_points(model: HookedMamba) -> list[str]:
+    """The outputs of every branch, and of every scan and gated norm, whose slices are the heads' outputs."""
+    names = []
+    for block, branch in chosen_scans(model, None, None):
+        names += [mixer_point(block, "ssm_y", branch), inner_norm(block, "gated", branch)]
+        if branch is not None:
+            names.append(branch_out(block, branch))
+    return names
+
+
 def mean_of(means: Means | None, name: str) -> Tensor | None:
     """The mean for one hook point; None for zero. Raises ValueError if it was not collected."""
     if means is None:
@@ -147,6 +251,11 @@ def mean_of(means: Means | None, name: str) -> Tensor | None:
             f"means holds no mean of {name!r}: collect_means(model, prompts) collects all that are needed."
         )
     return means[name]
+
+
+def _require_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}: it must be a finite number.")
 
 
 def _filled(value: Tensor, mean: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from diffmamba_interp.argument_checks import Resamples, Seed, checked
+from diffmamba_interp.files.json_files import number
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory, ReadSample
 from diffmamba_interp.statistics import (
     N_RESAMPLES,
@@ -61,10 +62,8 @@ class Curve:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Curve:
         """The inverse of `to_dict`."""
-        found: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(**(found | {"group": tuple(values["group"].items())}))
+        plain = dict(values) | {"group": tuple(values["group"].items()), "stages": tuple(values["stages"])}
+        return cls(**{name: tuple(map(number, v)) if isinstance(v, list) else v for name, v in plain.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import pytest
 from analyses.needle_snr import prompts, relation, report, run, summary
 from diffmamba_interp.analysis_prompts import PromptRecipe
 from diffmamba_interp.analysis_results import RESULT_DIGITS, read_recipe, read_results, write_records
+from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.lens import demo_lens_folder
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo
-from diffmamba_interp.needle.results_json import results_json
 from diffmamba_interp.needle.verdict import Verdict
 from diffmamba_interp.runs.provenance import weights_sha256
 

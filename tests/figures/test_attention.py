@@ -16,7 +16,7 @@ from diffmamba_interp.figures.attention import (
     segment_label,
 )
 from diffmamba_interp.implicit_attention import Spans, extract_attention
-from diffmamba_interp.implicit_attention.segments import Segment, collapse_by_span
+from diffmamba_interp.implicit_attention.pictures import Segment, collapse_by_span
 from tests.models.tiny import random_tokens, tiny_model
 
 

@@ -5,7 +5,7 @@ import torch
 
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import Spans, extract_attention
-from diffmamba_interp.implicit_attention.segments import collapse, collapse_by_span, segments
+from diffmamba_interp.implicit_attention.pictures import collapse, collapse_by_span, segments
 from tests.models.tiny import random_tokens, tiny_model
 
 SPANS = Spans(needle=((2, 4),), question=((6, 8),))

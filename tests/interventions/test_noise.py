@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.interventions import AddNoise, hooks_of, intervene, randomise_tokens
-from diffmamba_interp.interventions.gaussian import gaussian, prefix_keys
+from diffmamba_interp.interventions.noise import gaussian, prefix_keys
 from tests.models.tiny import random_tokens, relative_error, tiny_model
 
 

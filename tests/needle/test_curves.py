@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, compare_over_seeds, matched, summarise
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
@@ -138,3 +139,11 @@ def test_curves_survive_the_way_to_json_and_back(kind: type[Curve]) -> None:
     first, second = trajectory(), trajectory("second", seed=1)
     curve = summarise([first])[0] if kind is Curve else compare(first, second)[0]
     assert kind.from_dict(json.loads(json.dumps(curve.to_dict()))) == curve
+
+
+def test_a_curve_of_a_results_file_has_nan_where_the_file_has_null() -> None:
+    curve = replace(summarise([trajectory()])[0], low=(float("nan"), -1.0, float("-inf")))
+    written = results_json({"curves": [curve.to_dict()]}, digits=17)
+    assert "null" in written
+    back = Curve.from_dict(json.loads(written)["curves"][0])
+    np.testing.assert_array_equal(back.low, curve.low)

@@ -22,8 +22,8 @@ from diffmamba_interp.figures.attention_panels import pooling_step
 from diffmamba_interp.figures.tables import attention_csv
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention.extract import extract_attention
+from diffmamba_interp.implicit_attention.pictures import collapse_by_span
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
-from diffmamba_interp.implicit_attention.segments import collapse_by_span
 from diffmamba_interp.models.read_out import final_scale
 from diffmamba_interp.spans import Spans
 
