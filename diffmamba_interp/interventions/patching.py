@@ -23,7 +23,6 @@ from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.hook_names import ResidualPoint, block_point
 from diffmamba_interp.hook_points import select_names
 from diffmamba_interp.interventions.intervention import Hook, OnPrompt
-from diffmamba_interp.interventions.reading import final_logits
 from diffmamba_interp.interventions.targets import (
     Blocks,
     Positions,
@@ -225,7 +224,7 @@ class _Reader:
         self.against = None if against is None else torch.tensor(list(against), device=device)
 
     def __call__(self, tokens: Tensor, samples: Tensor) -> list[float]:
-        logits = final_logits(self.model, tokens)
+        logits = self.model(tokens, positions=[-1])[:, 0]
         read = logits.gather(-1, self.answers[samples, None])[:, 0]
         if self.against is not None:
             read = read - logits.gather(-1, self.against[samples, None])[:, 0]

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, checked, checked_fields
 from diffmamba_interp.hook_names import block_point
+from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.interventions.targets import require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.models.read_out_identity import require_lens_of
+from diffmamba_interp.models.token_checks import counted, valid_positions
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.statistics import snr_db
 
@@ -84,19 +86,17 @@ class AnswerReading:
         lengths = None if self.lengths is None else self.lengths[rows].to(device)
         answers = torch.tensor(list(self.answers)[rows], device=device)
         labels = None if self.labels is None else torch.tensor(self._label_rows()[rows], device=device)
-        entering: list[Tensor] = []
-
-        def keep(resid: Tensor, name: str) -> None:
-            entering.append(at_last_position(resid, lengths))
-
+        recorder = Recorder(positions=counted(tokens, valid_positions(tokens, lengths))[:, None] - 1)
         points = [block_point(block, "resid_pre") for block in range(model.cfg.n_layers)] if self.lenses else []
-        with model.hooks([(points, keep)] if points else []):
-            found = answer_readings(final_logits(model, tokens, lengths), answers, labels)
+        with model.hooks([(points, recorder)] if points else []):
+            logits = model(tokens, lengths=lengths, positions=[-1])
+        read = answer_readings(logits[:, 0], answers, labels)
         for lens_name, lens in self.lenses.items():
-            by_block = [answer_readings(lens(resid, block), answers, labels) for block, resid in enumerate(entering)]
+            entering = enumerate(recorder.seen.values())
+            by_block = [answer_readings(lens(resid[:, 0], block), answers, labels) for block, resid in entering]
             for name in by_block[0]:
-                found[f"{lens_name}.{name}"] = torch.stack([one[name] for one in by_block], dim=1)
-        return {name: value.cpu() for name, value in found.items()}
+                read[f"{lens_name}.{name}"] = torch.stack([of_block[name] for of_block in by_block], dim=1)
+        return {name: value.cpu() for name, value in read.items()}
 
     def _label_rows(self) -> list[list[int]]:
         """One list of labels per prompt."""
@@ -120,31 +120,14 @@ def answer_readings(
     logits = upcast(logits)
     log_probs = torch.log_softmax(logits, dim=-1)
     of_answer = log_probs.gather(-1, answers[:, None])[:, 0]
-    found = {"answer_logit": logits.gather(-1, answers[:, None])[:, 0], "answer_log_probability": of_answer}
+    read = {"answer_logit": logits.gather(-1, answers[:, None])[:, 0], "answer_log_probability": of_answer}
     if labels is None:
-        return found
+        return read
     of_labels = log_probs.gather(-1, labels)
     others = of_labels.masked_fill(labels == answers[:, None], -math.inf).logsumexp(dim=-1)
-    found["label_probability"] = torch.exp(of_answer - of_labels.logsumexp(dim=-1))
-    found["snr_db"] = snr_db(of_answer, others, labels.shape[1] - 1)
-    return found
-
-
-def final_logits(
-    model: HookedMamba, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, " batch"] | None = None
-) -> Float[Tensor, "batch d_vocab"]:
-    """Logits after each prompt's last token; no other position is unembedded."""
-    resid = model(tokens, stop_at_block=model.cfg.n_layers, lengths=lengths)
-    return upcast(model.unembed(model.ln_final(at_last_position(resid, lengths)[:, None])))[:, 0]
-
-
-def at_last_position(
-    resid: Float[Tensor, "batch pos d_model"], lengths: Int[Tensor, " batch"] | None
-) -> Float[Tensor, "batch d_model"]:
-    """Each sample's last real position."""
-    if lengths is None:
-        return resid[:, -1]
-    return resid[torch.arange(resid.shape[0], device=resid.device), lengths - 1]
+    read["label_probability"] = torch.exp(of_answer - of_labels.logsumexp(dim=-1))
+    read["snr_db"] = snr_db(of_answer, others, labels.shape[1] - 1)
+    return read
 
 
 def _check_labels(labels: list[list[int]], answers: Sequence[int]) -> None:

@@ -8,13 +8,13 @@ Samples are drawn with replacement, each with both of its values: what makes a s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.files.json_files import numbers, plain
+from diffmamba_interp.files.json_files import number, numbers, plain
 from diffmamba_interp.statistics import N_RESAMPLES, bootstrap_of, weighted_sum
 
 LOG_PROBABILITY, PROBABILITY = "answer_log_probability", "answer_probability"
@@ -48,7 +48,41 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class InterventionRecord:
+class _Readings:
+    """clean: reading -> [sample, ...]. intervened: the same, its samples along `sample_axis`. units: "" for none."""
+
+    clean: Values
+    intervened: Values
+    units: Mapping[str, str] = field(default_factory=dict)
+    sample_axis: ClassVar[int] = 0
+
+    def change(self, reading: str) -> Float[np.ndarray, ...]:
+        """Intervened minus clean, per sample. Raises KeyError, with the readings there are, for another one."""
+        require_reading(reading, self.clean)
+        return self.intervened[reading] - self.clean[reading]
+
+    def effect(self, reading: str, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Effect:
+        """Means and intervals over the samples. Raises KeyError for a reading that there is not."""
+        by_sample = np.moveaxis(self.change(reading), self.sample_axis, 0)
+        low, high = mean_interval(by_sample, n_resamples, seed)
+        return Effect(
+            reading=reading,
+            unit=self.units.get(reading, ""),
+            n=len(by_sample),
+            clean=np.broadcast_to(self.clean[reading].mean(axis=0), low.shape),
+            intervened=np.asarray(self.intervened[reading].mean(axis=self.sample_axis)),
+            change=np.asarray(by_sample.mean(axis=0)),
+            low=low,
+            high=high,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same record back."""
+        return plain({item.name: getattr(self, item.name) for item in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InterventionRecord(_Readings):
     """Readings without and with interventions.
 
     interventions: as `describe` gives them. clean, intervened: reading -> [sample, ...].
@@ -56,110 +90,40 @@ class InterventionRecord:
     """
 
     interventions: tuple[dict[str, Any], ...]
-    clean: Values
-    intervened: Values
-    units: Mapping[str, str] = field(default_factory=dict)
-
-    def change(self, reading: str) -> Float[np.ndarray, "sample ..."]:
-        """Intervened minus clean, per sample. Raises KeyError, with the readings there are, for another one."""
-        require_reading(reading, self.clean)
-        return self.intervened[reading] - self.clean[reading]
-
-    def effect(self, reading: str, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Effect:
-        """Means and interval. Raises KeyError for a reading that there is not."""
-        low, high = mean_interval(self.change(reading), n_resamples, seed)
-        return Effect(
-            reading=reading,
-            unit=self.units.get(reading, ""),
-            n=len(self.clean[reading]),
-            clean=np.asarray(self.clean[reading].mean(axis=0)),
-            intervened=np.asarray(self.intervened[reading].mean(axis=0)),
-            change=np.asarray(self.change(reading).mean(axis=0)),
-            low=low,
-            high=high,
-        )
 
     def summary(self) -> dict[str, Effect]:
         """The effect on every reading."""
         return {reading: self.effect(reading) for reading in self.clean}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same record back."""
-        return {
-            "interventions": list(self.interventions),
-            "clean": plain(self.clean),
-            "intervened": plain(self.intervened),
-            "units": dict(self.units),
-        }
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InterventionRecord:
         """The inverse of `to_dict`."""
-        return cls(
-            interventions=tuple(values["interventions"]),
-            clean=_from_json(values["clean"]),
-            intervened=_from_json(values["intervened"]),
-            units=values["units"],
-        )
+        return cls(interventions=tuple(values["interventions"]), **_readings_from(values))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SweepRecord:
+class SweepRecord(_Readings):
     """Readings under one kind of intervention at several doses, in several groups of blocks.
 
     dose: what is varied, with its unit, for axis titles. doses: its values. groups: the blocks that were changed
     together; None stands for all that there are. clean: reading -> [sample, ...].
-    intervened: reading -> [group, dose, sample, ...]. units: reading -> unit; "" for a reading without one.
+    intervened: reading -> [group, dose, sample, ...], and so `change`; effects are [group, dose, ...].
+    units: reading -> unit; "" for a reading without one.
     """
 
     dose: str
     doses: tuple[float, ...]
     groups: tuple[tuple[int, ...] | None, ...]
-    clean: Values
-    intervened: Values
-    units: Mapping[str, str] = field(default_factory=dict)
-
-    def change(self, reading: str) -> Float[np.ndarray, "group dose sample ..."]:
-        """Intervened minus clean, per sample. Raises KeyError, with the readings there are, for another one."""
-        require_reading(reading, self.clean)
-        return self.intervened[reading] - self.clean[reading]
-
-    def effect(self, reading: str, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Effect:
-        """Means and intervals, [group, dose, ...]. Raises KeyError for a reading that there is not."""
-        by_sample = np.moveaxis(self.change(reading), 2, 0)
-        low, high = mean_interval(by_sample, n_resamples, seed)
-        return Effect(
-            reading=reading,
-            unit=self.units.get(reading, ""),
-            n=len(by_sample),
-            clean=np.broadcast_to(self.clean[reading].mean(axis=0), low.shape),
-            intervened=self.intervened[reading].mean(axis=2),
-            change=by_sample.mean(axis=0),
-            low=low,
-            high=high,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same record back."""
-        return {
-            "dose": self.dose,
-            "doses": list(self.doses),
-            "groups": [None if group is None else list(group) for group in self.groups],
-            "clean": plain(self.clean),
-            "intervened": plain(self.intervened),
-            "units": dict(self.units),
-        }
+    sample_axis: ClassVar[int] = 2
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepRecord:
         """The inverse of `to_dict`."""
         return cls(
             dose=values["dose"],
-            doses=tuple(values["doses"]),
+            doses=tuple(map(number, values["doses"])),
             groups=tuple(None if group is None else tuple(group) for group in values["groups"]),
-            clean=_from_json(values["clean"]),
-            intervened=_from_json(values["intervened"]),
-            units=values["units"],
+            **_readings_from(values),
         )
 
 
@@ -201,5 +165,6 @@ def require_reading(reading: str, values: Values) -> None:
         raise KeyError(f"there is no reading {reading!r}: the record holds {', '.join(values)}.")
 
 
-def _from_json(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {name: numbers(value) for name, value in values.items()}
+def _readings_from(values: Mapping[str, Any]) -> dict[str, Any]:
+    read = {side: {name: numbers(v) for name, v in values[side].items()} for side in ("clean", "intervened")}
+    return {**read, "units": values["units"]}
