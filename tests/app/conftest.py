@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import streamlit as st
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -61,11 +62,10 @@ def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(MEMORY_VARIABLE, str(memory_gib))
         app = AppTest.from_file(project_root / "app" / "main.py", default_timeout=60)
         app.query_params.update({"model": MODEL, **query})
-        app.run()
-        if page != "overview":
-            app.switch_page(f"pages_/{page}/{page}.py").run()
-        return app
+        return (app if page == "overview" else app.switch_page(f"pages_/{page}/{page}.py")).run()
 
+    # For every app that is opened Streamlit would read the metadata of all installed packages.
+    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", list)
     st.cache_resource.clear()
     st.cache_data.clear()
     yield open_
