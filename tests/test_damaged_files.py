@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from app.pages_.session.file import read_session, write_session
-from app.shell.kept_records import KeptRecord
+from app.shell.downloads import KeptRecord
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.implicit_attention import AttentionRecord, extract_attention
 from diffmamba_interp.lens import LogitLens, TunedLens, load_lens, save_lens

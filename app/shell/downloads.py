@@ -1,15 +1,28 @@
-"""What a figure can be taken away as: HTML, CSV, NPZ, and the Python that makes it again."""
+"""What can be taken away: a figure as files and as the Python that makes it again; what was looked at, in a session.
+
+A session keeps the last records, whole, so that they can be written into a session file.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
+from diffmamba_interp.implicit_attention.record import AttentionRecord
+
 FIGURE_BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
 """The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
+
+MAX_RECORDS, MAX_BYTES = 12, 128 * 2**20
+"""That are kept."""
+
+_KEPT = "kept_records"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +46,65 @@ def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
         st.code(code, language="python", wrap_lines=True)
 
 
-def html_file(figure: go.Figure) -> Download:
+def html_file(figure: go.Figure, ending: str = "html") -> Download:
     """One page that needs nothing else, not even a network."""
-    return Download(ending="html", mime="text/html", make=lambda: figure.to_html(include_plotlyjs=True).encode())
+    return Download(ending=ending, mime="text/html", make=lambda: figure.to_html(include_plotlyjs=True).encode())
+
+
+def csv_file(make: Callable[[], str], ending: str = "csv") -> Download:
+    return Download(ending=ending, mime="text/csv", make=lambda: make().encode())
+
+
+def npz_file(make: Callable[[], bytes], ending: str = "npz") -> Download:
+    return Download(ending=ending, mime="application/octet-stream", make=make)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptRecord:
+    """A computed record and what it was computed with.
+
+    record: an `AttentionRecord`, a `LensTrajectory` or a `NeedleRun`. model: its name in the side bar, or those of
+    two. strings: the prompt's tokens as text; empty for many prompts. words: texts of token ids that the record
+    holds, for a lens.
+    """
+
+    title: str
+    model: str
+    dtype: str
+    device: str
+    strings: tuple[str, ...]
+    record: object
+    words: dict[int, str] = field(default_factory=dict)
+
+
+def keep_record(record: KeptRecord) -> None:
+    """Keep a record, in place of an older one of its title and model; the oldest go where there are too many."""
+    kept: dict[tuple[str, str], KeptRecord] = st.session_state.setdefault(_KEPT, {})
+    kept.pop((record.title, record.model), None)
+    kept[record.title, record.model] = record
+    while len(kept) > MAX_RECORDS or (len(kept) > 1 and sum(map(record_size, kept.values())) > MAX_BYTES):
+        kept.pop(next(iter(kept)))
+
+
+def kept_records() -> list[KeptRecord]:
+    """The oldest first."""
+    return list(st.session_state.get(_KEPT, {}).values())
+
+
+def forget_all() -> None:
+    st.session_state.pop(_KEPT, None)
+
+
+def record_size(kept: KeptRecord) -> int:
+    """Bytes of the arrays."""
+    record: Any = kept.record
+    if hasattr(record, "nbytes"):
+        return record.nbytes
+    values = record.parts if isinstance(record, AttentionRecord) else vars(record).values()
+    return sum(getattr(value, "nbytes", 0) for value in values)
+
+
+def record_bytes(record: AttentionRecord) -> bytes:
+    """What `AttentionRecord.load` reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        return record.save(Path(folder) / "record.npz").read_bytes()

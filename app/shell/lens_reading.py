@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 import torch
 
 from app.shell import loading
-from app.shell.downloads import Download, html_file
+from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.figures.tables import lens_csv
+from diffmamba_interp.figures.lens import lens_csv
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
 from diffmamba_interp.lens.folders import demo_lens_folder
@@ -171,8 +171,8 @@ def top_tokens(
 def lens_files(trajectory: LensTrajectory, figure: go.Figure, token_text: Callable[[int], str]) -> list[Download]:
     return [
         html_file(figure),
-        Download(ending="csv", mime="text/csv", make=lambda: lens_csv(trajectory, token_text).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: trajectory_bytes(trajectory)),
+        csv_file(lambda: lens_csv(trajectory, token_text)),
+        npz_file(lambda: trajectory_bytes(trajectory)),
     ]
 
 

@@ -7,7 +7,7 @@ recently used go. A model serves one computation at a time, since hooks belong t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import streamlit as st
 import torch
 from tokenizers import Tokenizer
 
+from app.shell.downloads import KeptRecord, keep_record
 from app.shell.folders import (
     ModelKey,
     bundled_names,
@@ -29,7 +30,7 @@ from app.shell.folders import (
     open_folder,
     tokenizer_folder,
 )
-from app.shell.prompts import read_tokenizer
+from app.shell.prompts import Prompt, read_tokenizer, token_text
 from app.shell.starting import AppOptions, read_options
 from diffmamba_interp import HookedMamba, HookedMambaConfig
 from diffmamba_interp.models.checkpoints import open_checkpoint
@@ -51,6 +52,15 @@ class ChosenModel:
     def is_plain(self) -> bool:
         """Whether nothing is subtracted in any block."""
         return all(self.cfg.block_kind(block) == "plain" for block in range(self.cfg.n_layers))
+
+    def keep(self, prompt: Prompt, title: str, record: object, token_ids: Iterable[int] = ()) -> None:
+        """Keep what this model made of a prompt for the session's file. token_ids: whose text belongs to it."""
+        keep_record(
+            KeptRecord(
+                title=title, model=self.name, dtype=self.key.dtype, device=self.key.device, strings=prompt.strings,
+                record=record, words={token: token_text(token, self.tokenizer) for token in token_ids},
+            )
+        )  # fmt: skip
 
 
 def baseline_last(models: Sequence[ChosenModel]) -> list[ChosenModel]:

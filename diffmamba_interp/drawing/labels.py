@@ -1,10 +1,20 @@
-"""Labels that several figures share, as plain text: of tokens, lengths and stages."""
+"""Text in figures: labels of tokens, lengths and stages, and a row of weights drawn over the tokens that it reads."""
 
 from __future__ import annotations
 
+import html
 import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from diffmamba_interp.drawing.colours import SIGNED, colour_at, text_on
 
 MAX_LABEL_LENGTH = 24
+
+NOTHING = "∅"
+"""Stands for a token of empty text, which would leave nothing to point at."""
 
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
@@ -27,6 +37,27 @@ def length_name(length: int) -> str:
 def short_stage(stage: str) -> str:
     """Of a place where a lens reads: `emb.`, `0`, `1`, ..., `out`."""
     return {"embedding": "emb.", "output": "out"}.get(stage, stage.removeprefix("after block "))
+
+
+def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, limit: float, first: int = 0) -> str:
+    """One HTML element per token, coloured by its value on the signed scale from -limit to limit.
+
+    Pointing at a token shows its position, counted from `first`, and its value. Token text is escaped and its
+    white space made visible. Raises ValueError if there are not as many values as tokens, or for a limit that is
+    not positive.
+    """
+    if len(strings) != len(values):
+        raise ValueError(f"there are {len(strings)} tokens and {len(values)} values: give one value per token.")
+    if not limit > 0:
+        raise ValueError(f"limit is {limit}: the end of the scale must be positive.")
+    grounds = [colour_at(SIGNED, 0.5 + 0.5 * float(value) / limit) for value in values]
+    tokens = [
+        f'<span title="{position}: {value:.4g}" style="background:{ground};'
+        f"color:{text_on(ground)};padding:1px 3px;border-radius:3px;"
+        f'display:inline-block;margin:1px">{html.escape(token_label(text)) or NOTHING}</span>'
+        for position, (text, value, ground) in enumerate(zip(strings, values, grounds, strict=True), first)
+    ]
+    return f'<div style="font-family:monospace;line-height:1.7">{"".join(tokens)}</div>'
 
 
 def _visible(character: str) -> str:

@@ -1,14 +1,16 @@
-"""Figures of an `AttentionRecord`: its pictures side by side on one scale, by position, by span and by head, and one
-row of them over the sources."""
+"""Figures of an `AttentionRecord`: its pictures side by side on one scale, by position, by span and by head, one row of
+them over the sources, and all heads at a glance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from diffmamba_interp.drawing.colours import BRANCHES, SPANS
-from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Frame, HeatMap, Place, ticks_at
+from diffmamba_interp.drawing.colours import BRANCHES, SPANS, short_name
+from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Frame, HeatMap, Panel, Place, Targets, ticks_at
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.figures.attention_panels import (
     UNITS,
@@ -18,6 +20,7 @@ from diffmamba_interp.figures.attention_panels import (
     pooling_step,
     record_drawing,
     record_scale,
+    record_title,
 )
 from diffmamba_interp.implicit_attention.pictures import Segment, collapse_by_span
 from diffmamba_interp.implicit_attention.record import AttentionRecord
@@ -25,6 +28,9 @@ from diffmamba_interp.spans import SPAN_CLASSES, Spans, TokenRange
 
 MAX_CELLS = 512
 """Rows and columns of one panel; longer sequences are pooled."""
+
+MAX_THUMBNAIL_CELLS, GAP, MAX_IN_LINE = 40, 4, 16
+"""Of the heads' thumbnails: rows and columns of one, empty cells between two, and how many stand side by side."""
 
 MAX_PANEL_TICKS, MAX_SPAN_TICKS, MAX_ROW_TICKS = 16, 14, 40
 OTHERS_APART = 8
@@ -199,6 +205,45 @@ def segment_label(segment: Segment) -> str:
 # ---------------------------------------------------------------- by position
 
 
+def attention_heads_drawing(
+    record: AttentionRecord, *, sample: int = 0, window: TokenRange | None = None, title: str | None = None
+) -> Drawing:
+    """Every head's pictures small, one column per head and one line per picture, on one scale.
+
+    Args:
+        record: one with its heads apart. sample, window: as in `attention_drawing`.
+        title: in place of one that says block, kind and what the difference is.
+
+    Values are pooled as in `attention_drawing`. Over each thumbnail lies an invisible point, to be pointed at or
+    clicked; its data are the head's number and the picture's name. Raises ValueError for a record whose heads were
+    reduced or summed, and as `attention_drawing`.
+    """
+    if not record.per_head:
+        raise ValueError("the record has no head axis: leave reduce= out, or give per_head=True for contributions.")
+    names = list(record.pictures)
+    tiles = [_tiles(record, sample, head, window) for head in record.heads]
+    canvas, targets = _canvas(record, tiles)
+    height, width = (size + GAP for size in tiles[0][names[0]].shape)
+    in_line, n_lines = min(len(tiles), MAX_IN_LINE), canvas.shape[0] // height
+    pictures = [short_name(name) for name in names] * (n_lines // len(names))
+    heading, means = record_title(record, "every head")
+    cells = HeatMap(
+        values=canvas, x=[float(x) for x in range(canvas.shape[1])], y=[float(y) for y in range(len(canvas))]
+    )
+    return Drawing(
+        title=title or heading,
+        subtitle="" if title else means,
+        x=Axis(title="head", ticks={(c + 0.5) * width: str(head) for c, head in enumerate(record.heads[:in_line])}),
+        y=Axis(ticks={(line + 0.5) * height: name for line, name in enumerate(pictures)}, backwards=True),
+        scale=record_scale(record, [canvas]),
+        panels=[Panel(marks=[cells, targets])],
+        panel_size=(900.0, 900.0 * canvas.shape[0] / canvas.shape[1]),
+    )
+
+
+attention_heads_figure = as_plotly(attention_heads_drawing)
+
+
 def _first_row(panels: AttentionPanels) -> int:
     """Where the first row is drawn: chosen rows need not be evenly spaced."""
     return int(panels.rows[0]) if len(panels.rows) and (np.diff(panels.rows) == 1).all() else 0
@@ -241,3 +286,29 @@ def _span_ticks(segments: Sequence[Segment], labels: list[str]) -> dict[Place, s
     named = [place for place, segment in enumerate(segments) if segment.span_class not in ("", "filler")]
     shown = named[:: -(-len(named) // MAX_SPAN_TICKS)] if named else list(range(len(labels)))[::OTHERS_APART]
     return {float(place): labels[place] for place in shown}
+
+
+def _tiles(
+    record: AttentionRecord, sample: int, head: int, window: TokenRange | None
+) -> dict[str, Float[np.ndarray, "cell_row cell_src"]]:
+    values = attention_panels(record, sample=sample, head=head, window=window).values
+    step = pooling_step(max(next(iter(values.values())).shape), MAX_THUMBNAIL_CELLS)
+    return {name: pooled(value, step) for name, value in values.items()}
+
+
+def _canvas(record: AttentionRecord, tiles: list[dict[str, np.ndarray]]) -> tuple[Float[np.ndarray, "y x"], Targets]:
+    """All thumbnails in one matrix, NaN between them; and a target in the middle of each."""
+    names = list(tiles[0])
+    height, width = (size + GAP for size in tiles[0][names[0]].shape)
+    n_lines = math.ceil(len(tiles) / MAX_IN_LINE) * len(names)
+    canvas = np.full((n_lines * height, min(len(tiles), MAX_IN_LINE) * width), np.nan, dtype=np.float32)
+    x, y, data = [], [], []
+    for number, (head, of_head) in enumerate(zip(record.heads, tiles, strict=True)):
+        for place, (name, tile) in enumerate(of_head.items()):
+            top = (number // MAX_IN_LINE * len(names) + place) * height
+            left = number % MAX_IN_LINE * width
+            canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+            x.append(left + width / 2)
+            y.append(top + height / 2)
+            data.append((head, name))
+    return canvas, Targets(x=x, y=y, data=data, labels=[f"head {head}, {name}" for head, name in data])

@@ -1,4 +1,5 @@
-"""What all figures of an `AttentionRecord` share: its pictures as arrays, titles, scales, and large pictures pooled."""
+"""What all figures of an `AttentionRecord` share: its pictures as arrays, titles, scales, and large pictures pooled;
+and as CSV text."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from diffmamba_interp.drawing.colours import MAGNITUDE, short_name
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, Mark, Panel, scale_end, symmetric
+from diffmamba_interp.files.csv_text import csv_text, quoted
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.spans import TokenRange
@@ -137,3 +139,31 @@ def _heads(record: AttentionRecord, head: int | None) -> str:
     if record.kind == "hidden":
         return f"{record.reduce} over {n_heads} heads"
     return f"{n_heads} heads together"
+
+
+def attention_csv(record: AttentionRecord, *, sample: int = 0) -> str:
+    """Columns head (if the heads are apart), dest_pos, src_pos, their tokens, and one per picture.
+
+    Sources behind their destination are left out: nothing reads them. Raises IndexError for a sample that the
+    record does not have.
+    """
+    arrays = record.to_numpy()
+    if not 0 <= sample < len(arrays["tokens"]):
+        raise IndexError(f"sample is {sample}, but the record holds {len(arrays['tokens'])}.")
+    tokens, length = arrays["tokens"][sample], int(arrays["lengths"][sample])
+    texts = record.token_strings[sample] if record.token_strings is not None else [str(token) for token in tokens]
+    shown = [quoted(text) for text in texts]
+    dest = arrays["rows"][sample]
+    row, src = np.nonzero((np.arange(length) <= dest[:, None]) & (dest < length)[:, None])
+    places = [[int(d), int(s), shown[d], shown[s]] for d, s in zip(dest[row], src, strict=True)]
+    pictures = {name: arrays[name][sample] for name in record.pictures}
+    header = ["dest_pos", "src_pos", "dest_token", "src_token", *pictures]
+    if not record.per_head:
+        columns = [picture[row, src].tolist() for picture in pictures.values()]
+        return csv_text(header, ([*place, *values] for place, *values in zip(places, *columns, strict=True)))
+    lines = (
+        [head, *place, *values]
+        for index, head in enumerate(record.heads)
+        for place, *values in zip(places, *(p[index][row, src].tolist() for p in pictures.values()), strict=True)
+    )
+    return csv_text(["head", *header], lines)

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.pages_.session.file import read_session, write_session
-from app.shell.kept_records import MAX_RECORDS
+from app.shell.downloads import MAX_RECORDS
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, figures, texts
 
 

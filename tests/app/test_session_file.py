@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, kind_of, read_session, write_session
-from app.shell.kept_records import KeptRecord
+from app.shell.downloads import KeptRecord
 from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
@@ -196,7 +196,7 @@ def test_a_pickle_in_an_array_is_not_opened(content: bytes) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", b"PK\x03\x04" + b"\0" * 60])
 def test_what_is_no_archive_is_refused(damage: bytes) -> None:
-    with pytest.raises(ValueError, match="session file"):
+    with pytest.raises(ValueError, match="no session file"):
         read_session(damage)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from app.shell.folders import ModelKey
 from app.shell.steps import Lines, Ref, Step, Within, as_python, model_steps, run_steps
-from diffmamba_interp.figures.blocks import lambda_figure
+from diffmamba_interp.figures.curves import lambda_figure
 from diffmamba_interp.interventions import ScaleLambda
 from diffmamba_interp.lens import demo_lens_folder, load_lens
 from diffmamba_interp.models.demo import demo_folder
@@ -54,7 +54,7 @@ def test_lines_are_printed_as_they_are_and_their_result_has_to_be_given() -> Non
 
 def test_values_are_imported_from_the_highest_package_that_gives_them_out() -> None:
     printed = as_python([Step("figure", lambda_figure, {}), Step("", list, [ScaleLambda(factor=0.5, blocks=(1,))])])
-    assert "from diffmamba_interp.figures.blocks import lambda_figure" in printed
+    assert "from diffmamba_interp.figures.curves import lambda_figure" in printed
     assert "from diffmamba_interp.interventions import ScaleLambda" in printed
 
 

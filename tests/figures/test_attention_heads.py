@@ -6,8 +6,8 @@ import pytest
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.drawing.colours import SIGNED, short_name
 from diffmamba_interp.drawing.panels import HeatMap
-from diffmamba_interp.figures import attention_heads
-from diffmamba_interp.figures.attention_heads import attention_heads_drawing, attention_heads_figure
+from diffmamba_interp.figures import attention
+from diffmamba_interp.figures.attention import attention_heads_drawing, attention_heads_figure
 from diffmamba_interp.implicit_attention import extract_attention
 from tests.models.tiny import random_tokens, tiny_model
 
@@ -42,7 +42,7 @@ def test_every_line_of_thumbnails_is_labelled_with_the_picture_that_it_shows(mod
 
 
 def test_many_heads_go_on_below(model: HookedMamba, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_heads, "MAX_IN_LINE", 3)
+    monkeypatch.setattr(attention, "MAX_IN_LINE", 3)
     record = extract_attention(model, random_tokens(1, 6), 0)
     assert len(record.heads) == 4
     canvas, points = attention_heads_figure(record).data

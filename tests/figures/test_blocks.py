@@ -7,7 +7,7 @@ import pytest
 
 from diffmamba_interp.drawing.colours import GREY, MODELS
 from diffmamba_interp.drawing.panels import Line
-from diffmamba_interp.figures.blocks import lambda_drawing, lambda_figure
+from diffmamba_interp.figures.curves import lambda_drawing, lambda_figure
 from diffmamba_interp.models.inspection import inspect_checkpoint
 
 

@@ -26,7 +26,6 @@ from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
-from app.shell.kept_records import keep
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token
 from app.shell.steps import as_python, model_steps, run_steps
@@ -145,7 +144,7 @@ def draw_rest(
     st.caption(means + what_is_drawn(request))
     if request.view != "heads":
         draw_row(prompt, record, choose_row(prompt, record))
-    keep(chosen, prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
+    chosen.keep(prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
     key = chosen.key
     code = as_python([*model_steps(key), *record_steps(key, prompt, request), *figure_steps(prompt, request)])
     draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")

@@ -9,17 +9,14 @@ import plotly.graph_objects as go
 import torch
 
 from app.shell import loading
-from app.shell.downloads import Download, html_file
+from app.shell.downloads import Download, csv_file, html_file, npz_file, record_bytes
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
-from app.shell.kept_records import record_bytes
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, as_python, run_steps, tokens_step
 from diffmamba_interp import ActivationCache, HookedMamba
-from diffmamba_interp.figures.attention import attention_figure, attention_span_figure
-from diffmamba_interp.figures.attention_heads import attention_heads_figure
-from diffmamba_interp.figures.attention_panels import pooling_step
-from diffmamba_interp.figures.tables import attention_csv
+from diffmamba_interp.figures.attention import attention_figure, attention_heads_figure, attention_span_figure
+from diffmamba_interp.figures.attention_panels import attention_csv, pooling_step
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.pictures import collapse_by_span
@@ -165,6 +162,6 @@ def _record_bytes(record: AttentionRecord) -> int:
 def attention_files(record: AttentionRecord, figure: go.Figure) -> list[Download]:
     return [
         html_file(figure),
-        Download(ending="csv", mime="text/csv", make=lambda: attention_csv(record).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: record_bytes(record)),
+        csv_file(lambda: attention_csv(record)),
+        npz_file(lambda: record_bytes(record)),
     ]

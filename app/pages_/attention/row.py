@@ -8,8 +8,7 @@ import streamlit as st
 from app.shell import state
 from app.shell.prompts import Prompt
 from diffmamba_interp.drawing.colours import short_name
-from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.figures.coloured_text import coloured_text
+from diffmamba_interp.drawing.labels import coloured_text, token_label
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.span_measures import summarise_spans

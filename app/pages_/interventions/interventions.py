@@ -39,7 +39,6 @@ from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, cho
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
-from app.shell.kept_records import keep
 from app.shell.lens_reading import STATISTICS, LensRequest, clickable, token_ids, top_tokens, trajectory
 from app.shell.loading import ChosenModel
 from app.shell.needle_pictures import name_stages_shortly
@@ -106,7 +105,7 @@ def page() -> None:
                 code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
                 draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
                 for when, through_lens in read.items():
-                    keep(chosen, prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
+                    chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
                 draw_dose_response(chosen, prompt, answer, changes, record, log=log)
 
 

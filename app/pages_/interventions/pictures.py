@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
 
 from app.pages_.interventions.request import Answer, Changes, DoseRequest, changed_steps, reading_steps
 from app.shell import loading
-from app.shell.downloads import Download, html_file
+from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest, read_step
 from app.shell.prompts import Prompt
@@ -115,11 +114,11 @@ def marked(figure: go.Figure, record: SweepRecord, request: DoseRequest, reading
 
 
 def dose_files(figures: Mapping[str, go.Figure], record: SweepRecord) -> list[Download]:
-    pages = [replace(html_file(figure), ending=f"doses.{name}.html") for name, figure in figures.items()]
+    pages = [html_file(figure, f"doses.{name}.html") for name, figure in figures.items()]
     return [
         *pages,
-        Download(ending="doses.csv", mime="text/csv", make=lambda: doses_csv(record).encode()),
-        Download(ending="doses.npz", mime="application/octet-stream", make=lambda: doses_npz(record)),
+        csv_file(lambda: doses_csv(record), "doses.csv"),
+        npz_file(lambda: doses_npz(record), "doses.npz"),
     ]
 
 
@@ -146,12 +145,12 @@ def intervention_files(
     figures: Mapping[str, go.Figure], record: InterventionRecord, trajectories: Mapping[str, LensTrajectory]
 ) -> list[Download]:
     """Every figure; the readings as CSV; readings and lens trajectories as NPZ."""
-    pages = [replace(html_file(figure), ending=f"{name}.html") for name, figure in figures.items()]
+    pages = [html_file(figure, f"{name}.html") for name, figure in figures.items()]
     stages = next(iter(trajectories.values())).stages
     return [
         *pages,
-        Download(ending="csv", mime="text/csv", make=lambda: readings_csv(record, stages).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: readings_npz(record, trajectories)),
+        csv_file(lambda: readings_csv(record, stages)),
+        npz_file(lambda: readings_npz(record, trajectories)),
     ]
 
 

@@ -22,7 +22,6 @@ from app.shell.choices import (
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
-from app.shell.kept_records import keep
 from app.shell.lens_reading import (
     STATISTICS,
     LensRequest,
@@ -108,7 +107,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     draw_cell(prompt, reads)
     for read in reads:
         title = f"lens, positions {first} to {read.request.last}"
-        keep(read.chosen, prompt, title, read.trajectory, token_ids(read.trajectory))
+        read.chosen.keep(prompt, title, read.trajectory, token_ids(read.trajectory))
     code = as_python(lens_steps(reads, prompt, choices))
     draw_downloads(lens_files(reads[-1].trajectory, figures[-1], text), code, name="lens")
 

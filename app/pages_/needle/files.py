@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
 
 from app.pages_.needle.request import NeedleRead, SampleRequest
-from app.shell.downloads import Download, html_file
+from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
 from app.shell.needle_pictures import ALLOCATIONS, TRAJECTORIES, allocation_steps, curve_steps
 from app.shell.needle_runs import NeedleReading, NeedleRun
@@ -21,18 +20,16 @@ from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.needle import Curve, PairedCurve
 from diffmamba_interp.needle.trajectory_records import ARRAYS
 
-NPZ = "application/octet-stream"
-
 
 def curve_files(
     figures: Mapping[str, go.Figure], curves: Sequence[Curve], readings: Sequence[NeedleReading]
 ) -> list[Download]:
     """Every figure, the curves as CSV, and what was read of each prompt as NPZ."""
-    pages = [replace(html_file(figure), ending=f"{name}.html") for name, figure in figures.items()]
+    pages = [html_file(figure, f"{name}.html") for name, figure in figures.items()]
     return [
         *pages,
-        Download(ending="csv", mime="text/csv", make=lambda: curves_csv(curves).encode()),
-        Download(ending="npz", mime=NPZ, make=lambda: trajectories_npz(readings)),
+        csv_file(lambda: curves_csv(curves)),
+        npz_file(lambda: trajectories_npz(readings)),
     ]
 
 
@@ -40,9 +37,9 @@ def attention_files(
     figure: go.Figure, curves: Sequence[AllocationCurve], readings: Sequence[NeedleReading]
 ) -> list[Download]:
     return [
-        replace(html_file(figure), ending="attention.html"),
-        Download(ending="attention.csv", mime="text/csv", make=lambda: allocation_curves_csv(curves).encode()),
-        Download(ending="attention.npz", mime=NPZ, make=lambda: attention_npz(readings)),
+        html_file(figure, "attention.html"),
+        csv_file(lambda: allocation_curves_csv(curves), "attention.csv"),
+        npz_file(lambda: attention_npz(readings), "attention.npz"),
     ]
 
 

@@ -29,10 +29,9 @@ from app.shell.choices import (
     choose_second_model,
     require_same_vocabulary,
 )
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
-from app.shell.kept_records import KeptRecord, keep_record
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures
 from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun

@@ -9,13 +9,13 @@ import plotly.graph_objects as go
 import torch
 
 from app.shell import loading
-from app.shell.downloads import Download, html_file
+from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
 from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.figures.blocks import lambda_figure
+from diffmamba_interp.figures.curves import lambda_figure
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.csv_text import csv_text
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
@@ -64,8 +64,8 @@ def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
 def block_files(reports: Mapping[str, CheckpointReport], figure: go.Figure) -> list[Download]:
     return [
         html_file(figure),
-        Download(ending="csv", mime="text/csv", make=lambda: block_csv(reports).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: block_npz(reports)),
+        csv_file(lambda: block_csv(reports)),
+        npz_file(lambda: block_npz(reports)),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from transformers import PreTrainedTokenizerFast
 
 from app.shell import loading
-from app.shell.downloads import Download, html_file
+from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
 from app.shell.steps import Lines, Ref, Step, as_python, model_steps, tokenizer_step
@@ -97,9 +97,9 @@ def run_grid(models: dict[str, ModelKey], request: GridRequest) -> Iterator[Grid
 def grid_files(figures: Mapping[str, go.Figure], cells: Sequence[Cell]) -> list[Download]:
     """Every figure, and the cells behind them."""
     return [
-        *(replace(html_file(figure), ending=f"{name}.html") for name, figure in figures.items()),
-        Download(ending="csv", mime="text/csv", make=lambda: cells_csv(cells).encode()),
-        Download(ending="npz", mime="application/octet-stream", make=lambda: cells_npz(cells)),
+        *(html_file(figure, f"{name}.html") for name, figure in figures.items()),
+        csv_file(lambda: cells_csv(cells)),
+        npz_file(lambda: cells_npz(cells)),
     ]
 
 

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import plotly.graph_objects as go
 
-from app.shell.kept_records import KeptRecord, record_bytes
+from app.shell.downloads import KeptRecord, record_bytes
 from diffmamba_interp.figures.attention import attention_figure
 from diffmamba_interp.files.archives import arrays_from_bytes, files_from_bytes, files_to_bytes, require_modest
+from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.files.json_files import parse_json
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
 if TYPE_CHECKING:
-    from app.shell.kept_records import KeptRecord
+    from app.shell.downloads import KeptRecord
     from app.shell.needle_runs import NeedleRun
     from diffmamba_interp.lens import LensTrajectory
 
@@ -78,9 +79,11 @@ def read_session(content: bytes) -> Session:
     """The inverse of `write_session`. Raises ValueError, saying what is wrong, for any other file."""
     if len(content) > MAX_PACKED_BYTES:
         raise ValueError(f"the file has {len(content) / 2**20:.0f} MiB: {MAX_PACKED_BYTES // 2**20} at most.")
-    files = files_from_bytes(content, require_few, source="the file", remedy=REMEDY, kind="session file")
     try:
+        files = files_from_bytes(content, require_few, source="the file", remedy=REMEDY)
         return _session(parse_json(files.pop(MANIFEST), source=MANIFEST), files)
+    except DamagedFileError as error:
+        raise ValueError(f"this is no session file, or a damaged one: {error}") from error
     # Parts that are missing, or are not what they should be.
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"this is no session file, or a damaged one ({type(error).__name__}: {error}).") from error

@@ -9,9 +9,8 @@ import streamlit as st
 
 from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, Session, kind_of, read_session, write_session
 from app.shell import state
-from app.shell.downloads import FIGURE_BUTTONS
+from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, forget_all, kept_records
 from app.shell.errors import shown_errors
-from app.shell.kept_records import KeptRecord, forget_all, kept_records
 
 PAGES = Path(__file__).resolve().parents[1]
 

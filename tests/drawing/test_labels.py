@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from diffmamba_interp.figures.coloured_text import coloured_text
+from diffmamba_interp.drawing.labels import coloured_text
 
 
 def grounds(text: str) -> list[tuple[int, ...]]:
