@@ -146,10 +146,10 @@ def source(value: Any, imports: set[str]) -> str:
     return repr(value)
 
 
-def model_steps(key: ModelKey) -> list[Step]:
+def model_steps(key: ModelKey, name: str = "model") -> list[Step]:
     """What loads the model; a page's run is given it."""
     settings = {"device": key.device, "dtype": getattr(torch, key.dtype)}
-    return [Step("model", HookedMamba.from_pretrained, key.folder, **settings), Step("", "model.eval")]
+    return [Step(name, HookedMamba.from_pretrained, key.folder, **settings), Step("", f"{name}.eval")]
 
 
 def tokens_step(key: ModelKey, prompt: Prompt) -> Step:

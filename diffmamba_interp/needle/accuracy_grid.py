@@ -10,7 +10,7 @@ import csv
 import io
 import lzma
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,19 @@ from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.checksums import DamagedFileError
+from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import NeedleSample
-from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
+from diffmamba_interp.needle.scoring import LabelScores, score_labels, wilson_interval
 from diffmamba_interp.needle.stories import Story
+from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.statistics import PairedDifference, paired_difference
 
+N_GENERATED = 3
+"""Tokens of an answer: a word."""
+
+SPARE_STORIES = 20
 _SEPARATOR = "|"
 _OF_PROMPT = ("task", "length", "index", "story", "n_tokens", "n_mentioned", "answer", "labels")
 _OF_MODEL = ("predicted", "generated", "log_probs")
@@ -110,6 +117,11 @@ class Cell:
         )
 
 
+def score_with_answers(model: HookedMamba, samples: Sequence[NeedleSample]) -> list[LabelScores]:
+    """Scores of the labels, and the beginning of an answer."""
+    return score_labels(model, samples, n_generated=N_GENERATED)
+
+
 def hide_stories(haystack: Haystack, stories: Iterable[Story], *, n: int, length: int, seed: int) -> list[NeedleSample]:
     """The first `n` stories that fit the length, as prompts; fewer if there are no more."""
     samples: list[NeedleSample] = []
@@ -149,6 +161,50 @@ def prompt_rows(
         )
         for index, (sample, score) in enumerate(zip(samples, scores, strict=True))
     ]
+
+
+def grid_rows(
+    models: Mapping[str, Any],
+    haystack: Haystack,
+    cells: Sequence[tuple[str, int]],
+    *,
+    n: int,
+    seed: int,
+    score: Callable[[Any, Sequence[NeedleSample]], Sequence[LabelScores]] = score_with_answers,
+    on_cell: Callable[[list[PromptRow]], None] | None = None,
+) -> list[PromptRow]:
+    """Rows of all models in cells of generated stories, one cell after the other.
+
+    models: by name, sharing the haystack's tokenizer. cells: task and length. n: prompts per cell. seed: of the
+    stories, which are those of the "eval" split. score: in place of `score_labels`. on_cell: called with every cell's
+    rows. Raises ValueError for a task of which no story fits a length.
+    """
+    rows: list[PromptRow] = []
+    for task, length in cells:
+        # Some stories may be too long for the cell.
+        stories = generate_stories(task, n=n + SPARE_STORIES, seed=seed, split="eval", vocabulary="mixed")
+        samples = hide_stories(haystack, stories, n=n, length=length, seed=seed)
+        if not samples:
+            raise ValueError(f"no story of {task} fits {length} tokens: give a greater length.")
+        of_cell = [
+            row
+            for name, model in models.items()
+            for row in prompt_rows(name, samples, score(model, samples), haystack.tokenizer)
+        ]
+        rows += of_cell
+        if on_cell is not None:
+            on_cell(of_cell)
+    return rows
+
+
+def read_cells(path: str | Path) -> list[Cell]:
+    """The cells of a results file of an analysis. Raises OSError and ValueError, with the file."""
+    return [Cell.from_dict(values) for values in read_json_object(path)["cells"]]
+
+
+def read_other_seeds(path: str | Path) -> list[list[Cell]]:
+    """The cells of other training seeds in a results file; none in one of a single seed. Raises as `read_cells`."""
+    return [[Cell.from_dict(values) for values in cells] for cells in read_json_object(path).get("seeds", [])]
 
 
 def summarise(rows: Iterable[PromptRow], models: Sequence[str]) -> list[Cell]:

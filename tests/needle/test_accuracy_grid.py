@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from diffmamba_interp.needle.accuracy_grid import (
     Cell,
     PromptRow,
+    grid_rows,
     hide_stories,
     prompt_rows,
     read_rows,
@@ -122,3 +123,35 @@ def test_stories_too_long_for_the_length_are_passed_over(tokenizer: PreTrainedTo
     assert 0 < len(found) < 12
     assert all(sample.n_tokens <= sizes[6] for sample in found)
     assert len(hide_stories(haystack, stories, n=3, length=0, seed=0)) == 3
+
+
+def test_a_grid_asks_every_model_the_same_prompts_cell_by_cell(tokenizer: PreTrainedTokenizerBase) -> None:
+    asked: list[tuple[str, list[str]]] = []
+    told: list[list[PromptRow]] = []
+
+    def score(model: str, samples) -> list[LabelScores]:
+        asked.append((model, [sample.story_hash for sample in samples]))
+        # "right" finds every answer, "first" always the first label.
+        answers = [sample.labels.index(sample.answer) if model == "right" else 0 for sample in samples]
+        return [
+            LabelScores(
+                log_probs=tuple(-1.0 if place == answer else -2.0 for place in range(len(sample.labels))),
+                n_label_tokens=(1,) * len(sample.labels),
+                answer=sample.labels.index(sample.answer),
+            )
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+
+    cells, models = [("qa1", 0), ("qa4", 0)], {"a": "right", "b": "first"}
+    rows = grid_rows(models, Haystack(tokenizer), cells, n=4, seed=3, score=score, on_cell=told.append)
+    assert [model for model, _ in asked] == ["right", "first"] * 2
+    assert asked[0][1] == asked[1][1] != asked[2][1]
+    assert [row for of_cell in told for row in of_cell] == rows
+    assert [{(row.task, row.length) for row in of_cell} for of_cell in told] == [{cell} for cell in cells]
+    assert [cell.models[0].accuracy for cell in summarise(rows, ("a", "b"))] == [1.0, 1.0]
+
+
+def test_a_cell_that_no_story_fits_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    filler = Filler.from_texts(tokenizer, ["It was a dark and stormy night. The rain fell in torrents."])
+    with pytest.raises(ValueError, match="no story of qa1 fits 8 tokens"):
+        grid_rows({"a": None}, Haystack(tokenizer, filler), [("qa1", 8)], n=2, seed=0)

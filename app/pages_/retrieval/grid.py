@@ -1,8 +1,8 @@
-"""A small grid of retrieval accuracy, cell by cell, so that it can be shown while it grows and stopped at any time."""
+"""Retrieval accuracies, as measured or of a small grid that is run here and can be stopped: as steps and as files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,27 @@ from app.shell import loading
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
-from app.shell.steps import Lines, Ref, Step, as_python, model_steps, tokenizer_step
+from app.shell.steps import Ref, Step, model_steps, run_steps, tokenizer_step
 from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.csv_text import csv_text
-from diffmamba_interp.needle import Filler, Haystack
-from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, hide_stories, prompt_rows
-from diffmamba_interp.needle.scoring import LabelScores, score_labels
-from diffmamba_interp.needle.tasks import generate_stories
+from diffmamba_interp.needle import Filler, Haystack, NeedleSample
+from diffmamba_interp.needle.accuracy_grid import (
+    Cell,
+    PromptRow,
+    grid_rows,
+    read_cells,
+    read_other_seeds,
+    score_with_answers,
+    summarise,
+)
+from diffmamba_interp.needle.scoring import LabelScores
 from diffmamba_interp.text.generated_text import generated_documents
 
 RESULTS = Path(__file__).resolve().parents[3] / "analyses" / "retrieval"
 FILLER_CHARS = 200_000
-SPARE_STORIES = 20
 STEP_TOKENS = 4096
+MODELS = ("model", "second_model")
 FACT_TOKENS = {"qa1": 76, "qa2": 201, "qa3": 579, "qa4": 32, "qa5": 263}
 """What the longest stories without filler take, to which the others beside them are padded."""
 
@@ -56,42 +63,70 @@ class GridRequest:
         return sum(forward_seconds(key, n_tokens) for key in keys)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridStep:
-    """rows: of a cell that is done, of all models; none on the way to one. share: of the grid that is done."""
-
-    task: str
-    length: int
-    share: float
-    rows: tuple[PromptRow, ...] = ()
+FIGURES = [
+    Step("figure", accuracy_by_length, Ref("cells"), others=Ref("others")),
+    Step("ratio", ratio_heat_map, Ref("cells")),
+]
 
 
-def run_grid(models: dict[str, ModelKey], request: GridRequest) -> Iterator[GridStep]:
-    """One cell after the other, in steps of a few seconds; the models must share a tokenizer.
+def measured_steps(file: Path) -> list[Step]:
+    """What reads shipped results, and those of other training seeds."""
+    return [Step("cells", read_cells, file), Step("others", read_other_seeds, file)]
 
-    Between the steps others can use the models. Raises ValueError for a task of which no story fits a length.
+
+def grid_steps(names: Sequence[str], request: GridRequest) -> list[Step]:
+    """What makes the prompts with `tokenizer`, asks `models`, and counts what they get right."""
+    documents = Step("", list, Step("", generated_documents, n_chars=FILLER_CHARS))
+    of_grid = {"n": request.n, "seed": request.seed}
+    return [
+        Step("filler", Filler.from_texts, Ref("tokenizer"), documents),
+        Step("haystack", Haystack, Ref("tokenizer"), Ref("filler")),
+        Step("rows", grid_rows, Ref("models"), Ref("haystack"), request.cells, **of_grid),
+        *summary_steps(names),
+    ]
+
+
+def summary_steps(names: Sequence[str]) -> list[Step]:
+    return [Step("cells", summarise, Ref("rows"), list(names)), Step("others", list)]
+
+
+def printed_grid(models: Mapping[str, ModelKey], request: GridRequest) -> list[Step]:
+    """What asks the models again."""
+    steps: list[Step] = []
+    for key, name in zip(models.values(), MODELS, strict=False):
+        steps += model_steps(key, name)
+    by_name = {model: Ref(name) for model, name in zip(models, MODELS, strict=False)}
+    tokenizer = tokenizer_step(next(iter(models.values())))
+    return [*steps, tokenizer, Step("models", dict, by_name), *grid_steps(list(models), request)]
+
+
+def run_grid(
+    models: Mapping[str, ModelKey],
+    request: GridRequest,
+    on_share: Callable[[float], None],
+    on_cell: Callable[[list[PromptRow]], None],
+) -> None:
+    """Ask the models, which must share a tokenizer, in steps of a few seconds between which others can use them.
+
+    on_share: called with the share of all answers that there are. on_cell: called with a cell's rows, of all models.
+    Raises ValueError for a task of which no story fits a length.
     """
-    first = next(iter(models.values()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(first))
-    haystack = Haystack(tokenizer, Filler.from_texts(tokenizer, list(generated_documents(n_chars=FILLER_CHARS))))
-    for number, (task, length) in enumerate(request.cells):
-        stories = generate_stories(
-            task, n=request.n + SPARE_STORIES, seed=request.seed, split="eval", vocabulary="mixed"
-        )
-        samples = hide_stories(haystack, stories, n=request.n, length=length, seed=request.seed)
-        if not samples:
-            raise ValueError(f"no story of {task} fits {length} tokens: give a greater length.")
-        rows: list[PromptRow] = []
-        at_a_time = max(1, STEP_TOKENS // max(length, FACT_TOKENS[task]))
-        for place, (name, key) in enumerate(models.items()):
-            scores: list[LabelScores] = []
-            for start in range(0, len(samples), at_a_time):
-                score = partial(score_labels, samples=samples[start : start + at_a_time], n_generated=3)
-                scores += loading.use(key, score)
-                done = (place + len(scores) / len(samples)) / len(models)
-                yield GridStep(task=task, length=length, share=(number + done) / len(request.cells))
-            rows += prompt_rows(name, samples, scores, tokenizer)
-        yield GridStep(task=task, length=length, share=(number + 1) / len(request.cells), rows=tuple(rows))
+    n_answers, n_done = len(request.cells) * request.n * len(models), 0
+
+    def score(key: ModelKey, samples: Sequence[NeedleSample]) -> list[LabelScores]:
+        nonlocal n_done
+        scores: list[LabelScores] = []
+        at_a_time = max(1, STEP_TOKENS // max(sample.n_tokens for sample in samples))
+        for start in range(0, len(samples), at_a_time):
+            part = samples[start : start + at_a_time]
+            scores += loading.use(key, partial(score_with_answers, samples=part))
+            n_done += len(part)
+            on_share(min(n_done / n_answers, 1.0))
+        return scores
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(next(iter(models.values()))))
+    given = {"models": models, "tokenizer": tokenizer}
+    run_steps(grid_steps(list(models), request), given, {"rows": {"score": score, "on_cell": on_cell}})
 
 
 def grid_files(figures: Mapping[str, go.Figure], cells: Sequence[Cell]) -> list[Download]:
@@ -120,48 +155,3 @@ def lines_of(cells: Sequence[Cell]) -> list[list[object]]:
         for cell in cells
         for m in cell.models
     ]
-
-
-def results_code(name: str) -> str:
-    """What reads the shipped results, run from the project's folder."""
-    return "\n".join(
-        [
-            "import json",
-            "from pathlib import Path",
-            "from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map",
-            "from diffmamba_interp.needle.accuracy_grid import Cell",
-            "",
-            f'results = json.loads(Path("analyses/retrieval/{name}/results.json").read_text())',
-            'cells = [Cell.from_dict(values) for values in results["cells"]]',
-            'others = [[Cell.from_dict(values) for values in seed] for seed in results.get("seeds", [])]',
-            "figure, ratio = accuracy_by_length(cells, others=others), ratio_heat_map(cells)",
-            "",
-        ]
-    )
-
-
-def grid_code(models: Mapping[str, ModelKey], request: GridRequest) -> str:
-    """What scores the grid again."""
-    steps: list = [Lines("models", "models = {}"), tokenizer_step(next(iter(models.values())))]
-    for name, key in models.items():
-        steps += [*model_steps(key), Lines("", f"models[{name!r}] = model")]
-    loop = Lines(
-        "cells",
-        f"filler = Filler.from_texts(tokenizer, list(generated_documents(n_chars={FILLER_CHARS})))",
-        "haystack, rows = Haystack(tokenizer, filler), []",
-        f"for task, length in {request.cells!r}:",
-        f'    stories = generate_stories(task, n={request.n + SPARE_STORIES}, seed={request.seed}, split="eval",'
-        ' vocabulary="mixed")',
-        f"    samples = hide_stories(haystack, stories, n={request.n}, length=length, seed={request.seed})",
-        "    for name, model in models.items():",
-        "        rows += prompt_rows(name, samples, score_labels(model, samples, n_generated=3), tokenizer)",
-        "cells = summarise(rows, list(models))",
-        imports=[
-            "from diffmamba_interp.needle import Filler, Haystack, generate_stories",
-            "from diffmamba_interp.needle.accuracy_grid import hide_stories, prompt_rows, summarise",
-            "from diffmamba_interp.needle.scoring import score_labels",
-            "from diffmamba_interp.text.generated_text import generated_documents",
-        ],
-    )
-    ratio = [Step("ratio", ratio_heat_map, Ref("cells"))] if len(models) == 2 else []
-    return as_python([*steps, loop, Step("figure", accuracy_by_length, Ref("cells")), *ratio])

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
 
-from app.pages_.retrieval.grid import RESULTS, GridRequest, grid_code, grid_files, results_code, run_grid
+from app.pages_.retrieval.grid import (
+    FIGURES,
+    RESULTS,
+    GridRequest,
+    grid_files,
+    measured_steps,
+    printed_grid,
+    run_grid,
+    summary_steps,
+)
 from app.shell import state
 from app.shell.choices import choose_model, choose_second_model
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import require_feasible
 from app.shell.loading import ChosenModel, baseline_last
-from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
+from app.shell.steps import as_python, run_steps
+from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.needle import TASKS
-from diffmamba_interp.needle.accuracy_grid import Cell, summarise
+from diffmamba_interp.needle.accuracy_grid import Cell
 
 LIVE = "run here"
 TITLES = {
@@ -40,29 +49,25 @@ def page() -> None:
     )
     if source != LIVE:
         with shown_errors("Reading the results"):
-            cells, others, sentence = read_results(RESULTS / source / "results.json")
-            st.caption(sentence)
-            draw(cells, results_code(source), others)
+            file = RESULTS / source / "results.json"
+            steps = measured_steps(file)
+            results = run_steps(steps, {})
+            st.caption(in_words(file, len(results["others"])))
+            draw(results["cells"], as_python([*steps, *FIGURES]), results["others"])
     elif first is not None:
         with shown_errors("Running the grid"):
             # The ratio is that of the second to the first.
             live(baseline_last([model for model in (first, second) if model])[::-1])
 
 
-def read_results(file: Path) -> tuple[list[Cell], list[list[Cell]], str]:
-    """The cells of a results file, those of other training seeds, and what they were made with, in a sentence."""
-    found = json.loads(file.read_text(encoding="utf-8"))
-    made = found["provenance"]
-    weights = ", ".join(f"{name} {digest[:12]}…" for name, digest in made["models"].items())
-    others = [[Cell.from_dict(values) for values in cells] for cells in found.get("seeds", [])]
-    faint = f"Faint curves: {len(others)} other training seed{'' if len(others) == 1 else 's'}. " if others else ""
+def in_words(file: Path, n_others: int) -> str:
+    """What the results were made with, in a sentence. n_others: training seeds beside the first."""
+    about = read_json_object(file)["provenance"]
+    weights = ", ".join(f"{name} {digest[:12]}…" for name, digest in about["models"].items())
+    faint = f"Faint curves: {n_others} other training seed{'' if n_others == 1 else 's'}. " if n_others else ""
     return (
-        [Cell.from_dict(values) for values in found["cells"]],
-        others,
-        (
-            f"From analyses/retrieval/{file.parent.name}/results.json: weights {weights}; seed {made['seed']}, on "
-            f"{made['device']}. {faint}Each length has its own number of prompts: point at a marker."
-        ),
+        f"From analyses/retrieval/{file.parent.name}/results.json: weights {weights}; seed {about['seed']}, on "
+        f"{about['device']}. {faint}Each length has its own number of prompts: point at a marker."
     )
 
 
@@ -82,19 +87,24 @@ def live(models: Sequence[ChosenModel]) -> None:
         stop.button("Cancel", key="cancel_grid")
         st.session_state[ROWS], st.session_state[REQUEST] = [], (names, request)
         bar = st.progress(0.0, "Making the prompts")
-        for step in run_grid({model.name: model.key for model in models}, request):
-            st.session_state[ROWS] += step.rows
-            bar.progress(min(step.share, 1.0), f"{step.task} at {step.length} tokens")
+        run_grid(
+            {model.name: model.key for model in models},
+            request,
+            on_share=lambda share: bar.progress(share, f"{share:.0%} of the answers"),
+            on_cell=st.session_state[ROWS].extend,
+        )
         bar.empty()
         stop.empty()
     if st.session_state.get(ROWS):
         ran_names, ran = st.session_state[REQUEST]
-        cells = summarise(st.session_state[ROWS], ran_names)
+        cells = run_steps(summary_steps(ran_names), {"rows": st.session_state[ROWS]})["cells"]
         if len(cells) < len(ran.cells):
             st.warning(f"Stopped after {len(cells)} of {len(ran.cells)} cells.")
         keys = {model.name: model.key for model in models}
         same = (names, request) == (ran_names, ran)
-        draw(cells, grid_code(keys, ran) if same else "# press Run again: the models or the grid were changed")
+        figures = FIGURES[: len(models)]
+        code = as_python([*printed_grid(keys, ran), *figures]) if same else "# press Run again: models or grid changed"
+        draw(cells, code)
 
 
 def choose_grid() -> GridRequest:
@@ -112,7 +122,8 @@ def choose_grid() -> GridRequest:
 
 def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()) -> None:
     """Curves, the ratio where there are two models, and the files; `others`: the cells of other training seeds."""
-    figures = {"accuracy": accuracy_by_length(cells, others=others)}
+    results = run_steps(FIGURES[: len(cells[0].models)], {"cells": cells, "others": others})
+    figures = {"accuracy": results["figure"]}
     figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND)
     figures["accuracy"].update_xaxes(title_text="tokens")
     st.plotly_chart(figures["accuracy"], width="stretch", key="accuracy_figure", config=FIGURE_BUTTONS)
@@ -120,7 +131,7 @@ def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()
         "Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals. 1k: 1,024 tokens."
     )
     if len(cells[0].models) == 2:
-        figures["ratio"] = ratio_heat_map(cells)
+        figures["ratio"] = results["ratio"]
         figures["ratio"].update_layout(height=300, margin={"t": 30, "b": 10})
         st.plotly_chart(figures["ratio"], width="stretch", key="ratio_figure", config=FIGURE_BUTTONS)
         names = " over ".join(model.model for model in reversed(cells[0].models))
