@@ -14,7 +14,7 @@ from app.shell.downloads import KeptRecord
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.implicit_attention import AttentionRecord, extract_attention
 from diffmamba_interp.lens import LogitLens, TunedLens, load_lens, save_lens
-from diffmamba_interp.needle.sample_files import load_samples, save_samples
+from diffmamba_interp.needle.records import load_samples, save_samples
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.runs.snapshots import read_snapshot, write_snapshot

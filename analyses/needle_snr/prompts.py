@@ -13,7 +13,7 @@ from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each
 from diffmamba_interp.analysis_results import provenance
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, NeedleSample
-from diffmamba_interp.needle.sample_files import load_samples, save_samples
+from diffmamba_interp.needle.records import load_samples, save_samples
 
 
 def save_prompts(path: Path, recipe: PromptRecipe, data: Path, jobs: int) -> None:

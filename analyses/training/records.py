@@ -24,7 +24,7 @@ from diffmamba_interp.files.json_files import parse_json, read_json_object
 from diffmamba_interp.lm_training.stage_readings import PROMPTS_FILE, STAGES_FOLDER, StageReading, load_readings
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import NeedleSample
-from diffmamba_interp.needle.sample_files import load_samples
+from diffmamba_interp.needle.records import load_samples
 from diffmamba_interp.statistics import DB_PER_NAT
 
 MISSING = -128

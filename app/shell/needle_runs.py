@@ -12,7 +12,8 @@ import torch
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.files.json_files import parse_json
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
-from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, MEASURES, Measure, NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, MEASURES, Measure, NeedleTrajectory
 from diffmamba_interp.statistics import Statistic
 
 MAX_SAMPLES = 200

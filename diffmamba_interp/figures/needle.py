@@ -16,23 +16,7 @@ from diffmamba_interp.drawing.labels import length_name, short_stage
 from diffmamba_interp.drawing.panels import Axis, Drawing, Level, Line, Panel, minus
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
-from diffmamba_interp.needle.trajectory_records import Measure
-
-NAMES: dict[Measure, str] = {
-    "snr_db": "signal-to-noise ratio, dB",
-    "snr": "signal-to-noise ratio",
-    "probability": "probability of the answer",
-    "log_probability": "log-probability of the answer, nats",
-    "label_share": "probability of the answer among the labels",
-    "per_token_probability": "probability of the answer per token",
-    "label_rank": "rank of the answer among the labels",
-    "vocabulary_rank": "rank of the answer's first token",
-    "is_right": "share of prompts with the answer on top of the labels",
-    "entropy_nats": "entropy, nats",
-    "kl_to_final_nats": "KL to the output, nats",
-}
-LOGARITHMIC: tuple[Measure, ...] = ("snr_db", "log_probability")
-"""Logarithms already, which may be negative."""
+from diffmamba_interp.needle.trajectory_records import MEASURED, Measure
 
 SIGNIFICANT = 0.05
 """A difference is marked where its corrected p-value lies below this."""
@@ -48,12 +32,12 @@ def needle_drawing(curves: Sequence[Curve], *, log: bool = False, title: str = "
     Raises ValueError if there are no curves, or of several measures, or for a logarithmic axis of decibels.
     """
     measure = _common_measure(curves)
-    if log and measure in LOGARITHMIC:
+    if log and MEASURED[measure].scale == "logarithm":
         raise ValueError(f"{measure} is logarithmic already and may be negative: draw it with log=False.")
     return Drawing(
         title=title,
         x=_stage_axis(curves),
-        y=Axis(title=NAMES[measure], kind="log" if log else "linear"),
+        y=Axis(title=MEASURED[measure].title, kind="log" if log else "linear"),
         panels=[Panel(marks=_lines(curves, full=True))],
     )
 
@@ -70,7 +54,7 @@ def needle_difference_drawing(curves: Sequence[PairedCurve], *, title: str = "")
     return Drawing(
         title=title,
         x=_stage_axis(curves),
-        y=Axis(title=f"difference in {NAMES[measure]}"),
+        y=Axis(title=f"difference in {MEASURED[measure].title}"),
         panels=[Panel(marks=[Level(at=0.0, colour=GREY), *_lines(curves, full=True)])],
     )
 
@@ -87,7 +71,7 @@ def figures_by_measure(curves: Sequence[Curve], *, log: bool = False) -> dict[Me
     return {
         measure: difference_by_stage(group)
         if isinstance(group[0], PairedCurve)
-        else curves_by_stage(group, log=log and measure not in LOGARITHMIC)
+        else curves_by_stage(group, log=log and MEASURED[measure].scale != "logarithm")
         for measure, group in by_measure.items()
     }
 
@@ -110,7 +94,7 @@ def stages_drawing(curves: Sequence[Curve], *, title: str, log: bool = False) ->
     if measure == "probability" and not log and not is_paired:
         highest = max(high for curve in curves for high in curve.high if math.isfinite(high))
         limits = (0.0, max(highest, _LEAST_PROBABILITY))
-    name = f"difference in {NAMES[measure]}" if is_paired else NAMES[measure]
+    name = f"difference in {MEASURED[measure].title}" if is_paired else MEASURED[measure].title
     return Drawing(
         title=title,
         x=_stage_axis(curves),

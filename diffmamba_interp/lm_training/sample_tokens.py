@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.needle.filler import splices_at_spaces, split_sentences
-from diffmamba_interp.needle.prompts import CONTEXT_CLOSE, CONTEXT_OPEN, answer_text
+from diffmamba_interp.needle.haystack import CONTEXT_CLOSE, CONTEXT_OPEN, answer_text
 from diffmamba_interp.text import DataError, TokenStream, encode_texts
 
 MAX_KEPT = 300_000

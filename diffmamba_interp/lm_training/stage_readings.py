@@ -29,8 +29,7 @@ from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba, last_positions
 from diffmamba_interp.models.prompt_batches import batches, padded
 from diffmamba_interp.models.token_checks import valid_positions
-from diffmamba_interp.needle.records import NeedleSample
-from diffmamba_interp.needle.sample_files import save_samples
+from diffmamba_interp.needle.records import NeedleSample, save_samples
 from diffmamba_interp.needle.trajectory import BATCH_TOKENS, needle_trajectory
 
 STAGES_FOLDER = "stages"

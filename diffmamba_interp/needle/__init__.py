@@ -15,24 +15,33 @@ from diffmamba_interp.needle.babi import (
 )
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, compare_over_seeds, summarise
 from diffmamba_interp.needle.filler import Filler
-from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
-from diffmamba_interp.needle.prompts import answer_text, format_prompt
+from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, answer_text, format_prompt
 from diffmamba_interp.needle.records import Mention, NeedleSample
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.stories import TASKS, Story, stories_in_training, without_training_stories
 from diffmamba_interp.needle.tasks import generate_stories, generate_story, iterate_stories
 from diffmamba_interp.needle.trajectory import needle_trajectory
-from diffmamba_interp.needle.trajectory_files import load_trajectory, save_trajectory
-from diffmamba_interp.needle.trajectory_records import MEASURES, Measure, NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.trajectory_records import (
+    MEASURED,
+    MEASURES,
+    Measure,
+    Measured,
+    NeedleTrajectory,
+    ReadSample,
+    load_trajectory,
+    save_trajectory,
+)
 from diffmamba_interp.spans import Span
 
 __all__ = [
+    "MEASURED",
     "MEASURES",
     "TASKS",
     "Curve",
     "Filler",
     "Haystack",
     "Measure",
+    "Measured",
     "Mention",
     "NeedleSample",
     "NeedleTrajectory",

@@ -15,7 +15,8 @@ import numpy as np
 
 from diffmamba_interp.argument_checks import Resamples, Seed, checked
 from diffmamba_interp.files.json_files import number
-from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory
 from diffmamba_interp.statistics import (
     N_RESAMPLES,
     Interval,

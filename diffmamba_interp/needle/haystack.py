@@ -1,6 +1,7 @@
 """Hiding the facts of a story in filler, after BABILong (Kuratov et al. 2024, arXiv 2406.10149).
 
-A prompt is `<context>` + pieces + `</context> Question: ... Answer:`. The pieces are one stretch of
+A prompt is `<context>` + pieces + `</context> Question: ... Answer:`, as in the Diff-Mamba paper (arXiv 2507.06204,
+section 4.3). The pieces are one stretch of
 consecutive filler sentences, cut at sentence boundaries, with the facts put in between in their order. The
 stretch is chosen so that the whole prompt has at most `length` tokens and close to that.
 
@@ -20,12 +21,14 @@ from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.argument_checks import Natural, checked
 from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spaces, tokenise
-from diffmamba_interp.needle.prompts import CONTEXT_OPEN, answer_text, format_prompt, prompt_tail
 from diffmamba_interp.needle.records import Depth, Mention, NeedleSample
 from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.spans import Span
 from diffmamba_interp.text.stable_random import StableRandom
 from diffmamba_interp.text.tokenizer import Bos, bos_tokens
+
+CONTEXT_OPEN = "<context>"
+CONTEXT_CLOSE = "</context>"
 
 # Stretches of filler that are tried for each prompt; the one that leaves the fewest tokens unused wins.
 N_STRETCHES = 8
@@ -197,6 +200,23 @@ class Haystack:
         if kept is None:
             kept = self._kept[text] = tokenise(self.tokenizer, [text])[0]
         return kept
+
+
+@checked
+def format_prompt(context: str, question: str) -> str:
+    """`<context>{context}</context> Question: {question} Answer:`, without a space at the end."""
+    return f"{CONTEXT_OPEN}{context}{prompt_tail(question)}"
+
+
+def prompt_tail(question: str) -> str:
+    """What follows the context."""
+    return f"{CONTEXT_CLOSE} Question: {question} Answer:"
+
+
+@checked
+def answer_text(label: str) -> str:
+    """What a model that answers `label` continues the prompt with: the space belongs to the answer."""
+    return f" {label}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.checksums import DamagedFileError, damage_text
 from diffmamba_interp.files.json_files import read_json_object, write_json
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.needle.trajectory_records import ReadSample
+from diffmamba_interp.needle.records import ReadSample
 
 _MEASUREMENT = "measurement.json"
 _FORMAT = "diffmamba_interp.needle_trajectory/2"

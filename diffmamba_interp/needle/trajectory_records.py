@@ -11,16 +11,18 @@ distractors and the signal-to-noise ratio are additions.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int
 
-from diffmamba_interp.needle.records import Depth, NeedleSample
+from diffmamba_interp.argument_checks import Between, checked
+from diffmamba_interp.files.tables import read_table, write_table
+from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.statistics import DB_PER_NAT, snr_db
 
 Measure = Literal[
@@ -37,51 +39,6 @@ Measure = Literal[
     "kl_to_final_nats",
 ]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadSample:
-    """What a trajectory says about a prompt, beside what the model made of it.
-
-    id: from task, length, depth, prompt, answer and labels: the same for every model and tokenizer.
-    task, length, depth, seed, n_tokens: as in `NeedleSample`.
-    needle_depth: mean place of the supporting facts, as a share of the context's tokens, in [0, 1).
-    labels: of the task. answer: which of them is right. n_label_tokens: tokens of each label.
-    """
-
-    id: str
-    task: str
-    length: int
-    depth: Depth
-    needle_depth: float
-    seed: int
-    n_tokens: int
-    labels: tuple[str, ...]
-    answer: str
-    n_label_tokens: tuple[int, ...]
-
-    @property
-    def answer_index(self) -> int:
-        """Place of the answer among the labels."""
-        return self.labels.index(self.answer)
-
-    @classmethod
-    def of(cls, sample: NeedleSample) -> ReadSample:
-        """The description of `sample`. Raises ValueError if its answer cannot be told from its distractors."""
-        _require_distinct_labels(sample)
-        depths = [sample.fact_depths[index] for index in sample.supporting]
-        return cls(
-            id=_identity(sample),
-            task=sample.task,
-            length=sample.length,
-            depth=sample.depth,
-            needle_depth=round(sum(depths) / len(depths), 6) if depths else 0.0,
-            seed=sample.seed,
-            n_tokens=sample.n_tokens,
-            labels=sample.labels,
-            answer=sample.answer,
-            n_label_tokens=tuple(map(len, sample.label_tokens)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +80,7 @@ class NeedleTrajectory:
     @property
     def label_shares(self) -> Float[np.ndarray, "lens sample stage label"]:
         """Probability of each label among the labels, in [0, 1]."""
-        log_probs = self._log_probs64
+        log_probs = self.log_probs64
         return np.exp(log_probs - _log_sum(log_probs)[..., None])
 
     @property
@@ -133,43 +90,31 @@ class NeedleTrajectory:
         counts = np.full((len(self.samples), width), np.nan)
         for row, sample in zip(counts, self.samples, strict=True):
             row[: len(sample.n_label_tokens)] = sample.n_label_tokens
-        return self._log_probs64 / counts[None, :, None, :]
+        return self.log_probs64 / counts[None, :, None, :]
 
     @property
     def snr_db(self) -> Float[np.ndarray, "lens sample stage"]:
         """Signal-to-noise ratio, 10 log10 of p(answer) / mean_k p(distractor_k)."""
-        log_probs = self._log_probs64
+        log_probs = self.log_probs64
         distractors = log_probs.copy()
         self._put_answers(distractors, np.nan)
         n_distractors = (~np.isnan(distractors)).sum(axis=-1)
-        return snr_db(self._of_answer(log_probs), _log_sum(distractors), n_distractors)
+        return snr_db(self.of_answer(log_probs), _log_sum(distractors), n_distractors)
 
     def measure(self, name: Measure) -> Float[np.ndarray, "lens sample stage"]:
-        """One number per lens, prompt and stage, about the answer, in float64.
+        """One number per lens, prompt and stage, about the answer, in float64; `MEASURED` says of each what it is.
 
-        snr_db, snr: signal-to-noise ratio, in dB and as it is. probability, log_probability (nats): of the whole
-        answer; per_token_probability: geometric mean over its tokens; label_share: among the labels.
-        label_rank: among the labels; vocabulary_rank: of its first token; is_right: 1 where no label is as probable
-        as the answer, else 0. entropy_nats, kl_to_final_nats: of the prediction. Raises ValueError for another name.
+        Raises ValueError for another name.
         """
         if name not in MEASURES:
             raise ValueError(f"there is no measure {name!r}: choose one of {', '.join(MEASURES)}.")
-        if name in ("entropy_nats", "kl_to_final_nats"):
-            return np.asarray(getattr(self, name), dtype=np.float64)
-        if name == "snr_db":
-            return self.snr_db
-        if name == "snr":
-            return np.exp(self.snr_db / DB_PER_NAT)
-        by_label = {
-            "probability": lambda: np.exp(self._log_probs64),
-            "log_probability": lambda: self._log_probs64,
-            "label_share": lambda: self.label_shares,
-            "per_token_probability": lambda: np.exp(self.per_token_log_probs),
-            "label_rank": lambda: self.label_ranks,
-            "vocabulary_rank": lambda: self.token_ranks.astype(np.float64),
-            "is_right": lambda: (self.label_ranks == 1).astype(np.float64),
-        }
-        return self._of_answer(by_label[name]())
+        return np.asarray(MEASURED[name].of(self), dtype=np.float64)
+
+    def of_answer(
+        self, by_label: Float[np.ndarray, "lens sample stage label"]
+    ) -> Float[np.ndarray, "lens sample stage"]:
+        """What the answer has of something that every label has."""
+        return np.take_along_axis(by_label, self.answers[None, :, None, None], axis=-1)[..., 0]
 
     def lens_index(self, lens: str | None = None) -> int:
         """Place of a lens; `None` serves a trajectory with one lens. Raises ValueError."""
@@ -211,37 +156,85 @@ class NeedleTrajectory:
         return replace(first, samples=tuple(sample for part in parts for sample in part.samples), **arrays)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One row of plain values per lens, prompt and stage; see `trajectory_files.to_records`."""
-        from diffmamba_interp.needle.trajectory_files import to_records
-
+        """One row of plain values per lens, prompt and stage; see the function of this name."""
         return to_records(self)
 
     def save(self, path: str | Path, *, decimals: int | None = None) -> None:
-        """Write the rows as .parquet, .csv, .csv.gz, .json or .json.gz; see `trajectory_files.save_trajectory`."""
-        from diffmamba_interp.needle.trajectory_files import save_trajectory
-
+        """Write the rows as .parquet, .csv, .csv.gz, .json or .json.gz; see `save_trajectory`."""
         save_trajectory(self, path, decimals=decimals)
 
     @classmethod
     def load(cls, path: str | Path) -> NeedleTrajectory:
         """What `save` wrote."""
-        from diffmamba_interp.needle.trajectory_files import load_trajectory
-
         return load_trajectory(path)
 
     @property
-    def _log_probs64(self) -> np.ndarray:
+    def log_probs64(self) -> Float[np.ndarray, "lens sample stage label"]:
+        """`log_probs` in float64."""
         return self.log_probs.astype(np.float64)
-
-    def _of_answer(self, by_label: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(by_label, self.answers[None, :, None, None], axis=-1)[..., 0]
 
     def _put_answers(self, by_label: np.ndarray, value: float) -> None:
         np.put_along_axis(by_label, self.answers[None, :, None, None], value, axis=-1)
 
 
+class Measured(NamedTuple):
+    """A measure. title: what it is, with its unit, for axes and tables. of: its values, [lens, sample, stage].
+
+    scale: "probability" for what a logarithmic axis suits as well, "logarithm" for what is one, and may be negative.
+    reported: whether `evaluate_needle` draws it, and tells it in results and tables; the explorer offers all.
+    """
+
+    title: str
+    of: Callable[[NeedleTrajectory], np.ndarray]
+    scale: Literal["linear", "probability", "logarithm"] = "linear"
+    reported: bool = False
+
+
+MEASURED: Mapping[Measure, Measured] = {
+    "snr_db": Measured("signal-to-noise ratio, dB", lambda t: t.snr_db, "logarithm", reported=True),
+    "snr": Measured("signal-to-noise ratio", lambda t: np.exp(t.snr_db / DB_PER_NAT)),
+    "probability": Measured(
+        "probability of the answer", lambda t: np.exp(t.of_answer(t.log_probs64)), "probability", reported=True
+    ),
+    "log_probability": Measured(
+        "log-probability of the answer, nats", lambda t: t.of_answer(t.log_probs64), "logarithm"
+    ),
+    "label_share": Measured(
+        "probability of the answer among the labels", lambda t: t.of_answer(t.label_shares), "probability"
+    ),
+    "per_token_probability": Measured(
+        "probability of the answer per token", lambda t: np.exp(t.of_answer(t.per_token_log_probs)), "probability"
+    ),
+    "label_rank": Measured("rank of the answer among the labels", lambda t: t.of_answer(t.label_ranks)),
+    "vocabulary_rank": Measured("rank of the answer's first token", lambda t: t.of_answer(t.token_ranks)),
+    "is_right": Measured(
+        "share of prompts with the answer on top of the labels", lambda t: t.of_answer(t.label_ranks) == 1
+    ),
+    "entropy_nats": Measured("entropy, nats", lambda t: t.entropy_nats),
+    "kl_to_final_nats": Measured("KL to the output, nats", lambda t: t.kl_to_final_nats),
+}
+
 BY_LABEL = ("log_probs", "token_ranks")
 ARRAYS = (*BY_LABEL, "entropy_nats", "kl_to_final_nats")
+"""What was measured, by field."""
+
+_DERIVED: tuple[Measure, ...] = ("probability", "label_share", "label_rank", "snr_db")
+_OF_SAMPLE = ("task", "length", "depth", "needle_depth", "seed", "n_tokens", "labels", "answer", "n_label_tokens")
+
+
+def _columns(dtype: str) -> dict[str, pa.DataType]:
+    """The columns of a table whose numbers were measured in `dtype`."""
+    number = pa.type_for_alias(dtype)
+    return {
+        **dict.fromkeys(("model", "lens", "stage", "sample", "task", "answer", "dtype"), pa.string()),
+        **dict.fromkeys(("stage_index", "length", "seed", "n_tokens"), pa.int64()),
+        "needle_depth": pa.float64(),
+        **{name: number for name in (*ARRAYS, *_DERIVED) if name not in BY_LABEL},
+        "depth": pa.list_(pa.float64()),
+        **dict.fromkeys(BY_LABEL, pa.list_(number)),
+        "labels": pa.list_(pa.string()),
+        "n_label_tokens": pa.list_(pa.int64()),
+    }
 
 
 def widened(array: np.ndarray, width: int | None) -> np.ndarray:
@@ -252,35 +245,118 @@ def widened(array: np.ndarray, width: int | None) -> np.ndarray:
     return np.pad(array, extra, constant_values=np.nan)
 
 
+def to_records(trajectory: NeedleTrajectory, *, decimals: int | None = None) -> list[dict[str, Any]]:
+    """One row of plain values per lens, prompt and stage.
+
+    model, lens, stage, stage_index; the fields of `ReadSample` (`id` as `sample`); log_probs and token_ranks by label;
+    entropy_nats, kl_to_final_nats; for reading, probability, label_share, label_rank and snr_db of the answer; dtype
+    of the numbers. `decimals` rounds what was measured, which makes smaller files; what is derived keeps as many
+    significant digits.
+    """
+    if decimals is not None:
+        rounded: dict[str, Any] = {name: np.round(getattr(trajectory, name), decimals) for name in ARRAYS}
+        trajectory = replace(trajectory, **rounded)
+    dtype = trajectory.log_probs.dtype
+    arrays = {name: _shortest(getattr(trajectory, name)) for name in ARRAYS}
+    derived = {name: trajectory.measure(name).astype(dtype) for name in _DERIVED}
+    arrays |= {
+        name: _shortest(values if decimals is None else _significant(values, decimals))
+        for name, values in derived.items()
+    }
+    rows = []
+    for k, lens in enumerate(trajectory.lenses):
+        for s, sample in enumerate(trajectory.samples):
+            described = {name: getattr(sample, name) for name in _OF_SAMPLE}
+            described |= {name: list(value) for name, value in described.items() if isinstance(value, tuple)}
+            for i, stage in enumerate(trajectory.stages):
+                row = {"model": trajectory.model, "lens": lens, "stage": stage, "stage_index": i, "sample": sample.id}
+                numbers = {name: values[k, s, i].tolist() for name, values in arrays.items()}
+                numbers |= {name: numbers[name][: len(sample.labels)] for name in BY_LABEL}
+                rows.append({**row, **described, **numbers, "dtype": str(dtype)})
+    return rows
+
+
+def from_records(rows: Iterable[Mapping[str, Any]]) -> NeedleTrajectory:
+    """The inverse of `to_records`. Raises ValueError on missing columns, or rows that are no whole trajectory."""
+    rows = list(rows)
+    missing = [name for name in _columns("float64") if name not in _DERIVED and any(name not in row for row in rows)]
+    if missing or not rows:
+        raise ValueError(f"these are no records of a needle trajectory: {len(rows)} rows, without {missing}.")
+    models, dtypes = ({str(row[name]) for row in rows} for name in ("model", "dtype"))
+    if len(models) > 1 or len(dtypes) > 1:
+        raise ValueError(f"the rows are of several models or dtypes, {sorted(models | dtypes)}: give those of one.")
+    lenses = list(dict.fromkeys(str(row["lens"]) for row in rows))
+    samples = {str(row["sample"]): row for row in rows}
+    stages = {int(row["stage_index"]): str(row["stage"]) for row in rows}
+    if len(rows) != len(lenses) * len(samples) * len(stages):
+        raise ValueError(
+            f"{len(rows)} rows are no whole trajectory: {len(lenses)} lenses, {len(samples)} prompts and "
+            f"{len(stages)} stages make {len(lenses) * len(samples) * len(stages)}."
+        )
+    places = {id_: index for index, id_ in enumerate(samples)}
+    width = max(len(row["labels"]) for row in samples.values())
+    shape = (len(lenses), len(samples), len(stages))
+    arrays = {
+        name: np.full((*shape, width) if name in BY_LABEL else shape, np.nan, next(iter(dtypes))) for name in ARRAYS
+    }
+    for row in rows:
+        at = lenses.index(str(row["lens"])), places[str(row["sample"])], int(row["stage_index"])
+        for name, array in arrays.items():
+            array[(*at, slice(0, len(row["labels"]))) if name in BY_LABEL else at] = row[name]
+    return NeedleTrajectory(
+        model=models.pop(),
+        lenses=tuple(lenses),
+        stages=tuple(stages[index] for index in sorted(stages)),
+        samples=tuple(_read_sample(row) for row in samples.values()),
+        **arrays,
+    )
+
+
+@checked
+def save_trajectory(
+    trajectory: NeedleTrajectory, path: str | Path, *, decimals: Annotated[int, Between(0.0, 15.0)] | None = None
+) -> None:
+    """Write `to_records` as .parquet, .csv, .csv.gz, .json or .json.gz; the same rows give the same bytes.
+
+    decimals: of what was measured; all by default. Raises ValueError for another suffix.
+    """
+    rows = to_records(trajectory, decimals=decimals)
+    write_table(path, rows, _columns(rows[0]["dtype"]))
+
+
+@checked
+def load_trajectory(path: str | Path) -> NeedleTrajectory:
+    """What `save_trajectory` wrote. Raises ValueError for a file of another kind, or one that is damaged."""
+    kind = "table of a needle trajectory"
+    rows = read_table(path, _columns("float64"), kind=kind)
+    try:
+        return from_records(rows)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is no {kind}, or a damaged one: {error}") from error
+
+
+def _read_sample(row: Mapping[str, Any]) -> ReadSample:
+    values = {name: row[name] for name in _OF_SAMPLE} | {"id": str(row["sample"])}
+    depth = values["depth"]
+    if isinstance(depth, list):
+        values["depth"] = depth[0] if len(depth) == 1 else tuple(depth)
+    for name in ("labels", "n_label_tokens"):
+        values[name] = tuple(values[name])
+    return ReadSample(**values)
+
+
+def _shortest(array: np.ndarray) -> np.ndarray:
+    """In float64, the shortest decimals that stand for the same numbers in the array's own dtype."""
+    return array if array.dtype == np.float64 else array.astype(str).astype(np.float64)
+
+
+def _significant(array: np.ndarray, digits: int) -> np.ndarray:
+    """Rounded to so many significant digits, in the array's dtype."""
+    size = np.floor(np.log10(np.abs(array), where=array != 0, out=np.zeros(array.shape)))
+    scale = 10.0 ** (digits - 1 - size)
+    return (np.round(array * scale) / scale).astype(array.dtype)
+
+
 def _log_sum(log_probs: np.ndarray) -> np.ndarray:
     """log of the sum of the probabilities over the last axis; NaN counts as probability 0."""
     return np.logaddexp.reduce(np.where(np.isnan(log_probs), -np.inf, log_probs), axis=-1)
-
-
-def _require_distinct_labels(sample: NeedleSample) -> None:
-    where = f"the sample with the question {sample.question!r}"
-    if sample.answer not in sample.labels:
-        raise ValueError(f"{where} has the answer {sample.answer!r}, which is none of its labels {sample.labels}.")
-    if len(sample.label_tokens) != len(sample.labels):
-        raise ValueError(f"{where} has {len(sample.labels)} labels, but tokens for {len(sample.label_tokens)}.")
-    if not all(sample.label_tokens):
-        raise ValueError(f"{where} has a label without tokens: every label needs at least one.")
-    if len(sample.labels) < 2:
-        raise ValueError(f"{where} has one label: a signal-to-noise ratio needs a distractor, too.")
-    answer = sample.labels.index(sample.answer)
-    words = [" ".join(label.split()).casefold() for label in sample.labels]
-    for other, label in enumerate(sample.labels):
-        if other != answer and (
-            words[other] == words[answer] or sample.label_tokens[other] == sample.label_tokens[answer]
-        ):
-            raise ValueError(
-                f"{where} has the distractor {label!r}, which is equal to its answer {sample.answer!r} (as a word or "
-                "in tokens): its probability would count as signal and as noise. Take it out of the labels."
-            )
-    if len(set(sample.label_tokens)) != len(sample.label_tokens):
-        raise ValueError(f"{where} holds a distractor twice, which would count double: {sample.labels}.")
-
-
-def _identity(sample: NeedleSample) -> str:
-    parts = (sample.task, str(sample.length), str(sample.depth), sample.prompt, sample.answer, *sample.labels)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmamba_interp.needle.curves import Group, matched
-from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.statistics import N_RESAMPLES, paired_test
 
 Place = Literal["inner stages", "output"]

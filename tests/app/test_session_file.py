@@ -18,7 +18,8 @@ from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
 from diffmamba_interp.lens import LogitLens, lens_trajectory
-from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.stages import stage_names
 from tests.models.tiny import random_tokens, tiny_model
 

@@ -15,7 +15,7 @@ from diffmamba_interp.lm_training.recipe import RetrievalPart
 from diffmamba_interp.lm_training.retrieval_rows import RetrievalRows
 from diffmamba_interp.lm_training.sample_tokens import FillerTokens, PieceTokens
 from diffmamba_interp.needle.babi import babi_stories_of_split, heldout_babi_stories
-from diffmamba_interp.needle.prompts import answer_text, format_prompt
+from diffmamba_interp.needle.haystack import answer_text, format_prompt
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.tasks import generate_story
 from diffmamba_interp.text import TokenStream, encode_texts

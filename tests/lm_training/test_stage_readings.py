@@ -22,7 +22,7 @@ from diffmamba_interp.lm_training.stage_readings import (
 )
 from diffmamba_interp.needle import needle_trajectory
 from diffmamba_interp.needle.babi import heldout_babi_stories
-from diffmamba_interp.needle.sample_files import load_samples
+from diffmamba_interp.needle.records import load_samples
 from tests.lm_training.tiny import losses, tiny_config, tiny_recipe, trainer
 
 AT = (0, 2, 4)

@@ -9,8 +9,9 @@ from scipy import stats
 
 from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, compare_over_seeds, matched, summarise
+from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory import needle_trajectory
-from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.statistics import bootstrap, holm, paired_test, t_test
 from tests.needle.closed_form import N_BLOCKS, TableLens, random_tables, sample_of, table_model
 

@@ -7,8 +7,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.needle.filler import Filler, tokenise
-from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
-from diffmamba_interp.needle.prompts import format_prompt
+from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, format_prompt
 from diffmamba_interp.needle.records import NeedleSample, Span
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story

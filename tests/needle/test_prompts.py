@@ -1,4 +1,4 @@
-from diffmamba_interp.needle.prompts import answer_text, format_prompt, prompt_tail
+from diffmamba_interp.needle.haystack import answer_text, format_prompt, prompt_tail
 
 
 def test_the_prompt_has_the_papers_format() -> None:

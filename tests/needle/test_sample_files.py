@@ -7,9 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.needle.filler import Filler
-from diffmamba_interp.needle.sample_files import load_samples, save_samples
+from diffmamba_interp.needle.records import ReadSample, load_samples, save_samples
 from diffmamba_interp.needle.samples import make_needle_samples
-from diffmamba_interp.needle.trajectory_records import ReadSample
 from diffmamba_interp.text.tokenizer import train_tokenizer
 
 

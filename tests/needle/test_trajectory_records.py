@@ -6,8 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffmamba_interp.needle.trajectory_files import from_records, save_trajectory, to_records
-from diffmamba_interp.needle.trajectory_records import ARRAYS, MEASURES, NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.trajectory_records import (
+    ARRAYS,
+    MEASURES,
+    NeedleTrajectory,
+    ReadSample,
+    from_records,
+    save_trajectory,
+    to_records,
+)
 from tests.needle.closed_form import sample_of
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffmamba_interp.needle.trajectory_records import NeedleTrajectory, ReadSample
+from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.needle.verdict import Verdict, judge, verdict_table, verdicts
 
 N = 20

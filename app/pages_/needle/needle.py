@@ -36,16 +36,14 @@ from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures
 from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
 from app.shell.steps import as_python
-from diffmamba_interp.figures.needle import NAMES
-from diffmamba_interp.needle import Measure
+from diffmamba_interp.needle import MEASURED, MEASURES, Measure
 from diffmamba_interp.statistics import Statistic
 
 READ, STOPPED = "needle_readings", "needle_stopped"
 SOURCES = {"generated": "generated", "pasted": "pasted"}
-SHOWN: tuple[Measure, ...] = (
-    "probability", "label_share", "per_token_probability", "label_rank", "is_right", "entropy_nats", "kl_to_final_nats",
-)  # fmt: skip
-LOGARITHMIC = ("probability", "label_share", "per_token_probability")
+SHOWN = tuple(measure for measure in MEASURES if measure not in ("snr_db", "snr"))
+"""The signal-to-noise ratio has a figure of its own."""
+
 STATISTICS = {"mean": "mean", "median": "median"}
 
 
@@ -182,11 +180,13 @@ def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], Drawing
     with columns[0]:
         requests = choose_fitting_lenses(models, "needle_lens")
     with columns[1]:
-        measure = state.selectbox("Shown", "needle_measure", SHOWN, "probability", format_func=NAMES.get)
+        measure = state.selectbox(
+            "Shown", "needle_measure", SHOWN, "probability", format_func=lambda name: MEASURED[name].title
+        )
     with columns[2]:
         statistic = state.selectbox("Over prompts", "needle_statistic", list(STATISTICS), "mean")
     with columns[3]:
-        log = measure in LOGARITHMIC and state.toggle("Logarithmic axis", "needle_log")
+        log = MEASURED[measure].scale == "probability" and state.toggle("Logarithmic axis", "needle_log")
         tuned = all(request.lens for request in requests)
         with_logit = tuned and state.toggle("Logit lens beside it", "needle_logit")
         attention = state.toggle("What is read", "needle_attention", True, help="about twice the time")
