@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from diffmamba_interp.mixer_sizes import MIXERS, BlockKind, MixerEntry, MixerSizes
+
 LambdaForm = Literal["sigmoid_sum", "exp_dot"]
 Normalisation = Literal["post", "pre", "none"]
 HeadDivision = Literal["d_head", "n_heads"]
 LambdaInitialisation = Literal["small", "published"]
 Placement = Literal["all", "alternate", "quarter"] | tuple[int, ...]
-BlockKind = Literal["plain", "differential"]
 
 NAMED_PLACEMENTS = ("all", "alternate", "quarter")
 POSITIVE_INTEGERS = (
@@ -31,6 +32,8 @@ POSITIVE_INTEGERS = (
     "n_groups",
     "chunk_size",
 )
+UNSAID = ("mixer", "dt_rank", "scan_norm_eps")
+"""Fields that a config in a file leaves out at their default: files of plain Mamba-2 stay what they were."""
 
 
 def lambda_init(block: int) -> float:
@@ -103,35 +106,12 @@ class DifferentialConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixerSizes:
-    """Sizes of one Mamba-2 mixer, a plain one or one branch: all counts, no units."""
-
-    d_model: int
-    d_inner: int
-    d_head: int
-    d_state: int
-    d_conv: int
-    n_groups: int
-
-    @property
-    def n_heads(self) -> int:
-        return self.d_inner // self.d_head
-
-    @property
-    def d_conv_channels(self) -> int:
-        """Channels of x | B | C, which pass through the convolution."""
-        return self.d_inner + 2 * self.n_groups * self.d_state
-
-    @property
-    def d_in_proj(self) -> int:
-        """Rows of in_proj: z | x | B | C | dt."""
-        return self.d_inner + self.d_conv_channels + self.n_heads
-
-
-@dataclass(frozen=True, kw_only=True)
 class HookedMambaConfig:
-    """Sizes and numerics of a Mamba-2 or Diff-Mamba-2 language model.
+    """Sizes and numerics of a Mamba or Diff-Mamba language model.
 
+    mixer: the kind of mixer, a key of `MIXERS`. d_head, n_groups, dt_limit, chunk_size: of "mamba2" only.
+    dt_rank, scan_norm_eps: of "mamba1" only. dt_rank: width from which dt is projected; None is d_model / 16, rounded
+        up. scan_norm_eps: of norms without gain on B, C and dt, as in Falcon-Mamba; None is no such norms.
     d_vocab counts the rows of the embedding; the last `d_vocab_padding` of them belong to no token.
     expand: d_inner / d_model of a plain mixer. norm_eps: added to the mean square in every RMSNorm.
     dt_limit: the interval to which dt is clamped after the softplus.
@@ -157,6 +137,9 @@ class HookedMambaConfig:
     tie_embeddings: bool = False
     residual_in_fp32: bool = True
     chunk_size: int = 256
+    mixer: str = "mamba2"
+    dt_rank: int | None = None
+    scan_norm_eps: float | None = None
     d_vocab_padding: int = 0
     dt_min: float = 0.001
     dt_max: float = 0.1
@@ -166,10 +149,16 @@ class HookedMambaConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dt_limit", _limits("dt_limit", self.dt_limit))
+        _require_one_of("mixer", self.mixer, tuple(MIXERS))
+        self._require_fields_of_mixer()
         for name in POSITIVE_INTEGERS:
             _require_integer(name, getattr(self, name), at_least=1)
         for name in ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range"):
             _require_number(name, getattr(self, name), at_least=0.0)
+        if self.dt_rank is not None:
+            _require_integer("dt_rank", self.dt_rank, at_least=1)
+        if self.scan_norm_eps is not None:
+            _require_number("scan_norm_eps", self.scan_norm_eps, at_least=0.0)
         for name in ("proj_bias", "conv_bias", "tie_embeddings", "residual_in_fp32"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false.")
@@ -178,12 +167,21 @@ class HookedMambaConfig:
         _require_integer("d_vocab_padding", self.d_vocab_padding, at_least=0)
         if self.d_vocab_padding >= self.d_vocab:
             raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
-        n_differential = len(self.differential_blocks)
-        if n_differential < self.n_layers:
-            _require_divisible(self.mixer_sizes("plain"), "plain", self.differential)
-        if n_differential:
-            _require_divisible(self.mixer_sizes("differential"), "differential", self.differential)
-            self._require_halves()
+        self._entry.require(self)
+
+    @property
+    def _entry(self) -> MixerEntry:
+        return MIXERS[self.mixer]
+
+    def _require_fields_of_mixer(self) -> None:
+        """A field that this kind of mixer lacks would change nothing: refuse it."""
+        strange = [field for field in fields(self) if field.name in self._fields_of_other_mixers()]
+        said = [field.name for field in strange if getattr(self, field.name) != field.default]
+        if said:
+            raise ValueError(f"a model of mixer {self.mixer!r} has no {', '.join(said)}: leave it out.")
+
+    def _fields_of_other_mixers(self) -> frozenset[str]:
+        return frozenset().union(*(entry.fields for entry in MIXERS.values())) - self._entry.fields
 
     @property
     def differential_blocks(self) -> tuple[int, ...]:
@@ -198,29 +196,7 @@ class HookedMambaConfig:
 
     def mixer_sizes(self, kind: BlockKind) -> MixerSizes:
         """Sizes of a plain block's mixer, or of one branch of a differential block's."""
-        d_inner, d_head = self.expand * self.d_model, self.d_head
-        if kind == "differential":
-            d_inner //= 2
-            if self.differential is not None and self.differential.head_division == "d_head":
-                d_head //= 2
-        return MixerSizes(
-            d_model=self.d_model,
-            d_inner=d_inner,
-            d_head=d_head,
-            d_state=self.d_state,
-            d_conv=self.d_conv,
-            n_groups=self.n_groups,
-        )
-
-    def _require_halves(self) -> None:
-        """The branches must share a plain mixer's inner width, and what `head_division` halves, without rest."""
-        plain, branch = self.mixer_sizes("plain"), self.mixer_sizes("differential")
-        if 2 * branch.n_heads * branch.d_head != plain.d_inner or plain.n_heads % branch.n_heads:
-            assert self.differential is not None
-            raise ValueError(
-                f"differential blocks halve {self.differential.head_division} (head_division), but a plain mixer of "
-                f"this model has d_inner {plain.d_inner} as {plain.d_inner / self.d_head:g} heads of {self.d_head}."
-            )
+        return self._entry.sizes(self, kind)
 
     def with_placement(self, placement: Placement | None) -> HookedMambaConfig:
         """The same model with other differential blocks; `None` makes it plain."""
@@ -232,6 +208,9 @@ class HookedMambaConfig:
         """Plain JSON values; infinity is written as the string `"inf"`."""
         values = asdict(self)
         values["dt_limit"] = [_json_number(bound) for bound in self.dt_limit]
+        silent = {field.name for field in fields(self) if field.name in UNSAID and values[field.name] == field.default}
+        for name in self._fields_of_other_mixers() | silent:
+            del values[name]
         if self.differential is not None and not isinstance(self.differential.placement, str):
             values["differential"]["placement"] = list(self.differential.placement)
         return values
@@ -294,11 +273,3 @@ def _limits(name: str, value: Any) -> tuple[float, float]:
 def _require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(choices)}.")
-
-
-def _require_divisible(sizes: MixerSizes, kind: BlockKind, differential: DifferentialConfig | None) -> None:
-    where = "a plain block" if kind == "plain" else f"a branch (head_division={differential.head_division!r})"  # type: ignore[union-attr]
-    if sizes.d_head < 1 or sizes.d_inner % sizes.d_head:
-        raise ValueError(f"{where} has d_inner {sizes.d_inner}, which d_head {sizes.d_head} does not divide.")
-    if sizes.n_heads % sizes.n_groups:
-        raise ValueError(f"{where} has {sizes.n_heads} heads, which n_groups {sizes.n_groups} does not divide.")

@@ -19,7 +19,7 @@ from app.shell import loading
 from app.shell.folders import ModelKey
 from app.shell.loading import DTYPES
 from diffmamba_interp import HookedMamba, HookedMambaConfig
-from diffmamba_interp.config import BlockKind
+from diffmamba_interp.mixer_sizes import BlockKind
 
 LONG_S = 10.0
 """A run that is expected to take longer waits for a press on a button."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from diffmamba_interp.activation_cache import ActivationCache
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.config import BlockKind, Normalisation
+from diffmamba_interp.config import Normalisation
 from diffmamba_interp.hook_names import (
     BRANCHES,
     Branch,
@@ -36,6 +36,7 @@ from diffmamba_interp.hook_names import (
 )
 from diffmamba_interp.hook_points import attached
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
+from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from diffmamba_interp.config import BlockKind
 from diffmamba_interp.hook_names import BRANCHES, Branch
+from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.language_model import HookedMamba
 
 Blocks = int | Sequence[int] | None

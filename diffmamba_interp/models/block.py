@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.models import mamba1_mixer, mamba2_mixer  # noqa: F401 - each registers its kind
 from diffmamba_interp.models.branch_stack import BranchStack
-from diffmamba_interp.models.differential_mixer import BranchStates, DifferentialMixer
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
+from diffmamba_interp.models.differential_mixer import DifferentialMixer
+from diffmamba_interp.models.mixer import BlockState, new_mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
-
-BlockState = MixerState | BranchStates
 
 
 class Block(nn.Module):
@@ -41,28 +40,27 @@ class Block(nn.Module):
         fused: bool = False,
         keep_state: bool = True,
     ) -> tuple[Float[Tensor, "batch pos d_model"], BlockState | None]:
-        """resid_post, and the mixer's state after the last valid position; arguments as in `Mamba2Mixer`."""
+        """resid_post, and the mixer's state after the last valid position; arguments as in `Mixer`."""
         resid = self.hook_resid_pre(resid)
         u = self.hook_mixer_in(self.norm(resid, fused=fused))
         mixer_out, state = self.mixer(u, state, valid, fused=fused, keep_state=keep_state)
         return self.hook_resid_post(resid + self.hook_mixer_out(mixer_out)), state
 
 
-def make_mixer(cfg: HookedMambaConfig, index: int) -> Mamba2Mixer | DifferentialMixer:
-    """The mixer of block `index`; other mixers come in here."""
+def make_mixer(cfg: HookedMambaConfig, index: int) -> nn.Module:
+    """The mixer of block `index`, a `Mixer` or a differential one over two of them."""
     kind = cfg.block_kind(index)
-    sizes = cfg.mixer_sizes(kind)
     if kind == "plain":
-        return Mamba2Mixer(cfg, sizes)
+        return new_mixer(cfg, kind)
     differential = cfg.differential
     assert differential is not None
     return DifferentialMixer(
-        lambda: Mamba2Mixer(cfg, sizes),
+        lambda: new_mixer(cfg, kind),
         differential,
         block=index,
         d_model=cfg.d_model,
         d_lambda=cfg.d_model if differential.lambda_form == "sigmoid_sum" else cfg.d_state,
-        stack=BranchStack(cfg, sizes),
+        stack=BranchStack.of(cfg, cfg.mixer_sizes(kind)),
     )
 
 

@@ -18,8 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.config import HookedMambaConfig, MixerSizes
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState, run_whole
+from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.mixer_sizes import Mamba2Sizes, MixerSizes
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, run_whole
+from diffmamba_interp.models.mixer import BranchStates, MixerState
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops.precision import upcast
 
@@ -43,12 +45,17 @@ class BranchStack:
     A write through `parameter.data` leaves no trace to see: call `forget` after one.
     """
 
-    def __init__(self, cfg: HookedMambaConfig, sizes: MixerSizes) -> None:
+    def __init__(self, cfg: HookedMambaConfig, sizes: Mamba2Sizes) -> None:
         self.sizes = sizes
         wide = replace(sizes, d_inner=2 * sizes.d_inner, n_groups=2 * sizes.n_groups)
         with torch.device("meta"):
             self.mixer = Mamba2Mixer(cfg, wide)
         self._cached: _Cached | None = None
+
+    @classmethod
+    def of(cls, cfg: HookedMambaConfig, sizes: MixerSizes) -> BranchStack | None:
+        """The stack of branches of these sizes; None for branches that are no Mamba-2 mixers."""
+        return cls(cfg, sizes) if isinstance(sizes, Mamba2Sizes) else None
 
     def serves(self, n_pos: int) -> bool:
         """Whether the one kernel call behind `run` can take this many positions at these sizes."""
@@ -64,7 +71,7 @@ class BranchStack:
         *,
         lambda_key: tuple[object, ...] | None,
         keep_state: bool,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[MixerState, MixerState] | None]:
+    ) -> tuple[Float[Tensor, "batch pos d_model"], BranchStates | None]:
         """m = M1(u) - lambda M2(u) from zero states, and each branch's state after the last position.
 
         `lambda_` is called only if the stacked tensors must be made anew. `lambda_key` changes whenever lambda
@@ -133,13 +140,13 @@ class BranchStack:
             return [sizes.d_inner, d_bc, d_bc]
         return [sizes.d_inner if name == "inner_norm.weight" else sizes.n_heads]
 
-    def split_state(self, state: MixerState) -> tuple[MixerState, MixerState]:
+    def split_state(self, state: MixerState) -> BranchStates:
         """The stacked mixer's state as the two branches' own."""
         doubled = [size for size in self._row_sizes("conv1d") for _ in range(2)]
         parts = state.conv.split(doubled, dim=1)
         convs = (torch.cat(parts[0::2], dim=1), torch.cat(parts[1::2], dim=1))
         ssms = state.ssm.split(self.sizes.n_heads, dim=1)
-        return MixerState(conv=convs[0], ssm=ssms[0]), MixerState(conv=convs[1], ssm=ssms[1])
+        return BranchStates(MixerState(conv=convs[0], ssm=ssms[0]), MixerState(conv=convs[1], ssm=ssms[1]))
 
 
 def parameter_versions(parameters: Sequence[Tensor]) -> tuple[object, ...] | None:

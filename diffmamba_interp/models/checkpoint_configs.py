@@ -1,8 +1,8 @@
-"""`config.json` in the four formats, to and from `HookedMambaConfig`.
+"""`config.json` in every format, to and from `HookedMambaConfig`.
 
 diffmamba_interp: ours. diff_mamba: the published Diff-Mamba-2 models (Hugging Face `mamba2` fields plus
 `diffmamba` and `diffmamba_settings`). hf_mamba2: Hugging Face `mamba2`, also as flash-linear-attention spells it.
-state_spaces: the `mamba_ssm` models.
+state_spaces: the `mamba_ssm` models. Mamba-1 models, in the formats that hold them: `checkpoint_mamba1`.
 
 What decides whether a block is differential is the weights (their names and shapes); a config that says
 otherwise is an error, and one that says nothing a warning. Sizes on which the config is silent are the weights';
@@ -25,6 +25,7 @@ from diffmamba_interp.models.checkpoint_fields import (
     FORMATS,
     HF_FIELDS,
     HF_HARMLESS,
+    MAMBA1_KINDS,
     SSM_FIELDS,
     SSM_HARMLESS,
     STATE_SPACES_HARMLESS,
@@ -32,8 +33,10 @@ from diffmamba_interp.models.checkpoint_fields import (
     is_fla,
     published_name,
     require_supported_kind,
+    vocabulary_fields,
 )
 from diffmamba_interp.models.checkpoint_files import printable
+from diffmamba_interp.models.checkpoint_mamba1 import read_hf_mamba1, read_state_spaces_mamba1, write_mamba1
 from diffmamba_interp.models.checkpoint_sizes import (
     OUR_LAYER,
     Shapes,
@@ -42,11 +45,12 @@ from diffmamba_interp.models.checkpoint_sizes import (
     differential_indices,
     groups_and_state,
     heads_and_expand,
+    padded_vocabulary,
     require_layers,
     require_said_placement,
     stored_sizes,
 )
-from diffmamba_interp.models.config_fields import MISSING, ConfigFields, json_limits
+from diffmamba_interp.models.config_fields import MISSING, ConfigFields, json_limits, warn_of_unknown
 
 FORMAT_VERSION = 1
 
@@ -58,6 +62,8 @@ def detect_format(raw: Mapping[str, Any], shapes: Shapes) -> Format:
     require_supported_kind(raw)
     if raw.get("format") == "diffmamba_interp":
         return "diffmamba_interp"
+    if format := MAMBA1_KINDS.get(str(raw.get("model_type"))):
+        return format
     if raw.get("model_type") == "mamba2":
         return "diff_mamba" if raw.get("diffmamba") or differential_indices(shapes) else "hf_mamba2"
     return "state_spaces"
@@ -72,6 +78,8 @@ def read_config(raw: Mapping[str, Any], format: Format, shapes: Shapes) -> Hooke
                 "diffmamba_interp reads. Load it with the version that wrote it."
             )
         return _read_ours(raw, shapes)
+    if format in MAMBA1_KINDS.values():
+        return read_hf_mamba1(raw, shapes)
     if format == "state_spaces":
         return _read_state_spaces(raw, shapes)
     return _read_hf(raw, shapes)
@@ -81,10 +89,14 @@ def write_config(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
     """What `config.json` holds. Raises ValueError for a model that the format cannot express."""
     if format == "diffmamba_interp":
         return {"format": "diffmamba_interp", "format_version": FORMAT_VERSION, "model": cfg.to_dict()}
-    if format == "state_spaces":
+    if cfg.mixer == "mamba1" and format in (*MAMBA1_KINDS.values(), "state_spaces"):
+        return write_mamba1(cfg, format)
+    if cfg.mixer == "mamba2" and format == "state_spaces":
         return _write_state_spaces(cfg)
-    if format in ("hf_mamba2", "diff_mamba"):
+    if cfg.mixer == "mamba2" and format in ("hf_mamba2", "diff_mamba"):
         return _write_hf(cfg, format)
+    if format in FORMATS:
+        raise ValueError(f"format {format!r} cannot hold a model of mixer {cfg.mixer!r}: use 'diffmamba_interp'.")
     raise ValueError(f"format is {format!r}: it must be one of {', '.join(FORMATS)}.")
 
 
@@ -100,6 +112,7 @@ def _read_ours(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     if not isinstance(fields.mapping("differential").get("placement", "all"), str | list):
         raise ValueError("model.differential.placement is malformed: it must be a name or a list of block indices.")
     fields.limits("dt_limit")
+    fields.integer("dt_rank", None)
     numbers = ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range")
     cfg = HookedMambaConfig.from_dict({**model, **{name: fields.number(name) for name in numbers if name in model}})
     blocks = differential_indices(_published_shapes(shapes))
@@ -119,13 +132,16 @@ def _require_our_sizes(fields: ConfigFields, shapes: Shapes) -> None:
     if not shapes:
         return
     require_layers(n_layers, shapes, OUR_LAYER, name="model.n_layers")
-    stored = stored_sizes(_published_shapes(shapes))
+    mixer = fields.value("mixer", "mamba2")
+    stored = stored_sizes(_published_shapes(shapes), mixer)
     for name, size in (("d_model", stored.d_model), ("d_vocab", stored.d_vocab), ("d_conv", stored.d_conv)):
-        _size(fields, name, size, 1)
-    _flag(fields, "proj_bias", stored.proj_bias, False)
-    _flag(fields, "conv_bias", stored.conv_bias, True)
+        fields.stored_size(name, size, 1)
+    fields.stored_flag("proj_bias", stored.proj_bias, False)
+    fields.stored_flag("conv_bias", stored.conv_bias, True)
     if stored.d_inner is not None and stored.d_model is not None:
-        _size(fields, "expand", stored.d_inner // stored.d_model, 2)
+        fields.stored_size("expand", stored.d_inner // stored.d_model, 2)
+    if mixer != "mamba2":
+        return  # the rest shows in the tensors' shapes
     n_groups, d_state = fields.integer("n_groups", 1), fields.integer("d_state", 128)
     if stored.d_bc not in (None, n_groups * d_state):
         raise ValueError(
@@ -144,7 +160,7 @@ def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     fields = ConfigFields(raw, spellings=FLA_SPELLINGS if fla else None)
     _refuse_other_mixers(fields, fla)
     stored = stored_sizes(shapes)
-    d_model = _size(fields, "hidden_size", stored.d_model, 4096)
+    d_model = fields.stored_size("hidden_size", stored.d_model, 4096)
     n_layers = fields.integer("num_hidden_layers", stored.n_layers or 64)
     if shapes:
         require_layers(n_layers, shapes, name="num_hidden_layers")
@@ -152,7 +168,7 @@ def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
         **_sizes(fields, HF_FIELDS, stored, usual_groups=1 if fla else 8, d_model=d_model),
         d_model=d_model,
         n_layers=n_layers,
-        d_vocab=_size(fields, "vocab_size", stored.d_vocab, 32768),
+        d_vocab=fields.stored_size("vocab_size", stored.d_vocab, 32768),
         norm_eps=fields.number("layer_norm_epsilon", 1e-5),
         residual_in_fp32=fields.flag("residual_in_fp32", True),
         chunk_size=fields.integer("chunk_size", 256),
@@ -169,7 +185,7 @@ def _read_hf(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
             "norm per group of n_groups where mamba_ssm was installed and evaluated without groups: here it is per "
             "group."
         )
-    _warn_of_unknown(fields.unknown(HF_HARMLESS))
+    warn_of_unknown(fields.unknown(HF_HARMLESS))
     blocks = differential_indices(shapes)
     fields.flag("diffmamba", None)
     require_said_placement(raw, blocks, plain.n_layers)
@@ -188,26 +204,6 @@ def _refuse_other_mixers(fields: ConfigFields, fla: bool) -> None:
         raise fields.error("D_has_hdim", True, "false: a D of every channel is not supported")
 
 
-def _size(fields: ConfigFields, name: str, stored: int | None, default: int) -> int:
-    """A size that the config says, else the tensors, else its library's default.
-
-    Raises ValueError where the config says another one than the tensors.
-    """
-    said = fields.integer(name, None)
-    if None not in (said, stored) and said != stored:
-        raise ValueError(f"{fields.within}{name} is {said}, but the weights are those of {stored}. Correct the config.")
-    return int(next(size for size in (said, stored, default) if size is not None))
-
-
-def _flag(fields: ConfigFields, name: str, stored: bool | None, default: bool) -> bool:
-    """The same for whether there is a bias."""
-    said = fields.flag(name, None)
-    if None not in (said, stored) and said != stored:
-        has = "have" if stored else "do not have"
-        raise ValueError(f"{fields.within}{name} is {said}, but the weights {has} this bias. Correct the config.")
-    return bool(next(flag for flag in (said, stored, default) if flag is not None))
-
-
 def _sizes(
     fields: ConfigFields, names: Mapping[str, str], stored: StoredSizes, *, usual_groups: int, d_model: int
 ) -> dict[str, Any]:
@@ -224,18 +220,10 @@ def _sizes(
         names=(fields.within + names["n_groups"], fields.within + names["d_state"]),
         usual=usual_groups,
     )
-    sizes["d_conv"] = _size(fields, names["d_conv"], stored.d_conv, 4)
-    sizes["proj_bias"] = _flag(fields, names["proj_bias"], stored.proj_bias, False)
-    sizes["conv_bias"] = _flag(fields, names["conv_bias"], stored.conv_bias, True)
+    sizes["d_conv"] = fields.stored_size(names["d_conv"], stored.d_conv, 4)
+    sizes["proj_bias"] = fields.stored_flag(names["proj_bias"], stored.proj_bias, False)
+    sizes["conv_bias"] = fields.stored_flag(names["conv_bias"], stored.conv_bias, True)
     return sizes
-
-
-def _warn_of_unknown(names: list[str]) -> None:
-    if names:
-        log.warning(
-            "config.json has fields that this loader does not know, so they change nothing here: %s.",
-            ", ".join(map(printable, names)),
-        )
 
 
 def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
@@ -277,23 +265,19 @@ def _read_state_spaces(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaCon
     fields = ConfigFields(raw)
     ssm = ConfigFields(fields.mapping("ssm_cfg"), within="ssm_cfg.")
     layer = ssm.value("layer", "Mamba1")
+    if layer == "Mamba1":
+        return read_state_spaces_mamba1(fields, ssm, shapes)
     if layer != "Mamba2":
         shown = printable(layer) if isinstance(layer, str) else repr(layer)
-        raise ValueError(f"it describes {shown} blocks: only Mamba2 blocks are supported (ssm_cfg.layer).")
+        raise ValueError(f"it describes {shown} blocks: only Mamba1 and Mamba2 blocks are supported (ssm_cfg.layer).")
     stored = stored_sizes(shapes)
     fields.integer("d_model")
-    d_model = _size(fields, "d_model", stored.d_model, 0)
+    d_model = fields.stored_size("d_model", stored.d_model, 0)
     _refuse_other_blocks(fields, ssm, stored, d_model)
     n_layers = fields.integer("n_layer")
     if shapes:
         require_layers(n_layers, shapes, name="n_layer")
-    multiple, n_tokens = fields.integer("pad_vocab_size_multiple", 8), fields.integer("vocab_size")
-    d_vocab = -(-n_tokens // multiple) * multiple
-    if stored.d_vocab not in (None, d_vocab):
-        raise ValueError(
-            f"it contradicts the weights: vocab_size {n_tokens} padded to a multiple of {multiple} "
-            f"(pad_vocab_size_multiple) is {d_vocab}, but the embedding has {stored.d_vocab} rows."
-        )
+    d_vocab, n_tokens = padded_vocabulary(fields, stored.d_vocab)
     cfg = HookedMambaConfig(
         **_sizes(ssm, SSM_FIELDS, stored, usual_groups=1, d_model=d_model),
         d_model=d_model,
@@ -308,7 +292,7 @@ def _read_state_spaces(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaCon
         dt_floor=ssm.number("dt_init_floor", 1e-4),
         dt_limit=ssm.limits("dt_limit"),
     )
-    _warn_of_unknown(fields.unknown(STATE_SPACES_HARMLESS) + ssm.unknown(SSM_HARMLESS))
+    warn_of_unknown(fields.unknown(STATE_SPACES_HARMLESS) + ssm.unknown(SSM_HARMLESS))
     return cfg
 
 
@@ -335,23 +319,19 @@ def _write_state_spaces(cfg: HookedMambaConfig) -> dict[str, Any]:
         raise ValueError("format 'state_spaces' cannot hold a differential model: use 'diff_mamba' or our own.")
     if cfg.norm_eps != 1e-5:
         raise ValueError(f"format 'state_spaces' fixes norm_eps at 1e-5; the model has {cfg.norm_eps}.")
-    n_tokens = cfg.d_vocab - cfg.d_vocab_padding
-    multiples = [m for m in (1, 2, 4, 8, 16, 32, 64, 128, 256) if -(-n_tokens // m) * m == cfg.d_vocab]
-    if not multiples:
-        raise ValueError(f"no multiple pads {n_tokens} tokens to {cfg.d_vocab} rows, which 'state_spaces' needs.")
+    vocabulary = vocabulary_fields(cfg)
     ssm: dict[str, Any] = {theirs: getattr(cfg, ours) for ours, theirs in SSM_FIELDS.items()}
     return {
         "d_model": cfg.d_model,
         "d_intermediate": 0,
         "n_layer": cfg.n_layers,
-        "vocab_size": n_tokens,
+        **vocabulary,
         "ssm_cfg": {"layer": "Mamba2", **ssm, **_limits_field("dt_limit", cfg)},
         "attn_layer_idx": [],
         "attn_cfg": {},
         "rms_norm": True,
         "residual_in_fp32": cfg.residual_in_fp32,
         "fused_add_norm": True,
-        "pad_vocab_size_multiple": multiples[-1] if cfg.d_vocab_padding else 1,
         "tie_embeddings": cfg.tie_embeddings,
     }
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-Format = Literal["diffmamba_interp", "diff_mamba", "hf_mamba2", "state_spaces"]
+from diffmamba_interp.config import HookedMambaConfig
+
+Format = Literal["diffmamba_interp", "diff_mamba", "hf_mamba2", "state_spaces", "hf_mamba", "hf_falcon_mamba"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+
+MAMBA1_KINDS: dict[str, Format] = {"mamba": "hf_mamba", "falcon_mamba": "hf_falcon_mamba"}
+"""`model_type` of Hugging Face's Mamba-1 models: our name of the format."""
 
 HF_FIELDS = {
     "d_vocab": "vocab_size",
@@ -98,8 +103,6 @@ KEY_PARTS = (
 """Our name of a parameter, piece by piece: the published one."""
 
 OTHER_KINDS = {
-    "mamba": "Mamba-1 blocks, whose scan has other parameters",
-    "falcon_mamba": "Mamba-1 blocks with norms on B, C and dt",
     "jamba": "Mamba-1 blocks mixed with attention and experts",
     **dict.fromkeys(
         (
@@ -134,9 +137,10 @@ def published_name(name: str, format: Format) -> str:
 
 
 def require_supported_kind(raw: Mapping[str, Any]) -> None:
-    """Raise ValueError, saying what the model is, unless the config is of one of the four formats."""
+    """Raise ValueError, saying what the model is, unless the config is of one of the formats that are read."""
     kind = raw.get("model_type")
-    if raw.get("format") == "diffmamba_interp" or kind == "mamba2" or ("d_model" in raw and "n_layer" in raw):
+    named = raw.get("format") == "diffmamba_interp" or kind in ("mamba2", *MAMBA1_KINDS)
+    if named or ("d_model" in raw and "n_layer" in raw):
         return
     if kind is not None and not isinstance(kind, str):
         raise ValueError(f"model_type is {kind!r}: it must be a name, such as 'mamba2'.")
@@ -148,8 +152,17 @@ def require_supported_kind(raw: Mapping[str, Any]) -> None:
     made_of = OTHER_KINDS.get(kind) if isinstance(kind, str) else None
     raise ValueError(
         f"it describes a model of kind {kind!r}{f' ({made_of})' if made_of else ''}. Supported: {', '.join(FORMATS)} "
-        "(Mamba-2 and Diff-Mamba-2 language models)."
+        "(Mamba and Diff-Mamba language models)."
     )
+
+
+def vocabulary_fields(cfg: HookedMambaConfig) -> dict[str, int]:
+    """The vocabulary as a `mamba_ssm` config says it. Raises ValueError for a padding that it cannot say."""
+    n_tokens = cfg.d_vocab - cfg.d_vocab_padding
+    multiples = [m for m in (1, 2, 4, 8, 16, 32, 64, 128, 256) if -(-n_tokens // m) * m == cfg.d_vocab]
+    if not multiples:
+        raise ValueError(f"no multiple pads {n_tokens} tokens to {cfg.d_vocab} rows, which 'state_spaces' needs.")
+    return {"vocab_size": n_tokens, "pad_vocab_size_multiple": multiples[-1] if cfg.d_vocab_padding else 1}
 
 
 def is_fla(raw: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from diffmamba_interp.config import (
     differential_blocks,
 )
 from diffmamba_interp.models.checkpoint_files import printable
+from diffmamba_interp.models.config_fields import ConfigFields
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -33,8 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSizes:
-    """What the tensors of a checkpoint with published names say; None where they do not. d_bc: n_groups x d_state.
+    """What the tensors of a checkpoint with published names say; None where they do not.
 
+    n_heads, d_bc (n_groups x d_state): of Mamba-2 mixers. d_state, dt_rank: of Mamba-1 mixers.
     d_inner: of a plain mixer, also where only branches, which have half of it, are stored.
     """
 
@@ -45,34 +47,45 @@ class StoredSizes:
     n_heads: int | None = None
     d_bc: int | None = None
     d_conv: int | None = None
+    d_state: int | None = None
+    dt_rank: int | None = None
     proj_bias: bool | None = None
     conv_bias: bool | None = None
 
 
-def stored_sizes(shapes: Shapes) -> StoredSizes:
+def stored_sizes(shapes: Shapes, mixer: str = "mamba2") -> StoredSizes:
     """The sizes that the tensors tell. Raises ValueError for tensors whose number of dimensions is wrong."""
     layers = {int(match[1]) for name in shapes if (match := LAYER.match(name))}
     embedding = next((name for name in EMBEDDINGS if name in shapes), None)
     d_vocab, d_model = _of(shapes, embedding, 2) if embedding else (None, None)
     sizes = StoredSizes(d_vocab=d_vocab, d_model=d_model, n_layers=len(layers) or None)
-    mixer = _a_mixer(shapes)
-    if mixer is None:
+    prefix = _a_mixer(shapes)
+    if prefix is None:
         return sizes
-    _, d_inner = _of(shapes, f"{mixer}.out_proj.weight", 2)
-    channels, _, d_conv = _of(shapes, f"{mixer}.conv1d.weight", 3)
-    (n_heads,) = _of(shapes, f"{mixer}.A_log", 1)
-    is_branch = not mixer.endswith(".mixer")
+    _, d_inner = _of(shapes, f"{prefix}.out_proj.weight", 2)
+    channels, _, d_conv = _of(shapes, f"{prefix}.conv1d.weight", 3)
+    A_log = shapes[f"{prefix}.A_log"]
+    if len(A_log) == (1 if mixer == "mamba1" else 2):
+        given, stored = ("Mamba1", "Mamba2") if mixer == "mamba1" else ("Mamba2", "Mamba1")
+        raise ValueError(
+            f"it describes {given} blocks, but the weights are those of {stored} blocks. Correct the config."
+        )
+    A_log = _of(shapes, f"{prefix}.A_log", 2 if mixer == "mamba1" else 1)
+    is_branch = not prefix.endswith(".mixer")
+    dt_proj = f"{prefix}.dt_proj.weight"
     return StoredSizes(
         d_vocab=d_vocab,
         d_model=d_model,
         n_layers=len(layers),
         d_inner=2 * d_inner if is_branch else d_inner,
         # A branch alone does not tell whether it has half the heads or heads of half the width.
-        n_heads=None if is_branch else n_heads,
+        n_heads=None if is_branch or mixer != "mamba2" else A_log[0],
         d_bc=(channels - d_inner) // 2 if channels > d_inner else None,
         d_conv=d_conv,
-        proj_bias=f"{mixer}.in_proj.bias" in shapes,
-        conv_bias=f"{mixer}.conv1d.bias" in shapes,
+        d_state=A_log[1] if mixer == "mamba1" else None,
+        dt_rank=_of(shapes, dt_proj, 2)[1] if mixer == "mamba1" and dt_proj in shapes else None,
+        proj_bias=f"{prefix}.in_proj.bias" in shapes,
+        conv_bias=f"{prefix}.conv1d.bias" in shapes,
     )
 
 
@@ -85,6 +98,18 @@ def require_layers(said: int, shapes: Shapes, pattern: re.Pattern[str] = LAYER, 
     if len(stored) != said or max(stored) >= said:
         held = f"{len(stored)} block{'s' * (len(stored) != 1)}, the last of number {max(stored)}" if stored else "none"
         raise ValueError(f"{name} is {said}, but the weights hold tensors of {held}.")
+
+
+def padded_vocabulary(fields: ConfigFields, stored: int | None) -> tuple[int, int]:
+    """(d_vocab, tokens in use) of a `mamba_ssm` config. Raises ValueError where the tensors have other rows."""
+    multiple, n_tokens = fields.integer("pad_vocab_size_multiple", 8), fields.integer("vocab_size")
+    d_vocab = -(-n_tokens // multiple) * multiple
+    if stored not in (None, d_vocab):
+        raise ValueError(
+            f"it contradicts the weights: vocab_size {n_tokens} padded to a multiple of {multiple} "
+            f"(pad_vocab_size_multiple) is {d_vocab}, but the embedding has {stored} rows."
+        )
+    return d_vocab, n_tokens
 
 
 def differential_indices(shapes: Shapes) -> tuple[int, ...]:

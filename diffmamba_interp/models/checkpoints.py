@@ -1,4 +1,4 @@
-"""Loading and saving checkpoints in four formats, strictly: every key is used, every key is there.
+"""Loading and saving checkpoints in six formats, strictly: every key is used, every key is there.
 
 One two-way table (`checkpoint_fields.KEY_PARTS`) turns our parameter names into the published ones:
 
@@ -11,7 +11,7 @@ One two-way table (`checkpoint_fields.KEY_PARTS`) turns our parameter names into
     blocks.3.mixer.subnorm.weight             backbone.layers.3.subln.weight
     ln_final.weight, unembed.weight           backbone.norm_f.weight, lm_head.weight
 
-Strangers' layouts are first translated into one of the four (`checkpoint_layouts`).
+Strangers' layouts are first translated into one of these (`checkpoint_layouts`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from diffmamba_interp.ops.select import Impl
 
 __all__ = ["FORMATS", "Checkpoint", "Format", "key_table", "load_model", "open_checkpoint", "save_model"]
 
-FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias", "dt_proj.bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 """Kept in float32 at any dtype: they are few, and exp, softplus and sigmoid magnify their rounding."""
 
 FLOATING_POINT = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
@@ -234,7 +234,7 @@ def _stored_embedding(cfg: HookedMambaConfig, files: WeightFiles, usual: str) ->
 
 def parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """The dtype of the parameter `name` in a model of `dtype`: some stay in float32 (`FLOAT32_PARAMETERS`)."""
-    if name.rpartition(".")[2] in FLOAT32_PARAMETERS:
+    if f".{name}".endswith(tuple(f".{kept}" for kept in FLOAT32_PARAMETERS)):
         return torch.promote_types(dtype, torch.float32)
     return dtype
 

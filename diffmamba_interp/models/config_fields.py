@@ -5,9 +5,14 @@ A field that is absent or null is silent: the caller's default stands.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from diffmamba_interp.models.checkpoint_files import printable
+
+log = logging.getLogger(__name__)
 
 MISSING: Any = object()
 """The default of a field that must be there."""
@@ -80,6 +85,26 @@ class ConfigFields:
             raise self.error(name, value, "true or false")
         return value
 
+    def stored_size(self, name: str, stored: int | None, default: int) -> int:
+        """A size that the config says, else the tensors, else its library's default.
+
+        Raises ValueError where the config says another one than the tensors.
+        """
+        said = self.integer(name, None)
+        if None not in (said, stored) and said != stored:
+            raise ValueError(
+                f"{self.within}{name} is {said}, but the weights are those of {stored}. Correct the config."
+            )
+        return int(next(size for size in (said, stored, default) if size is not None))
+
+    def stored_flag(self, name: str, stored: bool | None, default: bool) -> bool:
+        """The same for whether there is a bias."""
+        said = self.flag(name, None)
+        if None not in (said, stored) and said != stored:
+            has = "have" if stored else "do not have"
+            raise ValueError(f"{self.within}{name} is {said}, but the weights {has} this bias. Correct the config.")
+        return bool(next(flag for flag in (said, stored, default) if flag is not None))
+
     def limits(self, name: str) -> tuple[float, float]:
         """An interval (low, high); silent is (0, infinity)."""
         value = self.value(name, (0.0, math.inf))
@@ -109,6 +134,15 @@ class ConfigFields:
         shown = repr(value)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         return ValueError(f"{self.within}{spelling} is {shown}: it must be {needed}.")
+
+
+def warn_of_unknown(names: list[str]) -> None:
+    """Say in the log which fields of a config change nothing here."""
+    if names:
+        log.warning(
+            "config.json has fields that this loader does not know, so they change nothing here: %s.",
+            ", ".join(map(printable, names)),
+        )
 
 
 def json_limits(limits: tuple[float, float]) -> list[float]:

@@ -10,15 +10,16 @@ by_component: each branch gets its own half of z, x, norm and out_proj, and all 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, MixerSizes, Placement
+from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, Placement
 from diffmamba_interp.hook_names import BRANCHES
+from diffmamba_interp.mixer_sizes import Mamba2Sizes
 from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.language_model import HookedMamba
 
@@ -55,6 +56,8 @@ def convert_to_differential(
         raise ValueError(
             f"blocks {list(model.cfg.differential_blocks)} are differential already: convert a plain Mamba-2 model."
         )
+    if model.cfg.mixer != "mamba2":
+        raise ValueError(f"the model's mixers are {model.cfg.mixer!r}: only a 'mamba2' model can be converted.")
     cfg = _converted_config(model.cfg, placement, differential)
     if alignment == "published" and cfg.differential is not None and cfg.differential.head_division != "d_head":
         raise ValueError("alignment 'published' halves d_head: use head_division='d_head', or 'by_component'.")
@@ -90,16 +93,16 @@ def _branch_tensors(
     mixer: dict[str, Tensor], is_minuend: bool, alignment: Alignment, cfg: HookedMambaConfig
 ) -> dict[str, Tensor]:
     """The branch's tensors, named as in a mixer, from those of the plain mixer."""
-    branch = cfg.mixer_sizes("differential")
+    branch = cast(Mamba2Sizes, cfg.mixer_sizes("differential"))
     if alignment == "published":
         return {name: _blind_half(name, tensor, is_minuend, branch) for name, tensor in mixer.items()}
     assert cfg.differential is not None
-    plain = cfg.mixer_sizes("plain")
+    plain = cast(Mamba2Sizes, cfg.mixer_sizes("plain"))
     split = _ComponentSplit(plain, branch, is_minuend, by_heads=cfg.differential.head_division == "n_heads")
     return {name: split.tensor(name, tensor) for name, tensor in mixer.items()}
 
 
-def _blind_half(name: str, tensor: Tensor, is_minuend: bool, branch: MixerSizes) -> Tensor:
+def _blind_half(name: str, tensor: Tensor, is_minuend: bool, branch: Mamba2Sizes) -> Tensor:
     sizes = {
         "in_proj.weight": branch.d_in_proj,
         "in_proj.bias": branch.d_in_proj,
@@ -117,7 +120,7 @@ def _blind_half(name: str, tensor: Tensor, is_minuend: bool, branch: MixerSizes)
 class _ComponentSplit:
     """Picks a branch's channels and heads out of a plain mixer's tensors, component by component."""
 
-    def __init__(self, plain: MixerSizes, branch: MixerSizes, is_minuend: bool, *, by_heads: bool) -> None:
+    def __init__(self, plain: Mamba2Sizes, branch: Mamba2Sizes, is_minuend: bool, *, by_heads: bool) -> None:
         self.plain, self.by_heads = plain, by_heads
         channels = torch.arange(plain.d_inner)
         shape = {"g": plain.n_groups, "p": plain.d_head}

@@ -22,7 +22,8 @@ from diffmamba_interp.config import DifferentialConfig, lambda_init
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.branch_stack import BranchStack, parameter_versions
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer, MixerState
+from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
+from diffmamba_interp.models.mixer import BranchStates, Mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops.precision import upcast
@@ -35,13 +36,11 @@ LAMBDA_PARAMETERS = {
     "exp_dot": ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"),
 }
 
-BranchStates = tuple[MixerState, MixerState]
-
 
 class DifferentialMixer(nn.Module):
     """Two branches and the scalar lambda; the branches are whole mixers with their own in_proj and out_proj.
 
-    make_branch: builds one mixer, which maps (u, state, valid) to (output, state) as `Mamba2Mixer` does.
+    make_branch: builds one mixer, a `Mixer`.
     block: 0-based index in the whole model, which fixes `lambda_init`.
     d_lambda: entries of each lambda parameter.
     stack: runs both branches in one pass of the GPU kernels; None for branches that cannot be stacked.
@@ -108,7 +107,7 @@ class DifferentialMixer(nn.Module):
         """The parameters that set the size of what the mixer adds to the residual stream."""
         if self.cfg.normalisation != "none":
             return list(self.subnorm.parameters())
-        branches = cast(tuple[Mamba2Mixer, Mamba2Mixer], (self.minuend, self.subtrahend))
+        branches = cast(tuple[Mixer, Mixer], (self.minuend, self.subtrahend))
         return [weight for branch in branches for weight in branch.writing_weights()]
 
     def lambda_(self) -> Float[Tensor, ""]:
@@ -124,7 +123,7 @@ class DifferentialMixer(nn.Module):
         fused: bool = False,
         keep_state: bool = True,
     ) -> tuple[Float[Tensor, "batch pos d_model"], BranchStates | None]:
-        """mixer_out and both branches' states after the last valid position; arguments as in `Mamba2Mixer`.
+        """mixer_out and both branches' states after the last valid position; arguments as in `Mixer`.
 
         `fused` runs both branches in one pass where it can. They run apart while a hook looks into one of them
         or gives each sample a lambda of its own, from a given state, and on padding whose state is wanted.
@@ -143,7 +142,8 @@ class DifferentialMixer(nn.Module):
         minuend, first = self.minuend(u, first, valid, fused=fused, keep_state=keep_state)
         subtrahend, second = self.subtrahend(u, second, valid, fused=fused, keep_state=keep_state)
         minuend, subtrahend = self._branch_out("minuend", minuend), self._branch_out("subtrahend", subtrahend)
-        return self._combine(minuend, subtrahend, weight, fused), (first, second) if keep_state else None
+        states = BranchStates(first, second) if keep_state else None
+        return self._combine(minuend, subtrahend, weight, fused), states
 
     def _can_stack(self, n_pos: int) -> bool:
         if self.stack is None or not self.stack.serves(n_pos):

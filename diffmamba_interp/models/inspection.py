@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from diffmamba_interp.config import BlockKind, DifferentialConfig, lambda_init
+from diffmamba_interp.config import DifferentialConfig, lambda_init
+from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.checkpoints import Checkpoint, load_model, open_checkpoint
 from diffmamba_interp.models.differential_mixer import LAMBDA_PARAMETERS, lambda_from_parameters
 from diffmamba_interp.models.language_model import HookedMamba
@@ -167,22 +168,23 @@ def _n_parameters(checkpoint: Checkpoint, prefix: str) -> int:
 
 def _conventions(checkpoint: Checkpoint) -> tuple[str, ...]:
     cfg = checkpoint.cfg
+    plain = cfg.mixer_sizes("plain")
     lines = [
-        f"d_model {cfg.d_model}, d_state {cfg.d_state}, d_conv {cfg.d_conv}, expand {cfg.expand}, "
-        f"{cfg.mixer_sizes('plain').n_heads} heads of {cfg.d_head}",
-        f"{cfg.n_groups} group{'s' if cfg.n_groups > 1 else ''} of B and C"
-        + ("; gated norm per group, as in the GPU kernels" if cfg.n_groups > 1 else ""),
+        f"d_model {cfg.d_model}, d_state {cfg.d_state}, d_conv {cfg.d_conv}, expand {cfg.expand}, {plain.heads}",
+        *plain.conventions,
         f"vocabulary {cfg.d_vocab}"
         + (f", the last {cfg.d_vocab_padding} rows padding" if cfg.d_vocab_padding else "")
         + (", unembedding tied to the embedding" if cfg.tie_embeddings else ""),
         f"residual stream in {'float32' if cfg.residual_in_fp32 else 'the dtype of the weights'}",
         f"norm_eps {cfg.norm_eps}, dt clamped to {cfg.dt_limit}",
     ]
+    if cfg.scan_norm_eps is not None:
+        lines.append(f"B, C and dt divided by their root mean square, eps {cfg.scan_norm_eps}")
     if cfg.differential_blocks and cfg.differential is not None:
         d = cfg.differential
         sizes = cfg.mixer_sizes("differential")
         lines.append(
             f"differential blocks: {d.placement}; lambda form {d.lambda_form}; normalisation {d.normalisation}; "
-            f"each branch {sizes.n_heads} heads of {sizes.d_head} (half the {d.head_division})"
+            f"each branch {sizes.heads} (half the {d.head_division if sizes.d_head > 1 else 'channels'})"
         )
     return tuple(lines)

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffmamba_interp.config import HookedMambaConfig, MixerSizes
+from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.mixer_sizes import Mamba2Sizes
+from diffmamba_interp.models.mixer import MixerState, next_conv_state, register_mixer
 from diffmamba_interp.models.rms_norm import GatedRMSNorm
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference
@@ -33,18 +34,6 @@ UNLIMITED = (0.0, math.inf)
 
 REFERENCE_CHUNK_SIZE = 64
 """Positions per chunk of the reference scan: the fastest on a CPU; the model's own chunk_size is for GPUs."""
-
-
-@dataclass(frozen=True)
-class MixerState:
-    """What a mixer carries from one call to the next.
-
-    conv: the last d_conv - 1 inputs of the convolution, [batch, channel, d_conv - 1].
-    ssm: the scan's state after the last position, [batch, head, d_head, d_state], float32 or wider.
-    """
-
-    conv: Tensor
-    ssm: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,10 +47,11 @@ class ScanInputs:
     C: Tensor
 
 
+@register_mixer("mamba2")
 class Mamba2Mixer(nn.Module):
     """One Mamba-2 mixer: a plain block's, or one branch of a differential block."""
 
-    def __init__(self, cfg: HookedMambaConfig, sizes: MixerSizes) -> None:
+    def __init__(self, cfg: HookedMambaConfig, sizes: Mamba2Sizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.dt_limit = cfg.dt_limit
@@ -131,7 +121,7 @@ class Mamba2Mixer(nn.Module):
         out = self.out_proj(self.inner_norm(y.flatten(-2), z.flatten(-2), fused=fused))
         if not keep_state:
             return out, None
-        return out, MixerState(conv=self.next_conv_state(conv_in, state, valid), ssm=ssm)
+        return out, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm)
 
     def _runs_whole(self, projected: Tensor, state: MixerState | None, valid: Tensor | None, keep_state: bool) -> bool:
         """Whether one kernel call serves all after in_proj: nothing to look at inside, nothing to start from."""
@@ -230,18 +220,6 @@ class Mamba2Mixer(nn.Module):
         assert result is not None
         return result
 
-    def next_conv_state(self, conv_in: Tensor, state: MixerState | None, valid: Tensor | None) -> Tensor:
-        """The last d_conv - 1 valid inputs of the convolution, older calls' included, zeros where there are none."""
-        before = self.sizes.d_conv - 1
-        inputs = rearrange(conv_in, "batch pos channel -> batch channel pos")
-        earlier = inputs.new_zeros(*inputs.shape[:2], before) if state is None else state.conv.to(inputs.dtype)
-        inputs = torch.cat([earlier, inputs], dim=-1)
-        if valid is None:
-            return inputs[..., inputs.shape[-1] - before :].clone()
-        last = valid.sum(dim=-1)
-        window = last[:, None] + torch.arange(before, device=last.device)
-        return torch.gather(inputs, -1, window[:, None].expand(-1, inputs.shape[1], -1))
-
 
 def run_whole(
     projected: Float[Tensor, "batch pos d_in_proj"],
@@ -263,4 +241,4 @@ def run_whole(
     if not keep_state:
         return out, None
     _, conv_in, _ = mixer.split_projection(projected)
-    return out, MixerState(conv=mixer.next_conv_state(conv_in, None, None), ssm=ssm)
+    return out, MixerState(conv=next_conv_state(conv_in, None, None, sizes.d_conv), ssm=ssm)

@@ -9,14 +9,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from diffmamba_interp.config import BlockKind
-from diffmamba_interp.models.block import BlockState
-from diffmamba_interp.models.mamba2_mixer import MixerState
+from diffmamba_interp.mixer_sizes import BlockKind
+from diffmamba_interp.models.mixer import BlockState
 
 
 @dataclass(frozen=True)
 class RecurrentState:
-    """One entry per block: a `MixerState`, or a pair (minuend, subtrahend) of them in a differential block.
+    """One entry per block: a `MixerState`, or `BranchStates` in a differential block.
 
     It can be edited between two calls (`state.map(...)`, or by building new `MixerState`s): a change then
     travels through the recurrence, unlike one made by a hook on `hook_state`.
@@ -26,8 +25,7 @@ class RecurrentState:
 
     @property
     def batch_size(self) -> int:
-        first = self.blocks[0]
-        return (first if isinstance(first, MixerState) else first[0]).ssm.shape[0]
+        return self.blocks[0].mixers[0].ssm.shape[0]
 
     @property
     def n_bytes(self) -> int:
@@ -36,7 +34,7 @@ class RecurrentState:
 
     def require_fit(self, kinds: Sequence[BlockKind], n_samples: int) -> None:
         """Raise ValueError unless a model with blocks of these kinds can continue `n_samples` samples from here."""
-        given: list[BlockKind] = ["plain" if isinstance(block, MixerState) else "differential" for block in self.blocks]
+        given = [block.kind for block in self.blocks]
         if given != list(kinds):
             raise ValueError(
                 f"state is another model's: it holds {len(given)} blocks ({given.count('differential')} differential), "
@@ -47,18 +45,11 @@ class RecurrentState:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the state, conv then ssm, block by block, minuend before subtrahend."""
-        mixers = [one for block in self.blocks for one in ((block,) if isinstance(block, MixerState) else block)]
-        return [tensor for mixer in mixers for tensor in (mixer.conv, mixer.ssm)]
+        return [tensor for block in self.blocks for mixer in block.mixers for tensor in (mixer.conv, mixer.ssm)]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> RecurrentState:
         """The state with `function` applied to every tensor, conv and ssm alike."""
-
-        def one(state: MixerState) -> MixerState:
-            return MixerState(conv=function(state.conv), ssm=function(state.ssm))
-
-        return RecurrentState(
-            tuple(one(s) if isinstance(s, MixerState) else (one(s[0]), one(s[1])) for s in self.blocks)
-        )
+        return RecurrentState(tuple(block.map(function) for block in self.blocks))
 
     def select(self, samples: Int[Tensor, " n"]) -> RecurrentState:
         """The state of the given samples, in that order; a sample may be named more than once."""

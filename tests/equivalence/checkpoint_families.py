@@ -18,7 +18,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Mamba2Config, Mamba2ForCausalLM
+from transformers import (
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from diffmamba_interp import HookedMamba
 from tests.models.tiny import relative_error
@@ -29,11 +36,16 @@ REMEDY = "WRITE_PAGES=1 pytest tests/equivalence/test_checkpoint_families.py"
 TOLERANCE = 2e-5
 Weights = dict[str, Tensor]
 Writer = Callable[[Path, Mamba2ForCausalLM, Weights], object]
+PEERS: dict[str, tuple[Any, Any]] = {
+    "mamba2": (Mamba2Config, Mamba2ForCausalLM),
+    "mamba": (MambaConfig, MambaForCausalLM),
+    "falcon_mamba": (FalconMambaConfig, FalconMambaForCausalLM),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A kind of folder. write: None for the published fixture. peer: changes to the tiny model.
+    """A kind of folder. write: None for the published fixture. peer: changes to the tiny model, which is a `mixer`.
 
     refused: what its error must say, None where it loads.
     """
@@ -43,17 +55,18 @@ class Family:
     holds: str
     write: Writer | None
     peer: dict[str, Any] = field(default_factory=dict)
+    mixer: str = "mamba2"
     refused: str | None = None
 
 
 def peer_of(family: Family) -> Mamba2ForCausalLM:
-    """A tiny Mamba-2 of transformers with random weights everywhere."""
+    """A tiny model of transformers with random weights everywhere."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        **{"vocab_size": 48, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "head_dim": 16},
-        **{"num_heads": 4, "n_groups": 2, "chunk_size": 16},
-    }
-    peer = Mamba2ForCausalLM(Mamba2Config(**(sizes | family.peer))).eval()
+    sizes: dict[str, Any] = {"vocab_size": 48, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2}
+    if family.mixer == "mamba2":
+        sizes |= {"head_dim": 16, "num_heads": 4, "n_groups": 2, "chunk_size": 16}
+    config, model = PEERS[family.mixer]
+    peer = model(config(**(sizes | family.peer))).eval()
     with torch.no_grad():
         for parameter in peer.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -342,8 +355,19 @@ FAMILIES = (
         write=with_options(megatron, stray=("decoder.layers.1.mlp.linear_fc1.weight",)), refused="feed-forward",
     ),
     Family(
-        name="state-spaces Mamba-1", example="state-spaces/mamba-130m", holds="`ssm_cfg` without a layer",
-        write=with_options(state_spaces, ssm_cfg={}), refused="Mamba1 blocks",
+        name="Hugging Face `MambaForCausalLM`", example="state-spaces/mamba-130m-hf",
+        holds="`config.json` of `model_type` `mamba`, safetensors or `pytorch_model.bin`, whole or sharded",
+        write=hugging_face, mixer="mamba",
+    ),
+    Family(
+        name="Hugging Face `FalconMambaForCausalLM`", example="tiiuae/falcon-mamba-7b",
+        holds="`model_type` `falcon_mamba`: norms without gain on B, C and dt, of eps `mixer_rms_eps`",
+        write=hugging_face, mixer="falcon_mamba", peer={"tie_word_embeddings": False, "mixer_rms_eps": 1e-3},
+    ),
+    Family(
+        name="state-spaces Mamba-1", example="state-spaces/mamba-130m to mamba-2.8b",
+        holds="`ssm_cfg` without a layer, or with Mamba1; `pytorch_model.bin`",
+        write=with_options(state_spaces, ssm_cfg={}), mixer="mamba",
     ),
     Family(
         name="state-spaces hybrid", example="state-spaces/mamba2attn-2.7b", holds="`attn_layer_idx`",
@@ -355,8 +379,6 @@ FAMILIES = (
             write=only_config(model_type=kind, architectures=["Other"]), refused=f"kind '{kind}' \\(",
         )
         for kind, example in (
-            ("mamba", "state-spaces/mamba-130m-hf"),
-            ("falcon_mamba", "tiiuae/falcon-mamba-7b"),
             ("falcon_h1", "tiiuae/Falcon-H1-0.5B-Base"),
             ("bamba", "ibm-ai-platform/Bamba-9B"),
             ("zamba2", "Zyphra/Zamba2-1.2B"),
@@ -386,7 +408,7 @@ Written by `{remedy}` from what loading each family does; without the
 variable, the test fails where this page says anything else.
 
 Each family is written as a tiny random model with its own config fields and tensor names; "loads" means that its logits
-are those of transformers' Mamba-2 with the same weights, to {tolerance:g} of the largest. The published Diff-Mamba-2
+are those of transformers with the same weights, to {tolerance:g} of the largest. The published Diff-Mamba-2
 models are compared with the published code's own logits.
 
 Sizes on which a config is silent are read from the tensors. A `num_heads`, `head_dim`, `expand` or `n_groups` that

@@ -250,7 +250,7 @@ def test_a_tensor_in_two_shards_is_ambiguous(sharded: Path) -> None:
     ("fields", "message"),
     [
         ({"model_type": "llama"}, "kind 'llama'. Supported: diffmamba_interp"),
-        ({"model_type": "mamba"}, "kind 'mamba'"),
+        ({"model_type": "mamba"}, "Mamba1 blocks, but the weights are those of Mamba2 blocks"),
         ({"model_type": None}, "kind 'DiffMamba2ForCausalLM'"),
         ({"model_type": None, "architectures": None}, "kind 'unknown'"),
     ],
@@ -264,8 +264,8 @@ def test_a_model_of_another_kind_is_named(folder: Path, fields: dict[str, Any], 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ssm_cfg": {}}, "Mamba1 blocks: only Mamba2"),
-        ({"ssm_cfg": None}, "Mamba1 blocks: only Mamba2"),
+        ({"ssm_cfg": {}}, "Mamba1 blocks, but the weights are those of Mamba2 blocks"),
+        ({"ssm_cfg": None}, "Mamba1 blocks, but the weights are those of Mamba2 blocks"),
         ({"attn_layer_idx": [1]}, "attn_layer_idx"),
         ({"d_intermediate": 32}, "d_intermediate=32"),
         ({"rms_norm": False}, "rms_norm=False"),

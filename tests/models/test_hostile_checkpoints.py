@@ -18,7 +18,7 @@ from tests.models.tiny import tiny_model
 
 WRONG_VALUES = ([], {"a": 1}, "x", -1, 1e30, float("nan"), [1, 0], "\ud800")
 NUMBERS = {"layer_norm_epsilon", "time_step_min", "time_step_max", "time_step_floor", "initializer_range", "norm_eps",
-           "subnorm_eps", "dt_min", "dt_max", "dt_floor", "dt_init_floor"}  # fmt: skip
+           "subnorm_eps", "dt_min", "dt_max", "dt_floor", "dt_init_floor", "mixer_rms_eps"}  # fmt: skip
 """Fields that may be as large as they like."""
 MEANINGLESS = {"architectures", "fused_add_norm", "attn_cfg"}
 SAID_OTHERWISE = {"model_type", "format", "ssm_cfg", "differential", "placement"}
@@ -27,7 +27,10 @@ SAID_OTHERWISE = {"model_type", "format", "ssm_cfg", "differential", "placement"
 
 def saved(folder: Path, format: Any) -> dict[str, Any]:
     differential = DifferentialConfig(placement=(0,)) if format in ("diff_mamba", "diffmamba_interp") else None
-    tiny_model(differential, dt_limit=(0.0, 1.0)).save_pretrained(folder, format=format)
+    changes: dict[str, Any] = {"dt_limit": (0.0, 1.0)}
+    if format in ("hf_mamba", "hf_falcon_mamba"):
+        changes = {"mixer": "mamba1", "scan_norm_eps": 1e-6 if format == "hf_falcon_mamba" else None}
+    tiny_model(differential, **changes).save_pretrained(folder, format=format)
     return json.loads((folder / "config.json").read_text())
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
-from diffmamba_interp.models.mamba2_mixer import MixerState
+from diffmamba_interp.models.mixer import MixerState
 from diffmamba_interp.models.recurrent_state import RecurrentState
 from tests.models.tiny import random_tokens, relative_error, tiny_model
 

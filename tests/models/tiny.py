@@ -36,6 +36,8 @@ def tiny_config(differential: DifferentialConfig | None = None, **changes: Any) 
         "d_head": 8,
         "chunk_size": 8,
     }
+    if changes.get("mixer", "mamba2") != "mamba2":
+        sizes = {name: value for name, value in sizes.items() if name not in ("d_head", "chunk_size")}
     return HookedMambaConfig(**{**sizes, "differential": differential, **changes})
 
 

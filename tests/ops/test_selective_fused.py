@@ -23,7 +23,7 @@ def scan_inputs(length: int, dtype: torch.dtype) -> list[torch.Tensor]:
 
 def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
     given, expected = given.detach().double(), expected.detach().double()
-    return float((given - expected).norm() / expected.norm().clamp_min(1e-12))
+    return float((given - expected).norm() / expected.norm().clamp_min(1e-6))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -41,7 +41,7 @@ def test_the_fused_selective_scan_is_the_reference(
     given = fused.selective_scan(*inputs, state, dt_bias=bias if with_bias else None)
     wide = [value.double() for value in (inputs[0], step, *inputs[2:])]
     expected = selective.selective_chunked(*wide, None if state is None else state.double())
-    assert given.y.dtype == dtype and given.final_state.dtype == torch.float32
+    assert (given.y.dtype, given.final_state.dtype) == (dtype, torch.float32)
     assert relative_error(given.y, expected.y) < TOLERANCE[dtype]
     assert relative_error(given.final_state, expected.final_state) < TOLERANCE[dtype]
 
