@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.cancellation.summary import ALL_TASKS
-from diffmamba_interp.analysis_results import estimate_from, read_results
+from diffmamba_interp.analysis.results import estimate_from, read_results
 from diffmamba_interp.drawing.colours import SPANS
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Point

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
+from diffmamba_interp.analysis.results import N_RESAMPLES, read_records
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, HEAD_PICTURES, PICTURES, Allocation
 from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, mean_of, weighted_sum
 
@@ -38,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def read(path: Path) -> Records:
-    return read_records(path, text=TEXT)
+    return read_records(path)
 
 
 def summarise(records: Records) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.long_context.summary import FIRST, SECOND
-from diffmamba_interp.analysis_results import estimate_from, read_results
+from diffmamba_interp.analysis.results import estimate_from, read_results
 from diffmamba_interp.drawing.panels import Point, minus
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.curves import Curves, curves_drawing

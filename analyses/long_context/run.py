@@ -21,7 +21,7 @@ import torch
 import tyro
 
 from analyses.long_context import report, summary
-from diffmamba_interp.analysis_results import provenance, read_recipe, write_records, write_results
+from diffmamba_interp.analysis.results import provenance, read_recipe, write_records, write_results
 from diffmamba_interp.lm_training.position_loss import binned, position_bins, position_losses, windowed_losses
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo, load_demo_tokenizer
 from diffmamba_interp.text import Document, TextSource, documents_of_split, encode_texts

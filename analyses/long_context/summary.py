@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
+from diffmamba_interp.analysis.results import N_RESAMPLES, read_records
 from diffmamba_interp.statistics import Estimate, bootstrap_of, paired_test, ratio_of
 
 FIRST, SECOND = "mamba2", "diff-mamba2"
@@ -19,7 +19,7 @@ Records = dict[str, np.ndarray]
 
 
 def read(path: Path) -> Records:
-    return read_records(path, text=("model", "source"))
+    return read_records(path)
 
 
 def summarise(records: Records) -> dict[str, Any]:

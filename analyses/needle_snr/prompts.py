@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of, each_once
-from diffmamba_interp.analysis_results import provenance
+from diffmamba_interp.analysis.prompts import PromptRecipe, cells, data_of, each_once
+from diffmamba_interp.analysis.results import provenance
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, NeedleSample
 from diffmamba_interp.needle.records import load_samples, save_samples

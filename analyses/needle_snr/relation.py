@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from diffmamba_interp.analysis_results import N_RESAMPLES, read_records, read_results
+from diffmamba_interp.analysis.results import N_RESAMPLES, read_records, read_results
 from diffmamba_interp.statistics import Counts, bootstrap_of, weighted_sum
 
 OVERALLOCATION = Path(__file__).parents[1] / "overallocation"
@@ -35,7 +35,7 @@ def attention(made: dict[str, Any]) -> Records | None:
     theirs = read_results(folder / "results.json")["provenance"]
     if any(theirs[key] != made[key] for key in ("models", "seed", "tokenizer")):
         return None
-    return read_records(folder / "blocks.parquet", text=("model", "picture", "task", "story"))
+    return read_records(folder / "blocks.parquet")
 
 
 def found(records: Records, blocks: Records | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.needle_snr.summary import BASELINE, LENSES, MODEL
-from diffmamba_interp.analysis_results import estimate_from, read_results
+from diffmamba_interp.analysis.results import estimate_from, read_results
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Drawing, minus
 from diffmamba_interp.drawing.svg import to_svg

@@ -29,8 +29,8 @@ import torch
 import tyro
 
 from analyses.needle_snr.prompts import load_prompts, save_prompts
-from diffmamba_interp.analysis_prompts import PromptRecipe
-from diffmamba_interp.analysis_results import provenance, read_recipe, write_records
+from diffmamba_interp.analysis.prompts import PromptRecipe
+from diffmamba_interp.analysis.results import provenance, read_recipe, write_records
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens import LogitLens, demo_lens_folder, load_demo_lens
 from diffmamba_interp.lens.card import lens_sha256

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyses.needle_snr import relation
-from diffmamba_interp.analysis_results import N_RESAMPLES, read_records, write_results
+from diffmamba_interp.analysis.results import N_RESAMPLES, read_records, write_results
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
 from diffmamba_interp.needle.trajectory_records import Measure
@@ -39,7 +39,7 @@ def write(source: Path, folder: Path) -> None:
 
 
 def read(path: Path) -> Records:
-    return read_records(path, text=TEXT)
+    return read_records(path)
 
 
 def summarise(records: Records) -> dict[str, list[dict[str, Any]]]:

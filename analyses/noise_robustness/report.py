@@ -1,6 +1,10 @@
-"""README.md and figures of the noise analysis, written from its results alone.
+"""What the records of the noise analysis say, in results.json, figures and README.md: both models at every level of
+noise, what they lose, and which of them loses less.
 
-python analyses/noise_robustness/report.py
+    loss(model, dose) = measure(model, dose) - measure(model, clean)              by prompt
+    less_loss         = loss(diff-mamba2) - loss(mamba2)                          above zero: the former bears it better
+
+    python analyses/noise_robustness/report.py      figures and README.md alone, from results.json
 """
 
 from __future__ import annotations
@@ -9,50 +13,88 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.noise_robustness.summary import KINDS, MODELS
-from diffmamba_interp.analysis_conditions import ALL, CLEAN, MEASURES
-from diffmamba_interp.analysis_results import estimate_from, read_results
+from diffmamba_interp.analysis.conditions import (
+    CLEAN,
+    MEASURES,
+    Key,
+    Readings,
+    by_name,
+    changes,
+    estimates,
+    lens_table,
+    text_of,
+)
+from diffmamba_interp.analysis.page import Page, Results, made_with, of_all_tasks, points, table
+from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.results import estimate_from
 from diffmamba_interp.drawing.labels import length_name
-from diffmamba_interp.drawing.panels import Point
-from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.curves import Curves, curves_drawing
-from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.statistics import MIN_SAMPLES
 
-HERE = Path(__file__).parent
-TITLES = {
-    "paper": "Held-out bAbI stories in held-out novels",
-    "builtin": "Generated stories in generated text",
-}
+MODELS = ("mamba2", "diff-mamba2")
 NOISES = {
     "gaussian": ("Gaussian noise in the residual stream", "dB of the stream over the noise, at every block"),
     "tokens": ("random tokens among the filler", "share of the filler's tokens that is random"),
 }
 NAMES = {"right": "accuracy", "snr_db": "SNR"}
-DECIMALS = {"right": 3, "share": 3, "log_prob": 2, "snr_db": 1}
 
 Cell = dict[str, Any]
 
 
-def write(out: Path = HERE) -> None:
-    """Figures beside each results.json, and README.md over those that there are."""
-    found = {
-        name: read_results(out / name / "results.json") for name in TITLES if (out / name / "results.json").exists()
+def summarise(folder: Path, results: Results) -> dict[str, Any]:
+    """Cells of every task and length."""
+    readings = Readings.read(folder / RECORDS)
+    return {"cells": [cell(readings, task, length) for task, length in readings.cells]}
+
+
+def cell(readings: Readings, task: str, length: int) -> Cell:
+    """One task, or all together, at one length."""
+    doses = {
+        kind: sorted({key.dose for key in readings.keys(length) if key.kind == kind}, reverse=kind == "gaussian")
+        for kind in NOISES
     }
-    for name, results in found.items():
-        write_figures(out / name, results, TITLES[name])
-    findings = [line for name, results in found.items() for line in finding(name, results)]
-    sections = [line for name, results in found.items() for line in section(name, results)]
-    write_text(out / "README.md", "\n".join([*HEAD, *findings, *HOW, *sections, *LIMITS]) + "\n")
+    return {
+        "task": task,
+        "length": length,
+        "n": len(readings.stories(Key(MODELS[0], CLEAN), task, length)),
+        CLEAN: level(readings, CLEAN, 0.0, task, length),
+        **{kind: [level(readings, kind, dose, task, length) for dose in of_kind] for kind, of_kind in doses.items()},
+    }
 
 
-def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
+def level(readings: Readings, kind: str, dose: float, task: str, length: int) -> dict[str, Any]:
+    """Both models at one level of noise."""
+    measures = (*MEASURES, *readings.lens_measures)
+    values = [readings.of(Key(model, kind, dose=dose), task, length, measures) for model in MODELS]
+    difference, p = changes(*values)
+    of_level = {
+        "dose": dose,
+        **{model: by_name(measures, estimates(one)) for model, one in zip(MODELS, values, strict=True)},
+        "difference": by_name(measures, difference),
+        "difference_p": by_name(measures, p),
+    }
+    if kind == CLEAN:
+        return of_level
+    clean = [readings.of(Key(model, CLEAN), task, length, measures) for model in MODELS]
+    losses = [changes(before, after)[0] for before, after in zip(clean, values, strict=True)]
+    less_loss, p = changes(values[0] - clean[0], values[1] - clean[1])
+    return {
+        **of_level,
+        "loss": {model: by_name(measures, one) for model, one in zip(MODELS, losses, strict=True)},
+        "less_loss": by_name(measures, less_loss),
+        "less_loss_p": by_name(measures, p),
+    }
+
+
+def figures(results: Results, title: str) -> dict[str, Drawing]:
+    """Every measure under each kind of noise."""
+    drawings = {}
     for kind, (noise, axis) in NOISES.items():
-        for measure, name in MEASURES.items():
-            panels = [dose_panel(cell, kind, measure) for cell in of_all_tasks(results) if cell[kind]]
-            if panels:
-                drawing = curves_drawing(panels, title=f"{title}: {noise}", x_axis=axis, y_axis=name)
-                write_text(folder / f"{kind}_{measure}.svg", to_svg(drawing))
+        cells = [cell for cell in of_all_tasks(results) if cell[kind]]
+        for measure, name in MEASURES.items() if cells else ():
+            panels = [dose_panel(cell, kind, measure) for cell in cells]
+            drawings[f"{kind}_{measure}"] = curves_drawing(panels, title=f"{title}: {noise}", x_axis=axis, y_axis=name)
+    return drawings
 
 
 def dose_panel(cell: Cell, kind: str, measure: str) -> Curves:
@@ -60,43 +102,37 @@ def dose_panel(cell: Cell, kind: str, measure: str) -> Curves:
     return Curves(
         title=f"{length_name(cell['length'])}, n = {cell['n']}",
         ticks=["none", *(f"{level['dose']:g}" for level in cell[kind])],
-        points={model: [point(level[model][measure]) for level in levels] for model in MODELS},
+        points={model: points(level[model][measure] for level in levels) for model in MODELS},
     )
 
 
-def finding(name: str, results: dict[str, Any]) -> list[str]:
+def finding(results: Results, title: str) -> list[str]:
     cells = of_all_tasks(results)
-    lines = [f"{TITLES[name]}, all tasks together: {verdict(cells)}", ""]
+    lines = [f"{title}, all tasks together: {verdict(cells)}", ""]
     lines += [
         f"- {count_line(cell, kind, noise)}" for kind, (noise, _) in NOISES.items() for cell in cells if cell[kind]
     ]
     for kind, (noise, axis) in NOISES.items():
-        own = [cell for cell in cells if cell[kind]]
-        if own:
-            lines += ["", f"{noise[0].upper()}{noise[1:]} ({axis}):", "", *table(own, kind)]
+        rows = [row for cell in cells if cell[kind] for row in loss_rows(cell, kind)]
+        if rows:
+            heads = [f"{measure}, {model}" for measure in ("accuracy", "SNR (dB)") for model in MODELS]
+            less = ["Diff-Mamba-2's loss less Mamba-2's: accuracy", "p", "SNR, dB", "p"]
+            lines += ["", f"{noise[0].upper()}{noise[1:]} ({axis}):", ""]
+            lines += table(["length", "n", "noise", *heads, *less], rows)
     return [*lines, ""]
 
 
-def table(cells: Sequence[Cell], kind: str) -> list[str]:
-    heads = [f"{measure}, {model}" for measure in ("accuracy", "SNR (dB)") for model in MODELS]
-    lines = [
-        f"| length | n | noise | {' | '.join(heads)} | Diff-Mamba-2's loss less Mamba-2's: accuracy | p | SNR, dB | p |"
-    ]
-    lines.append("| --- " * (7 + len(heads)) + "|")
-    for cell in cells:
-        for level in [cell[CLEAN], *cell[kind]]:
-            dose = "none" if "loss" not in level else f"{level['dose']:g}"
-            values = [text(level[model], measure) for measure in NAMES for model in MODELS]
-            losses = ["" for _ in range(4)]
-            if "loss" in level:
-                losses = [
-                    part
-                    for measure in NAMES
-                    for part in (text(level["less_loss"], measure, signed=True), f"{level['less_loss_p'][measure]:.2g}")
-                ]
-            start = f"| {length_name(cell['length'])} | {cell['n']} | {dose} |"
-            lines.append(f"{start} {' | '.join(values)} | {' | '.join(losses)} |")
-    return lines
+def loss_rows(cell: Cell, kind: str) -> list[list[Any]]:
+    rows = []
+    for level in [cell[CLEAN], *cell[kind]]:
+        values = [text_of(level[model], measure) for measure in NAMES for model in MODELS]
+        dose, losses = "none", ["", "", "", ""]
+        if "loss" in level:
+            less, p = level["less_loss"], level["less_loss_p"]
+            dose = f"{level['dose']:g}"
+            losses = [part for name in NAMES for part in (text_of(less, name, signed=True), f"{p[name]:.2g}")]
+        rows.append([length_name(cell["length"]), cell["n"], dose, *values, *losses])
+    return rows
 
 
 def verdict(cells: Sequence[Cell]) -> str:
@@ -133,62 +169,47 @@ def count_line(cell: Cell, kind: str, noise: str) -> str:
             f"{name}: `diff-mamba2` loses less at {loses.count(1)}, `mamba2` at {loses.count(-1)} of {len(levels)} "
             "levels; "
             f"`diff-mamba2` stands higher at {better.count(1)}, `mamba2` at {better.count(-1)} of {len(better)}, none "
-            f"({text(cell[CLEAN]['difference'], measure, signed=True)}) included"
+            f"({text_of(cell[CLEAN]['difference'], measure, signed=True)}) included"
         )
     return f"{noise[0].upper()}{noise[1:]}, {length_name(cell['length'])}, n = {n}. {'. '.join(parts)}."
 
 
-def section(name: str, results: dict[str, Any]) -> list[str]:
-    made = results["provenance"]
+def section(results: Results) -> list[str]:
     cells = of_all_tasks(results)
-    drawn = [f"{kind}_{measure}" for kind in KINDS for measure in MEASURES if any(cell[kind] for cell in cells)]
-    weights = ", ".join(f"{model} `{digest}`" for model, digest in made["models"].items())
-    lenses = ", ".join(f"{model} `{digest}`" for model, digest in made["lenses"].items())
+    lens_rows = [
+        ([length_name(cell["length"]), noise, model], level[model])
+        for cell in cells
+        for noise, level in levels_of(cell)
+        for model in MODELS
+    ]
+    names = [name for name in cells[0][CLEAN][MODELS[0]] if name.startswith("snr_db_")]
     return [
-        f"## {TITLES[name]} (recipe `{name}`)",
-        "",
-        *(line for figure in drawn for line in (f"![{figure}]({name}/{figure}.svg)", "")),
         *task_table(results),
-        *lens_table(cells),
-        f"Seed {made['seed']}, on {made['device']}, torch {made['versions']['torch']}. Weights: {weights}. "
-        + (f"Tuned lenses: {lenses}." if lenses else "Read with the logit lens."),
+        *lens_table(names, ["length", "noise", "model"], lens_rows),
+        made_with(results),
         "",
     ]
 
 
-def task_table(results: dict[str, Any]) -> list[str]:
-    lines = ["Task by task, accuracy and what each model loses of it:", ""]
-    lines.append("| task | length | n | noise | mamba2 | diff-mamba2 | loss, mamba2 | loss, diff-mamba2 | loss less |")
-    lines.append("| --- " * 9 + "|")
-    for cell in results["cells"]:
-        start = f"| {cell['task']} | {length_name(cell['length'])} | {cell['n']} |"
-        for kind in KINDS:
-            for level in cell[kind]:
-                values = [text(level[model], "right") for model in MODELS]
-                losses = [text(level["loss"][model], "right", signed=True) for model in MODELS]
-                less = text(level["less_loss"], "right", signed=True)
-                lines.append(f"{start} {kind} {level['dose']:g} | {' | '.join([*values, *losses, less])} |")
-    return [*lines, ""]
+def task_table(results: Results) -> list[str]:
+    rows = [
+        [
+            *(cell["task"], length_name(cell["length"]), cell["n"], noise),
+            *(text_of(level[model], "right") for model in MODELS),
+            *(text_of(level["loss"][model], "right", signed=True) for model in MODELS),
+            text_of(level["less_loss"], "right", signed=True),
+        ]
+        for cell in results["cells"]
+        for noise, level in levels_of(cell)
+        if noise != CLEAN
+    ]
+    heads = ["task", "length", "n", "noise", *MODELS, *(f"loss, {model}" for model in MODELS), "loss less"]
+    return ["Task by task, accuracy and what each model loses of it:", "", *table(heads, rows), ""]
 
 
-def lens_table(cells: Sequence[Cell]) -> list[str]:
-    names = [name for name in cells[0][CLEAN][MODELS[0]] if name.startswith("snr_db_")]
-    if not names:
-        return []
-    heads = " | ".join(name.removeprefix("snr_db_") for name in names)
-    lines = ["SNR (dB) as the lens reads it on the way, all tasks:", ""]
-    lines += [f"| length | noise | model | entering block {heads} | output |", "| --- " * (4 + len(names)) + "|"]
-    for cell in cells:
-        levels = {f"{kind} {one['dose']:g}": one for kind in KINDS for one in cell[kind]}
-        for noise, level in {CLEAN: cell[CLEAN], **levels}.items():
-            for model in MODELS:
-                parts = [estimate_from(level[model][name]).text(1) for name in (*names, "snr_db")]
-                lines.append(f"| {length_name(cell['length'])} | {noise} | {model} | {' | '.join(parts)} |")
-    return [*lines, ""]
-
-
-def of_all_tasks(results: dict[str, Any]) -> list[Cell]:
-    return [cell for cell in results["cells"] if cell["task"] == ALL]
+def levels_of(cell: Cell) -> list[tuple[str, dict[str, Any]]]:
+    """Every level with its name, that without noise first."""
+    return [(CLEAN, cell[CLEAN]), *((f"{kind} {one['dose']:g}", one) for kind in NOISES for one in cell[kind])]
 
 
 def sign_of(level: dict[str, Any], measure: str, n: int) -> int:
@@ -196,56 +217,8 @@ def sign_of(level: dict[str, Any], measure: str, n: int) -> int:
     return estimate_from(level["less_loss"][measure]).sign(n)
 
 
-def text(values: dict[str, Any], measure: str, *, signed: bool = False) -> str:
-    return estimate_from(values[measure]).text(DECIMALS[measure], signed=signed)
-
-
-def point(values: Sequence[float]) -> Point:
-    estimate = estimate_from(values)
-    return estimate.value, estimate.low, estimate.high
-
-
-HEAD = [
-    "# Which model bears noise better?",
-    "",
-    "A model that takes noise away should bear more of it, and taking noise away is what Diff-Mamba (arXiv 2507.06204)",
-    "is for. Both bundled models answer the same prompts under rising noise of two kinds: Gaussian noise, added to the",
-    "residual stream where it enters every block, and random tokens in place of the prompts' filler.",
-    "",
-    "## Finding",
-    "",
-]
-HOW = [
-    "## How it was measured",
-    "",
-    "Gaussian noise has, at every position and block, the power of the stream there divided by the given ratio.",
-    "Random tokens are drawn uniformly, never a label's, the same for both models; facts and question stay. At the",
-    "last prompt position: accuracy over the task's labels; `snr_db = 10 log10(p(answer) / mean p(distractor))` with",
-    "the other labels as distractors; the answer's share among the labels; its log-probability (nats).",
-    "",
-    "A model's loss is its change from its own clean answers, prompt by prompt; `loss less` is Diff-Mamba-2's less",
-    "Mamba-2's, so above zero Diff-Mamba-2 bears the noise better. Means over prompts; intervals are 95 % percentile",
-    f"bootstraps over prompts; a side is taken where the interval of at least {MIN_SAMPLES} prompts excludes zero,",
-    "one in twenty by luck. p: paired sign-flip tests, two-sided, not corrected for the number of comparisons; of",
-    "2,000 flips, so that none is below 0.0005.",
-    "All tasks: those of the recipe at that length, prompts pooled; longer prompts are asked for fewer tasks.",
-    "",
-    "    python analyses/noise_robustness/run.py --recipe builtin",
-    "    python analyses/noise_robustness/run.py --recipe paper --data FOLDER --device cuda",
-    "",
-    "`records.parquet` holds every prompt at every level; a prompt is known by task, length and story, as in",
-    "`analyses/retrieval`. This page is written by `report.py` from `results.json`, and that by `summary.py` from the",
-    "records.",
-    "",
-]
-LIMITS = [
-    "## Limits",
-    "",
-    "- One training seed of each model, and one draw of the noise: the intervals are over prompts.",
-    "- A model that stands higher has more to lose, and at chance there is nothing left: read losses by the values.",
-    "- Noise is measured against the stream's power, of which the models may use different parts.",
-]
+PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

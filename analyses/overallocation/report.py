@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.overallocation.summary import ALL_TASKS, COMPARED, PICTURES
-from diffmamba_interp.analysis_results import estimate_from, read_results
+from diffmamba_interp.analysis.results import estimate_from, read_results
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Point
 from diffmamba_interp.drawing.svg import to_svg

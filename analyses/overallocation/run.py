@@ -21,8 +21,8 @@ import torch
 import tyro
 
 from analyses.overallocation import report, summary
-from diffmamba_interp.analysis_prompts import PromptRecipe, cells, data_of
-from diffmamba_interp.analysis_results import provenance, read_recipe, write_records, write_results
+from diffmamba_interp.analysis.prompts import PromptRecipe, cells, data_of
+from diffmamba_interp.analysis.results import provenance, read_recipe, write_records, write_results
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation, allocate_prompts
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, load_demo
 from diffmamba_interp.needle import TASKS, NeedleSample

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis_results import N_RESAMPLES, read_records
+from diffmamba_interp.analysis.results import N_RESAMPLES, read_records
 from diffmamba_interp.implicit_attention.allocation import CLASSES
 from diffmamba_interp.statistics import DB_PER_NAT, Estimate, bootstrap_of, mean_of, paired_test
 
@@ -28,7 +28,7 @@ Records = dict[str, np.ndarray]
 
 
 def read(path: Path) -> Records:
-    return read_records(path, text=TEXT)
+    return read_records(path)
 
 
 def summarise(records: Records) -> list[dict[str, Any]]:

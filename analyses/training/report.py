@@ -24,7 +24,7 @@ from analyses.training.curves import (
     trained_rows,
 )
 from analyses.training.records import Records
-from diffmamba_interp.analysis_results import write_results
+from diffmamba_interp.analysis.results import write_results
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analyses.long_context import report, run, summary
-from diffmamba_interp.analysis_results import read_recipe, read_results, write_results
+from diffmamba_interp.analysis.results import read_recipe, read_results, write_results
 from diffmamba_interp.lm_training.position_loss import position_bins
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
 from diffmamba_interp.runs.provenance import weights_sha256

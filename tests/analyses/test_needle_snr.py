@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from analyses.needle_snr import prompts, relation, report, run, summary
-from diffmamba_interp.analysis_prompts import PromptRecipe
-from diffmamba_interp.analysis_results import RESULT_DIGITS, read_recipe, read_results, write_records
+from diffmamba_interp.analysis.prompts import PromptRecipe
+from diffmamba_interp.analysis.results import RESULT_DIGITS, read_recipe, read_results, write_records
 from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.lens import demo_lens_folder
 from diffmamba_interp.lens.card import lens_sha256

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from analyses.overallocation import report, run, summary
-from diffmamba_interp.analysis_prompts import PromptRecipe
-from diffmamba_interp.analysis_results import read_recipe, read_results, write_records, write_results
+from diffmamba_interp.analysis.prompts import PromptRecipe
+from diffmamba_interp.analysis.results import read_recipe, read_results, write_records, write_results
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
 from diffmamba_interp.runs.provenance import weights_sha256
 

@@ -9,7 +9,7 @@ import pytest
 
 from analyses.training import curves, report, run
 from analyses.training.records import Records, read_runs
-from diffmamba_interp.analysis_results import read_results
+from diffmamba_interp.analysis.results import read_results
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.lm_training.stage_readings import StageReading, keep_prompts
 from diffmamba_interp.models.demo import load_demo_tokenizer

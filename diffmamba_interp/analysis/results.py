@@ -8,7 +8,6 @@ records.parquet one line per sample                     `write_records`, `read_r
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.files.checksums import file_sha256
-from diffmamba_interp.files.json_files import read_toml, results_json
+from diffmamba_interp.files.json_files import read_json_object, read_toml, results_json
 from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, demo_folder
 from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
 from diffmamba_interp.runs.settings import from_values
@@ -28,16 +27,16 @@ from diffmamba_interp.statistics import Estimate
 from diffmamba_interp.text import TextSource
 
 Recipe = TypeVar("Recipe")
+Records = dict[str, np.ndarray]
+"""Columns of one length, by name."""
 
 N_RESAMPLES = 2_000
 """Draws of a bootstrap interval in the analyses."""
 RESULT_DIGITS = 4
 """Significant ones of a number in results.json: the records have more, and intervals leave room for fewer."""
 
+# Of a number in a table of records: what eight bytes hold.
 _DIGITS = 18
-"""Of a number in a table of records: what eight bytes hold."""
-
-TOKENIZER = DEMO_FOLDER / "tokenizer" / "tokenizer.json"
 
 
 def read_recipe(path: Path, name: str, kind: type[Recipe]) -> Recipe:
@@ -64,29 +63,38 @@ def provenance(
     """
     made: dict[str, Any] = {
         "models": {model: weights_sha256(demo_folder(model)) for model in models},  # type: ignore[arg-type]
-        "tokenizer": file_sha256(TOKENIZER),
+        "tokenizer": file_sha256(DEMO_FOLDER / "tokenizer" / "tokenizer.json"),
         "recipe": {"name": name, **asdict(recipe)},
         "seed": recipe.seed,
         "device": device_name(device),
         "versions": package_versions(),
     }
     if data:
-        made["data"] = {key: _data_sha256(path) for key, path in data.items()}
+        made["data"] = data_sha256(data)
     return made
 
 
-def write_results(path: Path, made: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def data_sha256(data: Mapping[str, Path]) -> dict[str, str]:
+    """Sums of files and of folders of text, by name."""
+    return {
+        name: TextSource(location=str(path)).sha256() if path.is_dir() else file_sha256(path)
+        for name, path in data.items()
+    }
+
+
+def write_results(
+    path: Path, made: Mapping[str, Any], found: Mapping[str, Any], *, digits: int = RESULT_DIGITS
+) -> None:
     """Write results.json: provenance, then what was found; an estimate as [value, low, high], NaN as null.
 
-    Numbers have `RESULT_DIGITS` digits.
+    digits: of every number with a fraction.
     """
-    write_text(path, results_json(_listed({"provenance": made, **found}), digits=RESULT_DIGITS) + "\n")
+    write_text(path, results_json(_listed({"provenance": made, **found}), digits=digits) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """What `write_results` wrote."""
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return read_json_object(path)
 
 
 def estimate_from(values: Sequence[float | None]) -> Estimate:
@@ -124,17 +132,10 @@ def write_records(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray],
     write_bytes(path, file.getvalue())
 
 
-def read_records(path: Path, *, text: Sequence[str] = ("model", "task", "story")) -> dict[str, np.ndarray]:
-    """The columns that `write_records` wrote: those named in `text` as strings, the others as float64, null as NaN."""
+def read_records(path: Path) -> Records:
+    """The columns that `write_records` wrote: text as strings, numbers as float64, null as NaN."""
     table = pq.read_table(path)
-    return {
-        name: np.array(table[name].to_pylist(), dtype=str) if name in text else _numbers(table[name])
-        for name in table.column_names
-    }
-
-
-def _data_sha256(path: Path) -> str:
-    return TextSource(location=str(path)).sha256() if path.is_dir() else file_sha256(path)
+    return {name: _values(table[name]) for name in table.column_names}
 
 
 def _column(values: np.ndarray, decimals: int) -> Any:
@@ -147,8 +148,10 @@ def _column(values: np.ndarray, decimals: int) -> Any:
     return pa.array(values, from_pandas=True).cast(pa.decimal128(_DIGITS, places))
 
 
-def _numbers(column: Any) -> np.ndarray:
-    """float64: of a decimal the one that is nearest to it."""
+def _values(column: Any) -> np.ndarray:
+    """Strings, or float64: of a decimal the one that is nearest to it."""
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), dtype=str)
     values = column.cast(pa.float64()).to_numpy()
     return values.round(column.type.scale) if pa.types.is_decimal(column.type) else values
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from diffmamba_interp.analysis_results import (
+from diffmamba_interp.analysis.results import (
     estimate_from,
     provenance,
     read_recipe,

@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 
 from diffmamba_interp import LogitLens, load_demo
-from diffmamba_interp.analysis_conditions import (
-    ALL,
+from diffmamba_interp.analysis.conditions import (
     CLEAN,
     Condition,
     Key,
     Readings,
     changes,
     estimates,
+    keep,
     lens_blocks,
     read_prompts,
-    together,
 )
-from diffmamba_interp.analysis_prompts import PromptRecipe, cells
-from diffmamba_interp.analysis_results import write_records
+from diffmamba_interp.analysis.page import ALL
+from diffmamba_interp.analysis.prompts import PromptRecipe, cell_prompts
+from diffmamba_interp.analysis.question import joined
+from diffmamba_interp.analysis.results import read_records, write_records
 from diffmamba_interp.interventions import SetLambda
 from diffmamba_interp.needle import NeedleSample
 from diffmamba_interp.needle.scoring import score_labels
@@ -29,8 +30,7 @@ from diffmamba_interp.needle.scoring import score_labels
 @pytest.fixture(scope="module")
 def samples() -> list[NeedleSample]:
     recipe = PromptRecipe(stories="generated", lengths=(0,), n=(3,), seed=7)
-    ((_, _, found),) = cells(recipe, Path(), ["qa1"])
-    return found
+    return cell_prompts(recipe, Path(), "qa1", 0)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,8 @@ def records(samples: list[NeedleSample]) -> dict[str, np.ndarray]:
         Condition(kind="lambda", where="3", dose=0.0, interventions=(SetLambda(value=0.0, blocks=3),)),
     ]
     parts = [read_prompts(model, lens, samples, condition, name="m") for condition in conditions]
-    return together(parts, decimals=4)
+    tables = [{name: np.asarray(column) for name, column in part.items()} for part in parts]
+    return joined({(place,): {"records": table} for place, table in enumerate(tables)})
 
 
 def test_a_clean_reading_is_that_of_score_labels(
@@ -105,8 +106,21 @@ def test_changes_are_paired() -> None:
     assert value.low < 17.0 < value.high
 
 
-def test_ratios_are_rounded_and_other_readings_are_left_to_the_file() -> None:
-    own = {"dose": 0.0, "where": "all", "kind": CLEAN, "model": "m", "story": "a", "task": "qa1", "length": 0}
-    part = {name: [value] for name, value in own.items()} | {"snr_db": [3.26], "snr_db_3": [3.26], "log_prob": [-1.26]}
-    found = together([part], decimals=0)
-    assert [found[name].item() for name in ("snr_db", "snr_db_3", "log_prob")] == [3.3, 3.0, -1.26]
+def test_many_records_keep_ratios_in_whole_decibels_but_those_of_the_output(tmp_path: Path) -> None:
+    key = {"dose": 0.0, "where": "all", "kind": CLEAN, "model": "m", "story": "a", "task": "qa1", "length": 0}
+    line = {
+        name: np.array([value])
+        for name, value in (key | {"snr_db": 3.26, "snr_db_3": 3.26, "log_prob": -1.263}).items()
+    }
+    recipe = PromptRecipe(stories="babi", lengths=(0,), n=(1,), seed=7)
+    keep(tmp_path, recipe, {("m", "qa1", 0): {"records": line}})
+    kept = read_records(tmp_path / "records.parquet")
+    assert [kept[name].tolist() for name in ("snr_db", "snr_db_3", "log_prob")] == [[3.3], [3.0], [-1.26]]
+
+
+def test_the_share_among_the_labels_follows_from_the_ratio() -> None:
+    lines = {"model": ["m"], "kind": [CLEAN], "where": ["all"], "dose": [np.nan], "task": ["qa1"], "length": [0]}
+    lines |= {"story": ["s"], "n_labels": [5], "right": [1], "log_prob": [np.log(0.4)], "snr_db": [10 * np.log10(4)]}
+    # p(answer) = 0.4, four distractors of 0.1 each.
+    readings = Readings({name: np.array(column) for name, column in lines.items()})
+    assert readings.of(Key("m", CLEAN), "qa1", 0, ("share",))[0, 0] == pytest.approx(0.5)
