@@ -18,7 +18,7 @@ from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.figures.needle import stages_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.needle.curves import Curve, PairedCurve
-from diffmamba_interp.needle.verdict import Verdict, verdict_table
+from diffmamba_interp.needle.findings import Verdict, verdict_table
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -12,8 +12,8 @@ from analyses.needle_snr import relation
 from diffmamba_interp.analysis.results import N_RESAMPLES, read_records, write_results
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
+from diffmamba_interp.needle.findings import judge
 from diffmamba_interp.needle.trajectory_records import Measure
-from diffmamba_interp.needle.verdict import judge
 from diffmamba_interp.stages import stage_names
 from diffmamba_interp.statistics import Interval, Statistic, bootstrap, holm, paired_test
 

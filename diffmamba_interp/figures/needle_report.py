@@ -17,7 +17,8 @@ from diffmamba_interp.drawing.plotly_figure import to_plotly
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.needle import group_name, needle_difference_drawing, needle_drawing, stages_drawing
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
-from diffmamba_interp.needle.verdict import MIN_PROMPTS, Verdict
+from diffmamba_interp.needle.findings import MIN_PROMPTS, Verdict
+from diffmamba_interp.needle.trajectory_records import MEASURED
 
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -109,10 +110,10 @@ def _number(text: str) -> str:
 
 def _group_section(group: Group, curves: Sequence[Curve], differences: Sequence[PairedCurve]) -> list[str]:
     """Interactive figures of all tasks at one length: Fig. 5 of the paper, linear and logarithmic, and the ratio."""
-    own = [curve for curve in curves if curve.group == group]
-    snr = [curve for curve in own if curve.measure == "snr_db" and curve.statistic == "mean"]
-    median = [curve for curve in own if curve.measure == "snr_db" and curve.statistic == "median"]
-    probability = [curve for curve in own if curve.measure == "probability" and curve.statistic == "mean"]
+    of_group = [curve for curve in curves if curve.group == group]
+    by_measure = {c.measure: [d for d in of_group if (d.measure, d.statistic) == (c.measure, "mean")] for c in of_group}
+    snr, probability = by_measure.pop("snr_db", []), by_measure.pop("probability", [])
+    median = [curve for curve in of_group if (curve.measure, curve.statistic) == ("snr_db", "median")]
     paired = [curve for curve in differences if curve.group == group and curve.measure == "snr_db"]
     figures = [
         *([needle_drawing(snr, title="Mean signal-to-noise ratio")] if snr else []),
@@ -120,8 +121,9 @@ def _group_section(group: Group, curves: Sequence[Curve], differences: Sequence[
         *([needle_drawing(probability, title="Probability of the answer")] if probability else []),
         *([needle_drawing(probability, log=True, title="The same on a logarithmic axis")] if probability else []),
         *([needle_drawing(median, title="Median signal-to-noise ratio")] if median else []),
+        *(needle_drawing(means, title=f"Mean {MEASURED[measure].title}") for measure, means in by_measure.items()),
     ]
-    n = own[0].n
+    n = of_group[0].n
     return [f"<h2>{html.escape(group_name(group))}, n = {n}</h2>", *map(_interactive, figures)]
 
 
@@ -133,10 +135,9 @@ def _task_section(curves: Sequence[Curve]) -> list[str]:
     by_task = [curve for curve in curves if "task" in dict(curve.group) and curve.statistic == "mean"]
     if not by_task:
         return []
-    wanted = (("snr_db", False), ("probability", False), ("probability", True))
     drawn = []
-    for measure, log in wanted:
-        own = [curve for curve in by_task if curve.measure == measure]
-        if own:
-            drawn.append(to_svg(stages_drawing(own, title="Task by task, means", log=log)))
+    for measure in dict.fromkeys(curve.measure for curve in by_task):
+        means = [curve for curve in by_task if curve.measure == measure]
+        for log in (False, True) if MEASURED[measure].scale == "probability" else (False,):
+            drawn.append(to_svg(stages_drawing(means, title="Task by task, means", log=log)))
     return ["<h2>Task by task</h2>", *drawn]

@@ -15,9 +15,8 @@ from diffmamba_interp.lens.evaluation import HeldOutDocument
 from diffmamba_interp.lens.folders import read_description
 from diffmamba_interp.lens.held_out import LensText, lens_text
 from diffmamba_interp.lens.recipe import LensRecipe, Split
+from diffmamba_interp.lens.subjects import load_checkpoint, own_tokenizer
 from diffmamba_interp.lens.training import StepBatches
-from diffmamba_interp.models.checkpoint_hub import resolve_folder
-from diffmamba_interp.models.demo import bundled_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.runs.process_group import ProcessGroup
 from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
@@ -78,8 +77,7 @@ def load_materials(recipe: LensRecipe, device: torch.device) -> Materials:
     on_gpu = device.type == "cuda"
     name = recipe.dtype if recipe.dtype != "auto" else "bfloat16" if on_gpu else "float32"
     dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
-    folder = bundled_folder(recipe.model) or resolve_folder(recipe.model)
-    model = HookedMamba.from_pretrained(folder, device=device, dtype=dtype).requires_grad_(False)
+    model, folder = load_checkpoint(recipe.model, device=device, dtype=dtype)
     tokenizer = _tokenizer(recipe, folder, model.cfg.d_vocab)
     location = recipe.data
     if location == "auto":
@@ -184,15 +182,10 @@ def _tokenizer(recipe: LensRecipe, folder: Path, d_vocab: int) -> Any:
     """The tokenizer, or None if there is none and none is needed."""
     if recipe.data == RANDOM_TOKENS:
         return None
-    if recipe.tokenizer is not None:
-        tokenizer = load_tokenizer(recipe.tokenizer)
-    elif bundled_folder(recipe.model) is not None:
-        tokenizer = load_demo_tokenizer()
-    elif (folder / "tokenizer.json").is_file():
-        tokenizer = load_tokenizer(folder)
-    elif recipe.data == "auto" and d_vocab < 256:
+    tokenizer = own_tokenizer(recipe.model, folder) if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
+    if tokenizer is None and recipe.data == "auto" and d_vocab < 256:
         return None
-    else:
+    if tokenizer is None:
         try:
             tokenizer = load_tokenizer(folder)
         except DataError as error:

@@ -14,7 +14,7 @@ from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.lens import demo_lens_folder
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo
-from diffmamba_interp.needle.verdict import Verdict
+from diffmamba_interp.needle.findings import Verdict
 from diffmamba_interp.runs.provenance import weights_sha256
 
 RECIPES = tuple(name for name in ("builtin", "paper") if (run.HERE / name / "results.json").is_file())

@@ -16,7 +16,8 @@ from diffmamba_interp.files import atomic
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.lens import TunedLens, save_lens
 from diffmamba_interp.lens.card import lens_sha256
-from diffmamba_interp.needle import compare, load_trajectory, trajectory
+from diffmamba_interp.needle import compare, findings, load_trajectory, trajectory
+from diffmamba_interp.needle.recipe import make_samples, resolved_filler_split
 from diffmamba_interp.runs.provenance import weights_sha256
 from diffmamba_interp.text import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.text.documents import split_of_text
@@ -67,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Model two with its lens against baseline one with its own, into tmp_path/out."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate_needle, "N_RESAMPLES", 50)
+    monkeypatch.setattr(findings, "RUN_RESAMPLES", 50)
     return [*pair(models, "two", "one"), "--out", str(tmp_path / "out"), *SIZES]
 
 
@@ -285,8 +286,8 @@ def test_all_of_a_filler_of_ones_own_is_used_and_its_evaluation_split_when_asked
 
     def used(*more: str) -> set[str]:
         recipe = evaluate_needle.parse([*options, *more])
-        recipe = replace(recipe, filler_split=evaluate_needle.resolved_filler_split(recipe))
-        samples = evaluate_needle.make_samples(recipe, tokenizer)
+        recipe = replace(recipe, filler_split=resolved_filler_split(recipe))
+        samples = make_samples(recipe, tokenizer)
         return {text for text in texts if any(text[-40:] in sample.prompt for sample in samples)}
 
     assert any(split_of_text(text) != "eval" for text in used())
@@ -307,9 +308,7 @@ def test_prompts_begin_as_the_tokenizers_template_has_it_and_the_log_says_so(
     )
     save_tokenizer(tokenizer, tmp_path / "llama")
     begun, plain = (
-        evaluate_needle.make_samples(
-            evaluate_needle.parse([*options, "--bos", bos]), load_tokenizer(tmp_path / "llama")
-        )
+        make_samples(evaluate_needle.parse([*options, "--bos", bos]), load_tokenizer(tmp_path / "llama"))
         for bos in ("auto", "never")
     )
     assert {int(sample.tokens[0]) for sample in begun} == {1}

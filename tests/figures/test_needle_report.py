@@ -7,7 +7,7 @@ import pytest
 
 from diffmamba_interp.figures.needle_report import needle_report
 from diffmamba_interp.needle.curves import Curve, PairedCurve
-from diffmamba_interp.needle.verdict import Verdict
+from diffmamba_interp.needle.findings import Verdict
 
 GROUPS = ((("length", "512"),), (("task", "qa1"), ("length", "512")))
 STAGES = ("embedding", "after block 0", "output")

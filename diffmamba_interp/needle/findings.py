@@ -1,4 +1,6 @@
-"""Which of two models has the higher signal-to-noise ratio: one answer per task, length and lens, not one per stage.
+"""What a needle run finds: curves by stage, the differences of two models, and which of them the answer stands out in.
+
+A verdict is one answer per task, length and lens, not one per stage: which model has the higher signal-to-noise ratio?
 
     inner stages   d = mean over stages but the embedding and the output of snr_db(second) - snr_db(first), per prompt
     output         d = the same at the model's own output
@@ -17,15 +19,42 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.needle.curves import Group, matched
+from diffmamba_interp.needle.curves import Curve, Group, PairedCurve, compare, matched, summarise
 from diffmamba_interp.needle.records import ReadSample
-from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
+from diffmamba_interp.needle.trajectory_records import MEASURED, Measure, NeedleTrajectory
 from diffmamba_interp.statistics import N_RESAMPLES, paired_test
 
 Place = Literal["inner stages", "output"]
 
 MIN_PROMPTS = 10
 """With fewer prompts an interval is too narrow to decide anything."""
+
+
+RUN_RESAMPLES = 2_000
+"""Bootstrap draws of every interval of a run."""
+
+REPORTED: tuple[Measure, ...] = tuple(name for name, measured in MEASURED.items() if measured.reported)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Curves by length and by task and length; differences and verdicts are empty without a baseline."""
+
+    curves: list[Curve]
+    differences: list[PairedCurve]
+    verdicts: list[Verdict]
+
+
+def find(trajectories: Sequence[NeedleTrajectory], seed: int = 0) -> Findings:
+    """Curves of all trajectories, and, of two, the second against the first."""
+    curves, differences = [], []
+    for by in (("length",), ("task", "length")):
+        draws: dict[str, Any] = {"by": by, "measures": REPORTED, "n_resamples": RUN_RESAMPLES, "seed": seed}
+        curves += summarise(trajectories, **draws)
+        if len(trajectories) == 2:
+            differences += compare(trajectories[0], trajectories[1], **draws)
+    judged = verdicts(*trajectories, n_resamples=RUN_RESAMPLES, seed=seed) if len(trajectories) == 2 else []
+    return Findings(curves=curves, differences=differences, verdicts=judged)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +93,8 @@ class Verdict:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Verdict:
         """The inverse of `to_dict`."""
-        found = {name: value for name, value in values.items() if name != "winner"}
-        return cls(**{**found, "group": tuple(values["group"].items())})
+        plain = {name: value for name, value in values.items() if name != "winner"}
+        return cls(**plain | {"group": tuple(values["group"].items())})
 
 
 def verdicts(
@@ -106,11 +135,11 @@ def judge(
     if first_db.shape[-1] < 3:
         raise ValueError(f"there are {first_db.shape[-1]} stages, none between embedding and output: nothing to judge.")
     places: dict[Place, slice] = {"inner stages": slice(1, -1), "output": slice(-1, None)}
-    found = []
+    judged = []
     for place, stages in places.items():
         a, b = (values[:, stages].mean(axis=1) for values in (first_db, second_db))
         tested = paired_test(a, b, n_resamples=n_resamples, seed=seed)
-        found.append(
+        judged.append(
             Verdict(
                 baseline=names[0],
                 model=names[1],
@@ -126,25 +155,47 @@ def judge(
                 p_value=float(tested.p_value),
             )
         )
-    return found
+    return judged
 
 
 def groups(samples: Sequence[ReadSample]) -> dict[Group, list[int]]:
     """Indices of the prompts of all tasks by length, then of each task and length, sorted."""
-    found: dict[Group, list[int]] = {}
+    indices: dict[Group, list[int]] = {}
     for length in sorted({sample.length for sample in samples}):
-        found[(("length", str(length)),)] = [i for i, sample in enumerate(samples) if sample.length == length]
+        indices[(("length", str(length)),)] = [i for i, sample in enumerate(samples) if sample.length == length]
     for task, length in sorted({(sample.task, sample.length) for sample in samples}):
-        found[("task", task), ("length", str(length))] = [
+        indices[("task", task), ("length", str(length))] = [
             i for i, sample in enumerate(samples) if (sample.task, sample.length) == (task, length)
         ]
-    return found
+    return indices
 
 
-def verdict_table(found: Sequence[Verdict]) -> list[str]:
+def findings_table(findings: Findings) -> list[str]:
+    """What the terminal shows: the verdicts of the first lens; of a single model, what was measured of it."""
+    lens = findings.curves[0].lens
+    if findings.verdicts:
+        return verdict_table([verdict for verdict in findings.verdicts if verdict.lens == lens])
+    stages = findings.curves[0].stages
+    middle = stages[len(stages) // 2]
+    rows: list[tuple[str, ...]] = [("task", "length", "n", "of the answer", f"{middle} [95 % CI]", "at the output")]
+    for curve in findings.curves:
+        if (curve.lens, curve.statistic) != (lens, "mean"):
+            continue
+        form = "+.2f" if curve.measure == "snr_db" else ".3g"
+        shown = (
+            f"{curve.value[i]:{form}} [{curve.low[i]:{form}}, {curve.high[i]:{form}}]"
+            for i in (stages.index(middle), -1)
+        )
+        group = dict(curve.group)
+        name = MEASURED[curve.measure].title.removesuffix(" of the answer")
+        rows.append((group.get("task", "all"), group["length"], str(curve.n), name, *shown))
+    return aligned_table(rows)
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     """Lines of a Markdown table that also reads well in a terminal; a row per verdict."""
-    rows = [("task", "length", "n", "lens", "where", *_names(found), "difference [95 % CI], dB", "p", "higher SNR")]
-    for one in found:
+    rows = [("task", "length", "n", "lens", "where", *_names(verdicts), "difference [95 % CI], dB", "p", "higher SNR")]
+    for one in verdicts:
         group = dict(one.group)
         interval = f"{one.difference_db:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
         rows.append(
@@ -164,7 +215,7 @@ def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
-def _names(found: Sequence[Verdict]) -> tuple[str, str]:
-    if not found:
+def _names(verdicts: Sequence[Verdict]) -> tuple[str, str]:
+    if not verdicts:
         raise ValueError("there are no verdicts to tabulate: judge at least one pair first.")
-    return f"{found[0].baseline}, dB", f"{found[0].model}, dB"
+    return f"{verdicts[0].baseline}, dB", f"{verdicts[0].model}, dB"

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffmamba_interp.needle.findings import Verdict, judge, verdict_table, verdicts
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
-from diffmamba_interp.needle.verdict import Verdict, judge, verdict_table, verdicts
 
 N = 20
 
