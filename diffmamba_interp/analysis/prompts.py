@@ -2,7 +2,7 @@
 
 The same recipe gives every model, and every analysis, the same prompts: a sample is known by its task, length, story
 and the recipe's seed, so records of different analyses can be joined on these. They are made once, on CPUs, and kept in
-a file (`needle.sample_files`) for the processes, or the machine, that measure.
+a file (`needle.records`) for the processes, or the machine, that measure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffmamba_interp.files.json_files import plain
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, Story, heldout_babi_stories
 from diffmamba_interp.needle.accuracy_grid import hide_stories
-from diffmamba_interp.needle.sample_files import load_samples, save_samples
+from diffmamba_interp.needle.records import load_samples, save_samples
 from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.text import TextSource, documents_of_split
 from diffmamba_interp.text.generated_text import generated_documents
