@@ -17,7 +17,8 @@ from timing import Timing, time_side_by_side
 from torch import nn
 
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
-from diffmamba_interp.models.block import Block
+from diffmamba_interp.hook_points import HookPoint
+from diffmamba_interp.models.block import Block, OpenSum
 from diffmamba_interp.ops import fused
 
 D_MODEL, N_LAYERS, D_STATE, D_VOCAB, LENGTH = 1024, 48, 128, 50_288, 2048
@@ -110,11 +111,18 @@ def measure_blocks(batch: int, graphs: bool) -> dict[str, Timing]:
         {
             "mamba_ssm block": lambda: peer(hidden, resid),
             "two mamba_ssm mixers in turn": lambda: pair(resid),
-            "ours, plain block": lambda: plain(resid, fused=True, keep_state=False),
-            "ours, differential block": lambda: differential(resid, fused=True, keep_state=False),
+            "ours, plain block": lambda: between_blocks(plain, hidden, resid),
+            "ours, differential block": lambda: between_blocks(differential, hidden, resid),
+            "ours, plain block alone": lambda: plain(resid, fused=True, keep_state=False),
+            "ours, differential block alone": lambda: differential(resid, fused=True, keep_state=False),
         },
         graphs=graphs,
     )
+
+
+def between_blocks(block: nn.Module, hidden: torch.Tensor, resid: torch.Tensor) -> object:
+    """A block as it runs inside a model, and as the peer's does: the sum is the one that the block before has left."""
+    return block(OpenSum(resid, hidden, HookPoint()), fused=True, keep_state=False, leave_sum=True)
 
 
 def measure_models(batch: int, graphs: bool) -> dict[str, Timing]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -114,13 +114,17 @@ class HookPoint(nn.Module):
         running = running_threads() if running is None else running
         attachment = Attachment(function, None if all_threads else threading.get_ident(), running)
         with _attaching:
-            self._attachments = (*self._attachments, attachment)
+            self._set_attachments((*self._attachments, attachment))
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
         """Undo one `attach`."""
         with _attaching:
-            self._attachments = tuple(other for other in self._attachments if other is not attachment)
+            self._set_attachments(tuple(other for other in self._attachments if other is not attachment))
+
+    def _set_attachments(self, attachments: tuple[Attachment, ...]) -> None:
+        # Past Module.__setattr__, which looks for parameters: this happens at every point of every cached run.
+        self.__dict__["_attachments"] = attachments
 
     def __call__(self, value: Tensor) -> Tensor:
         """`forward`, without the cost of a module call where nothing is attached: it is on every model's path."""
@@ -211,13 +215,19 @@ def select_names(points: Iterable[str], names: NamesFilter, argument: str = "nam
     if callable(names):
         return [name for name in existing if names(name)]
     patterns = [names] if isinstance(names, str) else list(names)
-    chosen: set[str] = set()
+    chosen, points = set[str](), set(existing)
     for pattern in patterns:
-        found = [name for name in existing if name == pattern or matches_glob(name, pattern)]
+        found = (pattern,) if pattern in points else _matching(tuple(existing), pattern)
         if not found:
             raise UnknownHookPointError(f"{argument}: {_no_such_name(pattern, existing)}")
         chosen.update(found)
     return [name for name in existing if name in chosen]
+
+
+@lru_cache(maxsize=64)
+def _matching(existing: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    """Kept for the patterns in use: looking through all names takes longer than a short prompt's forward pass."""
+    return tuple(name for name in existing if matches_glob(name, pattern))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ resid_post = resid_pre + mixer(norm(resid_pre))
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from diffmamba_interp.models.branch_stack import BranchStack
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.mixer import BlockState, new_mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
+from diffmamba_interp.ops import fused as kernels
 
 
 class Block(nn.Module):
@@ -33,18 +36,63 @@ class Block(nn.Module):
 
     def forward(
         self,
-        resid: Float[Tensor, "batch pos d_model"],
+        resid: Float[Tensor, "batch pos d_model"] | OpenSum,
         state: BlockState | None = None,
         valid: Bool[Tensor, "batch pos"] | None = None,
         *,
         fused: bool = False,
         keep_state: bool = True,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], BlockState | None]:
-        """resid_post, and the mixer's state after the last valid position; arguments as in `Mixer`."""
-        resid = self.hook_resid_pre(resid)
-        u = self.hook_mixer_in(self.norm(resid, fused=fused))
-        mixer_out, state = self.mixer(u, state, valid, fused=fused, keep_state=keep_state)
-        return self.hook_resid_post(resid + self.hook_mixer_out(mixer_out)), state
+        leave_sum: bool = False,
+    ) -> tuple[Float[Tensor, "batch pos d_model"] | OpenSum, BlockState | None]:
+        """resid_post, and the mixer's state after the last valid position; arguments as in `Mixer`.
+
+        `leave_sum`: leave resid_post to the block that comes next, as a sum that it makes in its norm's launch.
+        """
+        if isinstance(resid, OpenSum):
+            resid, u = resid.normed(self)
+        else:
+            resid = self.hook_resid_pre(resid)
+            u = self.norm(resid, fused=fused)
+        mixer_out, state = self.mixer(self.hook_mixer_in(u), state, valid, fused=fused, keep_state=keep_state)
+        after = OpenSum(resid, self.hook_mixer_out(mixer_out), self.hook_resid_post)
+        return after if leave_sum else after.made(), state
+
+
+@dataclass(frozen=True)
+class OpenSum:
+    """A block's resid_post before it is made: the stream that entered, what the mixer adds, and where it is shown."""
+
+    resid: Tensor
+    mixer_out: Tensor
+    point: HookPoint
+
+    def made(self) -> Float[Tensor, "batch pos d_model"]:
+        return self.point(self.resid + self.mixer_out)
+
+    def normed(self, following: Block) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]:
+        """resid_pre of the block that follows and its norm, in one launch."""
+        norm = following.norm
+        resid, normed = kernels.add_rms_norm(self.resid, self.mixer_out, norm.weight, norm.eps)
+        return following.hook_resid_pre(self.point(resid)), normed
+
+
+def may_leave_sum(block: nn.Module, following: nn.Module | None) -> bool:
+    """Whether nobody who could tell looks between the two, and both are blocks as they are here.
+
+    Recorders may look: they are shown the sum when it is made. torch's own module hooks would be shown no tensor.
+    """
+    if torch.is_grad_enabled() or not (isinstance(block, Block) and isinstance(following, Block)):
+        return False
+    every_module = nn.modules.module
+    is_watched = bool(
+        block._forward_hooks
+        or following._forward_pre_hooks
+        or every_module._global_forward_hooks
+        or every_module._global_forward_pre_hooks
+        or "forward" in {*block.__dict__, *following.__dict__}
+    )
+    is_replaceable = block.hook_resid_post.may_replace or following.hook_resid_pre.may_replace
+    return not (is_watched or is_replaceable or following.norm.is_hooked)
 
 
 def make_mixer(cfg: HookedMambaConfig, index: int) -> nn.Module:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import compress
+from operator import attrgetter
 
 from torch import Tensor, nn
 
@@ -48,7 +50,7 @@ class PassResult:
 def run_pass(
     graphs: GraphStore | None,
     model: nn.Module,
-    points: Sequence[HookPoint],
+    points: Collection[HookPoint],
     run: Callable[[PassInputs], PassResult],
     inputs: PassInputs,
     key: Hashable,
@@ -87,12 +89,11 @@ def run_pass(
     return result
 
 
-def _recorders_in_force(points: Sequence[HookPoint]) -> dict[Recorder, list[str]] | None:
+def _recorders_in_force(points: Collection[HookPoint]) -> dict[Recorder, list[str]] | None:
     """What is recorded in this thread, and at which points; None where a function of another kind is attached too."""
     recorders: dict[Recorder, list[str]] = {}
-    for point in points:
-        if not point._attachments:
-            continue
+    hooked = map(attrgetter("_attachments"), points)
+    for point in compress(points, hooked):
         for attachment in point.in_force:
             if not isinstance(attachment.function, Recorder) or attachment.thread is None:
                 return None

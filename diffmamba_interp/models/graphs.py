@@ -26,9 +26,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -88,16 +89,21 @@ class GraphStore:
         """
         key = (key, _launch_settings(), tuple(_layout(tensor) for tensor in inputs))
         with self._lock:
-            if self._watched is None or not self._watched.is_current():
-                self.clear()
+            if self._watched is None:
                 self._watched = Watched(model)
             if not self._watched.is_observed():
                 entry = self._entries.setdefault(key, _Entry())
                 self._entries.move_to_end(key)
                 entry.n_uses += 1
-                if entry.graph is None and entry.n_uses > 1 and not entry.is_refused:
-                    self._capture(entry, body, inputs)
-                if entry.graph is not None:
+                # A replay is launched first and its weights looked at while it runs: they are there, if not current.
+                outputs = None if entry.graph is None else entry.replay(inputs)
+                change = self._watched.change()
+                if change == "replaced":
+                    self.clear()
+                    self._entries[key] = _Entry(n_uses=1)
+                elif outputs is not None:
+                    return outputs if change == "none" else entry.replay(inputs)
+                elif entry.n_uses > 1 and not entry.is_refused and self._capture(entry, body, inputs):
                     return entry.replay(inputs)
         return self._eagerly(body, inputs)
 
@@ -122,7 +128,8 @@ class GraphStore:
     def __reduce__(self) -> tuple[type[GraphStore], tuple[int | None]]:
         return GraphStore, (self.max_bytes,)
 
-    def _capture(self, entry: _Entry, body: Body, inputs: Sequence[Tensor]) -> None:
+    def _capture(self, entry: _Entry, body: Body, inputs: Sequence[Tensor]) -> bool:
+        """Whether there is a graph of this key now."""
         assert self._watched is not None
         try:
             entry.take(body, inputs)
@@ -130,7 +137,7 @@ class GraphStore:
             # Whatever it is, the same call runs eagerly next, and raises there what is the caller's to know.
             entry.refuse()
             _say_once("a forward pass could not be captured as a CUDA graph and runs eagerly (%s)", str(error))
-            return
+            return False
         self._watched.keep_derived()
         limit = _limit(self.max_bytes, inputs[0].device)
         if entry.n_bytes > limit:
@@ -141,6 +148,7 @@ class GraphStore:
                 break
             if self._entries[key] is not entry:
                 del self._entries[key]
+        return entry.graph is not None
 
     def _eagerly(self, body: Body, inputs: Sequence[Tensor]) -> Outputs:
         try:
@@ -193,22 +201,39 @@ class CudaGraph:
     """One CUDA graph of a function of tensors, and its outputs."""
 
     def __init__(self, body: Body, inputs: Sequence[Tensor]) -> None:
-        device = inputs[0].device
+        device, pool = inputs[0].device, torch.cuda.graph_pool_handle()
         self._graph = torch.cuda.CUDAGraph()
         self.replay = self._graph.replay
         current = torch.cuda.current_stream(device)
         with _capturing, torch.cuda.device(device):
             stream = torch.cuda.Stream(device)
             stream.wait_stream(current)
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(stream), _mended_after_failure(stream, pool):
                 # Here and not in the capture kernels are compiled and tuned, and workspaces of this stream made.
                 body(inputs)
-                with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                     self.outputs = body(inputs)
             current.wait_stream(stream)
-        pool = tuple(self._graph.pool())
         segments = torch.cuda.memory_snapshot()
-        self.n_bytes = sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == pool)
+        self.n_bytes = sum(s["total_size"] for s in segments if tuple(s["segment_pool_id"]) == tuple(pool))
+
+
+@contextmanager
+def _mended_after_failure(stream: torch.cuda.Stream, pool: tuple[int, int]) -> Iterator[None]:
+    """Undo what PyTorch leaves behind of a capture that CUDA itself breaks off, as it does where the host waits for it.
+
+    Its pool stays open, so that nobody gets its memory and no later capture succeeds; and the random numbers of the
+    device stay those of a capture until one has come to its end.
+    """
+    try:
+        yield
+    except Exception:
+        with suppress(RuntimeError):  # The pool is closed where another error than CUDA's ended the capture.
+            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+            torch._C._cuda_releasePool(stream.device_index, pool)
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"):
+                torch.zeros((), device=stream.device)
+        raise
 
 
 capture: Callable[[Body, Sequence[Tensor]], Graph] = CudaGraph
@@ -240,19 +265,24 @@ class Watched:
         self._deriving = [module for module in modules if isinstance(module, Deriving)]
         self._derived: dict[Deriving, object] = {}
 
-    def is_current(self) -> bool:
-        """Whether the graphs may still be replayed; what was derived of edited weights is made anew where it lies."""
+    def change(self) -> Literal["none", "refreshed", "replaced"]:
+        """What has become of it since the last call.
+
+        refreshed: weights were edited in place, and what is derived of them was made anew where it lies. replaced:
+        something is elsewhere now, and the graphs must not be replayed.
+        """
         if any(children != before for children, before in self._children):
-            return False
+            return "replaced"
         for slots, name, tensor, address in self._slots:
             now = slots.get(name)
             if now is not tensor or (now is not None and now.data_ptr() != address):
-                return False
+                return "replaced"
         versions = self._count()
         if versions == self._versions and all(m.derived is before for m, before in self._derived.items()):
-            return True
+            return "none"
         self._versions = versions
-        return all(module.derive() is before for module, before in self._derived.items())
+        is_in_place = all(module.derive() is before for module, before in self._derived.items())
+        return "refreshed" if is_in_place else "replaced"
 
     def is_observed(self) -> bool:
         """Whether a run does more than the model's own: torch's module hooks, a forward put in place of a module's."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import zip_longest
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,7 @@ from diffmamba_interp.hook_points import (
     name_hook_points,
     select_names,
 )
-from diffmamba_interp.models.block import Block, residual_dtype
+from diffmamba_interp.models.block import Block, may_leave_sum, residual_dtype
 from diffmamba_interp.models.checkpoint_fields import Format
 from diffmamba_interp.models.forward_pass import PassInputs, PassResult, run_pass
 from diffmamba_interp.models.generation import generate
@@ -293,24 +294,26 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         n_blocks = self._n_blocks_to_run(stop_at_block)
         if state is not None:
             state.require_fit([self.cfg.block_kind(index) for index in range(n_blocks)], tokens.shape[0])
-        read = _positions_read(positions, tokens, valid)
+        read = None if positions is None else _positions_read(positions, tokens, valid)
         inputs = PassInputs(tokens=tokens, valid=valid, positions=read, state=state)
 
         def run(inputs: PassInputs) -> PassResult:
             return self._run_blocks(inputs, n_blocks, to_unembed=stop_at_block is None, keep_state=keep_state)
 
-        points = tuple(self.hook_points.values())
-        return run_pass(self._graphs, self, points, run, inputs, (stop_at_block, keep_state, self.impl))
+        return run_pass(
+            self._graphs, self, self.hook_points.values(), run, inputs, (stop_at_block, keep_state, self.impl)
+        )
 
     def _run_blocks(self, inputs: PassInputs, n_blocks: int, *, to_unembed: bool, keep_state: bool) -> PassResult:
         """What a graph holds: tensors in, tensors out, and the same launches whatever is in them."""
         resid = self.hook_embed(self.embed(inputs.tokens))
         resid = resid.to(residual_dtype(self.cfg, resid.dtype))
         fused = self._chosen_impl(resid) == "fused"
-        states = []
-        for index in range(n_blocks):
+        states, blocks = [], list(self.blocks)[:n_blocks]
+        for index, (block, following) in enumerate(zip_longest(blocks, blocks[1:])):
             before = None if inputs.state is None else inputs.state.blocks[index]
-            resid, after = self.blocks[index](resid, before, inputs.valid, fused=fused, keep_state=keep_state)
+            options = {"leave_sum": True} if fused and may_leave_sum(block, following) else {}
+            resid, after = block(resid, before, inputs.valid, fused=fused, keep_state=keep_state, **options)
             states.append(after)
         if to_unembed:
             resid = self.ln_final(take_rows(resid, inputs.positions), fused=fused)

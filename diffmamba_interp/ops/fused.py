@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, fused_conv_silu, fused_rms_norm
+from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, fused_add_rms_norm, fused_conv_silu, fused_rms_norm
 from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 from diffmamba_interp.ops.reference import ScanOutput
 from diffmamba_interp.ops.selective import read_initial_state
@@ -216,10 +216,24 @@ def rms_norm(
 
     By our kernel in one launch; by PyTorch's for float64 and for rows longer than a program of ours holds.
     """
-    if x.shape[-1] <= MAX_NORM_WIDTH and torch.float64 not in (x.dtype, weight.dtype):
+    if _serves_norm(x, weight):
         return fused_rms_norm(x, weight, eps, gain=gain)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return F.rms_norm(x.to(dtype), (x.shape[-1],), gain * weight.to(dtype), eps).to(weight.dtype)
+
+
+def add_rms_norm(
+    before: Float[Tensor, "*batch d"], added: Float[Tensor, "*batch d"], weight: Float[Tensor, " d"], eps: float
+) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
+    """before + added, and `rms_norm` of it: in one launch without gradients where our kernel serves, else in two."""
+    if not torch.is_grad_enabled() and _serves_norm(before, weight) and added.dtype != torch.float64:
+        return fused_add_rms_norm(before, added, weight, eps)
+    total = before + added
+    return total, rms_norm(total, weight, eps)
+
+
+def _serves_norm(x: Tensor, weight: Tensor) -> bool:
+    return x.shape[-1] <= MAX_NORM_WIDTH and torch.float64 not in (x.dtype, weight.dtype)
 
 
 @functools.cache

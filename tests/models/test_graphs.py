@@ -364,18 +364,19 @@ def test_what_is_derived_of_edited_weights_is_made_anew_where_it_lies_or_else_th
     watched.keep_derived()
     with torch.no_grad():
         module.weight.mul_(3)
-    assert watched.is_current()
+    assert watched.change() == "refreshed"
+    assert watched.change() == "none"
     assert kept.tolist() == [9, 9, 9]
     with torch.no_grad():
         module.weight.mul_(2)
     module.is_in_place = False
-    assert not watched.is_current()
+    assert watched.change() == "replaced"
     forgetful = _Squares()
     forgetful.derive()
     watched = Watched(forgetful)
     watched.keep_derived()
     forgetful.derived = None
-    assert not watched.is_current()
+    assert watched.change() == "replaced"
 
 
 @torch.no_grad()
@@ -569,13 +570,15 @@ def gpu_calls(length: int, state: object) -> dict[str, Callable[[HookedMamba, Te
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("placement", ["alternate", "all"])
+@pytest.mark.parametrize(
+    ("placement", "dtype"),
+    [("alternate", torch.float32), ("alternate", torch.bfloat16), ("all", torch.bfloat16)],
+)
 @pytest.mark.parametrize("length", LENGTHS)
 @torch.no_grad()
 def test_a_graph_gives_the_eager_numbers(length: int, placement: str, dtype: torch.dtype) -> None:
     model = gpu_model(placement, dtype)
-    given = [gpu_tokens(length, seed=seed) for seed in range(4)]
+    given = [gpu_tokens(length, seed=seed) for seed in range(3)]
     _, state = model.forward_with_state(gpu_tokens(5))
     for name, call in gpu_calls(length, state).items():
         model.cuda_graphs = False
@@ -696,6 +699,7 @@ def test_a_capture_that_fails_leaves_everything_else_working(monkeypatch: pytest
             assert torch.equal(model(tokens), expected)
     assert n_graphs(model) == 0
     assert torch.cuda.current_stream() == stream
+    assert 0 <= float(torch.rand((), device="cuda")) < 1
     torch.cuda.synchronize()
     model.cuda_graphs = True
     for _ in range(3):

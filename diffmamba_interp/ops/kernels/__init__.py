@@ -7,7 +7,7 @@ The same formulas in plain PyTorch are in `ops.reference`.
 from diffmamba_interp.ops.kernels.contribution import fused_contribution
 from diffmamba_interp.ops.kernels.conv_silu import ConvTiles, fused_conv_silu
 from diffmamba_interp.ops.kernels.hidden_attention import fused_hidden_attention
-from diffmamba_interp.ops.kernels.rms_norm import MAX_NORM_WIDTH, NormTiles, fused_rms_norm
+from diffmamba_interp.ops.kernels.rms_norm import MAX_NORM_WIDTH, NormTiles, fused_add_rms_norm, fused_rms_norm
 from diffmamba_interp.ops.kernels.tiles import DEFAULT_INPUT_PRECISION, Tiles
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ConvTiles",
     "NormTiles",
     "Tiles",
+    "fused_add_rms_norm",
     "fused_contribution",
     "fused_conv_silu",
     "fused_hidden_attention",

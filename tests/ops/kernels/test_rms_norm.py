@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffmamba_interp.ops import fused
-from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, NormTiles, fused_rms_norm, rms_norm
+from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, NormTiles, fused_add_rms_norm, fused_rms_norm, rms_norm
 from diffmamba_interp.ops.kernels.triton_import import INTERPRETED
 
 SMALL = NormTiles(block=128, num_warps=1, programs_per_sm=3)
@@ -160,3 +160,46 @@ def test_the_fused_path_serves_every_width_and_dtype(
     expected = reference(x.double(), weight.double(), EPS, 0.4)
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------ the sum and its norm in one launch
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(
+    ("before_dtype", "added_dtype", "dtype"),
+    [
+        (torch.float32, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float32, torch.float16),
+    ],
+)
+@pytest.mark.parametrize(("length", "d"), [(1, 32), (7, 20), (63, 1), (130, 24), (500, 5)])
+def test_the_sum_is_pytorchs_and_the_norm_is_that_of_the_sum(
+    length: int,
+    d: int,
+    before_dtype: torch.dtype,
+    added_dtype: torch.dtype,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    before, weight, _ = make_inputs(length, d, device, before_dtype, dtype)
+    added = make_inputs(length, d, device, added_dtype, dtype)[0].flip(1)
+    with torch.no_grad():
+        total, normed = fused_add_rms_norm(before, added, weight, EPS, tiles=SMALL)
+        expected = before + added
+        assert total.dtype == expected.dtype
+        # Triton's interpreter cuts bfloat16 off, where a GPU and PyTorch round to the nearest number.
+        step = torch.finfo(total.dtype).eps if INTERPRETED and total.dtype == torch.bfloat16 else 0.0
+        torch.testing.assert_close(total, expected, rtol=step, atol=0.0)
+        assert normed.dtype == dtype
+        torch.testing.assert_close(normed, fused_rms_norm(total, weight, EPS, tiles=SMALL))
+
+
+def test_a_sum_that_cannot_be_made_in_the_norms_launch_is_refused(device: torch.device) -> None:
+    x, weight, _ = make_inputs(4, 8, device, torch.float32, torch.float32)
+    with pytest.raises(RuntimeError, match="fused_add_rms_norm has no backward"):
+        fused_add_rms_norm(x, x, weight, EPS)
+    with torch.no_grad(), pytest.raises(ValueError, match="added is torch.float64"):
+        fused_add_rms_norm(x, x.double(), weight, EPS)
