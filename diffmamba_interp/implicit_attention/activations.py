@@ -34,7 +34,7 @@ from diffmamba_interp.hook_names import (
     mixer_point,
     subnorm,
 )
-from diffmamba_interp.hook_points import attached
+from diffmamba_interp.hook_points import Recorder, attached
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
@@ -137,8 +137,17 @@ def capture_block(
     """
     if not 0 <= block < model.cfg.n_layers:
         raise ValueError(f"block is {block}: the model has blocks 0 to {model.cfg.n_layers - 1}.")
-    resid = model(tokens, lengths=lengths, stop_at_block=block)
-    return run_block(model, resid, block, valid_positions(tokens, lengths))[1]
+    return run_to_block(model, tokens, block, lengths)[1]
+
+
+def run_to_block(
+    model: HookedMamba, tokens: Int[Tensor, "batch pos"], block: int, lengths: Lengths | None
+) -> tuple[Float[Tensor, "batch pos d_model"], BlockActivations]:
+    """The residual stream after `block`, and what the block did, of a run that ends there. Raises as `run_block`."""
+    recorder = Recorder()
+    with attached(model.hook_points, [(_points_read(model, block), recorder)]):
+        resid = model(tokens, lengths=lengths, stop_at_block=block + 1)
+    return resid, _activations(model, ActivationCache(recorder.seen), block, valid_positions(tokens, lengths))
 
 
 def run_block(
@@ -149,24 +158,34 @@ def run_block(
     Raises ValueError where a hook sits on `hook_state` or `hook_hidden_attention`: the scan may then not have
     been the one that dt, B and C describe.
     """
-    kind = model.cfg.block_kind(block)
-    which: tuple[Branch | None, ...] = BRANCHES if kind == "differential" else (None,)
-    _refuse_replaced_scans(model, block, which)
-    names = _names(block, kind, _normalisation(model, kind), which)
-    seen: dict[str, Tensor] = {}
+    recorder = Recorder()
     fused = choose_impl(model.impl, resid.device, model.embed.weight.dtype).impl == "fused"
-    # Attached last, so that it sees what the other hooks have left.
-    with attached(model.hook_points, [(names, lambda value, name: seen.update({name: value}))]):
+    with attached(model.hook_points, [(_points_read(model, block), recorder)]):
         resid, _ = model.blocks[block](resid, None, valid, fused=fused, keep_state=False)
-    cache = ActivationCache(seen)
-    return resid, BlockActivations(
+    return resid, _activations(model, ActivationCache(recorder.seen), block, valid)
+
+
+def _points_read(model: HookedMamba, block: int) -> list[str]:
+    """Attached last, a function at these sees what the other hooks have left. Raises for replaced scans."""
+    kind = model.cfg.block_kind(block)
+    _refuse_replaced_scans(model, block, _branches(kind))
+    return _names(block, kind, _normalisation(model, kind), _branches(kind))
+
+
+def _branches(kind: BlockKind) -> tuple[Branch | None, ...]:
+    return BRANCHES if kind == "differential" else (None,)
+
+
+def _activations(model: HookedMamba, cache: ActivationCache, block: int, valid: Tensor | None) -> BlockActivations:
+    kind = model.cfg.block_kind(block)
+    return BlockActivations(
         block=block,
         kind=kind,
         normalisation=_normalisation(model, kind),
-        branches=tuple(_branch(model, cache, block, branch) for branch in which),
+        branches=tuple(_branch(model, cache, block, branch) for branch in _branches(kind)),
         lambda_=cache[differential_point(block, "lambda")] if kind == "differential" else None,
         mixer_out=upcast(cache[block_point(block, "mixer_out")]),
-        lengths=counted(resid, valid),
+        lengths=counted(cache[block_point(block, "mixer_out")], valid),
     )
 
 

@@ -18,7 +18,7 @@ from diffmamba_interp.activation_cache import ActivationCache
 from diffmamba_interp.argument_checks import checked, fitting
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.hook_points import HookFunction
-from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block
+from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block, run_to_block
 from diffmamba_interp.implicit_attention.contributions import Sources, contribution_along, contribution_norms
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
@@ -151,8 +151,7 @@ def _records(
         with torch.set_grad_enabled(keep_graph):
             if is_token(request.direction):
                 request = replace(request, direction=_frozen_logit_direction(model, tokens, lengths, request))
-            kept = _cached(request.cache, block_point(blocks[0], "resid_pre"), tokens)
-            resid = model(tokens, lengths=lengths, stop_at_block=blocks[0]) if kept is None else kept
+            resid = _cached(request.cache, block_point(blocks[0], "resid_pre"), tokens)
     for index in range(blocks[0], blocks[-1] + 1):
         if hooks_in_force(model) != hooks:
             raise RuntimeError(
@@ -161,7 +160,10 @@ def _records(
                 "`with model.hooks(...)` block: records = list(extract_attention(...))."
             )
         with torch.set_grad_enabled(keep_graph):
-            resid, activations = run_block(model, resid, index, valid)
+            if resid is None:
+                resid, activations = run_to_block(model, tokens, index, lengths)
+            else:
+                resid, activations = run_block(model, resid, index, valid)
             record = _record(activations, tokens, request) if index in blocks else None
         del activations
         if record is not None:

@@ -11,7 +11,7 @@ from operator import attrgetter
 from torch import Tensor, nn
 
 from diffmamba_interp.hook_points import HookPoint, Recorder
-from diffmamba_interp.models.graphs import GraphStore, Outputs, may_replay
+from diffmamba_interp.models.graphs import Carried, GraphStore, Outputs, copy_each, may_replay
 from diffmamba_interp.models.recurrent_state import RecurrentState
 
 
@@ -87,6 +87,39 @@ def run_pass(
     for recorder, names in zip(recorders, names_seen, strict=True):
         recorder.seen.update((name, next(following)) for name in names)
     return result
+
+
+class CarriedState:
+    """The recurrent state of a generation, overwritten token by token; `Carried` says where it lies meanwhile."""
+
+    def __init__(self, state: RecurrentState) -> None:
+        self._carried = Carried(state.tensors())
+        self._form = state
+
+    def step(
+        self,
+        graphs: GraphStore | None,
+        model: nn.Module,
+        points: Collection[HookPoint],
+        run: Callable[[PassInputs], PassResult],
+        tokens: Tensor,
+        key: Hashable,
+    ) -> Tensor:
+        """What the unembedding reads after these tokens, which the state then holds too; arguments as in `run_pass`."""
+
+        def body(tensors: Sequence[Tensor]) -> Outputs:
+            following = iter(tensors)
+            form = PassInputs(tokens=tokens, valid=None, positions=None, state=self._form)
+            result = run(form.filled(following))
+            assert result.state is not None
+            copy_each(tensors[1:], result.state.tensors())
+            return Outputs([result.resid])
+
+        is_bare = not any(map(attrgetter("_attachments"), points))
+        if graphs is None or not is_bare or not may_replay([tokens, *self._carried.tensors]):
+            self._carried.give_back()
+            return body([tokens, *self._carried.tensors]).tensors[0]
+        return graphs.call(model, ("step", key), body, [tokens], self._carried).tensors[0]
 
 
 def _recorders_in_force(points: Collection[HookPoint]) -> dict[Recorder, list[str]] | None:

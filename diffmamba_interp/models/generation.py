@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, Natural, NonNegative, checked
+from diffmamba_interp.models.forward_pass import CarriedState
 from diffmamba_interp.models.token_checks import AttentionMask, Lengths, lengths_of, token_ids
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def generate(
     if max_new_tokens == 0:
         return tokens
     logits, state = model.forward_with_state(tokens, lengths=lengths, last_only=True)
+    carried = CarriedState(state)
     new: list[Tensor] = []
     while True:
         chosen = _choose(_without_padding(logits[:, 0], model.cfg.d_vocab_padding), temperature, top_k, generator)
@@ -51,7 +53,7 @@ def generate(
         new.append(chosen)
         if len(new) == max_new_tokens or (stop_token is not None and bool((chosen == stop_token).all())):
             return _append(tokens, torch.stack(new, dim=1).to(tokens.dtype), lengths)
-        logits, state = model.forward_with_state(chosen[:, None], state)
+        logits = model.step(chosen[:, None], carried)
 
 
 def _choose(

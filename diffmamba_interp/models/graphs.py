@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -81,13 +82,22 @@ class GraphStore:
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._watched: Watched | None = None
 
-    def call(self, model: nn.Module, key: Hashable, body: Body, inputs: Sequence[Tensor]) -> Outputs:
+    def call(
+        self,
+        model: nn.Module,
+        key: Hashable,
+        body: Body,
+        inputs: Sequence[Tensor],
+        carried: Carried | None = None,
+    ) -> Outputs:
         """`body(inputs)`, replayed where the key has been met before.
 
         body: a function of its inputs and of the model's weights, which computes nothing else from one call to the
             next that has the same key. Shapes, strides and dtypes of the inputs are added to the key.
+        carried: further inputs, behind the others, which the body overwrites for the next call.
         """
-        key = (key, _launch_settings(), tuple(_layout(tensor) for tensor in inputs))
+        own = [] if carried is None else carried.tensors
+        key = (key, _launch_settings(), tuple(_layout(tensor) for tensor in (*inputs, *own)))
         with self._lock:
             if self._watched is None:
                 self._watched = Watched(model)
@@ -96,21 +106,25 @@ class GraphStore:
                 self._entries.move_to_end(key)
                 entry.n_uses += 1
                 # A replay is launched first and its weights looked at while it runs: they are there, if not current.
-                outputs = None if entry.graph is None else entry.replay(inputs)
+                is_first = entry.graph is not None and carried is None
+                outputs = entry.replay(inputs) if is_first else None
                 change = self._watched.change()
                 if change == "replaced":
                     self.clear()
                     self._entries[key] = _Entry(n_uses=1)
-                elif outputs is not None:
-                    return outputs if change == "none" else entry.replay(inputs)
-                elif entry.n_uses > 1 and not entry.is_refused and self._capture(entry, body, inputs):
-                    return entry.replay(inputs)
-        return self._eagerly(body, inputs)
+                elif outputs is not None and change == "none":
+                    return outputs
+                elif entry.graph is not None or (entry.n_uses > 1 and self._capture(entry, body, [*inputs, *own])):
+                    return entry.replay(inputs, carried)
+            if carried is not None:
+                carried.give_back()
+        return self._eagerly(body, [*inputs, *own])
 
     def clear(self) -> None:
         """Drop every graph, and forget which keys were met."""
         with self._lock:
-            self._entries.clear()
+            for key in list(self._entries):
+                self._drop(key)
             self._watched = None
 
     @property
@@ -131,6 +145,8 @@ class GraphStore:
     def _capture(self, entry: _Entry, body: Body, inputs: Sequence[Tensor]) -> bool:
         """Whether there is a graph of this key now."""
         assert self._watched is not None
+        if entry.is_refused:
+            return False
         try:
             entry.take(body, inputs)
         except Exception as error:  # noqa: BLE001
@@ -147,8 +163,13 @@ class GraphStore:
             if self.n_bytes <= limit and len(self._entries) <= MAX_KEYS:
                 break
             if self._entries[key] is not entry:
-                del self._entries[key]
+                self._drop(key)
         return entry.graph is not None
+
+    def _drop(self, key: Hashable) -> None:
+        owner = self._entries.pop(key).owner()
+        if owner is not None:
+            owner.give_back()
 
     def _eagerly(self, body: Body, inputs: Sequence[Tensor]) -> Outputs:
         try:
@@ -161,6 +182,43 @@ class GraphStore:
         return body(inputs)
 
 
+class Carried:
+    """Tensors that a captured function overwrites at every call, the state of generation: one owner's at a time.
+
+    They lie in the memory of the graph that was replayed last for their owner, and come back to `tensors` when
+    another owner takes that graph, or when it goes: `give_back`.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = [tensor.clone() for tensor in tensors]
+        self._entry: _Entry | None = None
+
+    def lie_in(self, entry: _Entry, places: Sequence[Tensor]) -> None:
+        """Put the tensors' values into these places of an entry, where they change from then on."""
+        owner = entry.owner()
+        if owner is self:
+            return
+        for before in (self, owner):
+            if before is not None:
+                before.give_back()
+        copy_each(places, self.tensors)
+        self._entry, entry.owner = entry, weakref.ref(self)
+
+    def give_back(self) -> None:
+        """Copy the values back into `tensors`, if they lie elsewhere."""
+        if self._entry is None:
+            return
+        _wait_for(self._entry.finished)
+        copy_each(self.tensors, self._entry.inputs[-len(self.tensors) :])
+        if self.tensors[0].is_cuda:  # The owner may go on in another stream.
+            torch.cuda.current_stream(self.tensors[0].device).synchronize()
+        self._entry.owner, self._entry = _nobody, None
+
+
+def _nobody() -> None:
+    """The owner of an entry that nobody's tensors lie in."""
+
+
 @dataclass(eq=False)
 class _Entry:
     """One key: how often it was met, and its graph with the memory that it reads and how its results are copied."""
@@ -171,13 +229,14 @@ class _Entry:
     inputs: list[Tensor] = field(default_factory=list)
     copies: _Copies | None = None
     finished: torch.cuda.Event | None = None
+    owner: Callable[[], Carried | None] = _nobody
     n_bytes: int = 0
 
     def take(self, body: Body, inputs: Sequence[Tensor]) -> None:
         # Ordinary tensors even in inference mode, whose own could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self.inputs = [_like(tensor) for tensor in inputs]
-            _copy(self.inputs, inputs)
+            copy_each(self.inputs, inputs)
             self.graph = capture(body, self.inputs)
             self.copies = _Copies(self.graph.outputs.tensors)
         self.n_bytes = self.graph.n_bytes + sum(tensor.nbytes for tensor in self.inputs)
@@ -185,12 +244,14 @@ class _Entry:
     def refuse(self) -> None:
         self.is_refused, self.graph, self.inputs, self.copies, self.n_bytes = True, None, [], None, 0
 
-    def replay(self, inputs: Sequence[Tensor]) -> Outputs:
+    def replay(self, inputs: Sequence[Tensor], carried: Carried | None = None) -> Outputs:
         assert self.graph is not None
         assert self.copies is not None
         with torch.no_grad():
             _wait_for(self.finished)
-            _copy(self.inputs, inputs)
+            if carried is not None:
+                carried.lie_in(self, self.inputs[len(inputs) :])
+            copy_each(self.inputs[: len(inputs)], inputs)
             self.graph.replay()
             tensors = self.copies.make()
             self.finished = _marked(inputs[0].device)
@@ -350,7 +411,7 @@ class _Copies:
 
     def make(self) -> list[Tensor]:
         memory = [torch.empty_like(numbers) for numbers in self._memory]
-        _copy(memory, self._memory)
+        copy_each(memory, self._memory)
         made: dict[int, Tensor] = {}
         for tensor, at in self._places:
             if id(tensor) not in made:
@@ -366,7 +427,7 @@ def _as_numbers(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
     return torch.empty(0, dtype=dtype, device=device).set_(storage, 0, (storage.nbytes() // dtype.itemsize,), (1,))
 
 
-def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     """Each source into its target; those of one dtype in few launches."""
     by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for target, source in zip(targets, sources, strict=True):

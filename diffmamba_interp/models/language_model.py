@@ -30,7 +30,7 @@ from diffmamba_interp.hook_points import (
 )
 from diffmamba_interp.models.block import Block, may_leave_sum, residual_dtype
 from diffmamba_interp.models.checkpoint_fields import Format
-from diffmamba_interp.models.forward_pass import PassInputs, PassResult, run_pass
+from diffmamba_interp.models.forward_pass import CarriedState, PassInputs, PassResult, run_pass
 from diffmamba_interp.models.generation import generate
 from diffmamba_interp.models.graphs import GraphStore
 from diffmamba_interp.models.recurrent_state import RecurrentState
@@ -93,6 +93,8 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
 
     @cuda_graphs.setter
     def cuda_graphs(self, allowed: bool) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
         self._graphs = GraphStore() if fitting("cuda_graphs", allowed, bool) else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookedMamba:
@@ -155,6 +157,21 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         )
         assert run.state is not None
         return upcast(self.unembed(run.resid)), run.state
+
+    @torch.no_grad()
+    def step(self, tokens: Int[Tensor, "batch pos"], state: CarriedState) -> Float[Tensor, "batch pos d_vocab"]:
+        """`forward_with_state` that carries the state on inside `state`, where a graph can leave it in its memory.
+
+        What generation repeats for every token. Ids on a GPU are not looked at, which would wait for it: give what
+        this model has chosen. Without gradients.
+        """
+        tokens, _ = prepared_tokens(tokens, self.cfg.d_vocab, wait_for_gpu=False)
+
+        def run(inputs: PassInputs) -> PassResult:
+            return self._run_blocks(inputs, self.cfg.n_layers, to_unembed=True, keep_state=True)
+
+        resid = state.step(self._graphs, self, self.hook_points.values(), run, tokens, self.impl)
+        return upcast(self.unembed(resid))
 
     @checked
     def run_with_cache(

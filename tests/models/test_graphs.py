@@ -21,7 +21,8 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.lens import residual_stream
 from diffmamba_interp.models import graphs
-from diffmamba_interp.models.graphs import Body, GraphStore, Outputs, Watched
+from diffmamba_interp.models.forward_pass import CarriedState
+from diffmamba_interp.models.graphs import Body, Carried, GraphStore, Outputs, Watched
 from tests.models.tiny import random_tokens, tiny_model
 
 
@@ -46,9 +47,11 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
-    def call(store: GraphStore, model: nn.Module, key: object, body: Body, inputs: Sequence[Tensor]) -> Outputs:
+    def call(
+        store: GraphStore, model: Any, key: Any, body: Body, inputs: Any, carried: Carried | None = None
+    ) -> Outputs:
         StandIn.called.body = body
-        return real_call(store, model, key, body, inputs)
+        return real_call(store, model, key, body, inputs, carried)
 
     real_call = GraphStore.call
     monkeypatch.setattr(GraphStore, "call", call)
@@ -524,6 +527,47 @@ def test_a_recorder_keeps_what_it_had_from_runs_before(stand_in: type[StandIn], 
     assert torch.equal(recorder.seen["blocks.1.hook_resid_post"], torch.stack([kept[0, 2:3], kept[1, 0:1]]))
 
 
+# ------------------------------------------------------------------ generation
+
+
+@torch.no_grad()
+def test_generation_by_graph_gives_the_eager_tokens(stand_in: type[StandIn], model: HookedMamba) -> None:
+    prompts = [random_tokens(2, 5, seed=seed) for seed in range(3)]
+    model.cuda_graphs = False
+    expected = [model.generate(prompt, 8) for prompt in prompts]
+    model.cuda_graphs = True
+    for prompt, tokens in zip(prompts, expected, strict=True):
+        assert torch.equal(model.generate(prompt, 8), tokens)
+    # One of the prompt, one of a step.
+    assert stand_in.made == 2
+    assert len({tuple(tokens.flatten().tolist()) for tokens in expected}) == 3
+
+
+@torch.no_grad()
+def test_two_generations_that_take_turns_keep_their_own_states(stand_in: type[StandIn], model: HookedMamba) -> None:
+    prompts = [random_tokens(2, 5, seed=seed) for seed in range(2)]
+    given = [random_tokens(2, 6, seed=10 + seed) for seed in range(2)]
+    model.cuda_graphs = False
+    expected = [model(torch.cat([prompt, more], dim=1))[:, 5:] for prompt, more in zip(prompts, given, strict=True)]
+    model.cuda_graphs = True
+    states = [CarriedState(model.forward_with_state(prompt)[1]) for prompt in prompts]
+    steps: list[list[Tensor]] = [[], []]
+    for at, which in enumerate([0, 0, 0, 1, 0, 1, 1, 1, 0, 1, 1, 0]):
+        if at == 7:
+            model.blocks[0].norm.weight = nn.Parameter(model.blocks[0].norm.weight.clone())
+        if at == 9:
+            with model.hooks([("hook_embed", lambda value, name: None)]):
+                steps[which].append(model.step(given[which][:, len(steps[which]), None], states[which]))
+            continue
+        steps[which].append(model.step(given[which][:, len(steps[which]), None], states[which]))
+    for logits, wanted in zip(steps, expected, strict=True):
+        torch.testing.assert_close(torch.cat(logits, dim=1), wanted, rtol=1e-5, atol=1e-5)
+    # One of the prompt, and the step's before and after a parameter was replaced.
+    assert stand_in.made == 3
+    model.cuda_graphs = False
+    model.step(given[0][:, :1], states[0])
+
+
 # ------------------------------------------------------------------ on a GPU
 
 LENGTHS = (1, 7, 63, 130, 500, 2047)
@@ -589,6 +633,20 @@ def test_a_graph_gives_the_eager_numbers(length: int, placement: str, dtype: tor
         for wanted, result in zip(expected, results, strict=True):
             assert len(wanted) == len(result), name
             assert all(torch.equal(a, b) for a, b in zip(result, wanted, strict=True)), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("placement", ["alternate", "all"])
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_generation_by_graph_gives_the_eager_tokens_on_a_gpu(batch: int, placement: str) -> None:
+    model, prompts = gpu_model(placement), [gpu_tokens(9, batch, seed) for seed in range(3)]
+    model.cuda_graphs = False
+    expected = [model.generate(prompt, 12) for prompt in prompts]
+    model.cuda_graphs = True
+    given = [model.generate(prompt, 12) for prompt in prompts]
+    assert all(torch.equal(a, b) for a, b in zip(given, expected, strict=True))
+    assert n_graphs(model) == 2
 
 
 @pytest.mark.gpu
