@@ -323,6 +323,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--sweep", action="store_true", help="also try tile and chunk sizes")
     parser.add_argument("--whole", action="store_true", help="also time training with the model's forward")
+    parser.add_argument("--no-steps", action="store_true", help="leave out the step alone and the library's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -335,6 +336,8 @@ def main() -> int:
         for n in shape.tokens
     }
     parts["errors"] = lambda: measure_errors(shape, device, dtype)
+    if options.no_steps:
+        parts.clear()
     if options.whole:
         parts["whole run"] = lambda: whole_run(shape, device)
     if options.sweep:

@@ -33,7 +33,7 @@ def time_side_by_side(
             run()
     torch.cuda.synchronize()
     if graphs:
-        contenders = {name: _captured(run) for name, run in contenders.items()}
+        contenders = {name: captured(run) for name, run in contenders.items()}
     medians: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -44,7 +44,7 @@ def time_side_by_side(
     }
 
 
-def _captured(run: Callable[[], object]) -> Callable[[], object]:
+def captured(run: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()

@@ -21,12 +21,26 @@ from torch import Tensor, nn
 
 from diffmamba_interp.argument_checks import checked, checked_fields
 from diffmamba_interp.lens.unembedding import ModelUnembed
+from diffmamba_interp.models.graphs import GraphStore
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.token_checks import token_ids
 from diffmamba_interp.ops.precision import upcast
 
 
-class LogitLens(nn.Module):
+class Decoder(nn.Module):
+    """What the lenses have in common: `lens(h, idx)` computes with tensors alone, so that it may be captured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._graphs = GraphStore()
+
+    @property
+    def graphs(self) -> GraphStore | None:
+        """The captured uses of this lens; None for a lens of a user's class, which may do more than compute."""
+        return self._graphs if type(self) in (LogitLens, TunedLens) else None
+
+
+class LogitLens(Decoder):
     """Reads the residual stream as if it were the final one; has no parameters of its own."""
 
     def __init__(self, unembed: ModelUnembed) -> None:
@@ -71,7 +85,7 @@ class TunedLensConfig:
     lens_type: str = "linear_tuned_lens"
 
 
-class TunedLens(nn.Module):
+class TunedLens(Decoder):
     """One affine translator per block in front of the model's own read-out; `lens(h, i)` gives logits.
 
     Translators are kept in float32 whatever the model's dtype: a step of training is often smaller than

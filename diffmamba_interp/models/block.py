@@ -79,7 +79,8 @@ class OpenSum:
 def may_leave_sum(block: nn.Module, following: nn.Module | None) -> bool:
     """Whether nobody who could tell looks between the two, and both are blocks as they are here.
 
-    Recorders may look: they are shown the sum when it is made. torch's own module hooks would be shown no tensor.
+    Recorders may look: they are shown the sum when it is made. torch's own module hooks, or a forward put in place of a
+    block's, would be shown no tensor.
     """
     if torch.is_grad_enabled() or not (isinstance(block, Block) and isinstance(following, Block)):
         return False

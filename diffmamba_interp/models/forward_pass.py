@@ -14,6 +14,9 @@ from diffmamba_interp.hook_points import HookPoint, Recorder
 from diffmamba_interp.models.graphs import Carried, GraphStore, Outputs, copy_each, may_replay
 from diffmamba_interp.models.recurrent_state import RecurrentState
 
+MAX_TOKENS = 32_768
+"""Tokens of a pass beyond which a graph would save nothing: its kernels take longer than their launches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PassInputs:
@@ -59,7 +62,7 @@ def run_pass(
 
     key: all that `run` depends on beside its inputs and the model.
     """
-    if graphs is None or not may_replay(inputs.tensors()):
+    if graphs is None or inputs.tokens.numel() > MAX_TOKENS or not may_replay(inputs.tensors()):
         return run(inputs)
     recorders = _recorders_in_force(points)
     if recorders is None:

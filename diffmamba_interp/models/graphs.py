@@ -6,7 +6,7 @@ comes a second time is therefore captured, and replayed from then on: the same k
 What is captured: everything between the embedding and the unembedding, as a function of tensors alone: tokens, which of
     them are real, the positions to read, and the recurrent state. The unembedding is launched behind the graph, since
     it is one product whose result is as large as all else.
-When: without gradients, outside autocast, torch.compile and other captures, on a GPU, up to `MAX_TOKENS` tokens
+When: without gradients, outside autocast, torch.compile and other captures, on a GPU, up to 32,768 tokens
     (beyond, the kernels take longer than their launches), and where nobody looks in but a `Recorder`. Everything else
     runs eagerly: a user's function (at a hook point, or as torch's own module hook) is never captured.
 Key: shapes, strides and dtypes of the inputs, the points recorded and how, the last block, and what changes the
@@ -38,8 +38,6 @@ from torch.utils._device import DeviceContext
 
 from diffmamba_interp.hook_points import HookPoint
 
-MAX_TOKENS = 32_768
-"""Tokens of a pass beyond which a graph would save nothing."""
 SHARE_OF_MEMORY = 1 / 8
 """Of the GPU's memory: what the captured graphs of one model may hold."""
 MAX_KEYS = 1024
@@ -375,14 +373,22 @@ class Deriving(Protocol):
     def derive(self) -> object: ...
 
 
+def replayed(
+    graphs: GraphStore | None, model: nn.Module, key: Hashable, body: Body, inputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """The tensors of `GraphStore.call`, eagerly without a store or where nothing may be replayed."""
+    if graphs is None or not may_replay(inputs):
+        return body(inputs).tensors
+    return graphs.call(model, key, body, inputs).tensors
+
+
 def may_replay(inputs: Sequence[Tensor]) -> bool:
     """Whether a call with these inputs, as things stand in this thread, could be one of a graph."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or not is_served(inputs):
         return False
     modes = torch.overrides._get_current_function_mode_stack()
     return not (
-        inputs[0].numel() > MAX_TOKENS
-        or torch.is_autocast_enabled("cuda")
+        torch.is_autocast_enabled("cuda")
         or torch._C._len_torch_dispatch_stack()
         or any(not isinstance(mode, DeviceContext) for mode in modes)
         or torch._C._functorch.peek_interpreter_stack() is not None

@@ -14,19 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffmamba_interp.argument_checks import Count, checked, fitting
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.hook_points import Recorder
+from diffmamba_interp.models.graphs import GraphStore, Outputs, replayed
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.prompt_batches import batches, is_real, padded, unless_equal
 from diffmamba_interp.models.read_out import Lens
@@ -141,9 +143,8 @@ def read_batch(
     labels = [tokens for sample in samples for tokens in sample.label_tokens]
     n_labels = len(samples[0].labels)
     first_tokens = torch.tensor([tokens[0] for tokens in labels], device=device).view(-1, n_labels)
-    final = torch.log_softmax(ends.logits[:, 0], dim=-1)
     read = [
-        torch.stack([_at_prompt_end(q[:, 0], final, first_tokens) for q in _stages(lens, name, ends)], dim=1)
+        _by_stage(lens, name, ends, first_tokens, getattr(lens, "graphs", None) if model.cuda_graphs else None)
         for name, lens in lenses.items()
     ]
     log_probs, token_ranks, about = torch.stack(read).split([n_labels, n_labels, 2], dim=-1)
@@ -208,6 +209,24 @@ def _stages(lens: Lens, name: str, ends: _Ends) -> Iterator[Float[Tensor, "batch
             )
         yield torch.log_softmax(upcast(logits).to(ends.logits.dtype), dim=-1)
     yield torch.log_softmax(ends.logits, dim=-1)
+
+
+def _by_stage(
+    lens: Lens, name: str, ends: Ends, labels: Int[Tensor, "batch label"], graphs: GraphStore | None
+) -> Float[Tensor, "batch stage column"]:
+    """`_at_prompt_end` of every stage: many short kernels, by a graph where the lens is known to be tensors alone."""
+
+    def body(tensors: Sequence[Tensor]) -> Outputs:
+        *entering, logits, tokens = tensors
+        given = replace(ends, entering=entering, logits=logits)
+        final = torch.log_softmax(logits[:, 0], dim=-1)
+        columns = [_at_prompt_end(q[:, 0], final, tokens) for q in _stages(lens, name, given)]
+        return Outputs([torch.stack(columns, dim=1)])
+
+    inputs = [*ends.entering, ends.logits, labels]
+    if graphs is None:
+        return body(inputs).tensors[0]
+    return replayed(graphs, cast(nn.Module, lens), "prompt end", body, inputs)[0]
 
 
 def _at_prompt_end(

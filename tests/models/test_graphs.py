@@ -17,13 +17,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig, LogitLens, TunedLens
 from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.lens import residual_stream
-from diffmamba_interp.models import graphs
+from diffmamba_interp.models import forward_pass, graphs
 from diffmamba_interp.models.forward_pass import CarriedState
 from diffmamba_interp.models.graphs import Body, Carried, GraphStore, Outputs, Watched
+from diffmamba_interp.needle import NeedleSample, needle_trajectory
 from tests.models.tiny import random_tokens, tiny_model
+from tests.needle.closed_form import sample_of
 
 
 class StandIn:
@@ -263,7 +265,7 @@ def test_a_pass_inside_torch_compile_or_of_too_many_tokens_runs_eagerly(
         for _ in range(3):
             model(tokens)
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "MAX_TOKENS", 17)
+        patch.setattr(forward_pass, "MAX_TOKENS", 17)
         for _ in range(3):
             model(tokens)
     assert stand_in.made == 0
@@ -527,6 +529,42 @@ def test_a_recorder_keeps_what_it_had_from_runs_before(stand_in: type[StandIn], 
     assert torch.equal(recorder.seen["blocks.1.hook_resid_post"], torch.stack([kept[0, 2:3], kept[1, 0:1]]))
 
 
+# ------------------------------------------------------------------ lenses at the end of prompts
+
+
+@torch.no_grad()
+def test_a_lens_of_the_library_is_replayed_at_prompt_ends_and_a_users_is_called(
+    stand_in: type[StandIn], model: HookedMamba
+) -> None:
+    class Counting(TunedLens):
+        n_calls = 0
+
+        def forward(self, h: Tensor, idx: int) -> Tensor:
+            Counting.n_calls += 1
+            return super().forward(h, idx)
+
+    lenses = {"logit": LogitLens.from_model(model), "counting": Counting.from_model(model)}
+    results = {graphs_on: [] for graphs_on in (False, True)}
+    for graphs_on, read in results.items():
+        model.cuda_graphs = graphs_on
+        for seed in range(4):
+            read.append(needle_trajectory(model, lenses, [needle_sample(seed)]).log_probs)
+    assert all((a == b).all() for a, b in zip(results[True], results[False], strict=True))
+    assert Counting.n_calls == 2 * 4 * model.cfg.n_layers
+    assert lenses["counting"].graphs is None
+    assert len(lenses["logit"].graphs) == 1
+    assert stand_in.made == 2
+    model.unembed.weight.mul_(2)
+    sample = needle_sample(0)
+    by_graph = needle_trajectory(model, lenses["logit"], [sample]).log_probs
+    model.cuda_graphs = False
+    assert (needle_trajectory(model, lenses["logit"], [sample]).log_probs == by_graph).all()
+
+
+def needle_sample(seed: int) -> NeedleSample:
+    return sample_of(random_tokens(1, 9, seed=seed)[0].numpy(), [(3,), (5,)], answer=0, seed=seed)
+
+
 # ------------------------------------------------------------------ generation
 
 
@@ -685,7 +723,7 @@ def test_interventions_and_users_hooks_act_beside_graphs() -> None:
 
     def results() -> list[Tensor]:
         clean = model(tokens)
-        with intervene(model, SetLambda(0.0)):
+        with intervene(model, SetLambda(value=0.0)):
             patched = model(tokens)
             _, cache = model.run_with_cache(tokens, "blocks.*.hook_resid_post")
         doubled = model.run_with_hooks(tokens, [("blocks.1.hook_resid_pre", lambda value, name: 2 * value)])

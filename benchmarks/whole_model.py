@@ -1,0 +1,247 @@
+"""The whole 370M model through the ordinary calls, by graphs and without: forward, caches, long prompts, generation.
+
+Run on a machine with an NVIDIA GPU: `python benchmarks/whole_model.py [--only CASE ...] [--out results.json]`. Random
+weights in bfloat16, plain and alternate; everything in one process, in alternating rounds where contenders stand side
+by side. What the instruments take is compared with the tensors of the same work replayed as one graph, by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from block_forward import D_VOCAB, LENGTH, N_LAYERS, config, to_bf16
+from timing import Timing, captured, time_side_by_side
+from torch import Tensor
+
+from diffmamba_interp import (
+    HookedMamba,
+    LogitLens,
+    TunedLens,
+    extract_attention,
+    lens_trajectory,
+    make_needle_samples,
+    needle_trajectory,
+)
+from diffmamba_interp.hook_points import Recorder
+from diffmamba_interp.implicit_attention import capture_block, hidden_attention
+from diffmamba_interp.lens import residual_stream
+from diffmamba_interp.lens.objective import ReadOut, log_probabilities
+from diffmamba_interp.lens.trajectory import _reading
+from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
+from diffmamba_interp.models.demo import load_demo_tokenizer
+from diffmamba_interp.needle.trajectory import Ends, _by_stage
+
+RESID_POST = "blocks.*.hook_resid_post"
+LONG = (16_384, 65_536)
+BLOCK = 24
+WAYS = ("launched one by one", "bare graph", "its tensors in one graph")
+
+
+def random_model(placement: str | None) -> HookedMamba:
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = HookedMamba(config(placement))
+    to_bf16(model)
+    return model.requires_grad_(False)
+
+
+def measure_forward(model: HookedMamba, name: str) -> dict[str, Timing]:
+    """One prompt through `model(tokens)` and `run_with_cache`, without graphs, with them, and the bare graph."""
+    tokens = torch.randint(0, D_VOCAB, (1, LENGTH), device="cuda")
+    calls: dict[str, Callable[[], object]] = {
+        "model(tokens)": lambda: model(tokens),
+        "run_with_cache, every resid_post": lambda: model.run_with_cache(tokens, RESID_POST),
+    }
+    timings = {}
+    model.cuda_graphs = False
+    for what, timing in time_side_by_side(calls, rounds=3, calls=2).items():
+        timings[f"{name}, {what}, launched one by one"] = timing
+    bare = {f"{name}, {what}, bare graph": captured(call) for what, call in calls.items()}
+    model.cuda_graphs = True
+    ours = {f"{name}, {what}": call for what, call in calls.items()}
+    return timings | time_side_by_side(ours | bare)
+
+
+def measure_peer() -> dict[str, Timing]:
+    """mamba_ssm's model on the same prompt, as it is called and as a graph."""
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    cfg = MambaConfig(
+        d_model=1024, n_layer=N_LAYERS, vocab_size=D_VOCAB, ssm_cfg={"layer": "Mamba2"}, pad_vocab_size_multiple=16
+    )
+    peer = MambaLMHeadModel(cfg, device="cuda", dtype=torch.bfloat16)
+    tokens = torch.randint(0, D_VOCAB, (1, LENGTH), device="cuda")
+    timings = time_side_by_side({"mamba_ssm model": lambda: peer(tokens).logits.float()}, rounds=3, calls=3)
+    graph = captured(lambda: peer(tokens).logits.float())
+    return timings | time_side_by_side({"mamba_ssm model, bare graph": graph})
+
+
+def measure_long(model: HookedMamba, name: str) -> dict[str, dict[str, float]]:
+    """Seconds and peak bytes (weights included) of the last position's logits of one long prompt."""
+    found = {}
+    for length in LONG:
+        tokens = torch.randint(0, D_VOCAB, (1, length), device="cuda")
+        model(tokens, positions=[-1])
+        model.cuda_graphs = True
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        spent = [_wall_seconds(lambda tokens=tokens: model(tokens, positions=[-1])) for _ in range(4)][1:]
+        peak = torch.cuda.max_memory_reserved()
+        found[f"{name}, {length} tokens"] = _spread(spent) | {"peak_bytes": float(peak)}
+    return found
+
+
+def measure_generation(model: HookedMamba, name: str, n_new: int = 64) -> dict[str, dict[str, float]]:
+    """Tokens per second after a prompt of 512, at batch 1; the prompt is read again in both, and taken off."""
+    prompt = torch.randint(0, D_VOCAB, (1, 512), device="cuda")
+    found = {}
+    for graphs, n in ((False, n_new // 4), (True, n_new)):
+        model.cuda_graphs = graphs
+        model.generate(prompt, 4)
+        rates = []
+        for _ in range(3):
+            first = _wall_seconds(lambda: model.generate(prompt, 1))
+            rates.append((n - 1) / (_wall_seconds(lambda n=n: model.generate(prompt, n)) - first))
+        found[f"{name}, {'graphs' if graphs else 'launched one by one'}"] = _spread(rates)
+    return found
+
+
+def measure_instruments(model: HookedMamba) -> dict[str, Timing]:
+    """Each instrument on one prompt, beside the tensors of its work in one graph."""
+    tokens = torch.randint(0, D_VOCAB, (1, LENGTH), device="cuda")
+    tuned, logit = TunedLens.from_model(model).requires_grad_(False), LogitLens.from_model(model)
+    sample = make_needle_samples(load_demo_tokenizer(), task="qa1", n=1, length=1024)[0]
+    contenders: dict[str, Callable[[], object]] = {}
+    pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "extract_attention": (
+            lambda: extract_attention(model, tokens, block=BLOCK),
+            lambda: attention_tensors(model, tokens),
+        ),
+        "lens_trajectory": (lambda: lens_trajectory(model, tuned, tokens), lambda: lens_tensors(model, tuned, tokens)),
+        "needle_trajectory": (
+            lambda: needle_trajectory(model, {"tuned": tuned, "logit": logit}, [sample]),
+            needle_tensors(model, {"tuned": tuned, "logit": logit}, sample),
+        ),
+    }
+    for name, (ours, tensors) in pairs.items():
+        for _ in range(3):
+            ours()
+        model.cuda_graphs = False
+        tensors()
+        contenders[f"{name}, its tensors in one graph"] = captured(tensors)
+        contenders[name] = ours
+    model.cuda_graphs = True
+    return time_side_by_side(contenders, rounds=3, calls=5)
+
+
+def attention_tensors(model: HookedMamba, tokens: Tensor) -> object:
+    branches = capture_block(model, tokens, BLOCK).branches
+    return [hidden_attention(b.dt, None, b.B, b.C, log_decay=b.log_decay) for b in branches]
+
+
+def lens_tensors(model: HookedMamba, lens: TunedLens, tokens: Tensor) -> object:
+    stream = residual_stream(model, tokens).flat()
+    read_out, of_model = ReadOut.of(lens.unembed), ReadOut.of(ModelUnembed(model))
+    size = chunk_tokens(read_out.weight)
+    columns = []
+    for first in range(0, len(stream.final), size):
+        chunk = slice(first, first + size)
+        final = log_probabilities(of_model, stream.final[chunk])
+        for i, h in enumerate(stream.entering):
+            q = log_probabilities(read_out, lens.transform_hidden(h[chunk], i))
+            columns.append({k: v for k, v in _reading(q, final, None, chunk, 10).items() if k != "log_probs"})
+    return columns
+
+
+def needle_tensors(
+    model: HookedMamba, lenses: dict[str, TunedLens | LogitLens], sample: object
+) -> Callable[[], object]:
+    tokens = torch.from_numpy(np.asarray(sample.tokens, dtype=np.int64))[None].cuda()  # type: ignore[attr-defined]
+    labels = torch.tensor([[label[0] for label in sample.label_tokens]], device="cuda")  # type: ignore[attr-defined]
+    at = torch.full((1, 1), tokens.shape[1] - 1, device="cuda")
+
+    def run() -> object:
+        recorder = Recorder(positions=at)
+        with model.hooks([("blocks.*.hook_resid_pre", recorder)]):
+            logits, state = model.forward_with_state(tokens, last_only=True)
+        ends = Ends(entering=list(recorder.seen.values()), logits=logits, state=state)
+        return [_by_stage(lens, name, ends, labels, None) for name, lens in lenses.items()]
+
+    return run
+
+
+def _wall_seconds(run: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def report(timings: dict[str, Timing]) -> None:
+    """Each line with its ratio to the bare graph of the same work, where there is one."""
+    for name, timing in timings.items():
+        work = (
+            name.removesuffix(", launched one by one")
+            .removesuffix(", bare graph")
+            .removesuffix(", its tensors in one graph")
+        )
+        base = timings.get(f"{work}, bare graph") or timings.get(f"{work}, its tensors in one graph")
+        ratio = "" if base is None else f"   {timing.median_s / base.median_s:5.2f} x the graph"
+        print(f"  {name:70s} {timing}{ratio}", flush=True)
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cases = ("forward", "long", "generation", "instruments")
+    parser.add_argument("--only", nargs="*", choices=cases, default=cases, help="measure these cases only")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    results: dict[str, object] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    for name, placement in (("plain", None), ("alternate", "alternate")):
+        model = random_model(placement)
+        if "forward" in options.only:
+            timings = measure_forward(model, name)
+            report(timings)
+            results |= {what: vars(timing) for what, timing in timings.items()}
+        for case, measure in (("long", measure_long), ("generation", measure_generation)):
+            if case in options.only:
+                found = measure(model, name)
+                for what, values in found.items():
+                    print(f"  {case}: {what:40s} {values}", flush=True)
+                results |= {f"{case}: {what}": values for what, values in found.items()}
+        if "instruments" in options.only and placement is not None:
+            timings = measure_instruments(model)
+            report(timings)
+            results |= {what: vars(timing) for what, timing in timings.items()}
+        del model
+        torch.cuda.empty_cache()
+    if "forward" in options.only:
+        timings = measure_peer()
+        report(timings)
+        results |= {what: vars(timing) for what, timing in timings.items()}
+    if options.out is not None:
+        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
