@@ -253,7 +253,7 @@ def t_test(differences: Float[np.ndarray, "run ..."], *, level: float = 0.95) ->
     ratio = np.divide(np.abs(mean), error, out=np.where(mean == 0, 0.0, np.inf), where=error > 0)
     p_value = 2 * t.sf(ratio, n - 1)
     value, low, high, p_value = (
-        one.reshape(differences.shape[1:]) for one in (mean, mean - half, mean + half, p_value)
+        part.reshape(differences.shape[1:]) for part in (mean, mean - half, mean + half, p_value)
     )
     return PairedTest(value=value, low=low, high=high, n=n, p_value=p_value)
 
@@ -349,8 +349,8 @@ def _clustered_counts(members: list[np.ndarray], n: int, n_resamples: int, seed:
     """Clusters are drawn first: one that is drawn k times gives k draws of its own size."""
     rng, counts = np.random.default_rng(seed), np.zeros((n_resamples, n), dtype=np.int32)
     times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
-    for k, own in zip(times.T, members, strict=True):
-        counts[:, own] = rng.multinomial(k * len(own), np.full(len(own), 1 / len(own)))
+    for k, cluster in zip(times.T, members, strict=True):
+        counts[:, cluster] = rng.multinomial(k * len(cluster), np.full(len(cluster), 1 / len(cluster)))
     return counts
 
 
@@ -383,7 +383,7 @@ def _middles(counts: np.ndarray) -> np.ndarray:
 
 def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples: int, seed: int) -> np.ndarray:
     """Two-sided p-value of every column's mean under exchange of the two models, sample by sample or by cluster."""
-    sums = np.stack([rows[own].sum(axis=0) for own in _members(clusters, len(rows))])
+    sums = np.stack([rows[cluster].sum(axis=0) for cluster in _members(clusters, len(rows))])
     observed = np.abs(sums.sum(axis=0))
     bound = observed - _RELATIVE_ROUNDING * np.abs(sums).sum(axis=0)
     n = len(sums)

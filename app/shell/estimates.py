@@ -35,8 +35,8 @@ _AGREED = "long_runs_agreed"
 def forward_seconds(key: ModelKey, n_tokens: int, n_read_outs: int = 0) -> float:
     """About so many seconds. n_read_outs: how often the whole vocabulary is computed, as a lens does per stage and
     position."""
-    found = n_tokens * block_seconds(key)
-    return found + n_read_outs * read_out_seconds(key) if n_read_outs else found
+    blocks_s = n_tokens * block_seconds(key)
+    return blocks_s + n_read_outs * read_out_seconds(key) if n_read_outs else blocks_s
 
 
 def block_seconds(key: ModelKey) -> float:
@@ -96,15 +96,15 @@ def require_memory(n_bytes: int, advice: str) -> None:
 
 def _kind_seconds(key: ModelKey, cfg: HookedMambaConfig, kind: BlockKind) -> float:
     """Seconds per token of one block, on the path that the model itself would take."""
-    one = cfg.with_placement("all" if kind == "differential" else None)
-    one = HookedMambaConfig.from_dict(one.to_dict() | {"n_layers": 1, "d_vocab": 2, "d_vocab_padding": 0})
+    single = cfg.with_placement("all" if kind == "differential" else None)
+    single = HookedMambaConfig.from_dict(single.to_dict() | {"n_layers": 1, "d_vocab": 2, "d_vocab_padding": 0})
 
     def measured() -> float:
-        model = HookedMamba(one).to(key.device, DTYPES[key.dtype]).eval()
+        model = HookedMamba(single).to(key.device, DTYPES[key.dtype]).eval()
         tokens = torch.zeros(1, MEASURED_TOKENS, dtype=torch.long, device=key.device)
         return _seconds(lambda: model(tokens, stop_at_block=1)) / MEASURED_TOKENS
 
-    return _once(("block seconds", one, key.dtype, key.device), measured)
+    return _once(("block seconds", single, key.dtype, key.device), measured)
 
 
 @torch.no_grad()

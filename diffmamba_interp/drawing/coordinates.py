@@ -53,7 +53,9 @@ def x_coordinates(drawing: Drawing, panel: Panel) -> Coordinates:
 
 def y_coordinates(drawing: Drawing) -> list[Coordinates]:
     """Of every panel; the same for all where they share it."""
-    together = [list(drawing.panels)] * len(drawing.panels) if drawing.shared_y else [[one] for one in drawing.panels]
+    together = (
+        [list(drawing.panels)] * len(drawing.panels) if drawing.shared_y else [[panel] for panel in drawing.panels]
+    )
     return [_coordinates(panels, drawing.y, "y", drawing.y.ticks) for panels in together]
 
 

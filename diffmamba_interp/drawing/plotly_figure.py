@@ -139,21 +139,21 @@ def _add_axes(layout: dict[str, Any], drawing: Drawing, panel: Panel, number: in
 
 def _axis(axis: Axis, ticks: Mapping[Place, str] | None) -> dict[str, Any]:
     ticks = axis.ticks if ticks is None else ticks
-    made: dict[str, Any] = {"title": {"text": plain(axis.title)}}
+    layout: dict[str, Any] = {"title": {"text": plain(axis.title)}}
     if axis.kind != "linear":
-        made["type"] = axis.kind
+        layout["type"] = axis.kind
     if axis.kind == "log":
-        made["exponentformat"] = "power"
+        layout["exponentformat"] = "power"
     if ticks is not None:
-        made |= {"tickmode": "array", "tickvals": list(ticks), "ticktext": [plain(label) for label in ticks.values()]}
+        layout |= {"tickmode": "array", "tickvals": list(ticks), "ticktext": [plain(label) for label in ticks.values()]}
     if axis.upright:
-        made["tickangle"] = 90
+        layout["tickangle"] = 90
     if axis.limits is not None:
         limits = map(math.log10, axis.limits) if axis.kind == "log" else axis.limits
-        made["range"] = list(limits)[:: -1 if axis.backwards else 1]
+        layout["range"] = list(limits)[:: -1 if axis.backwards else 1]
     elif axis.backwards:
-        made["autorange"] = "reversed"
-    return made
+        layout["autorange"] = "reversed"
+    return layout
 
 
 def _colour_axis(scale: ColourScale) -> dict[str, Any]:

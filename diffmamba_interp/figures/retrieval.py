@@ -64,7 +64,7 @@ def ratio_drawing(cells: Sequence[Cell], *, title: str = "") -> Drawing:
             ratios[at] = ratio
             labels[at] = f"{ratio:.2f}{'*' if cell.difference.excludes_zero else ''}"
     names = [length_name(length) for length in lengths]
-    baseline, model = (short_name(one.model) for one in cells[0].models)
+    baseline, model = (short_name(answers.model) for answers in cells[0].models)
     heat = HeatMap(
         # A ratio of 0 has no logarithm: it takes the end of the scale.
         values=np.log2(np.clip(ratios, 0.25, 4.0)),
@@ -102,7 +102,7 @@ def _accuracy_lines(cells: Sequence[Cell], styles: dict[str, Style]) -> list[Lin
         Line.of_points(
             short_name(name),
             lengths,
-            [(one.accuracy, one.low, one.high) for one in accuracies],
+            [(point.accuracy, point.low, point.high) for point in accuracies],
             styles[name],
             notes=[f"n = {cell.n}" for cell in cells],
         )

@@ -80,15 +80,15 @@ def evaluate(
     length: tokens per row of text; each row starts from an empty state.
     """
     device = model.embed.weight.device
-    found = text_bits_per_byte(model, data, length=length, compute_dtype=compute_dtype)
-    found = {f"bits_per_byte/{name}": value for name, value in found.items()}
+    metrics = text_bits_per_byte(model, data, length=length, compute_dtype=compute_dtype)
+    metrics = {f"bits_per_byte/{name}": value for name, value in metrics.items()}
     with (
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype == torch.bfloat16),
     ):
         for name, samples in data.samples.items():
-            found[f"accuracy/{name}"] = accuracy(score_labels(model, samples))
-    return found
+            metrics[f"accuracy/{name}"] = accuracy(score_labels(model, samples))
+    return metrics
 
 
 def text_bits_per_byte(

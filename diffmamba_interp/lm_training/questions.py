@@ -58,21 +58,21 @@ def vocabulary_of(story: Story) -> Vocabulary:
 
 def _person_questions(events: list[Event], words: Vocabulary, rng: StableRandom) -> Iterator[Pair]:
     for who in sorted({event.who for event in events}):
-        if found := find_person(events, who):
-            yield rng.pick(words.where_person).format(who=who), found[0]
+        if answer := find_person(events, who):
+            yield rng.pick(words.where_person).format(who=who), answer[0]
 
 
 def _object_questions(events: list[Event], words: Vocabulary, rng: StableRandom) -> Iterator[Pair]:
     for thing in sorted({event.thing for event in events if event.thing}):
-        if found := find_object(events, thing):
-            yield rng.pick(words.where_object).format(thing=thing), found[0]
+        if answer := find_object(events, thing):
+            yield rng.pick(words.where_object).format(thing=thing), answer[0]
 
 
 def _object_before_questions(events: list[Event], words: Vocabulary, rng: StableRandom) -> Iterator[Pair]:
     for thing in sorted({event.thing for event in events if event.thing}):
         for place in sorted(set(places_visited(events, thing)[1:])):
-            if found := find_object_before(events, thing, place):
-                yield rng.pick(words.where_before).format(thing=thing, place=place), found[0]
+            if answer := find_object_before(events, thing, place):
+                yield rng.pick(words.where_before).format(thing=thing, place=place), answer[0]
 
 
 def _gift_questions(events: list[Event], words: Vocabulary, rng: StableRandom) -> Iterator[Pair]:
@@ -86,9 +86,9 @@ def _gift_questions(events: list[Event], words: Vocabulary, rng: StableRandom) -
     for gift in (event for event in events if event.kind == "give"):
         for templates, fixed, asked in forms:
             slots = {slot: getattr(gift, slot) for slot in fixed}
-            found = find_gift(events, functools.partial(_has, slots))
-            assert found is not None
-            yield rng.pick(templates).format(**slots), getattr(found[0], asked)
+            answer = find_gift(events, functools.partial(_has, slots))
+            assert answer is not None
+            yield rng.pick(templates).format(**slots), getattr(answer[0], asked)
 
 
 def _has(slots: dict[str, str], event: Event) -> bool:
@@ -117,11 +117,11 @@ def _sentences(name: str) -> dict[str, Event]:
     """Every sentence about an event that a vocabulary can form, with the event."""
     words = {"babi": BABI, "own": OWN}[name]
     people = sorted({*words.people, *words.givers})
-    found = {}
+    events = {}
     for who in people:
         for place in words.places:
             for template in words.move:
-                found[template.format(who=who, place=place)] = Event("move", who, place=place)
+                events[template.format(who=who, place=place)] = Event("move", who, place=place)
         for thing in words.objects:
             handled: tuple[tuple[EventKind, tuple[str, ...]], ...] = (
                 ("take", words.take),
@@ -130,11 +130,11 @@ def _sentences(name: str) -> dict[str, Event]:
             for kind, templates in handled:
                 for template in templates:
                     for there in ("", " there"):
-                        found[template.format(who=who, thing=thing, there=there)] = Event(kind, who, thing=thing)
+                        events[template.format(who=who, thing=thing, there=there)] = Event(kind, who, thing=thing)
             for to in people:
                 for template in words.give:
-                    found[template.format(who=who, thing=thing, to=to)] = Event("give", who, thing=thing, to=to)
-    return found
+                    events[template.format(who=who, thing=thing, to=to)] = Event("give", who, thing=thing, to=to)
+    return events
 
 
 @functools.cache

@@ -141,8 +141,8 @@ def require_seed(seed: int, name: str = "seed") -> None:
 
 def _numbers(value: Any) -> Iterator[int | float]:
     if isinstance(value, tuple):
-        for one in value:
-            yield from _numbers(one)
+        for entry in value:
+            yield from _numbers(entry)
     elif isinstance(value, int | float):
         yield value
 
@@ -169,7 +169,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
             raise ValueError(f"{where} has {len(value)} entries: it must have {len(kinds)}.")
-        return tuple(_value(kind, one, f"{where}[{i}]") for i, (kind, one) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            _value(kind, entry, f"{where}[{i}]") for i, (kind, entry) in enumerate(zip(kinds, value, strict=True))
+        )
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}: it must be a table, [{where}].")
@@ -191,7 +193,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return to_values(value)
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     return value
 
 
@@ -200,7 +202,7 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_list_of_tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
 def _toml_value(value: Any) -> str:

@@ -64,8 +64,8 @@ class AttentionRequest:
     @property
     def head(self) -> int | None:
         """The only head of the record; None where several were reduced or summed."""
-        one = self.kind == "hidden" and self.heads.isdigit() and self.view != "heads"
-        return int(self.heads) if one else None
+        is_single = self.kind == "hidden" and self.heads.isdigit() and self.view != "heads"
+        return int(self.heads) if is_single else None
 
     @property
     def pooled(self) -> int:
@@ -74,33 +74,33 @@ class AttentionRequest:
 
     def figure_arguments(self, prompt: Prompt) -> dict[str, Any]:
         """Keyword arguments of the view's figure."""
-        found: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         if self.window != (0, len(prompt.tokens) - 1):
-            found["window"] = (self.window[0], self.window[1] + 1)
+            given["window"] = (self.window[0], self.window[1] + 1)
         if self.view == "heads":
-            return found
+            return given
         if self.head is not None:
-            found["head"] = self.head
+            given["head"] = self.head
         if self.view == "spans":
-            return {"spans": prompt.spans, **found}
-        found["max_cells"] = MAX_CELLS
-        return found if prompt.spans == Spans() else found | {"spans": framed(prompt.spans)}
+            return {"spans": prompt.spans, **given}
+        given["max_cells"] = MAX_CELLS
+        return given if prompt.spans == Spans() else given | {"spans": framed(prompt.spans)}
 
     def arguments(self, n_pos: int) -> dict[str, Any]:
         """Keyword arguments of `extract_attention`."""
-        found: dict[str, Any] = {"block": self.block, "kind": self.kind}
+        given: dict[str, Any] = {"block": self.block, "kind": self.kind}
         if self.kind == "hidden" and self.view != "heads":
-            found |= {"reduce": self.heads} if self.head is None else {"heads": [self.head]}
+            given |= {"reduce": self.heads} if self.head is None else {"heads": [self.head]}
         elif self.kind == "contribution":
-            found["direction"] = self.token
+            given["direction"] = self.token
             if self.view == "heads":
-                found["per_head"] = True
+                given["per_head"] = True
         first, last = self.window
         if self.kind == "contribution_norm":
             first = max(first, last + 1 - MAX_NORM_POSITIONS)
         if (first, last) != (0, n_pos - 1):
-            found["rows"] = list(range(first, last + 1))
-        return found
+            given["rows"] = list(range(first, last + 1))
+        return given
 
     def passes(self, n_pos: int, n_layers: int) -> float:
         """So many forward passes take as long as the record."""

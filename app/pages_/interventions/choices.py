@@ -66,7 +66,7 @@ def choose_lambdas(chosen: ChosenModel, blocks: list[int]) -> dict[str, object]:
     """A factor for all blocks, and a value for those that get their own."""
     report = loading.report(chosen.key)
     factor = float_slider("λ of all differential blocks, times", "lambda_factor", 0.0, 2.0, 1.0)
-    own: list[tuple[int, float]] = []
+    by_block: list[tuple[int, float]] = []
     with st.expander("Block by block"):
         columns = st.columns(4)
         for place, block in enumerate(blocks):
@@ -75,8 +75,8 @@ def choose_lambdas(chosen: ChosenModel, blocks: list[int]) -> dict[str, object]:
             with columns[place % 4]:
                 value = float_slider(f"λ of block {block}", f"lambda_{block}", low, high, default)
             if value != default:
-                own.append((block, value))
-    return {"lambda_factor": factor, "lambdas": tuple(own)}
+                by_block.append((block, value))
+    return {"lambda_factor": factor, "lambdas": tuple(by_block)}
 
 
 def choose_branches(blocks: list[int]) -> dict[str, object]:
@@ -106,7 +106,7 @@ def choose_heads(chosen: ChosenModel) -> tuple[tuple[int, Branch | None, tuple[i
     left, right = st.columns([1, 2])
     with left:
         shown = state.selectbox("Of", "head_scan", list(scans), next(iter(scans)), format_func=scan_name)
-    found = []
+    heads_off = []
     for name, (block, branch) in scans.items():
         numbers = [str(head) for head in range(chosen.cfg.mixer_sizes(kinds[block]).n_heads)]
         key = heads_key(block, branch)
@@ -116,12 +116,12 @@ def choose_heads(chosen: ChosenModel) -> tuple[tuple[int, Branch | None, tuple[i
         else:
             heads = [head for head in state.remembered(key, "").split() if head in numbers]
         if heads:
-            found.append((block, branch, tuple(sorted(map(int, heads)))))
-    others = [f"{scan_name(name)}: {', '.join(map(str, heads))}" for *scan, heads in found
+            heads_off.append((block, branch, tuple(sorted(map(int, heads)))))
+    others = [f"{scan_name(name)}: {', '.join(map(str, heads))}" for *scan, heads in heads_off
               for name in [".".join(str(part) for part in scan if part is not None)] if name != shown]  # fmt: skip
     if others:
         st.caption(f"Also off: {'; '.join(others)}.")
-    return tuple(found)
+    return tuple(heads_off)
 
 
 def heads_key(block: int, branch: Branch | None) -> str:
@@ -148,15 +148,15 @@ def choose_tokens(prompt: Prompt) -> tuple[int, ...]:
 
 def parse_positions(typed: str, n_pos: int) -> set[int]:
     """Numbers and ranges, both ends included, between blanks or commas. Raises ValueError for anything else."""
-    found: set[int] = set()
+    positions: set[int] = set()
     for part in filter(None, re.split(r"[\s,;]+", typed)):
         ends = part.split("-") if re.fullmatch(r"[0-9]{1,6}(-[0-9]{1,6})?", part) else []
         if not ends or int(ends[0]) > int(ends[-1]) or int(ends[-1]) >= n_pos:
             raise ValueError(
                 f"{part[:40]!r} is no position: give numbers or ranges such as 5-8, from 0 to {n_pos - 1}."
             )
-        found.update(range(int(ends[0]), int(ends[-1]) + 1))
-    return found
+        positions.update(range(int(ends[0]), int(ends[-1]) + 1))
+    return positions
 
 
 def choose_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
