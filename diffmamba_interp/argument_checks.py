@@ -48,7 +48,7 @@ Natural = Annotated[int, Between(0.0)]
 Count = Annotated[int, Between(1.0)]
 Seed = Annotated[int, Between(0.0, 2.0**32 - 1)]
 """What every generator here takes: numpy's oldest takes no other."""
-Finite = Annotated[float, Between(-math.inf)]
+
 Share = Annotated[float, Between(0.0, 1.0)]
 Resamples = Annotated[int, Between(1.0, 1e7)]
 NonNegative = Annotated[float, Between(0.0)]

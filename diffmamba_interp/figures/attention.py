@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.drawing.colours import BRANCHES, SPANS, short_name
+from diffmamba_interp.drawing.colours import SPANS, short_name
 from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Frame, HeatMap, Panel, Place, Targets, ticks_at
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.figures.attention_panels import (
-    UNITS,
     AttentionPanels,
     attention_panels,
     pooled,
@@ -32,7 +31,7 @@ MAX_CELLS = 512
 MAX_THUMBNAIL_CELLS, GAP, MAX_IN_LINE = 40, 4, 16
 """Of the heads' thumbnails: rows and columns of one, empty cells between two, and how many stand side by side."""
 
-MAX_PANEL_TICKS, MAX_SPAN_TICKS, MAX_ROW_TICKS = 16, 14, 40
+MAX_PANEL_TICKS, MAX_SPAN_TICKS = 16, 14
 OTHERS_APART = 8
 """Of segments without a name worth a label, every so many is labelled."""
 
@@ -133,41 +132,6 @@ def attention_span_drawing(
 
 
 attention_span_figure = as_plotly(attention_span_drawing)
-
-
-def attention_row_drawing(
-    record: AttentionRecord,
-    *,
-    row: int = -1,
-    sample: int = 0,
-    head: int | None = None,
-    spans: Spans | None = None,
-    title: str | None = None,
-) -> Drawing:
-    """One destination's row as bars over the sources, one panel per picture, all on one scale.
-
-    `row` counts the record's rows (its `rows` says which positions they are). spans: what the bars are coloured by;
-    None for the branches. The rest as in `attention_drawing`.
-    """
-    panels = attention_panels(record, sample=sample, head=head)
-    if not -len(panels.rows) <= row < len(panels.rows):
-        raise ValueError(f"row is {row}: the record has {len(panels.rows)} rows in use.")
-    labels = panels.labels[: int(panels.rows[row]) + 1]
-    return record_drawing(
-        record,
-        {
-            name: row_bars(value[row, : len(labels)], BRANCHES[name].colour, spans, labels=labels)
-            for name, value in panels.values.items()
-        },
-        x=Axis(title="source position", ticks=ticks_at(labels, at_most=MAX_ROW_TICKS), upright=True),
-        y=Axis(title=UNITS[record.kind]),
-        title=title,
-        said=f"{panels.heads}, read at position {panels.labels[panels.rows[row]]}",
-        columns=1,
-    )
-
-
-attention_row_figure = as_plotly(attention_row_drawing)
 
 
 def row_bars(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from diffmamba_interp.files.atomic import replacing, write_text
+from diffmamba_interp.files.atomic import replacing
 
 SUFFIX = ".sha256"
 
@@ -64,11 +64,6 @@ def replacing_with_sum(path: str | Path, *, several_writers: bool = False) -> It
         beside.unlink(missing_ok=True)
     with replacing(beside, several_writers=several_writers) as sum_file:
         sum_file.write(f"{digest}  {Path(path).name}\n".encode())
-
-
-def write_sum(path: str | Path) -> None:
-    """Keep the sum of a file that is there beside it."""
-    write_text(sum_path(path), f"{file_sha256(path)}  {Path(path).name}\n")
 
 
 def check_sum(path: str | Path, *, remedy: str) -> bool:

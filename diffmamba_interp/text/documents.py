@@ -111,11 +111,6 @@ def split_of_hash(digest: str) -> Split:
     return "eval"
 
 
-def split_of_text(text: str) -> Split:
-    """The split of a document."""
-    return split_of_hash(text_hash(text))
-
-
 def require_split(split: str) -> Split:
     """`split` itself if it names one; ValueError, with the names, if not."""
     for known in SPLITS:

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 from diffmamba_interp import DifferentialConfig
-from diffmamba_interp.drawing.colours import BRANCHES, MAGNITUDE, SIGNED, SPANS
+from diffmamba_interp.drawing.colours import MAGNITUDE, SIGNED, SPANS
 from diffmamba_interp.drawing.panels import Frame
 from diffmamba_interp.figures.attention import (
     attention_drawing,
     attention_figure,
-    attention_row_drawing,
-    attention_row_figure,
     attention_span_drawing,
     attention_span_figure,
+    row_bars,
     segment_label,
 )
 from diffmamba_interp.implicit_attention import Spans, extract_attention
@@ -174,31 +173,13 @@ def test_the_legend_of_the_spans_hangs_from_the_top(record) -> None:
     assert (legend.yanchor, legend.yref, legend.xanchor) == ("top", "container", "right")
 
 
-def test_one_row_is_drawn_as_bars_over_what_it_sees(record) -> None:
-    figure = attention_row_figure(record, row=4, head=1)
-    assert np.array_equal(figure.data[2].y, record.difference[0, 1, 4, :5].numpy())
-    assert len(figure.data[0].customdata) == 5
-    assert "4 a&amp;amp;b" in figure.layout.title.text
-
-
-def test_every_picture_s_row_has_its_own_panel_and_colour(record) -> None:
-    panels = attention_row_drawing(record, row=4, head=1).panels
-    for panel, name in zip(panels, ("minuend", "subtrahend", "difference"), strict=True):
-        (bars,) = panel.marks
-        assert np.array_equal(bars.y, getattr(record, name)[0, 1, 4, :5].numpy())
-        assert set(bars.colours) == {BRANCHES[name].colour}
-
-
-def test_a_row_is_coloured_by_span_and_every_bar_keeps_its_place(record) -> None:
-    spans = Spans(needle=((1, 3),), question=((4, 5),))
-    drawing = attention_row_drawing(record, row=4, head=1, spans=spans)
-    bars = {mark.name: mark for mark in drawing.panels[0].marks}
-    assert {name: mark.x for name, mark in bars.items()} == {"": [0, 3], "needle": [1, 2], "question": [4]}
-    assert {name: set(mark.colours) for name, mark in bars.items() if name} == {
-        name: {SPANS[name].colour} for name in ("needle", "question")
-    }
-    assert np.array_equal(bars["needle"].y, record.minuend[0, 1, 4, 1:3].numpy())
-    assert list(drawing.legend) == ["needle", "question"]
+def test_a_row_is_coloured_by_span_and_every_bar_keeps_its_place() -> None:
+    values, spans = np.arange(5.0), Spans(needle=((1, 3),), question=((4, 5),))
+    bars = {mark.name: mark for mark in row_bars(values, "#123456", spans)}
+    assert {name: list(mark.x) for name, mark in bars.items()} == {"": [0, 3], "needle": [1, 2], "question": [4]}
+    assert {name: list(mark.y) for name, mark in bars.items()} == {"": [0, 3], "needle": [1, 2], "question": [4]}
+    colours = {"": "#123456"} | {name: SPANS[name].colour for name in ("needle", "question")}
+    assert {name: set(mark.colours) for name, mark in bars.items()} == {name: {colours[name]} for name in bars}
 
 
 @pytest.mark.parametrize(
@@ -213,8 +194,6 @@ def test_a_row_is_coloured_by_span_and_every_bar_keeps_its_place(record) -> None
 def test_what_the_record_does_not_have_is_refused(record, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attention_figure(record, **options)
-    with pytest.raises(ValueError, match="rows in use"):
-        attention_row_figure(record, row=9)
 
 
 # ------------------------------------------------------------------ by span

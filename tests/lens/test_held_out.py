@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from diffmamba_interp.lens.held_out import LensText, lens_text
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.text import DataError, TextSource, train_tokenizer
-from diffmamba_interp.text.documents import split_of_text
+from diffmamba_interp.text.documents import split_of_hash, text_hash
 from diffmamba_interp.text.generated_text import generated_documents
 
 RECIPE = LensRecipe(split="run", eval_tokens=10**6, sequence_length=64)
@@ -124,7 +124,9 @@ def test_no_more_is_held_out_than_is_measured(tmp_path: Path, tokenizer: PreTrai
 
 def test_by_hash_the_demo_chains_splits_are_taken(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     text, training, _ = split(tmp_path, tokenizer, TEXTS, split="hash", sequence_length=4096)
-    expected = {name: sorted(t for t in TEXTS if split_of_text(t) == name) for name in ("lens_train", "eval")}
+    expected = {
+        name: sorted(t for t in TEXTS if split_of_hash(text_hash(t)) == name) for name in ("lens_train", "eval")
+    }
     assert sorted(training.split("<|endoftext|>")[:-1]) == expected["lens_train"]
     assert sorted(tokenizer.decode(piece.tokens[1:]) for piece in text.held_out) == expected["eval"]
     cut, _, _ = split(tmp_path, tokenizer, TEXTS, split="hash", sequence_length=20)

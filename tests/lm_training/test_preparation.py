@@ -137,9 +137,9 @@ def test_unreadable_empty_or_short_text_is_named_with_its_line(
 def test_a_single_document_outside_the_training_split_is_explained(
     data: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    from diffmamba_interp.text.documents import split_of_text
+    from diffmamba_interp.text.documents import split_of_hash, text_hash
 
-    text = next(text for n in range(999) if split_of_text(text := f"text number {n} " * 99) == "eval")
+    text = next(text for n in range(999) if split_of_hash(text_hash(text := f"text number {n} " * 99)) == "eval")
     (tmp_path / "one.txt").write_text(text)
     recipe = tiny_recipe(data, data__text=source(tmp_path / "one.txt"), data__retrieval=None)
     with pytest.raises(DataError, match="none of its documents is in the split lm_train.* cut the text into several"):
