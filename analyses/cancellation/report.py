@@ -1,6 +1,14 @@
-"""README.md and figures of the cancellation analysis, written from its results alone.
+"""What the records of the cancellation analysis say, in results.json, figures and README.md: removed and cancelled
+shares on needle and noise, pooled over prompts, with intervals.
 
-python analyses/cancellation/report.py
+    removed   = 1 - sum |K1 - lambda K2| / sum |K1|                        the minuend is taken for the reader
+    cancelled = 1 - sum |K1 - lambda K2| / sum (|K1| + |lambda K2|)        no side is taken; 0 if nothing cancels
+    chance    = sum min(|K1|, |lambda K2|) / sum (|K1| + |lambda K2|)      cancelled if signs were independent
+    part      = sum |lambda K2| / sum (|K1| + |lambda K2|)                 what the subtrahend reads
+
+Sizes are summed over prompts before a ratio is taken, so that a prompt with next to nothing to remove does not decide.
+
+    python analyses/cancellation/report.py      figures and README.md alone, from results.json
 """
 
 from __future__ import annotations
@@ -10,22 +18,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analyses.cancellation.summary import ALL_TASKS
-from diffmamba_interp.analysis.results import estimate_from, read_results
+import numpy as np
+
+from diffmamba_interp.analysis.page import ALL, Page, Results, made_with, of_all_tasks, points, table, text
+from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.colours import SPANS
 from diffmamba_interp.drawing.labels import length_name
-from diffmamba_interp.drawing.panels import Point
-from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.allocation import head_map_drawing
 from diffmamba_interp.figures.curves import Curves, curves_drawing
-from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.statistics import MIN_SAMPLES
+from diffmamba_interp.implicit_attention.allocation import DIRECTIONS, HEAD_PICTURES, PICTURES
+from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, mean_of, weighted_sum
 
-HERE = Path(__file__).parent
-TITLES = {
-    "paper": "Held-out bAbI stories in held-out novels",
-    "builtin": "Generated stories in generated text",
-}
+NOISE = ("distractors", "filler")
+SOURCES = ("needle", "noise")
+MEASURES = (
+    *(f"{measure}_{source}" for source in SOURCES for measure in ("removed", "cancelled", "chance", "part")),
+    "removed_noise_less_needle",
+    "cancelled_less_chance_needle",
+    "cancelled_less_chance_noise",
+    "cancelled_noise_less_needle",
+)
+# A head counts if it writes at least this part of what the mean head writes from the noise.
+ENOUGH = 0.25
 CLAIMS = {
     "removed_noise": "The subtraction shrinks noise (removed share of filler and distractors above 0)",
     "removed_noise_less_needle": "It removes more of the noise than of the needle (removed shares, difference)",
@@ -34,7 +50,7 @@ CLAIMS = {
     "cancelled_noise_less_needle": "They cancel more on noise than on the needle (cancelled shares, difference)",
 }
 VERDICTS = {1: "yes", -1: "no, the opposite", 0: "undecided"}
-DIRECTIONS = {"answer": "the answer's logit", "contrast": "the answer's logit less the other labels' mean"}
+WRITTEN_TO = {"answer": "the answer's logit", "contrast": "the answer's logit less the other labels' mean"}
 CURVES = (
     ("removed share of minuend", "removed", (("noise", "removed_noise"), ("needle", "removed_needle"))),
     (
@@ -54,32 +70,119 @@ BY_CHANCE = {f"{name}, by chance": replace(SPANS[name], dash="dot", symbol="x") 
 Cell = dict[str, Any]
 
 
-def write(out: Path = HERE) -> None:
-    """Figures beside each results.json, and README.md over those that there are."""
-    found = {
-        name: read_results(out / name / "results.json") for name in TITLES if (out / name / "results.json").exists()
+def summarise(folder: Path, results: Results) -> dict[str, Any]:
+    """Cells from the records; lambda, blocks and heads as they were measured."""
+    cells = cells_of(read_records(folder / RECORDS))
+    return {"lambda": results["lambda"], "cells": cells, "blocks": results["blocks"], "heads": results["heads"]}
+
+
+def cells_of(records: Records) -> list[Cell]:
+    """One per direction, length and task, and one over all tasks: n, measures, the branches' mean cosine."""
+    tasks = [ALL, *sorted(set(records["task"].tolist()))]
+    cells = []
+    for direction in DIRECTIONS:
+        for length in sorted(set(records["length"].tolist())):
+            for task in tasks:
+                chosen = (records["direction"] == direction) & (records["length"] == length)
+                chosen &= (records["task"] == task) | (task == ALL)
+                # prompt picture source
+                sizes = np.stack(
+                    [
+                        np.stack([records[f"{picture}_{source}"][chosen] for source in SOURCES], axis=-1)
+                        for picture in (*PICTURES, "smaller")
+                    ],
+                    axis=1,
+                )
+                cell = {"direction": direction, "task": task, "length": int(length), "n": len(sizes)}
+                cells.append({**cell, **measures(sizes), "cosine": float(records["cosine"][chosen].mean())})
+    return cells
+
+
+def measures(sizes: np.ndarray) -> dict[str, Any]:
+    """Every measure with its interval, from [prompt, picture, source] or [prompt, picture, source, more]."""
+    intervals = bootstrap_of(
+        lambda counts: ratios(weighted_sum(counts, sizes)), len(sizes), n_resamples=N_RESAMPLES
+    ).stacked
+    return {name: nested(intervals[:, number]) for number, name in enumerate(MEASURES)}
+
+
+def ratios(sums: np.ndarray) -> np.ndarray:
+    """[resample, measure, ...] from sums [resample, picture, source, ...]."""
+    net, minuend, scaled, smaller = np.moveaxis(sums, 1, 0)  # each [resample, source, ...]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        either = minuend + scaled
+        removed, cancelled, chance, part = 1 - net / minuend, 1 - net / either, smaller / either, scaled / either
+    needle, noise = range(2)
+    return np.stack(
+        [
+            *(value[:, source] for source in (needle, noise) for value in (removed, cancelled, chance, part)),
+            removed[:, noise] - removed[:, needle],
+            cancelled[:, needle] - chance[:, needle],
+            cancelled[:, noise] - chance[:, noise],
+            cancelled[:, noise] - cancelled[:, needle],
+        ],
+        axis=1,
+    )
+
+
+def by_block(length: int, arrays: Records) -> dict[str, Any]:
+    """Each block's measures over all tasks, SNR gained by the subtraction (dB), mean cosine of the branches."""
+    n = len(arrays["sizes"])
+    return {
+        "length": length,
+        "n": n,
+        **measures(arrays["sizes"]),
+        "snr_db_gained": nested(bootstrap_of(mean_of(arrays["snr_db_gained"]), n, n_resamples=N_RESAMPLES).stacked),
+        "cosine": arrays["cosine"].mean(axis=0).tolist(),
     }
-    for name, results in found.items():
-        write_figures(out / name, results, TITLES[name])
-    findings = [line for name, results in found.items() for line in finding(name, results)]
-    sections = [line for name, results in found.items() for line in section(name, results)]
-    write_text(out / "README.md", "\n".join([*HEAD, *findings, *HOW, *sections, *LIMITS]) + "\n")
 
 
-def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
-    for axis, file, named in CURVES:
+def by_head(length: int, arrays: Records) -> dict[str, Any]:
+    """Per block and head: noise and needle removed by the namesake, and its lead over other partners on the noise."""
+    heads = arrays["heads"]
+    net, minuend, _, strangers = (heads[..., number, :] for number in range(len(HEAD_PICTURES)))
+
+    def statistic(counts: Counts) -> np.ndarray:
+        below = weighted_sum(counts, minuend)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own, other = (1 - weighted_sum(counts, above) / below for above in (net, strangers))
+        return np.stack([own[..., 1], own[..., 0], own[..., 1] - other[..., 1]], axis=1)
+
+    intervals = bootstrap_of(statistic, len(heads), n_resamples=N_RESAMPLES).stacked
+    weight = minuend[..., 1].sum(axis=0)
+    names = ("removed_noise", "removed_needle", "namesake_less_strangers")
+    return {
+        "length": length,
+        "n": len(heads),
+        "counts": (weight >= ENOUGH * weight.mean()).tolist(),
+        **{name: nested(intervals[:, number]) for number, name in enumerate(names)},
+    }
+
+
+def nested(stacked: np.ndarray) -> Any:
+    """[3, ...] as nested lists of estimates."""
+    if stacked.ndim == 1:
+        return Estimate(*map(float, stacked))
+    return [nested(stacked[:, index]) for index in range(stacked.shape[1])]
+
+
+def figures(results: Results, title: str) -> dict[str, Drawing]:
+    """Shares by block, and what each head of the longest prompts removes."""
+    drawings = {}
+    for axis, name, curves in CURVES:
         panels = [
             Curves(
                 title=f"{length_name(line['length'])}, all tasks",
                 ticks=[str(block) for block in range(len(line["cosine"]))],
-                points={name: [point(one) for one in line[measure]] for name, measure in named},
+                points={source: points(line[measure]) for source, measure in curves},
             )
             for line in results["blocks"]
         ]
         # A block that writes next to nothing has removed shares without bound; they would flatten all others.
-        limits = (-3.0, 1.0) if file == "removed" else None
-        drawing = curves_drawing(panels, title=title, x_axis="block", y_axis=axis, y_limits=limits, styles=BY_CHANCE)
-        write_text(folder / f"{file}.svg", to_svg(drawing))
+        limits = (-3.0, 1.0) if name == "removed" else None
+        drawings[name] = curves_drawing(
+            panels, title=title, x_axis="block", y_axis=axis, y_limits=limits, styles=BY_CHANCE
+        )
     longest = results["heads"][-1]
     values = [
         [estimate[0] if counts else float("nan") for estimate, counts in zip(row, kept, strict=True)]
@@ -87,29 +190,21 @@ def write_figures(folder: Path, results: dict[str, Any], title: str) -> None:
     ]
     note = "share of the minuend head's noise that its namesake removes; heads left empty write next to nothing"
     heading = f"{title}, {length_name(longest['length'])}: by head"
-    heads = head_map_drawing(values, title=heading, note=note, what="removed")
-    write_text(folder / "heads.svg", to_svg(heads))
+    return {**drawings, "heads": head_map_drawing(values, title=heading, note=note, what="removed")}
 
 
-def point(values: Sequence[float]) -> Point:
-    estimate = estimate_from(values)
-    return estimate.value, estimate.low, estimate.high
-
-
-def finding(name: str, results: dict[str, Any]) -> list[str]:
-    cells = [cell for cell in results["cells"] if cell["task"] == ALL_TASKS]
-    lines = [f"{TITLES[name]}: {verdict([cell for cell in cells if cell['direction'] == 'answer'])}", ""]
+def finding(results: Results, title: str) -> list[str]:
+    cells = of_all_tasks(results)
+    lines = [f"{title}: {verdict([cell for cell in cells if cell['direction'] == 'answer'])}", ""]
     lines += [head_line(line) for line in results["heads"]]
-    for direction, words in DIRECTIONS.items():
-        own = [cell for cell in cells if cell["direction"] == direction]
-        ticks = [f"{length_name(cell['length'])} (n {cell['n']})" for cell in own]
-        lines += ["", f"Contributions to {words}, all blocks and tasks together:", ""]
-        lines += [f"| claim | {' | '.join(ticks)} |", "| --- " * (len(own) + 1) + "|"]
-        for measure, claim in CLAIMS.items():
-            lines.append(f"| {claim} | {' | '.join(judged(cell, measure) for cell in own)} |")
-        for measure, words_ in (("part_needle", "the needle"), ("part_noise", "noise")):
-            shares = " | ".join(estimate_from(cell[measure]).text() for cell in own)
-            lines.append(f"| The subtrahend's part of what both branches write from {words_} | {shares} |")
+    for direction, words in WRITTEN_TO.items():
+        along = [cell for cell in cells if cell["direction"] == direction]
+        rows = [[claim, *(judged(cell, measure) for cell in along)] for measure, claim in CLAIMS.items()]
+        for measure, source in (("part_needle", "the needle"), ("part_noise", "noise")):
+            what = f"The subtrahend's part of what both branches write from {source}"
+            rows.append([what, *(text(cell[measure]) for cell in along)])
+        heads = [f"{length_name(cell['length'])} (n {cell['n']})" for cell in along]
+        lines += ["", f"Contributions to {words}, all blocks and tasks together:", "", *table(["claim", *heads], rows)]
     return [*lines, ""]
 
 
@@ -161,86 +256,31 @@ def head_line(line: dict[str, Any]) -> str:
     )
 
 
-def section(name: str, results: dict[str, Any]) -> list[str]:
-    made = results["provenance"]
+def section(results: Results) -> list[str]:
     longest = results["blocks"][-1]
     measures = ("removed_noise", "removed_needle", "cancelled_noise", "chance_noise", "part_needle", "part_noise")
     rows = [
-        f"| {block} | {results['lambda'][block]:.3f} | "
-        + " | ".join(estimate_from(longest[measure][block]).text(2, signed=True) for measure in measures)
-        + f" | {estimate_from(longest['snr_db_gained'][block]).text(1, signed=True)} "
-        f"| {longest['cosine'][block]:+.2f} |"
-        for block in range(len(results["lambda"]))
+        [
+            *(block, f"{lambda_:.3f}"),
+            *(text(longest[measure][block], 2, signed=True) for measure in measures),
+            *(text(longest["snr_db_gained"][block], 1, signed=True), f"{longest['cosine'][block]:+.2f}"),
+        ]
+        for block, lambda_ in enumerate(results["lambda"])
     ]
+    removed = ["removed of noise", "of needle", "cancelled of noise", "by chance"]
+    heads = ["block", "λ", *removed, "subtrahend's part of needle", "of noise", "SNR gained, dB", "cosine"]
     return [
-        f"## {TITLES[name]} (recipe `{name}`)",
-        "",
-        *(
-            line
-            for figure in ("removed", "cancelled", "part", "heads")
-            for line in (f"![{figure}]({name}/{figure}.svg)", "")
-        ),
         f"By block at {length_name(longest['length'])}, all tasks, n = {longest['n']}, to the answer's logit:",
         "",
-        "| block | λ | removed of noise | of needle | cancelled of noise | by chance | subtrahend's part of needle "
-        "| of noise | SNR gained, dB | cosine |",
-        "| --- " * 10 + "|",
-        *rows,
+        *table(heads, rows),
         "",
-        f"Seed {made['seed']}, on {made['device']}, torch {made['versions']['torch']}. Weights: "
-        + ", ".join(f"{model} `{digest}`" for model, digest in made["models"].items())
-        + ".",
+        made_with(results),
         "",
     ]
 
 
-HEAD = [
-    "# What does the subtrahend take away?",
-    "",
-    "A differential block writes the difference of two branches. If the subtrahend cancels noise, as the design hopes,",
-    "the difference must write less from filler and distractors than the minuend alone, and lose less of the needle.",
-    "Asked of the bundled Diff-Mamba-2; `analyses/implicit_attention` asks it step by step, with few prompts.",
-    "",
-    "## Finding",
-    "",
-]
-HOW = [
-    "## How it was measured",
-    "",
-    "K1 and λ K2 are what minuend and subtrahend add from each source token to a logit at the last prompt position,",
-    "exact with gates, norm scales and λ frozen. The needle is the facts that the answer follows from; noise is the",
-    "other facts and the filler. Over the tokens of each:",
-    "",
-    "- removed share `1 - sum |K1 - λ K2| / sum |K1|`: 1 if all is gone, negative if the subtrahend added. It takes",
-    "  the minuend for the reader; where the subtrahend is the one that reads, it says little.",
-    "- cancelled share `1 - sum |K1 - λ K2| / sum (|K1| + |λ K2|)`: takes no side; beside it, what independent signs",
-    "  would cancel (`by chance`).",
-    "- the subtrahend's part `sum |λ K2| / sum (|K1| + |λ K2|)`.",
-    "",
-    "Sizes are summed over prompts before the ratio is taken. Intervals are 95 % percentile bootstraps over prompts;",
-    f"a side is taken where the interval of at least {MIN_SAMPLES} prompts excludes zero, one in twenty by luck. The",
-    "branches' heads are paired by index, which no weight makes a pair: so each namesake is set against the mean over",
-    "the other partners. A head counts if it writes at least a quarter of what the mean head writes from the noise.",
-    "SNR gained is the needle's signal-to-noise ratio per token in the difference less that in the minuend. Shares are",
-    "drawn from -3 upward; a block that writes next to nothing can lie far below.",
-    "",
-    "    python analyses/cancellation/run.py --recipe builtin",
-    "    python analyses/cancellation/run.py --recipe paper --data FOLDER --device cuda",
-    "",
-    "`records.parquet` holds every prompt's sizes over all blocks (logits); a prompt is known by task, length and",
-    "story, as in `analyses/retrieval`. `results.json` has blocks and heads too. This page is written by `report.py`.",
-    "",
-]
-LIMITS = [
-    "## Limits",
-    "",
-    "- One training seed: the intervals hold for these weights.",
-    "- The model was trained on contexts of at most 1,024 tokens.",
-    "- Contributions account for one forward pass with everything else frozen; what the model would do without its",
-    "  subtrahend is a question for an intervention.",
-    "- What an early block writes for later blocks to use is credited to the later blocks.",
-]
+PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

@@ -96,6 +96,19 @@ class PromptOptions(Options):
     """Prompts per cell instead of the recipe's: one number for each length, or one for all."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AllocationOptions(PromptOptions):
+    """Of a question about contributions."""
+
+    batch_tokens: int | None = None
+    """Per forward pass; None chooses by device."""
+
+    @property
+    def size(self) -> int:
+        """Tokens per forward pass."""
+        return self.batch_tokens or (8_192 if self.device == "cpu" else 32_768)
+
+
 def prompt_question(*, repeats: bool = False, **fields: Any) -> Question:
     """A question about prompts, measured model by model and cell by cell: `measure` takes model, task and length.
 
