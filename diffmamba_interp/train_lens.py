@@ -26,9 +26,9 @@ from diffmamba_interp.figures.lens import kl_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.lens.card import lens_sha256, measurement_table, write_card, write_metrics
 from diffmamba_interp.lens.evaluation import measure_lens
-from diffmamba_interp.lens.folders import load_lens, save_lens
+from diffmamba_interp.lens.folders import load_lens
 from diffmamba_interp.lens.held_out import LensText
-from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.lenses import TunedLens, save_lens
 from diffmamba_interp.lens.materials import (
     Materials,
     load_materials,

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from diffmamba_interp.drawing.colours import MAGNITUDE, short_name
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, Mark, Panel, scale_end, symmetric
-from diffmamba_interp.files.csv_text import csv_text, quoted
+from diffmamba_interp.files.table_text import csv_text, quoted
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.spans import TokenRange

@@ -23,7 +23,7 @@ from diffmamba_interp.drawing.panels import (
     symmetric,
 )
 from diffmamba_interp.drawing.plotly_figure import as_plotly
-from diffmamba_interp.files.csv_text import csv_text, quoted
+from diffmamba_interp.files.table_text import csv_text, quoted
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.trajectory import LensTrajectory
 from diffmamba_interp.statistics import Estimate

@@ -152,12 +152,12 @@ def dosed(
     return make
 
 
-def readings(found: Any) -> dict[str, np.ndarray]:
+def readings(read: Any) -> dict[str, np.ndarray]:
     """What a read returned as arrays by name, in float64; a single one is called "value".
 
     Raises ValueError unless all of them have the same number of samples, at least one.
     """
-    by_name = found if isinstance(found, Mapping) else {"value": found}
+    by_name = read if isinstance(read, Mapping) else {"value": read}
     arrays = {str(name): _as_array(value) for name, value in by_name.items()}
     counts = {name: len(value) if value.ndim else None for name, value in arrays.items()}
     if len(set(counts.values())) != 1 or not next(iter(counts.values())):

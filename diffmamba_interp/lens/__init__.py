@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diffmamba_interp.lens.evaluation import HeldOutDocument, LensMeasurement, measure_lens
-from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens, save_lens
-from diffmamba_interp.lens.lenses import LogitLens, TunedLens
+from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens
+from diffmamba_interp.lens.lenses import LogitLens, TunedLens, save_lens
 from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
 from diffmamba_interp.lens.residual_stream import ResidualStream, residual_stream
 from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError

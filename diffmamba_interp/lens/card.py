@@ -12,8 +12,9 @@ from typing import Any
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.lens.evaluation import LensMeasurement
-from diffmamba_interp.lens.folders import PARAMS_FILE
+from diffmamba_interp.lens.lenses import PARAMS_FILE
 from diffmamba_interp.lens.recipe import LensRecipe
 
 METRICS_FILE = "metrics.json"
@@ -144,9 +145,7 @@ def measurement_table(measurement: LensMeasurement) -> list[str]:
         rows.append((stage.stage, *(estimate.text(4) for estimate in kl_nats), bits))
     if measurement.model_bits_per_byte is not None:
         rows.append(("output", "0", "0", "0", f"{measurement.model_bits_per_byte.value:.3f}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+    return aligned_table(rows)
 
 
 def catalogue(root: str | Path) -> list[str]:

@@ -18,10 +18,9 @@ The demo pair's lenses come with the package, in such folders: no training, no n
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,11 +29,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.files.checksums import file_sha256, require_sha256
-from diffmamba_interp.files.json_files import write_json
-from diffmamba_interp.files.tensors import read_tensors, write_tensors
-from diffmamba_interp.lens.lenses import TunedLens, TunedLensConfig
+from diffmamba_interp.files.checksums import require_sha256
+from diffmamba_interp.files.tensors import read_tensors
+from diffmamba_interp.lens.lenses import CONFIG_FILE, LENS_FILE, PARAMS_FILE, TunedLens, TunedLensConfig
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.checkpoint_files import read_json
 from diffmamba_interp.models.checkpoint_hub import HUB_ID
@@ -44,10 +41,6 @@ from diffmamba_interp.models.read_out_identity import ReadOutIdentity, is_read_o
 
 Reads = Literal["resid_pre", "resid_post"]
 
-CONFIG_FILE = "config.json"
-PARAMS_FILE = "params.pt"
-LENS_FILE = "lens.json"
-LENS_FORMAT = 1
 INSTALLED_FOLDER = Path(__file__).parent / "demo_files"
 SOURCE_FOLDER = Path(__file__).parents[2] / "lenses"
 
@@ -58,28 +51,6 @@ _OLD_LENS = (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@checked
-def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a lens into `folder`, each file whole or not at all; config.json last.
-
-    `extra`: further JSON values for lens.json, such as the sha256 of the tokenizer. Raises OSError if the
-    folder cannot be written.
-    """
-    folder = Path(folder)
-    state = {name: value.detach().float().cpu() for name, value in lens.layer_translators.state_dict().items()}
-    write_tensors(folder / PARAMS_FILE, {name: value.clone().contiguous() for name, value in state.items()})
-    description = {
-        "format": LENS_FORMAT,
-        "reads": "resid_pre",
-        **lens.unembed.identity().to_dict(),
-        "params_sha256": file_sha256(folder / PARAMS_FILE),
-        **(extra or {}),
-    }
-    write_json(folder / LENS_FILE, description)
-    # The library opens this one, in the encoding of its machine: ASCII is the same in all.
-    write_text(folder / CONFIG_FILE, json.dumps(asdict(lens.config), indent=1) + "\n")
 
 
 @checked

@@ -10,16 +10,21 @@ takes seconds and brings in all of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffmamba_interp.argument_checks import checked, checked_fields
+from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.json_files import write_json
+from diffmamba_interp.files.tensors import write_tensors
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.graphs import GraphStore
 from diffmamba_interp.models.language_model import HookedMamba
@@ -38,6 +43,12 @@ class Decoder(nn.Module):
     def graphs(self) -> GraphStore | None:
         """The captured uses of this lens; None for a lens of a user's class, which may do more than compute."""
         return self._graphs if type(self) in (LogitLens, TunedLens) else None
+
+
+CONFIG_FILE = "config.json"
+PARAMS_FILE = "params.pt"
+LENS_FILE = "lens.json"
+LENS_FORMAT = 1
 
 
 class LogitLens(Decoder):
@@ -161,12 +172,32 @@ class TunedLens(Decoder):
             translator.bias.copy_(bias[index])
 
     def save(self, path: str | Path, ckpt: str = "params.pt", config: str = "config.json") -> None:
-        """Write the lens into the folder `path`; see `lens.folders.save_lens`."""
-        from diffmamba_interp.lens.folders import save_lens
-
+        """Write the lens into the folder `path`; see `save_lens`."""
         if (ckpt, config) != ("params.pt", "config.json"):
             raise ValueError("the file names params.pt and config.json are fixed: load_lens looks for them.")
         save_lens(self, path)
+
+
+@checked
+def save_lens(lens: TunedLens, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a lens into `folder`, each file whole or not at all, config.json last; `lens.folders` says what each holds.
+
+    `extra`: further JSON values for lens.json, such as the sha256 of the tokenizer. Raises OSError if the
+    folder cannot be written.
+    """
+    folder = Path(folder)
+    state = {name: value.detach().float().cpu() for name, value in lens.layer_translators.state_dict().items()}
+    write_tensors(folder / PARAMS_FILE, {name: value.clone().contiguous() for name, value in state.items()})
+    description = {
+        "format": LENS_FORMAT,
+        "reads": "resid_pre",
+        **lens.unembed.identity().to_dict(),
+        "params_sha256": file_sha256(folder / PARAMS_FILE),
+        **(extra or {}),
+    }
+    write_json(folder / LENS_FILE, description)
+    # The library opens this one, in the encoding of its machine: ASCII is the same in all.
+    write_text(folder / CONFIG_FILE, json.dumps(asdict(lens.config), indent=1) + "\n")
 
 
 @checked_fields

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.lens.folders import CONFIG_FILE
+from diffmamba_interp.lens.lenses import CONFIG_FILE
 from diffmamba_interp.lens.recipe import LensRecipe, first_difference, read_recipe, recipe_from_dict, write_recipe
 from diffmamba_interp.lens.training import TrainingError
 from diffmamba_interp.runs.run_log import LOG_FILE

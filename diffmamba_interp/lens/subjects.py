@@ -86,14 +86,14 @@ def common_tokenizer(subjects: Sequence[Subject], given: str | None) -> PreTrain
     if given is not None:
         tokenizer = load_tokenizer(given)
     else:
-        own = {tokenizer_hash(one.tokenizer): one.tokenizer for one in subjects if one.tokenizer is not None}
-        if len(own) > 1:
+        tokenizers = {tokenizer_hash(one.tokenizer): one.tokenizer for one in subjects if one.tokenizer is not None}
+        if len(tokenizers) > 1:
             raise ValueError(
                 f"{subject.given} and {subjects[0].given} have different tokenizers, so they would not read the same "
                 "prompts. Give another --baseline, or --tokenizer if you know that one serves both."
             )
         try:
-            (tokenizer,) = own.values() or [load_tokenizer(subject.folder)]
+            (tokenizer,) = tokenizers.values() or [load_tokenizer(subject.folder)]
         except DataError as error:
             raise ValueError(
                 f"{subject.given} holds no tokenizer: give --tokenizer FOLDER_OR_HUB_ID ({error})"

@@ -145,7 +145,7 @@ def lens_trajectory(
 def _reading(q: Tensor, p: Tensor, targets: Tensor | None, chunk: slice, top_k: int) -> dict[str, Tensor]:
     """Everything about log-probabilities q [tokens, d_vocab], beside the final ones p."""
     values, ids = q.topk(min(top_k, q.shape[-1]), dim=-1)
-    found = {
+    reading = {
         "top_tokens": ids,
         "top_probabilities": values.exp(),
         "entropy_nats": -(q.exp() * q).sum(dim=-1),
@@ -154,9 +154,9 @@ def _reading(q: Tensor, p: Tensor, targets: Tensor | None, chunk: slice, top_k: 
     }
     if targets is not None:
         of_target = q.gather(-1, targets[chunk, None])
-        found["target_log_probabilities"] = of_target[:, 0]
-        found["target_ranks"] = 1 + (q > of_target).sum(dim=-1)
-    return found
+        reading["target_log_probabilities"] = of_target[:, 0]
+        reading["target_ranks"] = 1 + (q > of_target).sum(dim=-1)
+    return reading
 
 
 def _checked_targets(targets: Tensor, tokens: Tensor, valid: Tensor | None, d_vocab: int) -> Tensor:

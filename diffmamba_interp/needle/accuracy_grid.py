@@ -284,7 +284,7 @@ def _cell(by_model: dict[str, list[PromptRow]], models: Sequence[str]) -> Cell:
         n=n,
         chance=sum(1 / len(row.labels) for row in first) / n,
         chance_mentioned=sum(1 / max(row.n_mentioned, 1) for row in first) / n,
-        models=tuple(_model_accuracy(model, own) for model, own in zip(models, rows, strict=True)),
+        models=tuple(_model_accuracy(model, answered) for model, answered in zip(models, rows, strict=True)),
         difference=difference,
     )
 

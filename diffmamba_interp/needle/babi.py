@@ -53,14 +53,14 @@ def read_babi(path: str | Path, task: str, *, part: Part = "test", edition: Edit
         if choice not in known:
             raise ValueError(f"{choice!r} is no part or edition of bAbI: give one of {', '.join(known)}.")
     wanted = (edition, task, part)
-    found = {key: text for key, text in _files(Path(path), only={wanted})}
-    if wanted not in found:
+    texts = {key: text for key, text in _files(Path(path), only={wanted})}
+    if wanted not in texts:
         there = sorted("/".join(key) for key in _names(Path(path)) if key[1] == task)
         raise FileNotFoundError(
             f"{path} holds no {part} file of {task} in edition {edition!r}. Of {task} it holds "
             f"{', '.join(there) or 'nothing'} (edition/task/part)."
         )
-    return list(_parse(found[wanted], task, "/".join(wanted)))
+    return list(_parse(texts[wanted], task, "/".join(wanted)))
 
 
 @checked

@@ -96,7 +96,7 @@ def summarise(
         spread); needle_depth: as measured, in fifths of the context.
     clusters: resample these first, for example "seed", and prompts within them.
     """
-    found = []
+    curves = []
     for trajectory in trajectories:
         groups = _groups(trajectory, by)
         for lens, (group, indices) in itertools.product(trajectory.lenses, groups.items()):
@@ -105,7 +105,7 @@ def summarise(
             for measure, statistic in itertools.product(measures, statistics):
                 values = chosen.measure(measure)[trajectory.lens_index(lens)]
                 interval = bootstrap(values, statistic=statistic, clusters=keys, n_resamples=n_resamples, seed=seed)
-                found.append(
+                curves.append(
                     Curve(
                         model=trajectory.model,
                         lens=lens,
@@ -116,7 +116,7 @@ def summarise(
                         **_numbers(interval),
                     )
                 )
-    return found
+    return curves
 
 
 @checked
@@ -145,7 +145,7 @@ def compare(
     lenses = [lens for lens in first.lenses if lens in second.lenses]
     if not lenses:
         raise ValueError(f"no lens is common to both: {', '.join(first.lenses)} and {', '.join(second.lenses)}.")
-    found = []
+    curves = []
     for lens, (group, indices) in itertools.product(lenses, _groups(first, by).items()):
         pair = first.select(indices), second.select(indices)
         keys = None if clusters is None else [_key(sample, clusters) for sample in pair[0].samples]
@@ -159,8 +159,8 @@ def compare(
                 seed=seed,
             )
             common = {"lens": lens, "measure": measure, "statistic": statistic, "group": group, "stages": first.stages}
-            found.append(_paired_curve(first, second, tested, common))
-    return found
+            curves.append(_paired_curve(first, second, tested, common))
+    return curves
 
 
 @checked
@@ -184,17 +184,17 @@ def compare_over_seeds(
             "read with the same lenses on the same tasks and lengths."
         )
     first, second = pairs[0]
-    found = []
+    curves = []
     for lens, group, measure in itertools.product(first.lenses, _groups(first, by), measures):
         k = first.lens_index(lens)
         means = []
         for one, other in pairs:
-            own = _groups(one, by)[group]
-            means.append((other.measure(measure)[k, own] - one.measure(measure)[k, own]).mean(axis=0))
+            places = _groups(one, by)[group]
+            means.append((other.measure(measure)[k, places] - one.measure(measure)[k, places]).mean(axis=0))
         tested = t_test(np.stack(means))
         common = {"lens": lens, "measure": measure, "statistic": "mean", "group": group, "stages": first.stages}
-        found.append(_paired_curve(first, second, tested, common))
-    return found
+        curves.append(_paired_curve(first, second, tested, common))
+    return curves
 
 
 def matched(first: NeedleTrajectory, second: NeedleTrajectory) -> NeedleTrajectory:
@@ -216,11 +216,11 @@ def _groups(trajectory: NeedleTrajectory, by: Sequence[GroupKey]) -> dict[Group,
     unknown = [key for key in by if key not in get_args(GroupKey)]
     if unknown:
         raise ValueError(f"by holds {unknown}: prompts are grouped by {', '.join(get_args(GroupKey))}.")
-    found: dict[tuple[Any, ...], list[int]] = {}
+    indices: dict[tuple[Any, ...], list[int]] = {}
     for index, sample in enumerate(trajectory.samples):
-        found.setdefault(tuple(_key(sample, key) for key in by), []).append(index)
-    ordered = sorted(found.items(), key=lambda item: [(isinstance(value, str), value) for value in item[0]])
-    return {tuple(zip(by, map(str, values), strict=True)): indices for values, indices in ordered}
+        indices.setdefault(tuple(_key(sample, key) for key in by), []).append(index)
+    ordered = sorted(indices.items(), key=lambda item: [(isinstance(value, str), value) for value in item[0]])
+    return {tuple(zip(by, map(str, values), strict=True)): places for values, places in ordered}
 
 
 def _key(sample: ReadSample, by: GroupKey) -> str | int | float:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve, compare, matched, summarise
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import MEASURED, Measure, NeedleTrajectory
@@ -206,13 +207,6 @@ def verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
             )
         )
     return aligned_table(rows)
-
-
-def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table with columns of equal width; the first row is the head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
 
 
 def _names(verdicts: Sequence[Verdict]) -> tuple[str, str]:

@@ -169,8 +169,8 @@ class Haystack:
         facts, filler = _intervals(pieces)
         context = (len(CONTEXT_OPEN), max(end for _, end in (*facts, *filler)))
         question = len(prompt.text) - len(f"{story.question} Answer:")
-        found = list(re.finditer(_whole_words(story.labels), prompt.text[: context[1]]))
-        mentions = _spans(prompt, [match.span() for match in found])
+        matches = list(re.finditer(_whole_words(story.labels), prompt.text[: context[1]]))
+        mentions = _spans(prompt, [match.span() for match in matches])
         labels = [self._keep(answer_text(label)).tokens for label in story.labels]
         label_tokens = tuple(tuple(tokens.tolist()) for tokens in labels)
         return NeedleSample(
@@ -187,7 +187,7 @@ class Haystack:
             supporting=story.supporting,
             question_span=_spans(prompt, [(question, question + len(story.question))])[0],
             filler_spans=tuple(_spans(prompt, filler)),
-            mentions=tuple(Mention(match[0], span) for match, span in zip(found, mentions, strict=True)),
+            mentions=tuple(Mention(match[0], span) for match, span in zip(matches, mentions, strict=True)),
             length=length,
             depth=depth,
             seed=seed,

@@ -227,10 +227,10 @@ def load_samples(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> tuple[
         raise ValueError(f"{path} is no file of prompts: it lacks {', '.join(sorted(missing))}. {REMEDY}")
     about, records = (parse_json(arrays[name].tobytes(), source=path) for name in ("about", "records"))
     tokens = np.split(arrays["tokens"], np.cumsum(arrays["n_tokens"])[:-1]) if len(records) else []
-    prompts = tokenizer.backend_tokenizer.decode_batch([own.tolist() for own in tokens], skip_special_tokens=False)
+    prompts = tokenizer.backend_tokenizer.decode_batch([ids.tolist() for ids in tokens], skip_special_tokens=False)
     samples = [
-        NeedleSample.from_record({**record, "tokens": own, "prompt": prompt})
-        for record, own, prompt in zip(records, tokens, prompts, strict=True)
+        NeedleSample.from_record({**record, "tokens": ids, "prompt": prompt})
+        for record, ids, prompt in zip(records, tokens, prompts, strict=True)
     ]
     for sample in samples:
         # Spans were measured on the text that the prompt was made of.

@@ -186,17 +186,17 @@ def _ask_person(events: Sequence[Event], words: Vocabulary, rng: StableRandom) -
     if not known:
         return None
     who = rng.pick(known)
-    found = find_person(events, who)
-    return found and (rng.pick(words.where_person).format(who=who), *found)
+    finding = find_person(events, who)
+    return finding and (rng.pick(words.where_person).format(who=who), *finding)
 
 
 def _ask_object(events: Sequence[Event], words: Vocabulary, rng: StableRandom) -> Asked | None:
     findings = {thing: find_object(events, thing) for thing in words.objects}
-    known = [(thing, found) for thing, found in findings.items() if found is not None]
+    known = [(thing, finding) for thing, finding in findings.items() if finding is not None]
     if not known:
         return None
-    thing, found = rng.pick(known)
-    return rng.pick(words.where_object).format(thing=thing), *found
+    thing, finding = rng.pick(known)
+    return rng.pick(words.where_object).format(thing=thing), *finding
 
 
 def _ask_object_before(events: Sequence[Event], words: Vocabulary, rng: StableRandom) -> Asked | None:
@@ -206,8 +206,8 @@ def _ask_object_before(events: Sequence[Event], words: Vocabulary, rng: StableRa
         return None
     thing, places = rng.pick(known)
     place = places[-1] if rng.uniform() < _ASKS_LATEST else rng.pick(places[1:])
-    found = find_object_before(events, thing, place)
-    return found and (rng.pick(words.where_before).format(thing=thing, place=place), *found)
+    finding = find_object_before(events, thing, place)
+    return finding and (rng.pick(words.where_before).format(thing=thing, place=place), *finding)
 
 
 def _ask_gift(events: Sequence[Event], words: Vocabulary, rng: StableRandom) -> Asked | None:
@@ -227,10 +227,10 @@ def _ask_gift(events: Sequence[Event], words: Vocabulary, rng: StableRandom) -> 
         )
     )
     slots = {slot: getattr(about, slot) for slot in fixed}
-    found = find_gift(events, lambda event: all(getattr(event, slot) == slots[slot] for slot in fixed))
-    if found is None:
+    finding = find_gift(events, lambda event: all(getattr(event, slot) == slots[slot] for slot in fixed))
+    if finding is None:
         return None
-    event, index = found
+    event, index = finding
     return rng.pick(templates).format(**slots), getattr(event, asked), (index,)
 
 

@@ -235,9 +235,9 @@ def _at_prompt_end(
     """Log-probabilities and vocabulary ranks of the labels' first tokens, entropy of q and KL(p || q)."""
     log_probs = q.gather(-1, labels)
     ranks = []
-    for own in log_probs.split(1, dim=-1):
-        ties = (q == own).sum(dim=-1) - 1
-        ranks.append(1 + (q > own).sum(dim=-1) + ties / 2)
+    for log_prob in log_probs.split(1, dim=-1):
+        ties = (q == log_prob).sum(dim=-1) - 1
+        ranks.append(1 + (q > log_prob).sum(dim=-1) + ties / 2)
     entropy = -(q.exp() * q).sum(dim=-1)
     kl = (p.exp() * (p - q)).sum(dim=-1)
     return torch.cat([log_probs, torch.stack([*ranks, entropy, kl], dim=-1).to(q.dtype)], dim=-1)

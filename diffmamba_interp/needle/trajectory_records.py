@@ -72,9 +72,9 @@ class NeedleTrajectory:
         """Rank among the labels, 1 for the most probable; equally probable ones share the mean of their ranks."""
         ranks = np.full(self.log_probs.shape, np.nan)
         for label in range(self.log_probs.shape[-1]):
-            own = self.log_probs[..., label, None]
-            ties = (self.log_probs == own).sum(axis=-1) - 1
-            ranks[..., label] = 1 + (self.log_probs > own).sum(axis=-1) + ties / 2
+            of_label = self.log_probs[..., label, None]
+            ties = (self.log_probs == of_label).sum(axis=-1) - 1
+            ranks[..., label] = 1 + (self.log_probs > of_label).sum(axis=-1) + ties / 2
         return np.where(np.isnan(self.log_probs), np.nan, ranks)
 
     @property
@@ -97,7 +97,7 @@ class NeedleTrajectory:
         """Signal-to-noise ratio, 10 log10 of p(answer) / mean_k p(distractor_k)."""
         log_probs = self.log_probs64
         distractors = log_probs.copy()
-        self._put_answers(distractors, np.nan)
+        np.put_along_axis(distractors, self.answers[None, :, None, None], np.nan, axis=-1)
         n_distractors = (~np.isnan(distractors)).sum(axis=-1)
         return snr_db(self.of_answer(log_probs), _log_sum(distractors), n_distractors)
 
@@ -172,9 +172,6 @@ class NeedleTrajectory:
     def log_probs64(self) -> Float[np.ndarray, "lens sample stage label"]:
         """`log_probs` in float64."""
         return self.log_probs.astype(np.float64)
-
-    def _put_answers(self, by_label: np.ndarray, value: float) -> None:
-        np.put_along_axis(by_label, self.answers[None, :, None, None], value, axis=-1)
 
 
 class Measured(NamedTuple):

@@ -29,7 +29,8 @@ from diffmamba_interp.lens import (
     load_lens,
     measure_lens,
 )
-from diffmamba_interp.lens.folders import LENS_FILE, demo_lens_folder, save_lens
+from diffmamba_interp.lens.folders import demo_lens_folder
+from diffmamba_interp.lens.lenses import LENS_FILE, save_lens
 from diffmamba_interp.models import read_out_identity
 from diffmamba_interp.text.batches import RandomTokenBatches, random_tokens
 from tests.needle.closed_form import sample_of

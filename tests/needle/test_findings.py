@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffmamba_interp.needle.findings import Verdict, judge, verdict_table, verdicts
+from diffmamba_interp.figures.needle_report import needle_report
+from diffmamba_interp.needle import findings
+from diffmamba_interp.needle.findings import REPORTED, Verdict, find, findings_table, judge, verdict_table, verdicts
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 
@@ -92,3 +94,27 @@ def test_a_verdict_goes_to_plain_values_and_back_and_into_a_table(ratios: np.nda
 def test_a_model_without_inner_stages_cannot_be_judged() -> None:
     with pytest.raises(ValueError, match="none between embedding and output"):
         judge(np.zeros((12, 2)), np.zeros((12, 2)), names=("a", "b"), lens="tuned", group=())
+
+
+def test_a_single_model_is_told_with_every_reported_measure_in_the_middle_and_at_the_output(ratios: np.ndarray) -> None:
+    head, _, *rows = findings_table(find([trajectory("plain", ratios)]))
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == [
+        *("task", "length", "n", "of the answer", "after block 1 [95 % CI]", "at the output"),
+    ]
+    told = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert [row[0] for row in told] == [task for task in ("all", "qa1", "qa2") for _ in REPORTED]
+    mean_db = 10 * np.log10(np.e) * ratios.mean(axis=0)
+    assert [row[3] for row in told[:2]] == ["signal-to-noise ratio, dB", "probability"]
+    assert [cell.split(" ")[0] for cell in told[0][4:]] == [f"{mean_db[2]:+.2f}", f"{mean_db[-1]:+.2f}"]
+    assert told[1][5].split(" ")[0] == f"{np.exp(ratios[:, -1] - 5).mean():.3g}"
+
+
+def test_a_measure_that_is_reported_has_curves_a_row_and_a_figure_on_the_page(
+    ratios: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings, "REPORTED", (*REPORTED, "label_rank"))
+    run = find([trajectory("plain", ratios)])
+    assert {curve.measure for curve in run.curves} == {*REPORTED, "label_rank"}
+    assert sum("rank of the answer among the labels" in row for row in findings_table(run)) == 3
+    page = needle_report(run.curves, [], [], {}, title="a title")
+    assert "Mean rank of the answer among the labels" in page

@@ -18,7 +18,7 @@ from app.shell.steps import Ref, Step, Steps, model_steps, run_steps, token_text
 from diffmamba_interp.figures.interventions import BY_STAGE, answer_by_stage_figure, dose_response_figure
 from diffmamba_interp.figures.lens import lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
-from diffmamba_interp.files.csv_text import csv_text
+from diffmamba_interp.files.table_text import csv_text
 from diffmamba_interp.interventions import InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.records import PROBABILITY
 from diffmamba_interp.lens import LensTrajectory

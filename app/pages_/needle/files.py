@@ -16,7 +16,7 @@ from app.shell.needle_runs import NeedleReading, NeedleRun
 from app.shell.steps import Lines, Steps, model_steps, tokenizer_step
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_by_block
 from diffmamba_interp.files.archives import arrays_to_bytes
-from diffmamba_interp.files.csv_text import csv_text
+from diffmamba_interp.files.table_text import csv_text
 from diffmamba_interp.needle import Curve, PairedCurve
 from diffmamba_interp.needle.trajectory_records import ARRAYS
 

@@ -17,7 +17,7 @@ from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.figures.curves import lambda_figure
 from diffmamba_interp.files.archives import arrays_to_bytes
-from diffmamba_interp.files.csv_text import csv_text
+from diffmamba_interp.files.table_text import csv_text
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
 
 COLUMNS = ("index", "kind", "n_parameters", "lambda_", "lambda_init", "saturated")

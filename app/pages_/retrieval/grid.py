@@ -18,7 +18,7 @@ from app.shell.folders import ModelKey
 from app.shell.steps import Ref, Step, model_steps, run_steps, tokenizer_step
 from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
-from diffmamba_interp.files.csv_text import csv_text
+from diffmamba_interp.files.table_text import csv_text
 from diffmamba_interp.needle import Filler, Haystack, NeedleSample
 from diffmamba_interp.needle.accuracy_grid import (
     Cell,
