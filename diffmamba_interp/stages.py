@@ -5,6 +5,9 @@ stage 0: "embedding" (resid_pre of block 0);   stage i: "after block i-1" (resid
 
 from __future__ import annotations
 
+import numpy as np
+from jaxtyping import Bool, Int
+
 from diffmamba_interp.argument_checks import Natural, checked
 
 OUTPUT = "output"
@@ -20,3 +23,9 @@ def stage_name(index: Natural) -> str:
 def stage_names(n_layers: Natural) -> tuple[str, ...]:
     """All places of a model of `n_layers` blocks, the model's output last: n_layers + 1 names."""
     return (*(stage_name(index) for index in range(n_layers)), OUTPUT)
+
+
+def formation_stage(is_clear: Bool[np.ndarray, "*batch stage"]) -> Int[np.ndarray, "*batch"]:
+    """The first stage from which all later ones are clear too; the number of stages where the last is not."""
+    stays = np.flip(np.logical_and.accumulate(np.flip(is_clear, -1), axis=-1), -1)
+    return is_clear.shape[-1] - stays.sum(axis=-1)

@@ -9,20 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from analyses.training.records import Records
+from diffmamba_interp.stages import formation_stage
 from diffmamba_interp.statistics import Estimate, t_test
 
 FIRST, SECOND = "mamba2", "diff-mamba2"
 THRESHOLDS_DB = (3, 7, 10)
 MEANS = ("accuracy", "output SNR", "inner SNR")
-
-
-def formation_stage(is_clear: Bool[np.ndarray, "*batch stage"]) -> Int[np.ndarray, "*batch"]:
-    """The first stage from which all later ones are clear too; the number of stages where the last is not."""
-    stays = np.flip(np.logical_and.accumulate(np.flip(is_clear, -1), axis=-1), -1)
-    return is_clear.shape[-1] - stays.sum(axis=-1)
 
 
 def measures(records: Records, length: int) -> dict[str, Float[np.ndarray, "run step"]]:

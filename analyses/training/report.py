@@ -16,7 +16,6 @@ from analyses.training.curves import (
     SECOND,
     THRESHOLDS_DB,
     differences,
-    formation_stage,
     measures,
     over_seeds,
     passes,
@@ -29,6 +28,7 @@ from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.stages import formation_stage
 from diffmamba_interp.statistics import Estimate
 
 HERE = Path(__file__).parent

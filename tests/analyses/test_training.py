@@ -73,14 +73,6 @@ def test_snr_is_the_answers_gap_in_db_and_top_is_where_it_is_above(records: Reco
     assert records.is_top[row, 2].tolist() == [[False, False, True, True]] * len(records.tasks)
 
 
-@pytest.mark.parametrize(
-    ("is_clear", "stage"),
-    [([0, 0, 1, 1], 2), ([1, 0, 1, 1], 2), ([1, 1, 1, 1], 0), ([1, 1, 1, 0], 4), ([0, 0, 0, 1], 3)],
-)
-def test_an_answer_has_formed_where_all_later_stages_are_clear_too(is_clear: list[int], stage: int) -> None:
-    assert curves.formation_stage(np.array([is_clear], dtype=bool)).tolist() == [stage]
-
-
 def test_curves_and_differences_are_those_of_each_seed(records: Records) -> None:
     own = curves.measures(records, 0)
     by_run = dict(zip(records.runs, own["accuracy"].tolist(), strict=True))
