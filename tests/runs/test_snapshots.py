@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffmamba_interp.files.checksums import DamagedFileError
-from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, read_snapshot, write_snapshot
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, changed, read_snapshot, write_snapshot
 
 CONTENT: dict[str, Any] = {"step": 3, "weight": torch.arange(600.0), "recipe": {"name": "x"}}
 
@@ -87,3 +87,14 @@ def test_what_is_no_snapshot_is_refused_without_running_it_or_torchs_advice(
         read_snapshot(path.parent)
     assert "weights_only" not in str(refusal.value)
     assert "run" not in capsys.readouterr().out
+
+
+def test_what_changed_is_told_as_it_was_saved_and_as_it_is_now() -> None:
+    saved = {"n": 1, "model": {"d": 8, "gone": 0}, "parts": [{"share": 0.5}], "out": "a"}
+    now = {"n": 2, "model": {"d": 8}, "parts": [{"share": 0.25}], "new": True, "out": "b"}
+    assert changed(saved, now, ignored={"out"}) == {
+        "n": (1, 2),
+        "parts[0].share": (0.5, 0.25),
+        "new": (None, True),
+        "model.gone": (0, None),
+    }

@@ -69,6 +69,13 @@ def test_every_epoch_has_an_order_of_its_own_that_the_seed_decides() -> None:
     assert orders(0) != orders(1)
 
 
+def test_the_order_is_the_one_that_shipped_models_were_trained_in() -> None:
+    source = batches(seed=3, n_epochs=2)
+    flat = [start for batch in source for start in starts(batch)]
+    orders = [np.random.RandomState([3, epoch]).permutation(23)[:20].tolist() for epoch in (0, 1)]
+    assert [flat[:20], flat[20:]] == orders
+
+
 def test_without_shuffling_the_order_is_that_of_the_run() -> None:
     assert [starts(batch) for batch in batches(shuffle=False, n_epochs=1)][:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
