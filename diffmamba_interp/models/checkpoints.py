@@ -16,11 +16,13 @@ Strangers' layouts are first translated into one of these (`checkpoint_layouts`)
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -109,7 +111,7 @@ class Checkpoint:
 
 def key_table(cfg: HookedMambaConfig, format: Format) -> dict[str, str]:
     """Our name of every tensor that a checkpoint of this format stores, to its name there; one to one."""
-    names = list(_empty_model(cfg).state_dict())
+    names = list(_needed_shapes(cfg))
     if cfg.tie_embeddings and format != "state_spaces":
         names.remove("unembed.weight")
     return {name: published_name(name, format) for name in names}
@@ -125,7 +127,7 @@ def open_checkpoint(path: str | Path, revision: str | None = None) -> Checkpoint
         format = detect_format(raw, files.shapes)
         cfg = read_config(raw, format, files.shapes)
         table = key_table(cfg, format)
-        needed = {name: tuple(tensor.shape) for name, tensor in _empty_model(cfg).state_dict().items()}
+        needed = _needed_shapes(cfg)
     if format != "diffmamba_interp":
         table["embed.weight"] = _stored_embedding(cfg, files, table["embed.weight"])
     optional = {"lm_head.weight", "unembed.weight"} if cfg.tie_embeddings else set()
@@ -264,6 +266,12 @@ def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:
                 )
         tensors.pop("unembed.weight", None)
     return tensors
+
+
+@functools.lru_cache(maxsize=32)
+def _needed_shapes(cfg: HookedMambaConfig) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of every tensor of such a model; kept, since a checkpoint is looked into before it is loaded."""
+    return MappingProxyType({name: tuple(tensor.shape) for name, tensor in _empty_model(cfg).state_dict().items()})
 
 
 def _empty_model(cfg: HookedMambaConfig) -> HookedMamba:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Level, Line
+from diffmamba_interp.drawing.coordinates import x_coordinates, y_coordinates
+from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Frame, Level, Line, Panel
 from diffmamba_interp.drawing.svg import to_svg
 from tests.drawing.drawings import BLUE, NAN, RED, curves, everything, heat_map, line
 
@@ -183,3 +184,14 @@ def test_nothing_to_draw_is_refused() -> None:
         to_svg(curves([line(NAN, NAN)]))
     with pytest.raises(ValueError, match="no points"):
         to_svg(curves([Level(at=NAN, colour="#666666")]))
+
+
+def test_a_frame_around_every_cell_makes_the_panel_no_larger() -> None:
+    cells_of = heat_map()
+    (map_,) = cells_of.panels[0].marks[:1]
+    columns, rows = len(map_.x), len(map_.y)
+    frame = Frame(name="all", x=(-0.5, columns - 0.5), y=(-0.5, rows - 0.5), colour=RED.colour)
+    places = replace(map_, x=list(range(columns)), y=list(range(rows)))
+    framed = replace(cells_of, panels=[Panel(marks=[places, frame])])
+    assert (x_coordinates(framed, framed.panels[0]).low, x_coordinates(framed, framed.panels[0]).high) == frame.x
+    assert (y_coordinates(framed)[0].low, y_coordinates(framed)[0].high) == frame.y

@@ -63,3 +63,22 @@ def test_the_writer_holds_the_lock_for_all(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(ProcessGroup, "any", lambda self, here: True)
     with pytest.raises(RunError, match="first process of this run could not begin"):
         other.only_writer_of(tmp_path).__enter__()
+
+
+def test_every_gradient_is_replaced_by_its_own_sum_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanged: list[int] = []
+
+    def twice(tensor: torch.Tensor, op: object) -> None:
+        exchanged.append(tensor.numel())
+        tensor.mul_(2)
+
+    monkeypatch.setattr("torch.distributed.all_reduce", twice)
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (4,), (1,))]
+    before = [torch.randn_like(parameter) for parameter in parameters]
+    for parameter, gradient in zip(parameters[:2], before, strict=False):
+        parameter.grad = gradient.clone()
+    ProcessGroup(size=2).sum_gradients(parameters)
+    for parameter, gradient in zip(parameters[:2], before, strict=False):
+        assert torch.equal(parameter.grad, 2 * gradient)
+    assert parameters[2].grad is None
+    assert exchanged == [10]

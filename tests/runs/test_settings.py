@@ -115,3 +115,10 @@ def test_seeds_are_those_that_every_generator_takes() -> None:
     for seed in (-1, 2**32, 10**30):
         with pytest.raises(ValueError, match=rf"^data.seed is {seed}: it must lie in \[0, 2\^32\)"):
             require_seed(seed, "data.seed")
+
+
+def test_an_entry_that_is_none_of_the_kind_is_named_by_its_place_from_0(tmp_path: Path) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('scales = [1.0, 2.0, "three"]\n')
+    with pytest.raises(ValueError, match=r"scales\[2\] is 'three'"):
+        read_toml(Tiny, file)
