@@ -37,7 +37,7 @@ from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.trajectory import _reading
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
 from diffmamba_interp.models.demo import load_demo_tokenizer
-from diffmamba_interp.needle.trajectory import Ends, _by_stage
+from diffmamba_interp.needle.trajectory import _by_stage, _Ends
 
 RESID_POST = "blocks.*.hook_resid_post"
 LONG = (16_384, 65_536)
@@ -101,11 +101,11 @@ def measure_long(model: HookedMamba, name: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure_generation(model: HookedMamba, name: str, n_new: int = 64) -> dict[str, dict[str, float]]:
+def measure_generation(model: HookedMamba, name: str, n_new: int = 48) -> dict[str, dict[str, float]]:
     """Tokens per second after a prompt of 512, at batch 1; the prompt is read again in both, and taken off."""
     prompt = torch.randint(0, D_VOCAB, (1, 512), device="cuda")
     found = {}
-    for graphs, n in ((False, n_new // 4), (True, n_new)):
+    for graphs, n in ((False, n_new // 6), (True, n_new)):
         model.cuda_graphs = graphs
         model.generate(prompt, 4)
         rates = []
@@ -134,14 +134,14 @@ def measure_instruments(model: HookedMamba) -> dict[str, Timing]:
         ),
     }
     for name, (ours, tensors) in pairs.items():
-        for _ in range(3):
+        for _ in range(2):
             ours()
         model.cuda_graphs = False
         tensors()
         contenders[f"{name}, its tensors in one graph"] = captured(tensors)
         contenders[name] = ours
     model.cuda_graphs = True
-    return time_side_by_side(contenders, rounds=3, calls=5)
+    return time_side_by_side(contenders, rounds=3, calls=3)
 
 
 def attention_tensors(model: HookedMamba, tokens: Tensor) -> object:
@@ -174,7 +174,7 @@ def needle_tensors(
         recorder = Recorder(positions=at)
         with model.hooks([("blocks.*.hook_resid_pre", recorder)]):
             logits, state = model.forward_with_state(tokens, last_only=True)
-        ends = Ends(entering=list(recorder.seen.values()), logits=logits, state=state)
+        ends = _Ends(entering=list(recorder.seen.values()), logits=logits, state=state)
         return [_by_stage(lens, name, ends, labels, None) for name, lens in lenses.items()]
 
     return run

@@ -14,7 +14,8 @@ Key: shapes, strides and dtypes of the inputs, the points recorded and how, the 
     return.
 Results: copied out of the graph's memory, views as views, so that no later call overwrites them.
 Weights: the graph reads them where they lie, so that an edit in place is seen. What is derived of them (the stacked
-    branches) is brought up to date in place; a parameter or module that was replaced or moved drops every graph.
+    branches) is brought up to date in place; a parameter, module or setting that was replaced or moved drops every
+    graph.
 Memory: graphs of at most `max_bytes` are kept, those used longest ago dropped first, and all of them where an eager run
     is out of memory. A capture that fails is said once in the log, and its key stays eager.
 Threads: one replays at a time; capturing refuses nothing to the others (thread-local mode), on a stream of its own.
@@ -40,6 +41,8 @@ from diffmamba_interp.hook_points import HookPoint
 
 SHARE_OF_MEMORY = 1 / 8
 """Of the GPU's memory: what the captured graphs of one model may hold."""
+SETTINGS_APART = ("impl", "training")
+"""Attributes that a graph need not be dropped for: the one is in its key, the other changes nothing."""
 MAX_KEYS = 1024
 """Keys that are remembered, captured or not."""
 
@@ -97,12 +100,11 @@ class GraphStore:
         own = [] if carried is None else carried.tensors
         key = (key, _launch_settings(), tuple(_layout(tensor) for tensor in (*inputs, *own)))
         with self._lock:
-            if self._watched is None:
+            if self._watched is None or self._watched.model is None:
+                self.clear()
                 self._watched = Watched(model)
-            if not self._watched.is_observed():
-                entry = self._entries.setdefault(key, _Entry())
-                self._entries.move_to_end(key)
-                entry.n_uses += 1
+            if not self._watched.is_observed(model):
+                entry = self._met(key)
                 # A replay is launched first and its weights looked at while it runs: they are there, if not current.
                 is_first = entry.graph is not None and carried is None
                 outputs = entry.replay(inputs) if is_first else None
@@ -140,6 +142,15 @@ class GraphStore:
     def __reduce__(self) -> tuple[type[GraphStore], tuple[int | None]]:
         return GraphStore, (self.max_bytes,)
 
+    def _met(self, key: Hashable) -> _Entry:
+        """The key's entry, as the one used last."""
+        entry = self._entries.setdefault(key, _Entry())
+        self._entries.move_to_end(key)
+        entry.n_uses += 1
+        if len(self._entries) > MAX_KEYS:
+            self._drop(next(iter(self._entries)))
+        return entry
+
     def _capture(self, entry: _Entry, body: Body, inputs: Sequence[Tensor]) -> bool:
         """Whether there is a graph of this key now."""
         assert self._watched is not None
@@ -158,7 +169,7 @@ class GraphStore:
             _say_once("a CUDA graph of %.2f GB is over the limit; such passes run eagerly", entry.n_bytes / 1e9)
             entry.refuse()
         for key in list(self._entries):
-            if self.n_bytes <= limit and len(self._entries) <= MAX_KEYS:
+            if self.n_bytes <= limit:
                 break
             if self._entries[key] is not entry:
                 self._drop(key)
@@ -306,10 +317,20 @@ class Watched:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        points = [module for module in model.modules() if isinstance(module, HookPoint)]
         modules = [module for module in model.modules() if not isinstance(module, HookPoint)]
+        known = {id(point) for point in getattr(model, "hook_points", {}).values()}
+        self._model = weakref.ref(model)
+        self._other_points = [point for point in points if id(point) not in known]
         self._children = [(module._modules, dict(module._modules)) for module in modules]
         self._hooks = [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._attributes = [module.__dict__ for module in modules]
+        self._settings = [
+            (attributes, name, value)
+            for attributes in self._attributes
+            for name, value in attributes.items()
+            if not name.startswith("_") and name not in SETTINGS_APART
+        ]
         self._slots = [
             (slots, name, tensor, None if tensor is None else tensor.data_ptr())
             for module in modules
@@ -324,6 +345,11 @@ class Watched:
         self._deriving = [module for module in modules if isinstance(module, Deriving)]
         self._derived: dict[Deriving, object] = {}
 
+    @property
+    def model(self) -> nn.Module | None:
+        """Whose modules these are; None when it is gone."""
+        return self._model()
+
     def change(self) -> Literal["none", "refreshed", "replaced"]:
         """What has become of it since the last call.
 
@@ -331,6 +357,8 @@ class Watched:
         something is elsewhere now, and the graphs must not be replayed.
         """
         if any(children != before for children, before in self._children):
+            return "replaced"
+        if any(attributes.get(name) is not value for attributes, name, value in self._settings):
             return "replaced"
         for slots, name, tensor, address in self._slots:
             now = slots.get(name)
@@ -343,10 +371,16 @@ class Watched:
         is_in_place = all(module.derive() is before for module, before in self._derived.items())
         return "refreshed" if is_in_place else "replaced"
 
-    def is_observed(self) -> bool:
-        """Whether a run does more than the model's own: torch's module hooks, a forward put in place of a module's."""
+    def is_observed(self, model: nn.Module) -> bool:
+        """Whether a run does more than the model's own: torch's module hooks, a forward put in place of a module's.
+
+        So do functions at hook points that `model.hook_points` does not have, and replicas on other devices, which
+        share what the model holds but not its parameters.
+        """
         return (
             not self.is_countable
+            or self.model is not model
+            or any(point.is_hooked for point in self._other_points)
             or any(self._hooks)
             or any("forward" in attributes for attributes in self._attributes)
             or bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)

@@ -212,7 +212,7 @@ def _stages(lens: Lens, name: str, ends: _Ends) -> Iterator[Float[Tensor, "batch
 
 
 def _by_stage(
-    lens: Lens, name: str, ends: Ends, labels: Int[Tensor, "batch label"], graphs: GraphStore | None
+    lens: Lens, name: str, ends: _Ends, labels: Int[Tensor, "batch label"], graphs: GraphStore | None
 ) -> Float[Tensor, "batch stage column"]:
     """`_at_prompt_end` of every stage: many short kernels, by a graph where the lens is known to be tensors alone."""
 

@@ -216,6 +216,30 @@ def test_torchs_own_module_hooks_are_called_at_every_pass(stand_in: type[StandIn
     assert stand_in.made == 1
 
 
+@torch.no_grad()
+def test_functions_at_points_of_a_new_block_are_called(stand_in: type[StandIn], model: HookedMamba) -> None:
+    tokens, seen = random_tokens(), []
+    model.blocks[1] = copy.deepcopy(model.blocks[1])
+    for _ in range(3):
+        model(tokens)
+    model.blocks[1].hook_resid_pre.attach(lambda value, name: seen.append(name))
+    for _ in range(3):
+        model(tokens)
+    assert len(seen) == 3
+    assert stand_in.made == 1
+
+
+@torch.no_grad()
+def test_a_replica_with_parameters_of_its_own_is_not_replayed(stand_in: type[StandIn], model: HookedMamba) -> None:
+    for _ in range(3):
+        model(random_tokens())
+    replica = copy.copy(model)
+    assert replica._graphs is model._graphs
+    for _ in range(3):
+        replica(random_tokens())
+    assert stand_in.made == 1
+
+
 def test_gradients_are_never_left_to_a_graph(stand_in: type[StandIn], model: HookedMamba) -> None:
     tokens = random_tokens()
     for _ in range(3):
@@ -326,12 +350,16 @@ def _assign(model: HookedMamba) -> None:
     model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
 
 
+def _set_eps(model: HookedMamba) -> None:
+    model.blocks[1].norm.eps = 0.5
+
+
 def _move(model: HookedMamba) -> None:
     model.to(torch.float64)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("change", [_replace_parameter, _replace_data, _replace_block, _assign, _move])
+@pytest.mark.parametrize("change", [_replace_parameter, _replace_data, _replace_block, _assign, _set_eps, _move])
 def test_weights_that_are_replaced_or_moved_drop_the_graphs(
     stand_in: type[StandIn], model: HookedMamba, change: Callable[[HookedMamba], None]
 ) -> None:
@@ -641,9 +669,11 @@ def gpu_calls(length: int, state: object) -> dict[str, Callable[[HookedMamba, Te
         "cached stream": lambda model, tokens: model.run_with_cache(tokens, resid_post),
         "all cached": lambda model, tokens: model.run_with_cache(tokens),
         "stream": lambda model, tokens: residual_stream(model, tokens, dtype=torch.bfloat16),
-        "padded": lambda model, tokens: model(tokens, lengths=[length, (length + 1) // 2]),
+        "padded": lambda model, tokens: model(tokens, lengths=[length, 1 + int(tokens[0, 0]) % length]),
         "state out": lambda model, tokens: model.forward_with_state(tokens, last_only=True),
-        "padded state out": lambda model, tokens: model.forward_with_state(tokens, lengths=[(length + 1) // 2, length]),
+        "padded state out": lambda model, tokens: model.forward_with_state(
+            tokens, lengths=[1 + int(tokens[0, 0]) % length, length]
+        ),
         "state in": lambda model, tokens: model.forward_with_state(tokens, state),
     }
     if length == 63:
