@@ -100,8 +100,9 @@ class GraphStore:
         own = [] if carried is None else carried.tensors
         key = (key, _launch_settings(), tuple(_layout(tensor) for tensor in (*inputs, *own)))
         with self._lock:
-            if self._watched is None or self._watched.model is None:
+            if self._watched is not None and self._watched.model is None:
                 self.clear()
+            if self._watched is None:
                 self._watched = Watched(model)
             if not self._watched.is_observed(model):
                 entry = self._met(key)
