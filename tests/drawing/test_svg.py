@@ -134,6 +134,8 @@ def test_the_colour_bar_runs_from_the_low_end_below_to_the_high_end_above() -> N
     heights = [float(re.findall(r"-?[\d.]+", path)[1]) for _, path in bar]
     assert heights == sorted(heights, reverse=True)
     assert (bar[0][0], bar[-1][0]) == ("#053061", "#67001F")
+    low, middle, high = (texts(figure)[label][1] for label in ("-1", "0", "1"))
+    assert low > middle > high
 
 
 def test_neighbouring_cells_of_one_colour_are_one_path() -> None:

@@ -23,7 +23,7 @@ def test_the_readme_shows_the_command(readme: str, command: str) -> None:
     assert command in readme
 
 
-@pytest.mark.parametrize("document", ["README.md", "Makefile"])
+@pytest.mark.parametrize("document", ["README.md", "Makefile", "docs/contributing.md"])
 def test_every_path_in_the_document_exists(document: str, project_root: Path) -> None:
     paths = {path.rstrip(".") for path in PROJECT_PATH.findall((project_root / document).read_text(encoding="utf-8"))}
     assert paths, f"{document} names no file of the project"
