@@ -24,6 +24,7 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.implicit_attention import extract_attention, hidden_attention
 from diffmamba_interp.implicit_attention.activations import BlockActivations, BranchActivations
 from diffmamba_interp.implicit_attention.contributions import contribution_along
+from diffmamba_interp.ops.ssd_attention import FrozenSSD
 
 D_HEAD = 64
 NO_LIMIT = 2**40
@@ -59,12 +60,13 @@ def random_branch(length: int, n_heads: int, d_state: int, device: str) -> Branc
 
     dt = 0.05 * torch.nn.functional.softplus(normal(1, length, n_heads))
     x_in, conv, x, z = (normal(1, length, n_heads, D_HEAD) for _ in range(4))
+    scan = FrozenSSD(
+        dt, -dt * torch.rand(n_heads, device=device) * 8,
+        normal(1, length, 1, d_state), normal(1, length, 1, d_state) / d_state**0.5, torch.ones(n_heads, device=device),
+    )  # fmt: skip
     return BranchActivations(
-        x_in=x_in, conv=conv, x=x, z=z, dt=dt,
-        log_decay=-dt * torch.rand(n_heads, device=device) * 8,
-        B=normal(1, length, 1, d_state), C=normal(1, length, 1, d_state) / d_state**0.5,
-        norm_scale=torch.ones(1, length, 1, device=device), D=torch.ones(n_heads, device=device),
-        norm_weight=torch.ones(d_inner, device=device), conv_weight=normal(d_inner, 4), conv_bias=None,
+        scan=scan, x_in=x_in, conv=conv, x=x, gate=torch.nn.functional.silu(z), conv_weight=normal(d_inner, 4),
+        conv_bias=None,
         out_weight=normal(d_inner // 2, d_inner) / d_inner**0.5, out_bias=None, out_gain=None, out=None,
     )  # fmt: skip
 

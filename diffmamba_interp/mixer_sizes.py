@@ -49,6 +49,11 @@ class MixerSizes:
         return self.d_inner // self.d_head
 
     @property
+    def convolved(self) -> slice:
+        """The columns of in_proj's output that pass through the convolution."""
+        return slice(0, self.d_inner)
+
+    @property
     def heads(self) -> str:
         """What has a hidden attention of its own, in words."""
         return f"{self.n_heads} heads of {self.d_head}"
@@ -69,6 +74,10 @@ class Mamba2Sizes(MixerSizes):
     def conventions(self) -> tuple[str, ...]:
         groups = f"{self.n_groups} group{'s' if self.n_groups > 1 else ''} of B and C"
         return (groups + ("; gated norm per group, as in the GPU kernels" if self.n_groups > 1 else ""),)
+
+    @property
+    def convolved(self) -> slice:
+        return slice(self.d_inner, self.d_inner + self.d_conv_channels)
 
     @property
     def d_conv_channels(self) -> int:

@@ -2,7 +2,7 @@
 
 Everything is frozen at its value in that run: gates, norm scales, B, C, dt and lambda. With that,
 
-    branch_out[t] = W_out (gate[t] * y[t]) + b_out            gate[t] = SiLU(z[t]) w_norm / rms(y[t] SiLU(z[t]))
+    branch_out[t] = W_out (gate[t] * y[t]) + b_out            gate: of a Mamba-2 mixer SiLU(z) w_norm / rms(y SiLU(z))
     mixer_out[t]  = sum_branches sign * out_gain[t] * branch_out[t]          sign: 1, and -lambda
 
     out_gain[t] = (1 - lambda_init) w_sub / rms(m[t])              normalisation "post": the same for both
@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from diffmamba_interp.activation_cache import ActivationCache
 from diffmamba_interp.argument_checks import checked
@@ -30,8 +28,8 @@ from diffmamba_interp.hook_names import (
     block_point,
     branch_out,
     differential_point,
-    inner_norm,
     mixer_point,
+    mixer_prefix,
     subnorm,
 )
 from diffmamba_interp.hook_points import Recorder, attached
@@ -39,55 +37,36 @@ from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
+from diffmamba_interp.models.mixer import FrozenMixer, Mixer
 from diffmamba_interp.models.token_checks import Lengths, counted, take_rows, valid_positions
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import choose_impl
 
-MIXER_POINTS = ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay")
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class BranchActivations(ShortRepr):
-    """One mixer of a block, plain or a branch, with everything in float32 or wider.
+class BranchActivations(FrozenMixer, ShortRepr):
+    """One mixer of a block, plain or a branch, as it ran: a `FrozenMixer`, and its way into the block's output.
 
-    x_in: the x part of in_proj's output, before the convolution. conv: its convolution, before SiLU.
-    x: the scan's input. z: the gate before SiLU. dt, log_decay: of the scan; B, C: its maps.
-    norm_scale: root mean square in the gated norm, per group of channels.
-    D, norm_weight, conv_weight (index d_conv - 1 is lag 0), conv_bias, out_weight, out_bias: parameters.
     out_gain: factor from the branch's output to mixer_out, without lambda; None for 1.
     out: the branch's output, without lambda; None in a plain block, where it is mixer_out.
+    What the scan was made of (of a Mamba-2 mixer dt, log_decay, B, C) can be read here, too.
     """
 
-    x_in: Float[Tensor, "batch pos head d_head"]
-    conv: Float[Tensor, "batch pos head d_head"]
-    x: Float[Tensor, "batch pos head d_head"]
-    z: Float[Tensor, "batch pos head d_head"]
-    dt: Float[Tensor, "batch pos head"]
-    log_decay: Float[Tensor, "batch pos head"]
-    B: Float[Tensor, "batch pos group d_state"]
-    C: Float[Tensor, "batch pos group d_state"]
-    norm_scale: Float[Tensor, "batch pos group"]
-    D: Float[Tensor, " head"]
-    norm_weight: Float[Tensor, " d_inner"]
-    conv_weight: Float[Tensor, "d_inner d_conv"]
-    conv_bias: Float[Tensor, " d_inner"] | None
-    out_weight: Float[Tensor, "d_model d_inner"]
-    out_bias: Float[Tensor, " d_model"] | None
     out_gain: Float[Tensor, "batch pos d_model"] | None
     out: Float[Tensor, "batch pos d_model"] | None
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("dt", "log_decay", "A", "B", "C", "D"):
+            return getattr(self.scan, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+
     @property
     def n_heads(self) -> int:
-        return self.dt.shape[2]
+        return self.x.shape[2]
 
     def gate_at(self, rows: Int[Tensor, "batch row"] | None) -> Float[Tensor, "batch row head d_head"]:
-        """Frozen factor from the scan's output to out_proj's input: SiLU(z) w_norm / rms."""
-        per_group = self.norm_weight.shape[0] // self.norm_scale.shape[2]
-        scale = repeat(take_rows(self.norm_scale, rows), "b t g -> b t (g c)", c=per_group)
-        return F.silu(take_rows(self.z, rows)) * rearrange(
-            self.norm_weight / scale, "b t (h p) -> b t h p", h=self.n_heads
-        )
+        """Frozen factor from the scan's output to out_proj's input."""
+        return take_rows(self.gate, rows)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -169,7 +148,7 @@ def _points_read(model: HookedMamba, block: int) -> list[str]:
     """Attached last, a function at these sees what the other hooks have left. Raises for replaced scans."""
     kind = model.cfg.block_kind(block)
     _refuse_replaced_scans(model, block, _branches(kind))
-    return _names(block, kind, _normalisation(model, kind), _branches(kind))
+    return _names(model, block, _branches(kind))
 
 
 def _branches(kind: BlockKind) -> tuple[Branch | None, ...]:
@@ -193,14 +172,14 @@ def _normalisation(model: HookedMamba, kind: BlockKind) -> Normalisation | None:
     return model.cfg.differential.normalisation if kind == "differential" and model.cfg.differential else None
 
 
-def _names(
-    block: int, kind: BlockKind, normalisation: Normalisation | None, which: tuple[Branch | None, ...]
-) -> list[str]:
+def _names(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> list[str]:
     """The hook points that a block's activations are read from."""
+    kind = model.cfg.block_kind(block)
+    normalisation = _normalisation(model, kind)
     names = [block_point(block, "mixer_out")]
     for branch in which:
-        names += [mixer_point(block, point, branch) for point in MIXER_POINTS]  # type: ignore[arg-type]
-        names.append(inner_norm(block, "scale", branch))
+        mixer: Any = model.blocks[block].get_submodule("mixer" if branch is None else f"mixer.{branch}")
+        names += [f"{mixer_prefix(block, branch)}.{point}" for point in mixer.frozen_points]
     if kind == "differential":
         names += [differential_point(block, "lambda"), *(branch_out(block, branch) for branch in BRANCHES)]
     if normalisation == "post":
@@ -212,34 +191,10 @@ def _names(
 
 def _branch(model: HookedMamba, cache: ActivationCache, block: int, branch: Branch | None) -> BranchActivations:
     mixer: Any = model.blocks[block].mixer
-    owner: Any = mixer if branch is None else mixer.get_submodule(branch)
-    if not isinstance(owner, Mamba2Mixer):
-        raise TypeError(f"block {block} holds a {type(owner).__name__}: implicit attention reads Mamba-2 mixers.")
-    d_inner, d_head = owner.sizes.d_inner, owner.sizes.d_head
-
-    def captured(point: Any) -> Tensor:
-        return upcast(cache[mixer_point(block, point, branch)])
-
-    def by_head(value: Tensor) -> Tensor:
-        return rearrange(value, "b t (h p) -> b t h p", p=d_head)
-
-    conv_bias, out_bias = owner.conv1d.bias, owner.out_proj.bias
+    owner: Mixer = mixer if branch is None else mixer.get_submodule(branch)
+    frozen = owner.freeze(lambda point: upcast(cache[f"{mixer_prefix(block, branch)}.{point}"]))
     return BranchActivations(
-        x_in=by_head(captured("in_proj")[..., d_inner : 2 * d_inner]),
-        conv=by_head(captured("conv")[..., :d_inner]),
-        x=captured("x"),
-        z=captured("z"),
-        dt=captured("dt"),
-        log_decay=captured("log_decay"),
-        B=captured("B"),
-        C=captured("C"),
-        norm_scale=upcast(cache[inner_norm(block, "scale", branch)]),
-        D=upcast(owner.D),
-        norm_weight=upcast(owner.inner_norm.weight),
-        conv_weight=upcast(owner.conv1d.weight[:d_inner, 0]),
-        conv_bias=None if conv_bias is None else upcast(conv_bias[:d_inner]),
-        out_weight=upcast(owner.out_proj.weight),
-        out_bias=None if out_bias is None else upcast(out_bias),
+        **vars(frozen),
         out_gain=None if branch is None else _out_gain(mixer, cache, block, branch),
         out=None if branch is None else upcast(cache[branch_out(block, branch)]),
     )
@@ -257,7 +212,7 @@ def _out_gain(mixer: DifferentialMixer, cache: ActivationCache, block: int, bran
 
 def _refuse_replaced_scans(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> None:
     names = [mixer_point(block, p, branch) for branch in which for p in ("state", "hidden_attention")]
-    hooked = [name for name in names if model.hook_points[name].is_hooked]
+    hooked = [name for name in names if name in model.hook_points and model.hook_points[name].is_hooked]
     if hooked:
         raise ValueError(
             f"a hook is attached to {', '.join(hooked)}: the scan that ran may not be the one that dt, B and C "

@@ -30,27 +30,11 @@ from torch.nn import functional as F
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BlockActivations, BranchActivations
 from diffmamba_interp.implicit_attention.branch_parts import BranchParts, along_rows
-from diffmamba_interp.implicit_attention.effective import channel_rows, operator_row
-from diffmamba_interp.implicit_attention.scan_pairs import (
-    PAIR_BYTES,
-    TILE,
-    Along,
-    ScanPairs,
-    all_rows,
-    chosen_rows,
-    chosen_rows_bytes,
-)
-from diffmamba_interp.implicit_attention.selection import (
-    DEFAULT_MAX_BYTES,
-    Heads,
-    Impl,
-    launched,
-    require_memory,
-    select_heads,
-    use_fused,
-)
+from diffmamba_interp.implicit_attention.effective import channel_rows
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Heads, require_memory, select_heads
 from diffmamba_interp.models.token_checks import Rows, select_rows, take_rows
-from diffmamba_interp.ops import reference
+from diffmamba_interp.ops.scan_pairs import PAIR_BYTES, TILE, chosen_rows_bytes
+from diffmamba_interp.ops.select import Impl
 
 Sources = Literal["convolved", "input"]
 
@@ -209,56 +193,19 @@ def _along_sources(
     impl: Impl,
 ) -> Tensor:
     """K of one branch: the sources' own positions, or each tap's part moved back by its lag."""
-    if sources == "convolved":
-        return _along(branch, v, branch.x, rows, heads, per_head, impl)
+    if sources == "convolved" or branch.conv is None:
+        return branch.scan.along(v, branch.x, rows, heads, per_head=per_head, impl=impl)
     moved = (
-        F.pad(_along(branch, v, tap, rows, heads, per_head, impl)[..., lag:], (0, lag))
+        F.pad(branch.scan.along(v, tap, rows, heads, per_head=per_head, impl=impl)[..., lag:], (0, lag))
         for lag, tap in enumerate(_taps(branch))
     )
     return sum(moved, start=next(moved))  # the first tap is the start, so that the sum is a tensor
 
 
-def _along(
-    branch: BranchActivations,
-    v: Tensor,
-    x: Tensor,
-    rows: Tensor | None,
-    heads: tuple[int, ...],
-    per_head: bool,
-    impl: Impl,
-) -> Tensor:
-    """K of one branch for the pulled-back direction v [batch, row, head, d_head] and scan inputs x."""
-    if not per_head and use_fused(impl, v, x, branch.dt):
-        return _fused(branch, v, x, rows, heads)
-    if per_head and impl == "fused":
-        raise ValueError('per_head contributions have no kernel: use impl="auto" or "reference".')
-    scan = ScanPairs.of(branch.dt, branch.log_decay, branch.B, branch.C, heads)
-    chosen = list(heads)
-    form = Along(
-        groups=scan.groups,
-        v=rearrange(v[:, :, chosen], "b t h p -> b h t p"),
-        x=rearrange(x[:, :, chosen], "b s h p -> b h s p"),
-        D=branch.D[chosen],
-        per_head=per_head,
-    )
-    return all_rows(scan, form) if rows is None else chosen_rows(scan, form, rows)
-
-
-def _fused(branch: BranchActivations, v: Tensor, x: Tensor, rows: Tensor | None, heads: tuple[int, ...]) -> Tensor:
-    """The kernel, once if all samples have the same rows and once per sample if not."""
-    from diffmamba_interp.ops.kernels import fused_contribution
-
-    def launch(samples: slice, rows: Tensor | None) -> Tensor:
-        return fused_contribution(
-            v[samples], x[samples], branch.dt[samples], None, branch.B[samples], branch.C[samples], branch.D,
-            log_decay=branch.log_decay[samples], rows=rows, heads=heads,
-        )  # fmt: skip
-
-    return launched(launch, rows)
-
-
 def _taps(branch: BranchActivations) -> Iterator[Tensor]:
     """x_k[s] = sigmoid(c[s]) w[k] x_in[s-k] for lag k = 0, 1, ...: [batch, pos, head, d_head]."""
+    assert branch.conv is not None
+    assert branch.conv_weight is not None
     slope = torch.sigmoid(branch.conv)
     width, n_pos = branch.conv_weight.shape[1], branch.x_in.shape[1]
     for lag in range(min(width, n_pos)):
@@ -276,12 +223,11 @@ def _bias_along(
 ) -> Tensor:
     """[batch, row]: <r, b_out>, and for input sources what the convolution's bias makes of the chosen heads."""
     bias = r.new_zeros(r.shape[:2]) if branch.out_bias is None else r @ branch.out_bias
-    if sources == "convolved" or branch.conv_bias is None:
+    if sources == "convolved" or branch.conv is None or branch.conv_bias is None:
         return bias
     constant = torch.sigmoid(branch.conv) * rearrange(branch.conv_bias, "(h p) -> h p", h=branch.n_heads)
-    scan = reference.ssd_chunked(constant, branch.dt, branch.log_decay, branch.B, branch.C, branch.D)
-    chosen = list(heads)
-    return bias + torch.einsum("bthp,bthp->bt", v[:, :, chosen], take_rows(scan.y, rows)[:, :, chosen])
+    y, chosen = branch.scan.apply(constant), list(heads)
+    return bias + torch.einsum("bthp,bthp->bt", v[:, :, chosen], take_rows(y, rows)[:, :, chosen])
 
 
 def _per_row(direction: Tensor, activations: BlockActivations, n_rows: int) -> Tensor:
@@ -303,7 +249,7 @@ def _vectors(branch: BranchActivations, t: Tensor, heads: Heads, sources: Source
     """For one destination t [batch]: T over chunks of sources [batch, src, d_model], and the bias vector."""
     chosen = select_heads(heads, branch.n_heads)
     gain = None if branch.out_gain is None else take_rows(branch.out_gain, t[:, None])[:, 0]
-    operator = operator_row(branch, t, chosen)
+    operator = branch.scan.operator(t[:, None], chosen)[:, :, 0]
     d_head = branch.x.shape[3]
     channels = [head * d_head + p for head in chosen for p in range(d_head)]
     out_weight = branch.out_weight[:, channels]
@@ -313,7 +259,7 @@ def _vectors(branch: BranchActivations, t: Tensor, heads: Heads, sources: Source
         return vectors if gain is None else vectors * gain[:, None]
 
     def chunks() -> Iterator[Tensor]:
-        n_batch, n_pos = branch.dt.shape[:2]
+        n_batch, n_pos = branch.x.shape[:2]
         per_source = n_batch * (3 * len(channels) + out_weight.shape[0]) * operator.element_size()
         size = max(1, SOURCE_CHUNK_BYTES // per_source)
         for begin in range(0, n_pos, size):
@@ -325,7 +271,7 @@ def _vectors(branch: BranchActivations, t: Tensor, heads: Heads, sources: Source
     if branch.out_bias is not None:
         bias = bias + (branch.out_bias if gain is None else branch.out_bias * gain)
     if sources == "input" and branch.conv_bias is not None:
-        whole = slice(0, branch.dt.shape[1])
+        whole = slice(0, branch.x.shape[1])
         made, _ = channel_rows(branch, operator, t, chosen, whole, "bias")
         bias = bias + to_residual((made.sum(dim=-1) * branch.conv_bias[channels])[:, None])[:, 0]
     return chunks(), bias

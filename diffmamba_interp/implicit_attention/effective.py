@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.implicit_attention.activations import BranchActivations
-from diffmamba_interp.implicit_attention.hidden import hidden_attention
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, require_memory
 from diffmamba_interp.models.token_checks import Rows, select_rows
 
@@ -50,38 +49,27 @@ def effective_attention(
     chosen = list(range(n_heads * d_head)) if channels is None else [int(channel) for channel in channels]
     if not chosen or not all(0 <= channel < n_heads * d_head for channel in chosen):
         raise ValueError(f"channels is {chosen}: give indices in 0 to {n_heads * d_head - 1}, at least one.")
-    at = select_rows(rows, torch.full((n_batch,), n_pos, device=branch.dt.device), n_pos)
+    at = select_rows(rows, torch.full((n_batch,), n_pos, device=branch.x.device), n_pos)
     if at is None:
-        at = torch.arange(n_pos, device=branch.dt.device).expand(n_batch, -1)
+        at = torch.arange(n_pos, device=branch.x.device).expand(n_batch, -1)
     require_memory(
         f"effective attention of {len(chosen)} channels, {n_batch} x {at.shape[1]} rows and {n_pos} positions",
-        3 * n_batch * len(chosen) * at.shape[1] * n_pos * branch.dt.element_size(),
+        3 * n_batch * len(chosen) * at.shape[1] * n_pos * branch.x.element_size(),
         max_bytes,
         "Ask for fewer rows= or channels=",
     )
-    heads = sorted({channel // d_head for channel in chosen})
+    heads = tuple(sorted({channel // d_head for channel in chosen}))
     per_head = [heads.index(channel // d_head) * d_head + channel % d_head for channel in chosen]
     rows_of_E, rows_of_bias = [], []
     for i in range(at.shape[1]):
-        operator = operator_row(branch, at[:, i], heads)
+        operator = branch.scan.operator(at[:, i : i + 1], heads)[:, :, 0]
         whole = slice(0, n_pos)
         weights, _ = channel_rows(branch, operator, at[:, i], heads, whole, "input")
         rows_of_E.append(weights[:, per_head])
         made, _ = channel_rows(branch, operator, at[:, i], heads, whole, "bias")
-        conv_bias = branch.conv_weight.new_zeros(n_heads * d_head) if branch.conv_bias is None else branch.conv_bias
+        conv_bias = branch.x.new_zeros(n_heads * d_head) if branch.conv_bias is None else branch.conv_bias
         rows_of_bias.append(made[:, per_head].sum(dim=-1) * conv_bias[chosen])
     return EffectiveAttention(torch.stack(rows_of_E, dim=2), torch.stack(rows_of_bias, dim=2))
-
-
-def operator_row(
-    branch: BranchActivations, t: Int[Tensor, " batch"], heads: Sequence[int]
-) -> Float[Tensor, "batch selected pos"]:
-    """H[h,t,s] + D[h] [t=s] for one destination per sample."""
-    H = hidden_attention(
-        branch.dt, None, branch.B, branch.C, rows=t[:, None], heads=heads, log_decay=branch.log_decay, impl="reference"
-    )[:, :, 0]
-    here = torch.arange(H.shape[-1], device=t.device) == t[:, None, None]
-    return H + branch.D[list(heads)][:, None] * here
 
 
 def channel_rows(
@@ -106,7 +94,7 @@ def channel_rows(
     def operator_at(at: slice) -> Tensor:
         return operator[:, :, at].repeat_interleave(d_head, dim=1)
 
-    if sources == "convolved":
+    if sources == "convolved" or branch.conv is None or branch.conv_weight is None:
         return gate * operator_at(src), by_channel(branch.x, src)
     if sources == "bias":
         weights = gate * operator_at(src) * torch.sigmoid(by_channel(branch.conv, src))

@@ -20,10 +20,9 @@ from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.hook_points import HookFunction
 from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block, run_to_block
 from diffmamba_interp.implicit_attention.contributions import Sources, contribution_along, contribution_norms
-from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
+from diffmamba_interp.implicit_attention.hidden import hidden_attention_bytes
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
-from diffmamba_interp.implicit_attention.scan_pairs import Reduction
-from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Heads, Impl, require_memory, select_heads
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Heads, require_memory, select_heads
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out import final_scale, logit_direction
 from diffmamba_interp.models.read_out_identity import require_lens_of
@@ -38,6 +37,8 @@ from diffmamba_interp.models.token_checks import (
     valid_positions,
 )
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.scan_pairs import Reduction
+from diffmamba_interp.ops.select import Impl
 
 Direction = Tensor | int | Callable[[int], Tensor]
 
@@ -198,12 +199,9 @@ def _record(activations: BlockActivations, tokens: Tensor, request: _Request) ->
 
 def _hidden(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
     parts = [
-        hidden_attention(
-            branch.dt, None, branch.B, branch.C, request.rows, request.heads, request.reduce,
-            log_decay=branch.log_decay, impl=request.impl, max_bytes=request.max_bytes,
-        )
+        branch.scan.hidden(request.rows, select_heads(request.heads, branch.n_heads), request.reduce, impl=request.impl)
         for branch in activations.branches
-    ]  # fmt: skip
+    ]
     return parts, {}
 
 

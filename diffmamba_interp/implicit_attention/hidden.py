@@ -14,26 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, Natural, checked
-from diffmamba_interp.implicit_attention.scan_pairs import (
-    TILE,
-    Reduction,
-    ScanPairs,
-    all_rows,
-    chosen_rows,
-    chosen_rows_bytes,
-    form_of,
-)
-from diffmamba_interp.implicit_attention.selection import (
-    DEFAULT_MAX_BYTES,
-    Heads,
-    Impl,
-    launched,
-    require_memory,
-    select_heads,
-    use_fused,
-)
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Heads, require_memory, select_heads
 from diffmamba_interp.models.token_checks import Rows, select_rows
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.scan_pairs import TILE, Reduction, chosen_rows_bytes
+from diffmamba_interp.ops.select import Impl
+from diffmamba_interp.ops.ssd_attention import FrozenSSD
 
 REDUCTIONS = (None, "mean", "abs_mean", "max_abs")
 
@@ -90,11 +76,7 @@ def hidden_attention(
     if log_decay is None:
         assert A is not None
         log_decay = upcast(dt) * upcast(A)
-    if use_fused(impl, dt, B, C):
-        return _fused(dt, log_decay, B, C, at, chosen, reduce)
-    scan = ScanPairs.of(dt, log_decay, B, C, chosen)
-    form = form_of(scan.groups, reduce)
-    return all_rows(scan, form) if at is None else chosen_rows(scan, form, at)
+    return FrozenSSD(dt, log_decay, B, C, dt.new_zeros(n_heads)).hidden(at, chosen, reduce, impl=impl)
 
 
 @checked
@@ -115,24 +97,3 @@ def hidden_attention_bytes(
     else:
         at_work = chosen_rows_bytes(n_batch, n_heads, n_rows, n_pos)
     return result + at_work
-
-
-def _fused(
-    dt: Tensor,
-    log_decay: Tensor,
-    B: Tensor,
-    C: Tensor,
-    rows: Tensor | None,
-    heads: tuple[int, ...],
-    reduce: Reduction | None,
-) -> Tensor:
-    """The kernel, once if all samples have the same rows and once per sample if not."""
-    from diffmamba_interp.ops.kernels import fused_hidden_attention
-
-    def launch(samples: slice, rows: Tensor | None) -> Tensor:
-        return fused_hidden_attention(
-            dt[samples], None, B[samples], C[samples],
-            log_decay=log_decay[samples], rows=rows, heads=heads, reduce=reduce,
-        )  # fmt: skip
-
-    return launched(launch, rows)

@@ -21,7 +21,7 @@ from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.files.atomic import replacing
 from diffmamba_interp.files.json_files import json_text, parse_json
 from diffmamba_interp.implicit_attention.branch_parts import BranchParts
-from diffmamba_interp.implicit_attention.scan_pairs import Reduction
+from diffmamba_interp.ops.scan_pairs import Reduction
 
 Kind = Literal["hidden", "contribution", "contribution_norm"]
 

@@ -22,12 +22,13 @@ from diffmamba_interp.files.json_files import numbers, plain
 from diffmamba_interp.implicit_attention.activations import run_block
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.implicit_attention.contributions import Contribution, Sources, contribution_along
-from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, Impl
+from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out import final_scale, logit_direction
 from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, select_rows, take_rows, token_ids
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.select import Impl
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked, checked_fields, fitting
-from diffmamba_interp.hook_names import Branch, branch_out, differential_point, inner_norm, mixer_point, subnorm
+from diffmamba_interp.hook_names import Branch, branch_out, differential_point, mixer_point, subnorm
 from diffmamba_interp.hook_points import NamesFilter, select_names
 from diffmamba_interp.interventions.intervention import Hook, Observer
 from diffmamba_interp.interventions.targets import (
@@ -30,6 +30,7 @@ from diffmamba_interp.interventions.targets import (
     chosen_blocks,
     chosen_heads,
     chosen_scans,
+    gated_point,
     one_scan,
     require_branch,
 )
@@ -154,7 +155,7 @@ class AblateHead:
         block, branch = one_scan(model, self.block, self.branch)
         heads = list(chosen_heads(model, block, self.heads))
         at_scan = self.at == "ssm_y"
-        name = mixer_point(block, "ssm_y", branch) if at_scan else inner_norm(block, "gated", branch)
+        name = mixer_point(block, "ssm_y", branch) if at_scan else gated_point(model, block, branch)
         mean = mean_of(self.means, name)
         d_head = model.cfg.mixer_sizes(model.cfg.block_kind(block)).d_head
 
@@ -236,7 +237,7 @@ def ablatable_points(model: HookedMamba) -> list[str]:
     """The outputs of every branch, and of every scan and gated norm, whose slices are the heads' outputs."""
     names = []
     for block, branch in chosen_scans(model, None, None):
-        names += [mixer_point(block, "ssm_y", branch), inner_norm(block, "gated", branch)]
+        names += [mixer_point(block, "ssm_y", branch), gated_point(model, block, branch)]
         if branch is not None:
             names.append(branch_out(block, branch))
     return names

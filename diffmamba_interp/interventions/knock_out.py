@@ -68,15 +68,16 @@ class KnockOut:
         return [(mixer_point(block, "in_proj", branch), self._no_input(model, block)) for block, branch in scans]
 
     def _no_write(self, B: Tensor, name: str) -> Tensor:
-        return B.masked_fill(position_mask(self.positions, B)[..., None, None], 0.0)
+        mask = position_mask(self.positions, B)
+        return B.masked_fill(mask.reshape(*mask.shape, *[1] * (B.ndim - 2)), 0.0)
 
     def _no_input(self, model: HookedMamba, block: int) -> OnPrompt:
-        sizes = model.cfg.mixer_sizes(model.cfg.block_kind(block))
-        xBC = slice(sizes.d_inner, sizes.d_inner + sizes.d_conv_channels)
+        convolved = model.cfg.mixer_sizes(model.cfg.block_kind(block)).convolved
 
         def clear(projected: Tensor, name: str) -> Tensor:
             edited = projected.clone()
-            edited[..., xBC] = projected[..., xBC].masked_fill(position_mask(self.positions, projected)[..., None], 0.0)
+            mask = position_mask(self.positions, projected)[..., None]
+            edited[..., convolved] = projected[..., convolved].masked_fill(mask, 0.0)
             return edited
 
         return OnPrompt(clear)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from diffmamba_interp.hook_names import BRANCHES, Branch
+from diffmamba_interp.hook_names import BRANCHES, Branch, mixer_prefix
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.mixer import Mixer
 
 Blocks = int | Sequence[int] | None
 """One block, several, or None for every block that has what is changed."""
@@ -68,6 +70,13 @@ def one_scan(model: HookedMamba, block: int, branch: Branch | None) -> Scan:
             "Say which is meant by branch='minuend' or branch='subtrahend'."
         )
     return scans[0]
+
+
+def gated_point(model: HookedMamba, block: int, branch: Branch | None) -> str:
+    """The hook point of the scan's output behind its gate: what enters out_proj."""
+    prefix = mixer_prefix(block, branch)
+    mixer = cast(Mixer, model.get_submodule(prefix))
+    return f"{prefix}.{mixer.gated_point}"
 
 
 def chosen_heads(model: HookedMamba, block: int, heads: int | Sequence[int], name: str = "heads") -> tuple[int, ...]:

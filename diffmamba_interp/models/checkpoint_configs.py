@@ -38,6 +38,7 @@ from diffmamba_interp.models.checkpoint_fields import (
 from diffmamba_interp.models.checkpoint_files import printable
 from diffmamba_interp.models.checkpoint_mamba1 import read_hf_mamba1, read_state_spaces_mamba1, write_mamba1
 from diffmamba_interp.models.checkpoint_sizes import (
+    OUR_BRANCH,
     OUR_LAYER,
     Shapes,
     StoredSizes,
@@ -115,7 +116,7 @@ def _read_ours(raw: Mapping[str, Any], shapes: Shapes) -> HookedMambaConfig:
     fields.integer("dt_rank", None)
     numbers = ("norm_eps", "dt_min", "dt_max", "dt_floor", "initializer_range")
     cfg = HookedMambaConfig.from_dict({**model, **{name: fields.number(name) for name in numbers if name in model}})
-    blocks = differential_indices(_published_shapes(shapes))
+    blocks = tuple(sorted({int(match[1]) for name in shapes if (match := OUR_BRANCH.match(name))}))
     if shapes and blocks != cfg.differential_blocks:
         raise ValueError(
             f"it contradicts the weights: model.differential (its placement) makes blocks "

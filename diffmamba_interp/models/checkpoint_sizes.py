@@ -25,6 +25,7 @@ from diffmamba_interp.models.config_fields import ConfigFields
 Shapes = Mapping[str, tuple[int, ...]]
 
 OUR_LAYER = re.compile(r"^blocks\.(\d+)\.")
+OUR_BRANCH = re.compile(r"^blocks\.(\d+)\.mixer\.minuend\.")
 LAYER = re.compile(r"^backbone\.layers\.(\d+)\.")
 BRANCH = re.compile(r"^backbone\.layers\.(\d+)\.mixer_1\.A_log$")
 EMBEDDINGS = ("backbone.embeddings.weight", "backbone.embedding.weight", "lm_head.weight")

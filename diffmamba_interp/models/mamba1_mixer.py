@@ -14,6 +14,7 @@ dt, B and C are made from x, so a hook that replaces `hook_x` changes them, too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,16 +24,20 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import Mamba1Sizes
-from diffmamba_interp.models.mixer import MixerState, next_conv_state, register_mixer
+from diffmamba_interp.models.mixer import FrozenMixer, MixerState, next_conv_state, register_mixer
 from diffmamba_interp.models.rms_norm import root_mean_square
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference, selective
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.selective_attention import FrozenSelective
 
 
 @register_mixer("mamba1")
 class Mamba1Mixer(nn.Module):
     """One Mamba-1 mixer: a plain block's, or one branch of a differential block."""
+
+    frozen_points = ("hook_in_proj", "hook_z", "hook_conv", "hook_x", "hook_B", "hook_C", "hook_dt")
+    gated_point = "hook_gated"
 
     def __init__(self, cfg: HookedMambaConfig, sizes: Mamba1Sizes) -> None:
         super().__init__()
@@ -105,6 +110,21 @@ class Mamba1Mixer(nn.Module):
         if not keep_state:
             return out, None
         return out, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm)
+
+    def freeze(self, seen: Callable[[str], Tensor]) -> FrozenMixer:
+        """gate[t] = SiLU(z[t]); every channel is a head of one channel."""
+        bias, out_bias = self.conv1d.bias, self.out_proj.bias
+        return FrozenMixer(
+            scan=FrozenSelective(seen("hook_dt"), self.A, seen("hook_B"), seen("hook_C"), self.D),
+            x_in=seen("hook_in_proj")[..., : self.sizes.d_inner, None],
+            conv=seen("hook_conv")[..., None],
+            x=seen("hook_x")[..., None],
+            gate=F.silu(seen("hook_z"))[..., None],
+            conv_weight=upcast(self.conv1d.weight[:, 0]),
+            conv_bias=None if bias is None else upcast(bias),
+            out_weight=upcast(self.out_proj.weight),
+            out_bias=None if out_bias is None else upcast(out_bias),
+        )
 
     def _convolve(self, conv_in: Tensor, state: MixerState | None, fused: bool) -> Tensor:
         """x after convolution and SiLU; the kernel does both at once unless a hook looks between."""

@@ -13,7 +13,7 @@ Head h reads group h // (n_heads / n_groups), and the norm is taken per group, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +24,12 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import Mamba2Sizes
-from diffmamba_interp.models.mixer import MixerState, next_conv_state, register_mixer
+from diffmamba_interp.models.mixer import FrozenMixer, MixerState, next_conv_state, register_mixer
 from diffmamba_interp.models.rms_norm import GatedRMSNorm
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.ssd_attention import FrozenSSD
 
 UNLIMITED = (0.0, math.inf)
 
@@ -50,6 +51,12 @@ class ScanInputs:
 @register_mixer("mamba2")
 class Mamba2Mixer(nn.Module):
     """One Mamba-2 mixer: a plain block's, or one branch of a differential block."""
+
+    frozen_points = (
+        *("hook_in_proj", "hook_z", "hook_conv", "hook_x", "hook_B", "hook_C", "hook_dt", "hook_log_decay"),
+        "inner_norm.hook_scale",
+    )
+    gated_point = "inner_norm.hook_gated"
 
     def __init__(self, cfg: HookedMambaConfig, sizes: Mamba2Sizes) -> None:
         super().__init__()
@@ -122,6 +129,30 @@ class Mamba2Mixer(nn.Module):
         if not keep_state:
             return out, None
         return out, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm)
+
+    def freeze(self, seen: Callable[[str], Tensor]) -> FrozenMixer:
+        """gate[t] = SiLU(z[t]) w_norm / rms(y[t] SiLU(z[t])), the root mean square as it was."""
+        sizes = self.sizes
+        norm = upcast(self.inner_norm.weight).unflatten(0, (sizes.n_groups, -1))
+        gain = (norm / seen("inner_norm.hook_scale")[..., None]).flatten(2)
+        bias, out_bias = self.conv1d.bias, self.out_proj.bias
+
+        def by_head(value: Tensor) -> Tensor:
+            return value.unflatten(-1, (-1, sizes.d_head))
+
+        return FrozenMixer(
+            scan=FrozenSSD(
+                *(seen(point) for point in ("hook_dt", "hook_log_decay", "hook_B", "hook_C")), D=upcast(self.D)
+            ),
+            x_in=by_head(seen("hook_in_proj")[..., sizes.d_inner : 2 * sizes.d_inner]),
+            conv=by_head(seen("hook_conv")[..., : sizes.d_inner]),
+            x=seen("hook_x"),
+            gate=F.silu(seen("hook_z")) * by_head(gain),
+            conv_weight=upcast(self.conv1d.weight[: sizes.d_inner, 0]),
+            conv_bias=None if bias is None else upcast(bias[: sizes.d_inner]),
+            out_weight=upcast(self.out_proj.weight),
+            out_bias=None if out_bias is None else upcast(out_bias),
+        )
 
     def _runs_whole(self, projected: Tensor, state: MixerState | None, valid: Tensor | None, keep_state: bool) -> bool:
         """Whether one kernel call serves all after in_proj: nothing to look at inside, nothing to start from."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.mixer_sizes import MIXERS, BlockKind, MixerEntry, MixerSizes
+from diffmamba_interp.ops.frozen_scan import FrozenScan
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,28 @@ class BranchStates(NamedTuple):
         return BranchStates(self.minuend.map(function), self.subtrahend.map(function))
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FrozenMixer:
+    """A mixer as it ran, with gates, norm scales and all that its scan is made of held: linear from x to its output.
+
+        out[t] = out_weight (gate[t] * y[t]) + out_bias;   y = scan(x);   x = SiLU(conv);   conv = conv1d(x_in) + bias
+
+    scan: the linear map from x to y. x_in: what enters the convolution. conv: what leaves it, before SiLU.
+    conv_weight: index d_conv - 1 is lag 0. conv, conv_weight, conv_bias: None where x_in is x.
+    Everything in float32 or wider; a head of a Mamba-1 mixer is a channel, and d_head is 1.
+    """
+
+    scan: FrozenScan
+    x_in: Float[Tensor, "batch pos head d_head"]
+    x: Float[Tensor, "batch pos head d_head"]
+    gate: Float[Tensor, "batch pos head d_head"]
+    out_weight: Float[Tensor, "d_model d_inner"]
+    out_bias: Float[Tensor, " d_model"] | None = None
+    conv: Float[Tensor, "batch pos head d_head"] | None = None
+    conv_weight: Float[Tensor, "d_inner d_conv"] | None = None
+    conv_bias: Float[Tensor, " d_inner"] | None = None
+
+
 BlockState = MixerState | BranchStates
 
 
@@ -75,6 +98,11 @@ class Mixer(Protocol):
     """
 
     sizes: MixerSizes
+    frozen_points: tuple[str, ...]
+    """Hook points, by their names inside the mixer, that `freeze` reads."""
+
+    gated_point: str
+    """The hook point of what enters out_proj, likewise."""
 
     def __call__(
         self,
@@ -94,6 +122,10 @@ class Mixer(Protocol):
 
     def writing_weights(self) -> list[Tensor]:
         """The parameters that set the size of what the mixer adds to the residual stream."""
+        ...
+
+    def freeze(self, seen: Callable[[str], Tensor]) -> FrozenMixer:
+        """The mixer as it ran when its `frozen_points` had the values `seen`, which are float32 or wider."""
         ...
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import FalconMambaConfig, FalconMambaForCausalLM, MambaConfig, MambaForCausalLM
 
 from diffmamba_interp import HookedMamba
-from tests.models.tiny import assert_same, relative_error, tiny_config, tiny_model
+from tests.models.tiny import assert_same_values, relative_error, tiny_config, tiny_model
 
 TOLERANCE = 2e-5
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -68,7 +68,7 @@ def test_a_mamba1_of_ours_loads_in_transformers_with_our_logits(kind: str, tied:
     assert not any(loading[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokens = torch.randint(0, 23, (2, 37))
     assert relative_error(model(tokens), peer.eval()(tokens).logits) < TOLERANCE
-    assert_same(HookedMamba.from_pretrained(tmp_path), model)
+    assert_same_values(HookedMamba.from_pretrained(tmp_path), model)
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def test_a_state_spaces_mamba1_comes_back_as_it_was(tmp_path: Path) -> None:
     model = tiny_model(mixer="mamba1", d_vocab=24, d_vocab_padding=3, dt_rank=5)
     model.save_pretrained(tmp_path, format="state_spaces")
     loaded = HookedMamba.from_pretrained(tmp_path)
-    assert_same(loaded, model)
+    assert_same_values(loaded, model)
     assert loaded.cfg.d_vocab_padding == 3
 
 

@@ -13,9 +13,8 @@ from diffmamba_interp.implicit_attention import (
     capture_block,
     contribution_along,
     hidden_attention,
-    selection,
 )
-from diffmamba_interp.ops import kernels
+from diffmamba_interp.ops import kernel_use, kernels
 from diffmamba_interp.ops.kernels import triton_import
 from tests.implicit_attention.scans import random_scan
 from tests.models.tiny import random_tokens, relative_error, tiny_model
@@ -77,8 +76,8 @@ def test_the_kernel_gets_the_pulled_back_direction(
 def test_auto_takes_the_reference_on_a_cpu_and_says_so_once(
     kernel_calls: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    selection._said.cache_clear()
-    with caplog.at_level(logging.INFO, logger=selection.__name__):
+    kernel_use._said.cache_clear()
+    with caplog.at_level(logging.INFO, logger=kernel_use.__name__):
         hidden_attention(*random_scan(7))
         hidden_attention(*random_scan(7))
     assert kernel_calls == []

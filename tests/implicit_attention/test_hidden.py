@@ -51,7 +51,7 @@ def test_rows_may_differ_between_samples_and_count_from_the_end() -> None:
 
 
 def test_rows_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffmamba_interp.implicit_attention import scan_pairs
+    from diffmamba_interp.ops import scan_pairs
 
     dt, A, B, C = random_scan(40)
     whole = hidden_attention(dt, A, B, C, rows=range(40))

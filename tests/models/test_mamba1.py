@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig, convert_to_differential
 from diffmamba_interp.config import lambda_init
 from diffmamba_interp.models.mamba1_mixer import Mamba1Mixer
-from tests.models.tiny import assert_same, random_tokens, relative_error, tiny_config, tiny_model
+from tests.models.tiny import assert_same_values, random_tokens, relative_error, tiny_config, tiny_model
 
 EXP_DOT = DifferentialConfig(placement=(0,), lambda_form="exp_dot")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -138,7 +138,10 @@ def test_the_state_continues_a_prompt_and_padding_leaves_it(model: HookedMamba) 
 
 def test_a_saved_model_comes_back_as_it_was(model: HookedMamba, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
-    assert_same(HookedMamba.from_pretrained(tmp_path), model)
+    loaded = HookedMamba.from_pretrained(tmp_path)
+    assert_same_values(loaded, model)
+    with torch.no_grad():
+        assert relative_error(loaded(random_tokens()), model(random_tokens())) < 1e-5
 
 
 def test_half_precision_keeps_the_parameters_of_the_scan_in_float32(model: HookedMamba, tmp_path: Path) -> None:
