@@ -138,6 +138,16 @@ def test_the_colour_bar_runs_from_the_low_end_below_to_the_high_end_above() -> N
     assert low > middle > high
 
 
+def test_the_middle_of_a_cell_is_its_place() -> None:
+    figure = drawn(heat_map())
+    at = texts(figure)
+    first = cells(figure)[0][1]
+    left, top, right, bottom = first
+    assert (left + right) / 2 == pytest.approx(at["l"][0], abs=0.2)
+    # A label's base line lies a little below its middle.
+    assert (top + bottom) / 2 == pytest.approx(at["up"][1] - 4, abs=0.2)
+
+
 def test_neighbouring_cells_of_one_colour_are_one_path() -> None:
     figure = drawn(replace(everything(), panels=everything().panels[:1]))
     assert len(cells(figure)) == 7
