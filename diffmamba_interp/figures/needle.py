@@ -67,13 +67,15 @@ def figures_by_measure(curves: Sequence[Curve], *, log: bool = False) -> dict[Me
 
     log: a logarithmic axis where the measure is not logarithmic itself.
     """
-    by_measure = {curve.measure: [c for c in curves if c.measure == curve.measure] for curve in curves}
-    return {
-        measure: difference_by_stage(group)
-        if isinstance(group[0], PairedCurve)
-        else curves_by_stage(group, log=log and MEASURED[measure].scale != "logarithm")
-        for measure, group in by_measure.items()
-    }
+    figures: dict[Measure, Any] = {}
+    for measure in dict.fromkeys(curve.measure for curve in curves):
+        of_measure = [curve for curve in curves if curve.measure == measure]
+        differences = [curve for curve in of_measure if isinstance(curve, PairedCurve)]
+        on_log_axis = log and MEASURED[measure].scale != "logarithm"
+        figures[measure] = (
+            difference_by_stage(differences) if differences else curves_by_stage(of_measure, log=on_log_axis)
+        )
+    return figures
 
 
 def stages_drawing(curves: Sequence[Curve], *, title: str, log: bool = False) -> Drawing:
