@@ -13,8 +13,12 @@ def test_the_address_says_what_is_not_the_default(open_app: OpenApp) -> None:
 
 def test_an_address_brings_the_view_back(open_app: OpenApp) -> None:
     first = open_app("attention", ids=IDS, block="2", heads="1")
-    second = open_app("attention", **{k: v for k, v in first.query_params.items() if k != "model"})
+    first.slider(key="zoom").set_value((2, 7)).run()
+    address = {key: value if isinstance(value, str) else value[0] for key, value in first.query_params.items()}
+    assert address["zoom"] == "2-7"
+    second = open_app("attention", **{key: value for key, value in address.items() if key != "model"})
     assert second.slider(key="block").value == 2
+    assert second.slider(key="zoom").value == (2, 7)
     assert second.selectbox(key="heads").value == "1"
     assert drawn(second)["layout"]["title"] == drawn(first)["layout"]["title"]
 

@@ -52,11 +52,11 @@ def test_a_line_its_band_its_markers_and_its_legend_have_one_colour() -> None:
     assert [e.get("fill") for e in figure.iter(f"{SVG}polygon")] == [BLUE.colour, RED.colour]
     marks = [e.get("stroke") for e in figure.iter(f"{SVG}path") if e.get("stroke-linecap")]
     assert marks == [BLUE.colour, RED.colour] * 2
-    swatches = [e.get("stroke") for e in figure.iter(f"{SVG}path") if e.get("d").endswith("h26")]
-    assert swatches == [BLUE.colour, RED.colour]
+    swatches = [e for e in figure.iter(f"{SVG}path") if e.get("d").endswith("h26")]
+    assert [e.get("stroke") for e in swatches] == [BLUE.colour, RED.colour]
     assert texts(figure)["first"][0] < texts(figure)["second"][0]
-    dashes = [e.get("stroke-dasharray") for e in figure.iter(f"{SVG}polyline")]
-    assert dashes == [None, "6 4"]
+    for drawn_as in (swatches, figure.iter(f"{SVG}polyline")):
+        assert [e.get("stroke-dasharray") for e in drawn_as] == [None, "6 4"]
 
 
 def test_a_missing_value_splits_the_line() -> None:
