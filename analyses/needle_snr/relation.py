@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
-from diffmamba_interp.analysis.results import N_RESAMPLES, read_records, read_results
+from diffmamba_interp.analysis.results import N_RESAMPLES, Records, read_records, read_results
 from diffmamba_interp.statistics import Counts, bootstrap_of, weighted_sum
 
 OVERALLOCATION = Path(__file__).parents[1] / "overallocation"
 PICTURES = {"mamba2": "plain", "diff-mamba2": "difference"}
 LENS = "tuned"
-
-Records = dict[str, np.ndarray]
 
 
 def attention(made: dict[str, Any]) -> Records | None:
@@ -38,7 +35,7 @@ def attention(made: dict[str, Any]) -> Records | None:
     return read_records(folder / "blocks.parquet")
 
 
-def found(records: Records, blocks: Records | None) -> list[dict[str, Any]]:
+def lines_of(records: Records, blocks: Records | None) -> list[dict[str, Any]]:
     """One line per model and length: n, and the correlations with their intervals.
 
     output: mean attention SNR over the blocks with the lens SNR of the model's output. after: attention SNR of each
@@ -101,8 +98,10 @@ def rank_correlation(a: np.ndarray, b: np.ndarray, task: np.ndarray) -> np.ndarr
 
 def ranks_within(values: np.ndarray, task: np.ndarray) -> np.ndarray:
     """Ranks among the prompts of the same task, from -1 to 1; prompts that are equal share a rank."""
+    from scipy.stats import rankdata  # a machine that only measures need not have it
+
     ranks = np.empty(values.shape)
     for name in set(task.tolist()):
-        own = task == name
-        ranks[own] = (2 * rankdata(values[own], axis=0) - own.sum() - 1) / own.sum()
+        of_task = task == name
+        ranks[of_task] = (2 * rankdata(values[of_task], axis=0) - of_task.sum() - 1) / of_task.sum()
     return ranks

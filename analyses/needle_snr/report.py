@@ -1,6 +1,7 @@
-"""README.md and figures of the signal-to-noise analysis, written from its results alone.
+"""What the records of the signal-to-noise analysis say, in results.json, figures and README.md: curves by stage with
+intervals, paired differences, verdicts, and the relation to attention.
 
-python analyses/needle_snr/report.py
+    python analyses/needle_snr/report.py      figures and README.md alone, from results.json
 """
 
 from __future__ import annotations
@@ -9,62 +10,114 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.needle_snr.summary import BASELINE, LENSES, MODEL
-from diffmamba_interp.analysis.results import estimate_from, read_results
+import numpy as np
+
+from analyses.needle_snr import relation
+from diffmamba_interp.analysis.page import Page, Results, made_with, points, text
+from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Drawing, minus
-from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.figures.needle import stages_drawing
-from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.needle.curves import Curve, PairedCurve
-from diffmamba_interp.needle.findings import Verdict, verdict_table
+from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
+from diffmamba_interp.needle.findings import Verdict, judge, verdict_table
+from diffmamba_interp.needle.trajectory_records import Measure
+from diffmamba_interp.stages import stage_names
+from diffmamba_interp.statistics import Interval, Statistic, bootstrap, holm, paired_test
 
-HERE = Path(__file__).parent
-TITLES = {
-    "paper": "Held-out bAbI stories in held-out novels",
-    "builtin": "Generated stories in generated text",
-}
-RELATION = "attention.svg"
-
-Results = dict[str, Any]
+BASELINE, MODEL = "mamba2", "diff-mamba2"
+LENSES = ("tuned", "logit")
+DRAWN: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("snr_db", "median"), ("probability", "mean"))
+COMPARED: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("probability", "mean"))
 
 
-def write(out: Path = HERE) -> None:
-    """Figures beside each results.json, and README.md over those that there are."""
-    found = {
-        name: read_results(out / name / "results.json") for name in TITLES if (out / name / "results.json").exists()
-    }
-    for name, results in found.items():
-        write_figures(out / name, results, TITLES[name])
-    findings = [line for name, results in found.items() for line in finding(name, results)]
-    sections = [line for name, results in found.items() for line in section(name, results)]
-    write_text(out / "README.md", "\n".join([*HEAD, *findings, *HOW, *sections, *LIMITS]) + "\n")
+def summarise(folder: Path, results: Results) -> dict[str, Any]:
+    """Of all tasks by length, then of each task: verdicts, curves and differences; and the relation to attention.
+
+    The stages of a curve are the same for all, and named once beside them.
+    """
+    records = read_records(folder / RECORDS)
+    by_kind: dict[str, list[dict[str, Any]]] = {"verdicts": [], "curves": [], "differences": []}
+    for group in groups(records):
+        for kind, more in of_group(records, group).items():
+            by_kind[kind] += more
+    attention = relation.lines_of(records, relation.attention(results["provenance"]))
+    return {"stages": stage_names(n_stages(records) - 1), **by_kind, "attention": attention}
 
 
-def write_figures(folder: Path, results: Results, title: str) -> None:
-    for name, drawing in figures(results, title).items():
-        write_text(folder / name, to_svg(drawing))
+def groups(records: Records) -> list[Group]:
+    lengths = [str(int(length)) for length in sorted(set(records["length"].tolist()))]
+    tasks = sorted(set(records["task"].tolist()))
+    whole: list[Group] = [(("length", length),) for length in lengths]
+    return [*whole, *((("task", task), ("length", length)) for task in tasks for length in lengths)]
+
+
+def of_group(records: Records, group: Group) -> dict[str, list[dict[str, Any]]]:
+    by_kind: dict[str, list[dict[str, Any]]] = {"verdicts": [], "curves": [], "differences": []}
+    for lens in LENSES:
+        first, second = (values_of(records, model, lens, group) for model in (BASELINE, MODEL))
+        names = {"lens": lens, "group": group}
+        for one in judge(first["snr_db"], second["snr_db"], names=(BASELINE, MODEL), n_resamples=N_RESAMPLES, **names):
+            by_kind["verdicts"].append(one.to_dict())
+        for model, values in ((BASELINE, first), (MODEL, second)):
+            for measure, statistic in DRAWN:
+                interval = bootstrap(values[measure], statistic=statistic, n_resamples=N_RESAMPLES)
+                about = {"model": model, "measure": measure, "statistic": statistic, **names, **numbers(interval)}
+                by_kind["curves"].append(without_stages(Curve(**about)))
+        for measure, statistic in COMPARED:
+            tested = paired_test(first[measure], second[measure], statistic=statistic, n_resamples=N_RESAMPLES)
+            p_values = {"p_value": tuple(tested.p_value.tolist()), "p_holm": tuple(holm(tested.p_value).tolist())}
+            about = {"model": MODEL, "baseline": BASELINE, "measure": measure, "statistic": statistic, **names}
+            by_kind["differences"].append(without_stages(PairedCurve(**about, **numbers(tested), **p_values)))
+    return by_kind
+
+
+def without_stages(curve: Curve) -> dict[str, Any]:
+    return {name: value for name, value in curve.to_dict().items() if name != "stages"}
+
+
+def values_of(records: Records, model: str, lens: str, group: Group) -> dict[str, np.ndarray]:
+    """Each measure, [prompt, stage], prompts in an order that both models share."""
+    chosen = (records["model"] == model) & (records["lens"] == lens)
+    for key, value in group:
+        chosen &= records[key] == (float(value) if key == "length" else value)
+    places = np.flatnonzero(chosen)
+    places = places[np.lexsort((records["story"][places], records["task"][places]))]
+
+    def by_stage(name: str) -> np.ndarray:
+        return np.stack([records[f"{name}_{stage}"][places] for stage in range(n_stages(records))], axis=1)
+
+    return {"snr_db": by_stage("snr_db"), "probability": np.exp(by_stage("log_p"))}
+
+
+def n_stages(records: Records) -> int:
+    return sum(name.startswith("snr_db_") for name in records)
+
+
+def numbers(interval: Interval) -> dict[str, Any]:
+    bounds: dict[str, Any] = {name: tuple(getattr(interval, name).tolist()) for name in ("value", "low", "high")}
+    return {**bounds, "n": interval.n, "stages": stage_names(len(bounds["value"]) - 1)}
 
 
 def figures(results: Results, title: str) -> dict[str, Drawing]:
-    """Every figure by the name of its file. Fig. 5 of the paper: `probability.svg` and `probability_log.svg`."""
+    """Every figure by its name. Fig. 5 of the paper: `probability` and `probability_log`."""
     stages = {"stages": results["stages"]}
     curves = [Curve.from_dict(values | stages) for values in results["curves"]]
     paired = [PairedCurve.from_dict(values | stages) for values in results["differences"]]
     drawn = {}
     for measure in ("snr_db", "probability"):
-        own = [curve for curve in curves if (curve.measure, curve.statistic) == (measure, "mean")]
-        whole = [curve for curve in own if "task" not in dict(curve.group)]
-        tasks = [curve for curve in own if "task" in dict(curve.group) and curve.lens == LENSES[0]]
-        drawn[f"{measure}.svg"] = stages_drawing(whole, title=title)
-        drawn[f"{measure}_by_task.svg"] = stages_drawing(tasks, title=f"{title}, {LENSES[0]} lens")
+        means = [curve for curve in curves if (curve.measure, curve.statistic) == (measure, "mean")]
+        whole = [curve for curve in means if "task" not in dict(curve.group)]
+        tasks = [curve for curve in means if "task" in dict(curve.group) and curve.lens == LENSES[0]]
+        drawn[f"{measure}"] = stages_drawing(whole, title=title)
+        drawn[f"{measure}_by_task"] = stages_drawing(tasks, title=f"{title}, {LENSES[0]} lens")
         if measure == "probability":
-            drawn["probability_log.svg"] = stages_drawing(whole, title=title, log=True)
+            drawn["probability_log"] = stages_drawing(whole, title=title, log=True)
     whole_paired = [curve for curve in paired if curve.measure == "snr_db" and "task" not in dict(curve.group)]
-    drawn["difference.svg"] = stages_drawing(whole_paired, title=f"{title}: {minus(MODEL, BASELINE)}")
+    drawn["difference"] = stages_drawing(whole_paired, title=f"{title}: {minus(MODEL, BASELINE)}")
     if results["attention"]:
-        drawn[RELATION] = relation_drawing(results["attention"], title)
+        drawn["attention"] = relation_drawing(results["attention"], title)
     return drawn
 
 
@@ -72,20 +125,17 @@ def relation_drawing(lines: Sequence[dict[str, Any]], title: str) -> Drawing:
     panels = []
     for kind, words in (("after", "lens SNR after the block"), ("gain", "what the block adds")):
         for length in sorted({line["length"] for line in lines}):
-            own = [line for line in lines if line["length"] == length]
-            points = {
-                line["model"]: [(one.value, one.low, one.high) for one in map(estimate_from, line[kind])]
-                for line in own
-            }
-            ticks = [str(block) for block in range(len(own[0][kind]))]
-            panels.append(Curves(title=f"{words}, {length_name(length)}", ticks=ticks, points=points))
+            of_length = [line for line in lines if line["length"] == length]
+            curves = {line["model"]: points(line[kind]) for line in of_length}
+            ticks = [str(block) for block in range(len(of_length[0][kind]))]
+            panels.append(Curves(title=f"{words}, {length_name(length)}", ticks=ticks, points=curves))
     return curves_drawing(panels, title=title, x_axis="block", y_axis="rank correlation with attention SNR")
 
 
-def finding(name: str, results: Results) -> list[str]:
+def finding(results: Results, title: str) -> list[str]:
     judged = [Verdict.from_dict(values) for values in results["verdicts"]]
     whole = [one for one in judged if "task" not in dict(one.group)]
-    lines = [f"{TITLES[name]}, all tasks together, the differential model less the plain one: {headline(whole)}", ""]
+    lines = [f"{title}, all tasks together, the differential model less the plain one: {headline(whole)}", ""]
     for place in ("inner stages", "output"):
         for lens in LENSES if place == "inner stages" else LENSES[:1]:
             own = [one for one in whole if (one.place, one.lens) == (place, lens)]
@@ -126,93 +176,25 @@ def sentence(one: Verdict) -> str:
 
 def about_attention(lines: Sequence[dict[str, Any]]) -> list[str]:
     """How far reading the needle and answering rightly go together, prompt by prompt."""
-    found = []
+    said = []
     for line in lines:
-        output = estimate_from(line["output"])
         signs = [estimate_from(one).sign(line["n"]) for one in line["gain"]]
-        found.append(
+        said.append(
             f"`{line['model']}` at {length_name(line['length'])} (n = {line['n']}): rank correlation of a prompt's "
-            f"mean attention SNR with the SNR of the output {output.text(2, signed=True)}. Blocks that add more to the "
-            f"lens SNR where their attention SNR is higher: {signs.count(1)} of {len(signs)}; that add less: "
+            f"mean attention SNR with the SNR of the output {text(line['output'], 2, signed=True)}. Blocks that add "
+            f"more to the lens SNR where their attention SNR is higher: {signs.count(1)} of {len(signs)}; that add less: "
             f"{signs.count(-1)}."
         )
-    return found
+    return said
 
 
-def section(name: str, results: Results) -> list[str]:
-    made = results["provenance"]
+def section(results: Results) -> list[str]:
     judged = [Verdict.from_dict(values) for values in results["verdicts"]]
-    names = [one for one in figures(results, "") if one != RELATION]
-    pictures = [f"![{one.removesuffix('.svg')}]({name}/{one})" for one in names]
-    if results["attention"]:
-        pictures.append(f"![attention]({name}/{RELATION})")
-    digests = [
-        f"{kind} {model} `{digest}`"
-        for kind, of in (("model", "models"), ("lens", "lenses"))
-        for model, digest in made[of].items()
-    ]
-    return [
-        f"## {TITLES[name]} (recipe `{name}`)",
-        "",
-        *(line for picture in pictures for line in (picture, "")),
-        *verdict_table([one for one in judged if one.lens == LENSES[0]]),
-        "",
-        f"Seed {made['seed']}, on {made['device']}, torch {made['versions']['torch']}. Sha256: {', '.join(digests)}.",
-        "",
-    ]
+    return [*verdict_table([one for one in judged if one.lens == LENSES[0]]), "", made_with(results), ""]
 
 
-HEAD = [
-    "# Does the answer stand out more in Diff-Mamba's blocks?",
-    "",
-    "The Diff-Mamba paper (arXiv 2507.06204, section 4.4, Fig. 5) reads the needle's probability from every block by a",
-    "tuned lens and concludes that the differential model's intermediate representations are less noisy. This measures",
-    "it on the bundled pair: the ratio to the distractors beside the probability, with error bars, filler and both",
-    "lenses.",
-    "",
-    "## Finding",
-    "",
-]
-HOW = [
-    "## How it was measured",
-    "",
-    "Both models read the same prompts: the facts alone (0k), or hidden in filler. At the last position the residual",
-    "stream after every block is read by the bundled tuned lens and by the logit lens. Signal is the probability of",
-    "the whole answer, noise the mean probability of the task's other labels; SNR is 10 log10 of their ratio, averaged",
-    "over prompts in dB. `inner stages` is the mean over all stages but the embedding and the output: one number per",
-    "prompt, so that nothing need be corrected for the number of blocks. At the output no lens is involved.",
-    "",
-    "Intervals are 95 % percentile bootstraps over prompts; differences are paired by prompt; p is of a two-sided",
-    "sign-flip test of 2,000 flips (none is below 0.0005), not corrected for the number of rows. A model is called",
-    "higher where the interval leaves out zero and there are at least 10 prompts. Both lenses' means and the medians",
-    "are in `results.json`.",
-    "",
-    "Attention SNR is that of `analyses/overallocation`, on up to 100 of these prompts of a task and length: what a",
-    "needle token adds to the answer's logit over what another token adds, in absolute terms, per block. Its relation",
-    "to the lens SNR is Spearman's correlation over prompts, ranked within tasks. It is left out where that analysis",
-    "has not been run on these weights.",
-    "",
-    "    python analyses/needle_snr/run.py --recipe builtin",
-    "    python analyses/needle_snr/run.py --recipe paper --data FOLDER --device cuda",
-    "",
-    "`records.parquet` holds every prompt's SNR (dB) and log-probability of the answer (nats) by model, lens and",
-    "stage; a prompt is known by task, length and story, as in `analyses/retrieval`. This page is written by",
-    "`report.py` from `results.json`. For other models and lenses: `python -m diffmamba_interp.evaluate_needle`.",
-    "",
-]
-LIMITS = [
-    "## Limits",
-    "",
-    "- One training seed of each model and of each lens: the intervals hold for these weights.",
-    "- A lens shows what a linear map can read out, not what the model uses; each model has a lens of its own, so an",
-    "  inner difference may be the lens's. The logit lens, which is not trained, stands beside it for that reason.",
-    "- The mean over the inner stages is high where the answer is formed early: it says when as much as how cleanly.",
-    "  The curves by stage show which; at the output both models have finished.",
-    "- A ratio in dB has no bound: prompts that a model is certain about weigh much in a mean; see the medians.",
-    "- A ratio says nothing about how much probability labels have at all: for that see the probability.",
-    "- Correlations over prompts are no effects.",
-]
+PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,6 @@ class PromptRecipe:
             object.__setattr__(self, "n", self.n * len(self.lengths))
         if len(self.n) != len(self.lengths):
             raise ValueError(f"n has {len(self.n)} numbers: give one for each of the lengths {self.lengths}.")
-
-    def with_n(self, n: tuple[int, ...] | None) -> PromptRecipe:
-        """The recipe with other numbers of prompts; None changes nothing."""
-        return self if n is None else replace(self, n=n)
 
     @property
     def wanted(self) -> list[Cell]:
@@ -166,15 +162,6 @@ def cell_prompts(recipe: PromptRecipe, data: Path, task: str, length: int) -> li
     n = recipe.n[recipe.lengths.index(length)]
     stories, haystack = _kept_stories(task, recipe, data), _kept_haystack(recipe, data)
     return hide_stories(haystack, stories, n=n, length=length, seed=recipe.seed)
-
-
-def cells(
-    recipe: PromptRecipe, data: Path, tasks: Sequence[str] = TASKS
-) -> Iterator[tuple[str, int, list[NeedleSample]]]:
-    """(task, length, prompts) of every cell, task by task."""
-    for task in tasks:
-        for length in recipe.lengths:
-            yield task, length, cell_prompts(recipe, data, task, length)
 
 
 def each_once(samples: Iterable[NeedleSample]) -> list[NeedleSample]:

@@ -1,101 +1,31 @@
-"""The shipped answers of the signal-to-noise analysis are of the shipped weights and lenses, and come out again."""
+"""The signal-to-noise analysis: what its records are joined with, and what its page says of them."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analyses.needle_snr import prompts, relation, report, run, summary
-from diffmamba_interp.analysis.prompts import PromptRecipe
-from diffmamba_interp.analysis.results import RESULT_DIGITS, read_recipe, read_results, write_records
-from diffmamba_interp.files.json_files import results_json
-from diffmamba_interp.lens import demo_lens_folder
-from diffmamba_interp.lens.card import lens_sha256
-from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo
+from analyses.needle_snr import relation, report
+from analyses.needle_snr.run import QUESTION
+from diffmamba_interp.analysis.question import RECORDS, RESULTS
+from diffmamba_interp.analysis.results import read_records, read_results, write_records, write_results
+from diffmamba_interp.models.demo import DEMO_NAMES
 from diffmamba_interp.needle.findings import Verdict
-from diffmamba_interp.runs.provenance import weights_sha256
-
-RECIPES = tuple(name for name in ("builtin", "paper") if (run.HERE / name / "results.json").is_file())
-MAX_FILE_BYTES = 1_500_000
-AGAIN = PromptRecipe(stories="generated", lengths=(0,), n=(4,), seed=7)
-
-
-def shipped(recipe: str) -> dict:
-    return read_results(run.HERE / recipe / "results.json")
-
-
-# Seconds on a core of one's own, minutes on a busy machine.
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_twenty_prompts_of_each_model_are_read_as_shipped(tmp_path: Path) -> None:
-    samples = [sample for task in prompts.TASKS for sample in prompts.task_prompts(AGAIN, Path(), task)]
-    parts = [run.read(name, load_demo(name)[0], samples) for name in DEMO_NAMES]
-    write_records(tmp_path / "again.parquet", run.together(parts, snr_decimals=4))
-    again, kept = summary.read(tmp_path / "again.parquet"), summary.read(run.HERE / "builtin" / "records.parquet")
-    assert len(again["task"]) == 20 * 2 * 2
-    keys = (*summary.TEXT, "length")
-    rows = {tuple(kept[key][i] for key in keys): i for i in range(len(kept["task"]))}
-    order = [rows[tuple(again[key][i] for key in keys)] for i in range(len(again["task"]))]
-    for name in set(again) - set(keys):
-        np.testing.assert_allclose(again[name], kept[name][order], rtol=1e-3, atol=1e-3, err_msg=name)
-
-
-def test_the_recipe_that_needs_no_data_was_run() -> None:
-    assert "builtin" in RECIPES
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_results_are_those_of_the_shipped_weights_and_lenses_and_of_the_recipe(name: str) -> None:
-    made, stated = shipped(name)["provenance"], read_recipe(run.HERE / "recipe.toml", name, PromptRecipe)
-    assert made["models"] == {model: weights_sha256(demo_folder(model)) for model in DEMO_NAMES}
-    assert made["lenses"] == {model: lens_sha256(demo_lens_folder(model)) for model in DEMO_NAMES}
-    assert (made["recipe"]["name"], made["seed"]) == (name, stated.seed)
-    assert tuple(made["recipe"]["lengths"]) == stated.lengths
-    assert (name == "paper") == ("data" in made)
-    assert made == json.loads((run.HERE / name / "made.json").read_text())
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_results_follow_from_the_records(name: str) -> None:
-    records, results = summary.read(run.HERE / name / "records.parquet"), shipped(name)
-    group = (("task", "qa1"), ("length", "0"))
-    again = json.loads(results_json(summary.of_group(records, group), digits=RESULT_DIGITS))
-    for kind, found in again.items():
-        assert [one for one in results[kind] if one["group"] == dict(group)] == found
-
-
-def test_the_page_and_the_figures_are_those_that_the_results_give(tmp_path: Path) -> None:
-    for name in RECIPES:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_bytes((run.HERE / name / "results.json").read_bytes())
-    report.write(tmp_path)
-    written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.suffix in (".md", ".svg"))
-    assert len(written) >= 1 + 6 * len(RECIPES)
-    for path in written:
-        assert (tmp_path / path).read_text() == (run.HERE / path).read_text(), path
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_shipped_files_are_small(name: str) -> None:
-    sizes = {file.name: file.stat().st_size for file in (run.HERE / name).iterdir()}
-    assert {name: size for name, size in sizes.items() if size > MAX_FILE_BYTES} == {}
 
 
 def made_up_records(folder: Path, n: int = 12) -> Path:
     """Records of `n` prompts in which Diff-Mamba is 3 dB above Mamba-2 at each stage, and what they were made with."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=(n, 4))
-    lines: dict[str, list] = {name: [] for name in (*summary.TEXT, "length")}
+    lines: dict[str, list] = {name: [] for name in ("model", "lens", "task", "story", "length")}
     stages: dict[str, list] = {f"{name}_{i}": [] for i in range(4) for name in ("snr_db", "log_p")}
     for model in DEMO_NAMES:
-        for lens in summary.LENSES:
+        for lens in report.LENSES:
             for k in range(n):
                 for key, value in zip(lines, (model, lens, f"qa{1 + k % 2}", f"story{k}", 0), strict=True):
                     lines[key].append(value)
                 for i in range(4):
-                    stages[f"snr_db_{i}"].append(base[k, i] + 3 * (model == summary.MODEL))
+                    stages[f"snr_db_{i}"].append(base[k, i] + 3 * (model == report.MODEL))
                     stages[f"log_p_{i}"].append(-1.0 - i)
     write_records(folder / "records.parquet", lines | stages)
     made = {
@@ -107,14 +37,14 @@ def made_up_records(folder: Path, n: int = 12) -> Path:
         "device": "a GPU",
         "versions": {"torch": "2"},
     }
-    (folder / "made.json").write_text(json.dumps(made))
+    write_results(folder / RESULTS, made, {})
     return folder
 
 
 def test_records_from_another_machine_give_results_figures_and_page_here(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    run.main(out=tmp_path / "here", from_records=made_up_records(tmp_path / "there"))
-    results = read_results(tmp_path / "here" / "builtin" / "results.json")
+    QUESTION.ask(QUESTION.options(out=tmp_path / "here", from_records=made_up_records(tmp_path / "there")))
+    results = read_results(tmp_path / "here" / "builtin" / RESULTS)
     assert results["provenance"]["device"] == "a GPU"
     assert results["attention"] == []  # these weights were not measured by the other analysis
     gains = {verdict["difference_db"] for verdict in results["verdicts"]}
@@ -128,21 +58,6 @@ def test_records_from_another_machine_give_results_figures_and_page_here(tmp_pat
     assert "attention.svg" not in page
     for name in ("probability.svg", "probability_log.svg", "snr_db.svg", "difference.svg"):
         assert (tmp_path / "here" / "builtin" / name).read_text().startswith("<svg")
-
-
-def test_prompts_are_kept_in_a_file_that_serves_no_other_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompts, "TASKS", ("qa1",))
-    recipe = PromptRecipe(stories="generated", lengths=(0,), n=(2,), seed=7)
-    prompts.save_prompts(tmp_path / "samples", recipe, Path(), jobs=1)
-    kept, sha256 = prompts.load_prompts(tmp_path / "samples", recipe)
-    assert [sample.story_hash for sample in kept] == [
-        sample.story_hash for sample in prompts.task_prompts(recipe, Path(), "qa1")
-    ]
-    assert sha256 == {}  # generated text was read from nowhere
-    with pytest.raises(ValueError, match="was made for .* prepare it again"):
-        prompts.load_prompts(tmp_path / "samples", replace(recipe, n=(3,)))
 
 
 def test_a_correlation_over_prompts_is_taken_within_tasks() -> None:
@@ -159,8 +74,8 @@ def test_a_correlation_over_prompts_is_taken_within_tasks() -> None:
 
 
 def test_attention_and_lens_are_joined_by_task_and_story(tmp_path: Path) -> None:
-    records = summary.read(made_up_records(tmp_path) / "records.parquet")
-    lens = summary.values_of(records, "mamba2", "tuned", (("length", "0"),))["snr_db"]
+    records = read_records(made_up_records(tmp_path) / RECORDS)
+    lens = report.values_of(records, "mamba2", "tuned", (("length", "0"),))["snr_db"]
     chosen = (records["model"] == "mamba2") & (records["lens"] == "tuned")
     # The other analysis' records of the same prompts, backwards, with the lens' own numbers in them.
     back = {

@@ -22,7 +22,7 @@ from diffmamba_interp.runs.provenance import weights_sha256
 ANALYSES = Path(__file__).parents[2] / "analyses"
 QUESTIONS: dict[str, Question] = {
     name: importlib.import_module(f"analyses.{name}.run").QUESTION
-    for name in ("cancellation", "lambda_causality", "noise_robustness", "overallocation")
+    for name in ("cancellation", "lambda_causality", "long_context", "needle_snr", "noise_robustness", "overallocation")
 }
 SHIPPED = [
     (name, recipe)
@@ -33,10 +33,11 @@ SHIPPED = [
 MAX_FILE_BYTES = 1_500_000
 
 # Columns that say what a line is of; the others are measures.
-KEYS = ("model", "direction", "picture", "kind", "where", "dose", "task", "length", "story")
+KEYS = ("model", "lens", "direction", "picture", "kind", "where", "dose", "task", "length", "story")
 # How the small recipe is cut down to be measured again, and how many lines that gives.
 AGAIN: dict[str, tuple[dict[str, Any], int]] = {
     "cancellation": ({"lengths": (0,), "n": (1,)}, 5 * 2),
+    "needle_snr": ({"lengths": (0,), "n": (1,)}, 5 * 2 * 2),
     "overallocation": ({"lengths": (0,), "n": (1,)}, 5 * 4),
     "lambda_causality": ({"lengths": (0,), "n": (5,), "factors": (0.0,), "block_factors": ()}, 2 * 5 * 3),
     "noise_robustness": ({"lengths": (0,), "n": (5,), "snr_db": (10.0,)}, 2 * 5 * 4),
