@@ -182,8 +182,8 @@ def about_attention(lines: Sequence[dict[str, Any]]) -> list[str]:
         said.append(
             f"`{line['model']}` at {length_name(line['length'])} (n = {line['n']}): rank correlation of a prompt's "
             f"mean attention SNR with the SNR of the output {text(line['output'], 2, signed=True)}. Blocks that add "
-            f"more to the lens SNR where their attention SNR is higher: {signs.count(1)} of {len(signs)}; that add less: "
-            f"{signs.count(-1)}."
+            f"more to the lens SNR where their attention SNR is higher: {signs.count(1)} of {len(signs)}; that add "
+            f"less: {signs.count(-1)}."
         )
     return said
 

@@ -10,15 +10,16 @@ import gzip
 import json
 import math
 import shutil
+import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from analyses.retrieval import report
 from analyses.retrieval.seeds import FIRST, SECOND, name_of, pooled
+from diffmamba_interp.analysis.page import table
+from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.files.atomic import write_bytes, write_text
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder
@@ -26,7 +27,7 @@ from diffmamba_interp.models.inspection import inspect_checkpoint
 from diffmamba_interp.needle.accuracy_grid import Cell, read_rows
 from diffmamba_interp.runs.provenance import weights_sha256
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 
 
 def main(mamba2: Path | None = None, diff_mamba2: Path | None = None) -> None:
@@ -47,9 +48,15 @@ def write(results: Path = HERE) -> None:
         write_text(demo_folder(name) / "CARD.md", card(name, results))
 
 
+def write_shipped(out: Path) -> None:
+    """Write both cards once there are results of every recipe, if `out` is where they are shipped."""
+    if out.resolve() == HERE and all((out / recipe / "results.json").is_file() for recipe in report.PAGE.titles):
+        write()
+
+
 def card(name: DemoName, results: Path) -> str:
     """The card's text. Raises ValueError if results were measured on other weights than those shipped."""
-    found = {recipe: read_results(results / recipe / "results.json", name) for recipe in report.TITLES}
+    found = {recipe: read_results(results / recipe / "results.json", name) for recipe in report.PAGE.titles}
     trained = json.loads((HERE / "training" / name / "results.json").read_text(encoding="utf-8"))
     recipe = tomllib.loads((HERE / "training" / name / "recipe.toml").read_text(encoding="utf-8"))
     with gzip.open(HERE / "training" / name / "log.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -117,21 +124,19 @@ def source_name(tokens: str) -> str:
 
 def retrieval(recipe: str, results: dict[str, Any], name: DemoName) -> list[str]:
     lines = [
-        f"## Retrieval: {report.TITLES[recipe].lower().replace('babi', 'bAbI')}",
+        f"## Retrieval: {report.PAGE.titles[recipe].lower().replace('babi', 'bAbI')}",
         "",
         "Share of prompts whose answer is the most probable label, its 95 % Wilson interval, chance, and the share "
         f"whose first generated word is the answer (`analyses/retrieval`, recipe `{recipe}`).",
         "",
-        "| task | length | n | accuracy | chance | generated |",
-        "| --- | --- | --- | --- | --- | --- |",
     ]
+    rows = []
     for cell in (Cell.from_dict(values) for values in results["cells"]):
-        one = next(model for model in cell.models if model.model == name)
-        lines.append(
-            f"| {cell.task} | {length_name(cell.length)} | {cell.n} | {one.accuracy:.3f} [{one.low:.3f}, "
-            f"{one.high:.3f}] | {cell.chance:.3f} | {one.generated:.3f} |"
-        )
-    return [*lines, ""]
+        model = next(model for model in cell.models if model.model == name)
+        accuracy = f"{model.accuracy:.3f} [{model.low:.3f}, {model.high:.3f}]"
+        start = [cell.task, length_name(cell.length), cell.n]
+        rows.append([*start, accuracy, f"{cell.chance:.3f}", f"{model.generated:.3f}"])
+    return [*lines, *table(["task", "length", "n", "accuracy", "chance", "generated"], rows), ""]
 
 
 def other_seeds(results: dict[str, Any], name: DemoName) -> list[str]:
@@ -149,14 +154,13 @@ def other_seeds(results: dict[str, Any], name: DemoName) -> list[str]:
         "Accuracy on the same prompts, all tasks together, and bits per byte of the held-out Pile text. Seed 0 is this "
         "model; the others' weights are not shipped.",
         "",
-        "| seed | " + " | ".join(map(length_name, lengths)) + " | Pile | sha256 of the weights |",
-        "| --- |" + " --- |" * (len(lengths) + 2),
     ]
+    rows = []
     for seed, called, cells in zip(seeds, names, grids, strict=True):
-        shares = " | ".join(f"{pooled(cells, length)[1 + column]:.3f}" for length in lengths)
+        shares = [f"{pooled(cells, length)[1 + column]:.3f}" for length in lengths]
         bits = results["text"][name_of(name, seed["seed"])]["pile"]["bits_per_byte"]
-        lines.append(f"| {called.removeprefix('seed ')} | {shares} | {bits:.3f} | `{seed['sha256'][name]}` |")
-    return [*lines, ""]
+        rows.append([called.removeprefix("seed "), *shares, f"{bits:.3f}", f"`{seed['sha256'][name]}`"])
+    return [*lines, *table(["seed", *map(length_name, lengths), "Pile", "sha256 of the weights"], rows), ""]
 
 
 def text(results: dict[str, Any], name: DemoName) -> list[str]:
@@ -169,12 +173,12 @@ def text(results: dict[str, Any], name: DemoName) -> list[str]:
         f"Bits per UTF-8 byte, {sample}, in rows of 1,024 tokens from an empty state. `pile` is all subsets together, "
         "weighted by the bytes stated.",
         "",
-        "| text | bits per byte | bytes | documents |",
-        "| --- | --- | --- | --- |",
     ]
-    for subset, one in results["text"][name].items():
-        lines.append(f"| {subset} | {one['bits_per_byte']:.3f} | {one['n_bytes']:,} | {one['n_documents']} |")
-    return [*lines, ""]
+    rows = [
+        [subset, f"{values['bits_per_byte']:.3f}", f"{values['n_bytes']:,}", values["n_documents"]]
+        for subset, values in results["text"][name].items()
+    ]
+    return [*lines, *table(["text", "bits per byte", "bytes", "documents"], rows), ""]
 
 
 def lambdas(name: DemoName) -> list[str]:
@@ -186,15 +190,14 @@ def lambdas(name: DemoName) -> list[str]:
         "",
         "lambda = sigmoid(sum of lambda_q1) + lambda_init; the sigmoid counts as saturated within 0.01 of its ends.",
         "",
-        "| block | lambda | lambda_init | sigmoid | saturated |",
-        "| --- | --- | --- | --- | --- |",
     ]
+    rows = []
     for block in blocks:
         assert block.lambda_ is not None
         init = 0.8 - 0.6 * math.exp(-0.3 * block.index)
-        saturated = "yes" if block.saturated else "no"
-        lines.append(f"| {block.index} | {block.lambda_:.3f} | {init:.3f} | {block.lambda_ - init:.3f} | {saturated} |")
-    return [*lines, ""]
+        numbers = [f"{value:.3f}" for value in (block.lambda_, init, block.lambda_ - init)]
+        rows.append([block.index, *numbers, "yes" if block.saturated else "no"])
+    return [*lines, *table(["block", "lambda", "lambda_init", "sigmoid", "saturated"], rows), ""]
 
 
 def words(path: Path, name: DemoName) -> str:
@@ -246,4 +249,4 @@ def provenance(name: DemoName, trained: dict[str, Any], found: dict[str, dict[st
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_command(main))

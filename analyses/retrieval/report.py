@@ -1,90 +1,81 @@
-"""README.md and figures of the retrieval analysis, written from its results and records alone.
+"""What the records of the retrieval analysis say, in results.json, figures and README.md.
 
-python analyses/retrieval/report.py
+python analyses/retrieval/report.py      figures and README.md alone, from results.json and records
 """
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.retrieval.seeds import FIRST, SECOND, Spread, spread_at
+from analyses.retrieval.seeds import FIRST, SECOND, Spread, pair_of, spread_at
+from diffmamba_interp.analysis.page import TITLES, Page, Results, table
 from diffmamba_interp.drawing.labels import length_name
-from diffmamba_interp.drawing.plotly_figure import to_plotly
-from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.retrieval import accuracy_drawing, ratio_drawing
-from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.json_files import read_json_object, read_toml
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows
+from diffmamba_interp.needle.accuracy_grid import summarise as cells_of
 from diffmamba_interp.needle.vocabulary import BABI
 from diffmamba_interp.statistics import PairedDifference, paired_difference
 
 HERE = Path(__file__).parent
-TITLES = {
-    "paper": "Held-out bAbI stories in held-out novels",
-    "builtin": "Generated stories in generated text",
-}
+ROWS = "records.csv.xz"
 # Cells with fewer prompts are called rough.
 FEW = 20
 BABI_WORDS, OTHER_WORDS = "bAbI's", "others"
 
 
-def write(out: Path = HERE) -> None:
-    """Figures beside each results.json, and README.md over those that there are."""
-    folders = [out / name for name in TITLES if (out / name / "results.json").is_file()]
-    sections = []
-    for folder in folders:
-        results, grids = read_results(folder)
-        write_figures(folder, grids, TITLES[folder.name])
-        sections += [f"## {TITLES[folder.name]} (recipe `{folder.name}`)", "", *section(folder, results, grids)]
-    findings = [line for folder in folders for line in finding(folder)]
-    grids_of = {folder.name: read_results(folder)[1] for folder in folders}
-    tokens = {one["tokens"] for f in folders for one in read_results(f)[0]["provenance"]["other_seeds"]}
-    same = tokens <= {training("results.json")["tokens"]}
-    write_text(out / "README.md", "\n".join([*HEAD, *findings, *METHOD, *sections, *limits(grids_of, same)]) + "\n")
+def summarise(folder: Path, results: Results) -> dict[str, Any]:
+    """Cells of the bundled pair and of each other seed, from the records; bits per byte as they were measured."""
+    rows = read_rows(folder / ROWS)
+    seeds = [0, *(one["seed"] for one in results["provenance"]["other_seeds"])]
+    grids = [[cell.to_dict() for cell in cells_of(rows, pair_of(seed))] for seed in seeds]
+    return {"cells": grids[0], "seeds": grids[1:], "text": results["text"]}
 
 
-def read_results(folder: Path) -> tuple[dict[str, Any], list[list[Cell]]]:
-    """results.json, and the cells of each training seed, that of the bundled pair first."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    grids = [results["cells"], *results["seeds"]]
-    return results, [[Cell.from_dict(values) for values in cells] for cells in grids]
+def read(folder: Path) -> Results:
+    """results.json, with the cells of each training seed as `grids`, that of the bundled pair first, and the rows."""
+    results = read_json_object(folder / "results.json")
+    grids = [[Cell.from_dict(values) for values in cells] for cells in (results["cells"], *results["seeds"])]
+    return {**results, "grids": grids, "rows": read_rows(folder / ROWS)}
 
 
-def write_figures(folder: Path, grids: Sequence[Sequence[Cell]], title: str) -> None:
-    drawings = {
+def figures(results: Results, title: str) -> dict[str, Drawing]:
+    grids = results["grids"]
+    return {
         "accuracy": accuracy_drawing(grids[0], title=title, others=grids[1:]),
         "ratio": ratio_drawing(grids[0], title=f"Accuracy of {SECOND} over {FIRST}"),
     }
-    for name, drawing in drawings.items():
-        write_text(folder / f"{name}.svg", to_svg(drawing))
-        write_text(folder / f"{name}.plotly.json", to_plotly(drawing).to_json())
 
 
-def finding(folder: Path) -> list[str]:
+def finding(results: Results, title: str) -> list[str]:
     """Who wins and by how much: the bundled pair's cells, all tasks together, and over training seeds."""
-    rows = read_rows(folder / "records.csv.xz")
-    results, grids = read_results(folder)
+    rows, grids = results["rows"], results["grids"]
     won = {}
     for name in (FIRST, SECOND):
         won[name] = [f"{c.task} {length_name(c.length)}" for c in grids[0] if verdict(c.difference) == name]
-    lines = [
-        f"{TITLES[folder.name]}, the bundled pair: of {len(grids[0])} cells, `{SECOND}` is better in "
-        f"{listed(won[SECOND])}, `{FIRST}` in {listed(won[FIRST])}; the rest cannot be told apart at this n. All tasks "
-        "together:",
-        "",
-        f"| length | n | accuracy {FIRST} | {SECOND} | difference (95 %) | better |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    compared = []
     for length in sorted({row.length for row in rows}):
-        a, b = ([row for row in rows if row.length == length and row.model == name] for name in (FIRST, SECOND))
-        found = paired_difference([row.is_right for row in a], [row.is_right for row in b])
-        shares = " | ".join(f"{sum(row.is_right for row in part) / len(part):.3f}" for part in (a, b))
-        lines.append(f"| {length_name(length)} | {found.n} | {shares} | {points(found)} | {verdict(found) or '-'} |")
-    words = by_words(rows) if folder.name == "builtin" else []
-    return [*lines, "", *over_seeds(grids, seed_names(results)), *words]
+        of_length = [row for row in rows if row.length == length]
+        difference, shares = compare(of_length)
+        compared.append([length_name(length), difference.n, *shares, points(difference), verdict(difference) or "-"])
+    return [
+        f"{title}, the bundled pair: of {len(grids[0])} cells, `{SECOND}` is better in {counted(won[SECOND])}, "
+        f"`{FIRST}` in {counted(won[FIRST])}; the rest cannot be told apart at this n. All tasks together:",
+        "",
+        *table(["length", "n", f"accuracy {FIRST}", SECOND, "difference (95 %)", "better"], compared),
+        "",
+        *over_seeds(grids, seed_names(results)),
+        *(by_words(rows) if title == TITLES["builtin"] else []),
+    ]
+
+
+def compare(rows: Sequence[PromptRow]) -> tuple[PairedDifference, list[str]]:
+    """The difference of the bundled pair on these prompts, and each one's share of right answers."""
+    a, b = ([row.is_right for row in rows if row.model == name] for name in (FIRST, SECOND))
+    return paired_difference(a, b), [f"{sum(part) / len(part):.3f}" for part in (a, b)]
 
 
 def seed_names(results: dict[str, Any]) -> list[str]:
@@ -103,37 +94,35 @@ def over_seeds(grids: Sequence[Sequence[Cell]], names: Sequence[str]) -> list[st
     ahead = {FIRST: [], SECOND: [], "": []}
     for length, spread in zip(lengths, spreads, strict=True):
         ahead[spread.winner].append(length_name(length))
-    lines = [
+    rows = [
+        [length_name(length), *(f"{value:+.3f}" for value in spread.values), spread_text(spread)]
+        for length, spread in zip(lengths, spreads, strict=True)
+    ]
+    return [
         f"With {len(grids)} training seeds of each model, all tasks together: `{SECOND}` is ahead with every seed at "
-        f"{listed(ahead[SECOND])} of {len(lengths)} lengths, `{FIRST}` at {listed(ahead[FIRST])}. Difference of each "
+        f"{counted(ahead[SECOND])} of {len(lengths)} lengths, `{FIRST}` at {counted(ahead[FIRST])}. Difference of each "
         "seed, and the mean with its 95 % t interval over seeds:",
         "",
-        "| length | " + " | ".join(names) + " | mean (95 %) |",
-        "| --- |" + " --- |" * (len(grids) + 1),
+        *table(["length", *names, "mean (95 %)"], rows),
+        "",
     ]
-    for length, spread in zip(lengths, spreads, strict=True):
-        values = " | ".join(f"{value:+.3f}" for value in spread.values)
-        lines.append(f"| {length_name(length)} | {values} | {spread_text(spread)} |")
-    return [*lines, ""]
 
 
 def by_words(rows: Sequence[PromptRow]) -> list[str]:
     """Facts alone, stories in bAbI's words apart from those in other words: were the words learnt, or the task?"""
-    lines = [
-        "The same stories without filler, by the words that they are told in:",
-        "",
-        f"| task | words | n | {FIRST} | {SECOND} | difference (95 %) |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    compared = []
     for task in sorted({row.task for row in rows}):
         for words in (BABI_WORDS, OTHER_WORDS):
-            own = [r for r in rows if r.task == task and r.length == 0 and words_of(r) == words]
-            a, b = ([row.is_right for row in own if row.model == name] for name in (FIRST, SECOND))
-            if a:
-                found = paired_difference(a, b)
-                shares = " | ".join(f"{sum(part) / len(part):.3f}" for part in (a, b))
-                lines.append(f"| {task} | {words} | {found.n} | {shares} | {points(found)} |")
-    return [*lines, ""]
+            told = [row for row in rows if (row.task, row.length, words_of(row)) == (task, 0, words)]
+            if told:
+                difference, shares = compare(told)
+                compared.append([task, words, difference.n, *shares, points(difference)])
+    return [
+        "The same stories without filler, by the words that they are told in:",
+        "",
+        *table(["task", "words", "n", FIRST, SECOND, "difference (95 %)"], compared),
+        "",
+    ]
 
 
 def words_of(row: PromptRow) -> str:
@@ -142,67 +131,61 @@ def words_of(row: PromptRow) -> str:
     return BABI_WORDS if set(row.labels) <= known else OTHER_WORDS
 
 
-def section(folder: Path, results: dict[str, Any], grids: Sequence[Sequence[Cell]]) -> list[str]:
+def section(results: Results) -> list[str]:
     made = results["provenance"]
     trained = [("", made["models"]), *((f" seed {one['seed']}", one["sha256"]) for one in made["other_seeds"])]
     weights = [f"{name}{seed} `{digest}`" for seed, digests in trained for name, digest in digests.items()]
     return [
-        f"![accuracy]({folder.name}/accuracy.svg)",
+        *cell_table(results["grids"][0]),
         "",
-        f"![ratio]({folder.name}/ratio.svg)",
-        "",
-        *table(grids[0]),
-        "",
-        *seeds_table(grids, seed_names(results)),
+        *seeds_table(results["grids"], seed_names(results)),
         f"Seed of the prompts {made['seed']}, on {made['device']}, torch {made['versions']['torch']}. sha256 of the "
         f"weights: {', '.join(weights)}.",
         "",
     ]
 
 
-def table(cells: Sequence[Cell]) -> list[str]:
-    lines = [
-        f"| task | length | n | chance | mentioned | {FIRST} | {SECOND} | generated | difference | better |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def cell_table(cells: Sequence[Cell]) -> list[str]:
+    rows = []
     for cell in cells:
         assert cell.difference is not None
-        accuracies = " | ".join(f"{m.accuracy:.3f} [{m.low:.3f}, {m.high:.3f}]" for m in cell.models)
-        generated = " / ".join(f"{m.generated:.3f}" for m in cell.models)
-        lines.append(
-            f"| {cell.task} | {length_name(cell.length)} | {cell.n} | {cell.chance:.3f} | {cell.chance_mentioned:.3f} "
-            f"| {accuracies} | {generated} | {points(cell.difference)} | {verdict(cell.difference) or '-'} |"
+        rows.append(
+            [
+                *(cell.task, length_name(cell.length), cell.n, f"{cell.chance:.3f}", f"{cell.chance_mentioned:.3f}"),
+                *(f"{m.accuracy:.3f} [{m.low:.3f}, {m.high:.3f}]" for m in cell.models),
+                " / ".join(f"{m.generated:.3f}" for m in cell.models),
+                *(points(cell.difference), verdict(cell.difference) or "-"),
+            ]
         )
-    return lines
+    heads = ["task", "length", "n", "chance", "mentioned", FIRST, SECOND, "generated", "difference", "better"]
+    return table(heads, rows)
 
 
 def seeds_table(grids: Sequence[Sequence[Cell]], names: Sequence[str]) -> list[str]:
     """Accuracies of every training seed in every cell; nothing for one seed."""
     if len(grids) < 2:
         return []
-    lines = [
+    rows = []
+    for cells in zip(*grids, strict=True):
+        first, second = ([cell.models[k].accuracy for cell in cells] for k in (0, 1))
+        spread = Spread.of([b - a for a, b in zip(first, second, strict=True)])
+        shares = [" / ".join(f"{one:.3f}" for one in part) for part in (first, second)]
+        start = [cells[0].task, length_name(cells[0].length), cells[0].n]
+        rows.append([*start, *shares, spread_text(spread), spread.winner or "-"])
+    return [
         f"All training seeds in this order: {', '.join(names)}; seed 0 is the bundled pair. The difference is the mean "
         "of theirs, with its 95 % t interval over seeds:",
         "",
-        f"| task | length | n | {FIRST} | {SECOND} | difference | ahead with every seed |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        *table(["task", "length", "n", FIRST, SECOND, "difference", "ahead with every seed"], rows),
+        "",
     ]
-    for own in zip(*grids, strict=True):
-        first, second = ([cell.models[k].accuracy for cell in own] for k in (0, 1))
-        spread = Spread.of([b - a for a, b in zip(first, second, strict=True)])
-        shares = " | ".join(" / ".join(f"{one:.3f}" for one in part) for part in (first, second))
-        lines.append(
-            f"| {own[0].task} | {length_name(own[0].length)} | {own[0].n} | {shares} | {spread_text(spread)} | "
-            f"{spread.winner or '-'} |"
-        )
-    return [*lines, ""]
 
 
-def limits(grids_of: dict[str, list[list[Cell]]], is_same_training: bool) -> list[str]:
-    """What the numbers do not say, as far as it depends on them.
-
-    grids_of: the cells of each seed, by recipe. is_same_training: whether all seeds saw as many tokens.
-    """
+def limits(by_recipe: Mapping[str, Results]) -> dict[str, list[str]]:
+    """What the numbers do not say, as far as it depends on them."""
+    grids_of = {name: results["grids"] for name, results in by_recipe.items()}
+    tokens = {one["tokens"] for results in by_recipe.values() for one in results["provenance"]["other_seeds"]}
+    is_same_training = tokens <= {training("results.json")["tokens"]}
     n_seeds = max(map(len, grids_of.values()))
     n_parameters, context = training("results.json")["n_parameters"], training("recipe.toml")["data"]["length"]
     cells = [cell for grids in grids_of.values() for cell in grids[0]]
@@ -238,21 +221,21 @@ def limits(grids_of: dict[str, list[list[Cell]]], is_same_training: bool) -> lis
         f"Models of {n_parameters / 1e6:.1f} million parameters trained on these kinds of task do not stand for large "
         "pretrained ones."
     )
-    return ["## Limits", "", *(f"- {line}" for line in lines)]
+    return {"limits": [f"- {line}" for line in lines]}
 
 
 def training(file: str) -> dict[str, Any]:
     """What training the bundled plain model left: its results or its recipe."""
-    text = (HERE / "training" / FIRST / file).read_text(encoding="utf-8")
-    return json.loads(text) if file.endswith(".json") else tomllib.loads(text)
+    path = HERE / "training" / FIRST / file
+    return read_json_object(path) if path.suffix == ".json" else read_toml(path)
 
 
 def listed_lengths(lengths: Sequence[int]) -> str:
     return " and ".join(filter(None, (", ".join(map(length_name, lengths[:-1])), length_name(lengths[-1]))))
 
 
-def listed(found: Sequence[str]) -> str:
-    return f"{len(found)} ({', '.join(found)})" if found else "none"
+def counted(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
 def points(difference: PairedDifference) -> str:
@@ -270,41 +253,16 @@ def verdict(difference: PairedDifference | None) -> str:
     return SECOND if difference.value > 0 else FIRST
 
 
-HEAD = [
-    "# Which of the demo pair finds facts in long text?",
-    "",
-    "The question of Fig. 4 of the Diff-Mamba paper (arXiv 2507.06204), asked of the two small models that come",
-    f"with the package: accuracy of `{FIRST}` and `{SECOND}` by task and context length.",
-    "",
-    "## Finding",
-    "",
-]
-
-METHOD = [
-    "## How it was measured",
-    "",
-    "The facts of a held-out story are spread at random through filler, in the paper's prompt format. A model is",
-    "right if the answer is the most probable of the task's labels after the prompt; `generated` is the share of",
-    "prompts whose first greedily generated word is the answer. Intervals: Wilson, 95 %. Differences are paired",
-    'by story, with a 95 % percentile bootstrap interval over stories; "better" names a model only where that',
-    "interval excludes zero. One cell in twenty would do so by luck alone. A cell with no disagreement has an",
-    "interval of zero width, which says little when n is small. `chance` guesses among the labels, `mentioned`",
-    "among those that the facts mention.",
-    "",
-    "`paper` takes bAbI's own en-10k test stories that occur in none of its training files, and the novels of the",
-    "evaluation split. `builtin` takes stories of the package's generator, half of them in bAbI's words and half",
-    "in words of its own, and text from a grammar, a kind of filler that the models were not trained on.",
-    "",
-    "    python analyses/retrieval/run.py --recipe builtin",
-    "    python analyses/retrieval/run.py --recipe paper --data FOLDER       (--n 1000 for other numbers of prompts)",
-    "",
-    "`records.csv.xz` holds what each model answered to every prompt (with `builtin` every label's",
-    "log-probability); `results.json` the cells and what they were made with; the figures are there as SVG and as",
-    "Plotly JSON, the curves with Wilson intervals. Other training seeds, measured on few prompts, are in",
-    "[`SEEDS.md`](SEEDS.md). This page is written by `report.py`.",
-    "",
-]
+PAGE = Page(
+    folder=HERE,
+    figures=figures,
+    finding=finding,
+    section=section,
+    blocks=limits,
+    read=read,
+    plotly=True,
+)
 
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

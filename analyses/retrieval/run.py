@@ -8,139 +8,152 @@ train_lm, checkpoint folders, or bare .safetensors files.
 
     ... --recipe paper --device cuda --mamba2 RUN1 RUN2 --diff-mamba2 RUN1 RUN2
 
+Making the prompts takes a CPU a minute, which a machine lent with its GPU need not spend:
+
+    ... --recipe paper --data FOLDER --prepare-to FILE        ... --recipe paper --material FILE --device cuda
+
 Writes records.csv.xz, results.json and figures into a folder named after the recipe, then README.md and the cards.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import tempfile
+import json
+import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import tyro
-
-from analyses.retrieval import seeds, text
-from analyses.retrieval.material import Material, prepare
-from analyses.retrieval.prompts import Recipe
-from analyses.retrieval.weights import Weights, about_seeds, pairs_of
-from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.files.checksums import file_sha256
-from diffmamba_interp.files.json_files import results_json
-from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder, load_demo_tokenizer
-from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, summarise, write_rows
+from analyses.retrieval import cards, report, seeds, text
+from analyses.retrieval.weights import Weights, pairs_of
+from diffmamba_interp.analysis.prompts import (
+    PromptOptions,
+    PromptRecipe,
+    about_prompts,
+    data_of,
+    prompt_question,
+    prompts_of,
+    write_prompts,
+)
+from diffmamba_interp.analysis.question import Asked, Options, Parts, Unit
+from diffmamba_interp.analysis.results import data_sha256
+from diffmamba_interp.models.demo import DemoName, load_demo_tokenizer
+from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, write_rows
 from diffmamba_interp.needle.scoring import score_labels
-from diffmamba_interp.runs.provenance import package_versions
 
-HERE = Path(__file__).parent
 N_GENERATED = 3
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 262_144}
 TEXT_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+PILE = "pile_test"
+TEXT = ("text", 0)
+"""In place of a cell: the held-out text."""
 
 
-def main(
-    recipe: str = "builtin",
-    data: Path = Path("../shared/data"),
-    out: Path = HERE,
-    n: tuple[int, ...] = (),
-    device: str = "cuda" if torch.cuda.is_available() else "cpu",
-    jobs: int = 2,
-    material: Path | None = None,
-    mamba2: tuple[Path, ...] = (),
-    diff_mamba2: tuple[Path, ...] = (),
-    page: bool = True,
-) -> None:
-    """Score all models, then write records, results, figures, README and cards.
+@dataclass(frozen=True, kw_only=True)
+class Recipe(PromptRecipe):
+    """keep_log_probs: whether the records hold every label's log-probability, or only which label is most probable.
 
-    data: holds babi_tasks_v1-2.tar.gz, novels/ and pile_test/ (recipe "paper" alone reads them). n: prompts per cell
-    instead of the recipe's, for each length or one number for all. jobs: models scored at a time. material: prompts and
-    text that material.py made, instead of data. mamba2, diff_mamba2: weights of other training seeds. page: False
-    leaves figures, README and cards to report.py and cards.py, on a machine that has Plotly.
+    text_chars: characters of each held-out text to measure bits per byte on; None takes it whole.
     """
-    settings = Recipe.read(recipe, n or None)
-    pairs = pairs_of(mamba2, diff_mamba2)
-    with ExitStack() as stack:
-        if material is None:
-            material = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "material"
-            prepare(settings, data).save(material)
-        pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")))
-        answers = [
-            pool.submit(score, [pair[model] for pair in pairs], settings, material, one)
-            for model, one in zip(DEMO_NAMES, devices_of(device, len(DEMO_NAMES)), strict=True)
-        ]
-        parts = [answer.result() for answer in answers]
-    rows = [row for part, _, _ in parts for row in part]
-    texts = {name: found for _, part, _ in parts for name, found in part.items()}
-    folder = out / recipe
-    write_rows(folder / "records.csv.xz", rows)
-    grids = [[cell.to_dict() for cell in summarise(rows, seeds.pair_of(pair["mamba2"].seed))] for pair in pairs]
-    about = provenance(recipe, settings, device, about_seeds(pairs)) | {"data": parts[0][2]}
-    results = {"provenance": about, "cells": grids[0], "seeds": grids[1:], "text": texts}
-    write_text(folder / "results.json", results_json(results, digits=17) + "\n")
-    if page:
-        write_pages(out)
+
+    keep_log_probs: bool = False
+    text_chars: int | None = None
 
 
-def write_pages(out: Path) -> None:
-    """Figures and README, and the cards once there are results of every recipe."""
-    # Plotly draws the figures; a machine that only scores need not have it.
-    from analyses.retrieval import cards, report
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions(PromptOptions):
+    """Of this question."""
 
-    report.write(out)
-    if out == HERE and all((out / one / "results.json").is_file() for one in report.TITLES):
-        cards.write(out)
+    mamba2: tuple[Path, ...] = ()
+    """Weights of other training seeds."""
+    diff_mamba2: tuple[Path, ...] = ()
+    """Their partners, in the same order."""
 
-
-def devices_of(device: str, n: int) -> list[str]:
-    """A device for each of `n` processes: "cuda" goes through all GPUs in turn."""
-    if device != "cuda":
-        return [device] * n
-    return [f"cuda:{k % torch.cuda.device_count()}" for k in range(n)]
+    @property
+    def pairs(self) -> list[dict[DemoName, Weights]]:
+        """The bundled pair, then those of other seeds."""
+        return pairs_of(self.mamba2, self.diff_mamba2)
 
 
-def score(
-    weights: Sequence[Weights], recipe: Recipe, path: Path, device: str
-) -> tuple[list[PromptRow], dict[str, dict[str, Any]], dict[str, str]]:
-    """Rows of all seeds of one model, their bits per byte of held-out text, and the sha256 of the data."""
-    kind = torch.device(device).type
-    if kind == "cpu":
-        torch.set_num_threads(1)
-    else:
-        # Triton launches its kernels on the current device, wherever the tensors are.
-        torch.cuda.set_device(device)
-    material, tokenizer = Material.load(path, recipe, with_prompts=False), load_demo_tokenizer()
-    rows: list[PromptRow] = []
-    texts = {}
-    for one in weights:
-        model, name = one.load(device), seeds.name_of(one.model, one.seed)
-        for samples in material.cells:
-            scores = score_labels(model, samples, batch_tokens=BATCH_TOKENS[kind], n_generated=N_GENERATED)
-            rows += prompt_rows(name, samples, scores, tokenizer, keep_log_probs=recipe.keep_log_probs)
-            right = sum(row.is_right for row in rows[-len(samples) :])
-            print(f"{name} {samples[0].task} at {samples[0].length}: {right} of {len(samples)}", flush=True)
-        if material.text:
-            texts[name] = text.measure(model, material.text, TEXT_BATCH_TOKENS[kind])
-    return rows, texts, material.data_sha256
+def prepare(recipe: Recipe, options: Options, path: Path) -> None:
+    """The prompts, and the held-out text that is measured beside real ones."""
+    more = {}
+    if recipe.stories == "babi":
+        streams = text.held_out_streams(options.data, load_demo_tokenizer(), recipe.text_chars, recipe.seed)
+        data = {**data_of(recipe, options.data), PILE: options.data / PILE}
+        more = {"text": text.to_json(streams), "data": data_sha256(data)}
+    write_prompts(recipe, options, path, repeats=True, more=more)
 
 
-def provenance(name: str, recipe: Recipe, device: str, trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the results were made with: sha256 of models and tokenizer, versions, recipe, seed."""
-    is_gpu = torch.device(device).type == "cuda"
+def units(asked: Asked, models: Sequence[DemoName]) -> list[Unit]:
+    """Model, place of the seed, task and length; and each one's held-out text."""
+    texts = [TEXT] if asked.recipe.stories == "babi" else []
+    return [
+        (model, place, task, length)
+        for model in models
+        for place in range(len(asked.options.pairs))
+        for task, length in [*asked.recipe.wanted, *texts]
+    ]
+
+
+def measure(asked: Asked, name: DemoName, place: int, task: str, length: int) -> dict[str, dict[str, list[str]]]:
+    """Rows of one cell, or bits per byte of the held-out text, as JSON."""
+    weights = asked.options.pairs[place][name]
+    model, called = weights.load(asked.options.device), seeds.name_of(name, weights.seed)
+    if (task, length) == TEXT:
+        streams = text.from_json(about_prompts(asked)["text"])
+        bits = text.measure(model, streams, asked.by_device(TEXT_BATCH_TOKENS))
+        return {"records": {"row": []}, "text": {"name": [called], "bits": [json.dumps(bits)]}}
+    samples = prompts_of(asked, task, length)
+    scores = score_labels(model, samples, batch_tokens=asked.by_device(BATCH_TOKENS), n_generated=N_GENERATED)
+    keep_log_probs = asked.recipe.keep_log_probs
+    rows = prompt_rows(called, samples, scores, load_demo_tokenizer(), keep_log_probs=keep_log_probs)
+    return {"records": {"row": [json.dumps(asdict(row)) for row in rows]}}
+
+
+def rows_of(parts: Parts) -> list[PromptRow]:
+    lines = [json.loads(line) for part in parts.values() for line in part["records"]["row"].tolist()]
+    return [PromptRow(**{**one, "labels": tuple(one["labels"]), "log_probs": tuple(one["log_probs"])}) for one in lines]
+
+
+def keep(folder: Path, recipe: Recipe, parts: Parts) -> None:
+    write_rows(folder / report.ROWS, rows_of(parts))
+
+
+def text_bits(parts: Parts) -> dict[str, Any]:
+    measured = [part["text"] for part in parts.values() if "text" in part]
+    return {"text": {one["name"].item(): json.loads(one["bits"].item()) for one in measured}}
+
+
+def other_seeds(asked: Asked) -> dict[str, Any]:
+    """Of each further pair: its seed, tokens, and the sha256 of its weights by model."""
     return {
-        "models": trained[0]["sha256"],
-        "other_seeds": list(trained[1:]),
-        "tokenizer": file_sha256(demo_folder("mamba2").parent / "tokenizer" / "tokenizer.json"),
-        "recipe": {"name": name, **asdict(recipe)},
-        "seed": recipe.seed,
-        "versions": package_versions(),
-        "device": torch.cuda.get_device_name() if is_gpu else device,
+        "other_seeds": [
+            {
+                "seed": pair["mamba2"].seed,
+                "tokens": pair["mamba2"].tokens,
+                "sha256": {name: weights.sha256 for name, weights in pair.items()},
+            }
+            for pair in asked.options.pairs[1:]
+        ]
     }
 
 
+QUESTION = prompt_question(
+    folder=report.PAGE.folder,
+    recipe=Recipe,
+    options=SeedOptions,
+    prepare=prepare,
+    units=units,
+    measure=measure,
+    about=other_seeds,
+    aside=text_bits,
+    keep=keep,
+    summarise=report.summarise,
+    page=replace(report.PAGE, after=cards.write_shipped),
+    digits=17,
+)
+
+
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(QUESTION.main())

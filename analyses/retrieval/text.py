@@ -16,24 +16,25 @@ from diffmamba_interp.text.token_stream import encode_texts
 ROW_TOKENS = 1024
 # A sample of a subset is made of pieces of about so many documents.
 N_DOCUMENTS = 8
+_OF_STREAM = {"tokens": np.uint16, "ends": np.int64, "n_bytes": np.int64}
 
 
 def measure(
     model: HookedMamba, streams: dict[str, TokenStream], batch_tokens: int
 ) -> dict[str, dict[str, float | int]]:
     """Per text and for "pile" (all but the novels together): bits_per_byte, n_bytes, n_tokens, n_documents."""
-    found: dict[str, dict[str, float | int]] = {}
+    by_text: dict[str, dict[str, float | int]] = {}
     for name, stream in streams.items():
-        found[name] = {
+        by_text[name] = {
             "bits_per_byte": bits_per_byte(model, stream, length=ROW_TOKENS, batch_tokens=batch_tokens),
             "n_bytes": int(stream.n_bytes.sum()),
             "n_tokens": len(stream.tokens),
             "n_documents": len(stream.ends),
         }
-    subsets = [values for name, values in found.items() if name != "novels"]
+    subsets = [values for name, values in by_text.items() if name != "novels"]
     total = {key: int(sum(one[key] for one in subsets)) for key in ("n_bytes", "n_tokens", "n_documents")}
     bits = sum(one["bits_per_byte"] * one["n_bytes"] for one in subsets)
-    return {**found, "pile": {"bits_per_byte": bits / total["n_bytes"], **total}}
+    return {**by_text, "pile": {"bits_per_byte": bits / total["n_bytes"], **total}}
 
 
 def held_out_streams(
@@ -56,6 +57,19 @@ def held_out_stream(path: Path, tokenizer: PreTrainedTokenizerBase, n_chars: int
         ends=np.cumsum([len(ids) for ids in tokens]).astype(np.int64),
         n_bytes=np.array([len(text.encode("utf-8")) for text in texts], dtype=np.int64),
     )
+
+
+def to_json(streams: dict[str, TokenStream]) -> dict[str, dict[str, list[int]]]:
+    """Streams as JSON has them, for the file of prompts."""
+    return {name: {part: getattr(stream, part).tolist() for part in _OF_STREAM} for name, stream in streams.items()}
+
+
+def from_json(values: dict[str, dict[str, list[int]]]) -> dict[str, TokenStream]:
+    """The inverse of `to_json`."""
+    return {
+        name: TokenStream(**{part: np.array(numbers, dtype=_OF_STREAM[part]) for part, numbers in parts.items()})
+        for name, parts in values.items()
+    }
 
 
 def _pieces(texts: list[str], n_chars: int) -> list[str]:

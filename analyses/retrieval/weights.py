@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.checkpoints import load_model
@@ -79,11 +78,3 @@ def pairs_of(mamba2: Sequence[Path], diff_mamba2: Sequence[Path]) -> list[dict[D
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"the seeds are {seeds}: each must occur once; 0 is the bundled pair.")
     return pairs
-
-
-def about_seeds(pairs: Sequence[dict[DemoName, Weights]]) -> list[dict[str, Any]]:
-    """Of each pair: its seed, tokens, and the sha256 of its weights by model."""
-    return [
-        {"seed": pair["mamba2"].seed, "tokens": pair["mamba2"].tokens, "sha256": {m: w.sha256 for m, w in pair.items()}}
-        for pair in pairs
-    ]

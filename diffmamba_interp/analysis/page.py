@@ -42,7 +42,8 @@ class Page:
     folder: of the question, with the template. figures: of the results and the recipe's title, by name; they go beside
     results.json and on the page. finding: of the same: lines of the block "findings". section: lines below the
     recipe's figures in the block "results". blocks: of all results by recipe: further blocks by name.
-    read: the results of a recipe's folder. plotly: keep figures as Plotly's JSON, too.
+    read: the results of a recipe's folder. after: what else is written of the folder that the page was written into.
+    plotly: keep figures as Plotly's JSON, too.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Page:
     blocks: Callable[[Mapping[str, Results]], Mapping[str, Sequence[str]]] | None = None
     titles: Mapping[str, str] = field(default_factory=lambda: TITLES)
     read: Callable[[Path], Results] = results_of
+    after: Callable[[Path], None] | None = None
     plotly: bool = False
 
     def write(self, out: Path | None = None) -> None:
@@ -70,6 +72,8 @@ class Page:
             sections += [f"## {title} (recipe `{name}`)", "", *pictures, *self.section(results)]
         more = self.blocks(by_recipe) if self.blocks else {}
         write_page(self.folder, out, {"findings": findings, "results": sections, **more})
+        if self.after is not None:
+            self.after(out)
 
 
 def write_page(folder: Path, out: Path, blocks: Mapping[str, Sequence[str]]) -> None:

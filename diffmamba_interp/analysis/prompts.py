@@ -119,9 +119,9 @@ def prompt_question(*, repeats: bool = False, **fields: Any) -> Question:
     return Question(**{**given, **fields})
 
 
-def model_cells(recipe: PromptRecipe, models: Sequence[str]) -> list[Unit]:
+def model_cells(asked: Asked, models: Sequence[str]) -> list[Unit]:
     """Every cell of the recipe for every model."""
-    return [(model, *cell) for model in models for cell in recipe.wanted]
+    return [(model, *cell) for model in models for cell in asked.recipe.wanted]
 
 
 def write_prompts(

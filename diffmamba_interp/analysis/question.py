@@ -114,7 +114,7 @@ class Question:
 
     folder: of the question. recipe: a frozen dataclass with a field `seed`, of which recipe.toml has tables; options of
     the same name override its fields. options: the command line's, with fields of the question's own.
-    models: those of the demo pair that are asked. units: of a recipe and the models; None: one for each model.
+    models: those of the demo pair that are asked. units: of what was asked and the models; None: one for each model.
     measure: of what was asked, then the parts of a unit -> its records, or tables of which "records" is one.
     prepare: writes what a recipe asks into a file; None where there is nothing to make.
     about: what else results were made with, for their provenance. sums: sha256 of the data, by name.
@@ -131,7 +131,7 @@ class Question:
     page: Page
     options: type[Options] = Options
     models: Sequence[str] = DEMO_NAMES
-    units: Callable[[Any, Sequence[str]], Sequence[Unit]] | None = None
+    units: Callable[[Asked, Sequence[str]], Sequence[Unit]] | None = None
     prepare: Callable[[Any, Any, Path], None] | None = None
     about: Callable[[Asked], Mapping[str, Any]] | None = None
     sums: Callable[[Asked], Mapping[str, str]] | None = None
@@ -184,6 +184,10 @@ class Question:
         found = self.summarise(folder, results)
         write_results(folder / RESULTS, results["provenance"], found, digits=self.digits)
 
+    def units_of(self, asked: Asked) -> Sequence[Unit]:
+        """What is measured at once, in the order in which it is kept."""
+        return [(name,) for name in self.models] if self.units is None else self.units(asked, self.models)
+
     def measure_unit(self, asked: Asked, unit: Unit) -> dict[str, dict[str, np.ndarray]]:
         """The tables of a unit, in this process."""
         device = torch.device(asked.options.device)
@@ -219,7 +223,7 @@ class Question:
                 write_results(folder / RESULTS, made, self.aside(parts) if self.aside else {}, digits=self.digits)
 
     def _parts(self, asked: Asked, kept: Path) -> Parts:
-        units = self._units(asked.recipe)
+        units = self.units_of(asked)
         files = {unit: kept / f"{'-'.join(map(str, unit))}.npz" for unit in units}
         missing = [unit for unit in units if not files[unit].exists()]
         if len(missing) < len(units):
@@ -232,8 +236,16 @@ class Question:
             logger.info("%d of %d: %s", n_done, len(missing), " ".join(map(str, unit)))
         return {unit: _read_part(file) for unit, file in files.items()}
 
-    def _units(self, recipe: Any) -> Sequence[Unit]:
-        return [(name,) for name in self.models] if self.units is None else self.units(recipe, self.models)
+
+def run_command(main: Callable[..., None], args: Sequence[str] | None = None) -> int:
+    """The command of a script whose `main` takes its options; the exit code."""
+
+    @errors_as_messages(stopped="nothing was written.")
+    def run() -> int:
+        tyro.cli(main, args=args, description=sys.modules[main.__module__].__doc__)
+        return 0
+
+    return run()
 
 
 def joined(parts: Parts, *, table: str = RECORDS_TABLE, order: Sequence[str] = ()) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import lzma
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import fsum  # rounded once, so the same in every version of Python
 from pathlib import Path
 from typing import Any
 
@@ -282,8 +283,8 @@ def _cell(by_model: dict[str, list[PromptRow]], models: Sequence[str]) -> Cell:
         task=first[0].task,
         length=first[0].length,
         n=n,
-        chance=sum(1 / len(row.labels) for row in first) / n,
-        chance_mentioned=sum(1 / max(row.n_mentioned, 1) for row in first) / n,
+        chance=fsum(1 / len(row.labels) for row in first) / n,
+        chance_mentioned=fsum(1 / max(row.n_mentioned, 1) for row in first) / n,
         models=tuple(_model_accuracy(model, answered) for model, answered in zip(models, rows, strict=True)),
         difference=difference,
     )

@@ -13,7 +13,7 @@ import pytest
 
 from diffmamba_interp.analysis.question import RECORDS, RESULTS, Asked, Question
 from diffmamba_interp.analysis.results import read_records, read_results
-from diffmamba_interp.files.json_files import plain
+from diffmamba_interp.files.json_files import plain, read_json_object
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.folders import demo_lens_folder
 from diffmamba_interp.models.demo import demo_folder
@@ -21,8 +21,9 @@ from diffmamba_interp.runs.provenance import weights_sha256
 
 ANALYSES = Path(__file__).parents[2] / "analyses"
 QUESTIONS: dict[str, Question] = {
-    name: importlib.import_module(f"analyses.{name}.run").QUESTION
-    for name in ("cancellation", "lambda_causality", "long_context", "needle_snr", "noise_robustness", "overallocation")
+    folder.name: importlib.import_module(f"analyses.{folder.name}.run").QUESTION
+    for folder in sorted(ANALYSES.iterdir())
+    if (folder / "recipe.toml").is_file()
 }
 SHIPPED = [
     (name, recipe)
@@ -80,7 +81,11 @@ def test_results_page_and_figures_are_those_that_the_records_give(name: str, tmp
     assert written >= {Path("README.md"), *(Path(recipe) / RESULTS for recipe in recipes)}
     assert written >= {path.relative_to(question.folder) for path in question.folder.glob("*/*.svg")}
     for path in sorted(written):
-        assert (tmp_path / path).read_bytes() == (question.folder / path).read_bytes(), path
+        again, kept = (folder / path for folder in (tmp_path, question.folder))
+        if path.name.endswith(".plotly.json"):  # it holds a template that versions of Plotly differ in
+            assert read_json_object(again)["data"] == read_json_object(kept)["data"], path
+        else:
+            assert again.read_bytes() == kept.read_bytes(), path
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -99,7 +104,7 @@ def test_a_few_prompts_are_measured_as_shipped(name: str, tmp_path: Path) -> Non
     asked = Asked(recipe=replace(question.recipe_of(options), **changed), options=options, material=tmp_path / "asked")
     assert question.prepare is not None
     question.prepare(asked.recipe, options, tmp_path / "asked")
-    units = question.units(asked.recipe, question.models)
+    units = question.units_of(asked)
     question.keep(tmp_path, asked.recipe, {unit: question.measure_unit(asked, unit) for unit in units})
     again, kept = (read_records(folder / RECORDS) for folder in (tmp_path, shipped(name, "builtin")))
     assert set(again) == set(kept)
