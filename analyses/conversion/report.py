@@ -5,22 +5,26 @@ python analyses/conversion/report.py
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.conversion.measure import AFTER, BEFORE, NAMES, model_name
+from diffmamba_interp.analysis.page import table, write_figures, write_page
 from diffmamba_interp.drawing.labels import length_name
-from diffmamba_interp.drawing.plotly_figure import to_plotly
-from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.retrieval import accuracy_drawing
-from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow, read_rows, summarise
 from diffmamba_interp.statistics import PairedDifference, paired_difference
 
 HERE = Path(__file__).parent
 TITLE = "Held-out bAbI stories, before and after fine-tuning"
+NAMES = ("plain", "published", "by_component")
+BEFORE, AFTER = "before", "after"
+
+
+def model_name(name: str, stage: str) -> str:
+    """What records call a model: such as "published before"."""
+    return f"{name} {stage}"
 
 
 DRAWN = (model_name("plain", BEFORE), *(model_name(name, AFTER) for name in NAMES))
@@ -36,46 +40,48 @@ PAIRS = (
 
 def write(out: Path = HERE) -> None:
     """Figures and README.md beside results.json."""
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    results = read_json_object(out / "results.json")
     rows = read_rows(out / "records.csv.xz")
     drawing = accuracy_drawing(summarise([row for row in rows if row.model in DRAWN], DRAWN), title=TITLE)
-    write_text(out / "accuracy.svg", to_svg(drawing))
-    write_text(out / "accuracy.plotly.json", to_plotly(drawing).to_json())
+    write_figures(out, {"accuracy": drawing}, plotly=True)
     cells = [Cell.from_dict(values) for values in results["cells"]]
-    lines = [*HEAD, *finding(results, rows), *method(results), *by_task(cells), *limits(results)]
-    write_text(out / "README.md", "\n".join(lines) + "\n")
+    blocks = {"findings": finding(results, rows), "method": method(results), "results": by_task(cells)}
+    write_page(HERE, out, {**blocks, "limits": limits(results)})
 
 
 def finding(results: dict[str, Any], rows: Sequence[PromptRow]) -> list[str]:
     """Every model in a line, then who is better than whom, all tasks together."""
     lengths = sorted({row.length for row in rows})
     texts = list(next(iter(results["models"].values()))["bits_per_byte"])
-    lines = [
-        "| model | parameters | lambda | " + " | ".join(f"bits per byte, {text_name(name)}" for name in texts) + " | "
-        + " | ".join(f"accuracy {length_name(length)}" for length in lengths) + " |",
-        "| --- |" + " --- |" * (2 + len(texts) + len(lengths)),
-    ]  # fmt: skip
-    for name, one in results["models"].items():
-        bits = " | ".join(f"{one['bits_per_byte'][text]:.3f}" for text in texts)
-        shares = " | ".join(f"{share(rows, name, length):.3f}" for length in lengths)
-        lambdas = ", ".join(f"{value:.2f}" for value in one["lambda"].values()) or "-"
-        lines.append(f"| {name.replace('_', ' ')} | {one['n_parameters']:,} | {lambdas} | {bits} | {shares} |")
-    lines += [
+    models = []
+    for name, about in results["models"].items():
+        lambdas = ", ".join(f"{value:.2f}" for value in about["lambda"].values()) or "-"
+        bits = [f"{about['bits_per_byte'][text]:.3f}" for text in texts]
+        shares = [f"{share(rows, name, length):.3f}" for length in lengths]
+        models.append([shown(name), f"{about['n_parameters']:,}", lambdas, *bits, *shares])
+    compared = []
+    for first, second in PAIRS:
+        for length in lengths:
+            difference = compare(rows, first, second, length)
+            better = {True: second, False: first}[difference.value > 0] if difference.excludes_zero else "-"
+            interval = difference.text(signed=True)
+            compared.append([shown(first), shown(second), length_name(length), difference.n, interval, shown(better)])
+    accuracies = [f"accuracy {length_name(length)}" for length in lengths]
+    # Of the token streams' files: "pile_eval" is held-out Pile.
+    bits = [f"bits per byte, {name.removesuffix('_eval')}" for name in texts]
+    return [
+        *table(["model", "parameters", "lambda", *bits, *accuracies], models),
         "",
         "Paired by story, all tasks together:",
         "",
-        "| first | second | length | n | second minus first (95 %) | better |",
-        "| --- | --- | --- | --- | --- | --- |",
+        *table(["first", "second", "length", "n", "second minus first (95 %)", "better"], compared),
+        "",
+        *(sentence(rows, name, lengths) for name in NAMES[1:]),
     ]
-    for first, second in PAIRS:
-        for length in lengths:
-            found = compare(rows, first, second, length)
-            better = {True: second, False: first}[found.value > 0] if found.excludes_zero else "-"
-            lines.append(
-                f"| {first} | {second} | {length_name(length)} | {found.n} | {found.value:+.3f} [{found.low:+.3f}, "
-                f"{found.high:+.3f}] | {better} |".replace("_", " ")
-            )
-    return [*lines, "", *(sentence(rows, name, lengths) for name in NAMES[1:]), ""]
+
+
+def shown(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def sentence(rows: Sequence[PromptRow], name: str, lengths: Sequence[int]) -> str:
@@ -105,11 +111,6 @@ def share(rows: Sequence[PromptRow], name: str, length: int) -> float:
     return sum(own) / len(own)
 
 
-def text_name(stream: str) -> str:
-    """Of the token stream's file: "pile_eval" is held-out Pile."""
-    return stream.removesuffix("_eval")
-
-
 def method(results: dict[str, Any]) -> list[str]:
     made = results["provenance"]
     training, recipe = made["training"], made["training"]["recipe"]
@@ -117,10 +118,6 @@ def method(results: dict[str, Any]) -> list[str]:
     state = "" if made["is_complete"] else " (stopped before the recipe's last step)"
     data = ", ".join(f"{Path(key).name} `{value}`" for key, value in training["data_sha256"].items())
     return [
-        "![accuracy](accuracy.svg)",
-        "",
-        "## How it was measured",
-        "",
         f"Start: the demo Mamba-2, as it is shipped. Its last {n_converted} blocks become differential "
         "(`convert_to_differential`, placement `quarter`); lambda_q1 is drawn small, sub-norm gains are 1. `published` "
         "cuts the rows of each projection in the middle, whatever component a row belongs to, as the published code "
@@ -149,45 +146,28 @@ def method(results: dict[str, Any]) -> list[str]:
         f"of the start `{made['start']['sha256']}`; of the fine-tuned weights (not shipped) "
         + ", ".join(f"{name} `{digest}`" for name, digest in made["fine_tuned"].items())
         + f"; of the training data {data}.",
-        "",
     ]
 
 
 def by_task(cells: Sequence[Cell]) -> list[str]:
-    lines = [
-        "## By task",
-        "",
-        "| task | length | n | chance | " + " | ".join(m.model.replace("_", " ") for m in cells[0].models) + " |",
-        "| --- | --- | --- | --- |" + " --- |" * len(cells[0].models),
+    rows = [
+        [
+            *(cell.task, length_name(cell.length), cell.n, f"{cell.chance:.3f}"),
+            *(f"{m.accuracy:.3f} [{m.low:.3f}, {m.high:.3f}]" for m in cell.models),
+        ]
+        for cell in cells
     ]
-    for cell in cells:
-        shares = " | ".join(f"{m.accuracy:.3f} [{m.low:.3f}, {m.high:.3f}]" for m in cell.models)
-        lines.append(f"| {cell.task} | {length_name(cell.length)} | {cell.n} | {cell.chance:.3f} | {shares} |")
-    return [*lines, ""]
+    return table(["task", "length", "n", "chance", *(shown(m.model) for m in cells[0].models)], rows)
 
 
 def limits(results: dict[str, Any]) -> list[str]:
     tokens = results["provenance"]["training"]["tokens"]
     return [
-        "## Limits",
-        "",
         "- One start and one seed of fine-tuning: intervals are over stories, not over trainings.",
         f"- {tokens / 1e6:.1f} million tokens of fine-tuning at one learning rate, chosen for none of the three; a "
         "model that has to find its way back may need more than one that only goes on.",
         "- The start was trained on the same kinds of text and story, which the paper's 370M model was not.",
     ]
-
-
-HEAD = [
-    "# Does a plain Mamba-2 retrieve better once its last quarter is differential?",
-    "",
-    "The Diff-Mamba paper (arXiv 2507.06204, appendix A.3) does not train its 370M retrieval model from scratch: it",
-    "turns the last quarter of a trained Mamba-2 into differential blocks and fine-tunes. Here with the demo Mamba-2:",
-    "retrieval and held-out text before (zero-shot) and after fine-tuning, for two ways of sharing the weights out.",
-    "",
-    "## Finding",
-    "",
-]
 
 
 if __name__ == "__main__":

@@ -13,25 +13,38 @@ accuracy.plotly.json and README.md.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
+from transformers import PreTrainedTokenizerBase
 
-from analyses.conversion import measure
-from analyses.conversion.measure import AFTER, BEFORE, NAMES, model_name
-from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.files.json_files import results_json
-from diffmamba_interp.lm_training.preparation import make_model, open_tokenizer
+from analyses.conversion import report
+from analyses.conversion.report import AFTER, BEFORE, NAMES, model_name
+from diffmamba_interp.analysis.question import run_command
+from diffmamba_interp.analysis.results import write_results
+from diffmamba_interp.files.locks import folder_lock
+from diffmamba_interp.lm_training.evaluation import bits_per_byte
+from diffmamba_interp.lm_training.preparation import make_model, open_stream, open_tokenizer
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.models.checkpoints import load_model
-from diffmamba_interp.needle.accuracy_grid import PromptRow, summarise, write_rows
-from diffmamba_interp.runs.provenance import package_versions, weights_sha256
+from diffmamba_interp.models.differential_mixer import DifferentialMixer
+from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, heldout_babi_stories
+from diffmamba_interp.needle.accuracy_grid import PromptRow, hide_stories, prompt_rows, summarise, write_rows
+from diffmamba_interp.needle.scoring import score_labels
+from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
 from diffmamba_interp.runs.settings import read_toml
+from diffmamba_interp.text.stable_random import StableRandom
 
 HERE = Path(__file__).parent
+SEED = 13
+N_GENERATED = 3
+FILLER_TOKENS = 200_000
+BATCH_TOKENS = {"cpu": 8_192, "cuda": 131_072}
+TEXT_BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 
 
 def main(
@@ -59,27 +72,22 @@ def main(
     models |= {model_name(name, AFTER): load_model(run / "model") for name, run in runs.items()}
     recipe = recipes[NAMES[0]]
     tokenizer = open_tokenizer(recipe.data, models[model_name(NAMES[0], BEFORE)].cfg.d_vocab)
-    cells = measure.prompts(recipe, tokenizer, n)
-    rows: list[PromptRow] = []
-    sizes = {}
-    for name, model in models.items():
-        model = model.to(device).eval()
-        own = measure.answers(model, name, cells, tokenizer)
-        sizes[name] = measure.about(model, recipe, tokenizer, text_tokens)
-        rows += own
-        print(f"{name}: {sum(row.is_right for row in own)} of {len(own)}", sizes[name]["bits_per_byte"], flush=True)
-    write_rows(out / "records.csv.xz", rows)
-    results = {
-        "provenance": provenance(recipe, runs, trained, n, device),
-        "models": sizes,
-        "cells": [cell.to_dict() for cell in summarise(rows, tuple(models))],
-    }
-    write_text(out / "results.json", results_json(results, digits=17) + "\n")
-    if page:
-        # Plotly draws the figure; a machine that only measures need not have it.
-        from analyses.conversion import report
-
-        report.write(out)
+    cells = prompts(recipe, tokenizer, n)
+    with folder_lock(out):
+        rows: list[PromptRow] = []
+        sizes = {}
+        for name, model in models.items():
+            model = model.to(device).eval()
+            of_model = answers(model, name, cells, tokenizer)
+            sizes[name] = about(model, recipe, tokenizer, text_tokens)
+            rows += of_model
+            print(f"{name}: {sum(row.is_right for row in of_model)} of {len(of_model)}", sizes[name]["bits_per_byte"])
+        write_rows(out / "records.csv.xz", rows)
+        made = provenance(recipe, runs, trained, n, device)
+        grid = [cell.to_dict() for cell in summarise(rows, tuple(models))]
+        write_results(out / "results.json", made, {"models": sizes, "cells": grid}, digits=17)
+        if page:
+            report.write(out)
 
 
 def require_same_training(recipes: dict[str, Recipe], trained: dict[str, dict[str, Any]]) -> None:
@@ -115,11 +123,59 @@ def provenance(
         },
         "is_complete": all(one["is_complete"] for one in trained.values()),
         "n": n,
-        "seed": measure.SEED,
+        "seed": SEED,
         "versions": package_versions(),
-        "device": torch.cuda.get_device_name() if torch.device(device).type == "cuda" else device,
+        "device": device_name(device),
+    }
+
+
+def prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, n: int) -> list[list[NeedleSample]]:
+    """Held-out bAbI stories, bare and in held-out novels: a list per task and length of the recipe's evaluation."""
+    evaluation = recipe.evaluation
+    assert evaluation is not None
+    assert evaluation.filler is not None
+    assert evaluation.babi_path is not None
+    tokens = open_stream(evaluation.filler, tokenizer).tokens[:FILLER_TOKENS]
+    novels = tokenizer.backend_tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    haystack = Haystack(tokenizer, Filler.from_texts(tokenizer, novels))
+    cells = []
+    for task in TASKS:
+        stories = StableRandom("conversion", SEED, task).shuffled(heldout_babi_stories(evaluation.babi_path, task))
+        for length in evaluation.lengths:
+            cells.append(hide_stories(haystack, stories, n=n, length=length, seed=SEED))
+    return cells
+
+
+def answers(
+    model: HookedMamba, name: str, cells: list[list[NeedleSample]], tokenizer: PreTrainedTokenizerBase
+) -> list[PromptRow]:
+    """The model's row of every prompt."""
+    batch_tokens = BATCH_TOKENS[model.embed.weight.device.type]
+    rows = []
+    for samples in cells:
+        scores = score_labels(model, samples, batch_tokens=batch_tokens, n_generated=N_GENERATED)
+        rows += prompt_rows(name, samples, scores, tokenizer, keep_log_probs=False)
+    return rows
+
+
+def about(
+    model: HookedMamba, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, text_tokens: int | None
+) -> dict[str, Any]:
+    """n_parameters; lambda of each differential block, by its index; bits_per_byte of each held-out text."""
+    assert recipe.evaluation is not None
+    sizes = {
+        "length": recipe.data.length,
+        "max_tokens": text_tokens,
+        "batch_tokens": TEXT_BATCH_TOKENS[model.embed.weight.device.type],
+    }
+    mixers = [(index, block.mixer) for index, block in enumerate(model.blocks)]
+    texts = {Path(path).stem: open_stream(path, tokenizer) for path in recipe.evaluation.text}
+    return {
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "lambda": {str(i): mixer.lambda_().item() for i, mixer in mixers if isinstance(mixer, DifferentialMixer)},
+        "bits_per_byte": {name: bits_per_byte(model, stream, **sizes) for name, stream in texts.items()},
     }
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_command(main))

@@ -9,18 +9,19 @@ from its last cell. Needs nothing but the bundled models; about a minute on two 
 from __future__ import annotations
 
 import json
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import tyro
 from nbclient import NotebookClient
 
+from diffmamba_interp.analysis.page import write_page
+from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.locks import folder_lock
 
 HERE = Path(__file__).parent
-FINDINGS = re.compile(r"(<!-- findings: written by run.py -->\n).*?(<!-- end of findings -->)", re.DOTALL)
 MAX_BYTES = 600_000
 
 
@@ -35,14 +36,10 @@ def main(out: Path = HERE, timeout_s: int = 600) -> None:
     if len(content.encode()) > MAX_BYTES:
         raise ValueError(f"the executed notebook has {len(content)} characters, more than {MAX_BYTES}: draw less.")
     last = notebook.cells[-1].outputs[-1].data
-    readme = (HERE / "README.md").read_text(encoding="utf-8")
-    if not FINDINGS.search(readme):
-        raise ValueError("README.md has lost its findings markers, so the findings have no place in it.")
-    write_text(out / "notebook.ipynb", content)
-    write_text(out / "results.json", json.dumps(last["application/json"], indent=1) + "\n")
-    write_text(
-        out / "README.md", FINDINGS.sub(lambda found: f"{found[1]}{last['text/markdown'].strip()}\n{found[2]}", readme)
-    )
+    with folder_lock(out):
+        write_text(out / "notebook.ipynb", content)
+        write_text(out / "results.json", json.dumps(last["application/json"], indent=1) + "\n")
+        write_page(HERE, out, {"findings": last["text/markdown"].strip().split("\n")})
 
 
 def tidy(notebook: Any) -> Any:
@@ -60,4 +57,4 @@ def tidy(notebook: Any) -> Any:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_command(main))

@@ -1,6 +1,10 @@
-"""results.json, figures and README.md of the training analysis, from its records alone.
+"""What the records of the training analysis say, in results.json, figures and README.md: curves over training, each
+run's value after each step, and the models' difference over seeds.
 
-python analyses/training/report.py
+    formation stage   the first stage from which SNR stays at a threshold or above; the number of stages if never
+    difference        d_k = differential - plain, both of seed k: mean +- t(n - 1, 97.5 %) s / sqrt(n)
+
+    python analyses/training/report.py      all of these, from the records
 """
 
 from __future__ import annotations
@@ -10,46 +14,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from analyses.training.curves import (
-    FIRST,
-    SECOND,
-    THRESHOLDS_DB,
-    differences,
-    measures,
-    over_seeds,
-    passes,
-    rows_of,
-    trained_rows,
-)
 from analyses.training.records import Records
+from diffmamba_interp.analysis.page import table, write_figures, write_page
 from diffmamba_interp.analysis.results import write_results
-from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.curves import Curves, curves_drawing
-from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.stages import formation_stage
-from diffmamba_interp.statistics import Estimate
+from diffmamba_interp.statistics import Estimate, t_test
 
 HERE = Path(__file__).parent
+FIRST, SECOND = "mamba2", "diff-mamba2"
+THRESHOLDS_DB = (3, 7, 10)
+MEANS = ("accuracy", "output SNR", "inner SNR")
 LENGTH_NAMES = {0: "0k", 1024: "1k"}
 ACCURACIES = (0.4, 0.5, 0.6, 0.7)
 BITS = (2.2, 2.1, 2.0, 1.9, 1.8)
 NEAR = 0.1
 STAGES = ("on top", *(f"{db} dB" for db in THRESHOLDS_DB))
 SHOWN_STEPS = (300, 600, 1000, 1500, 2000, 3000, 5000, 7300)
+LABELS = {
+    "accuracy": "accuracy",
+    "output SNR": "SNR at the output",
+    "inner SNR": "SNR over the inner stages",
+    "on top": "stage: on top",
+    **{f"{db} dB": f"stage: {db} dB" for db in THRESHOLDS_DB},
+}
 
 
 def write(out: Path = HERE) -> None:
     """Everything beside `records.npz.xz`."""
     records = Records.load(out / "records.npz.xz")
-    found = results(records)
+    curves = results(records)
     made = {"records": file_sha256(out / "records.npz.xz"), "runs": [list(run) for run in records.runs]}
-    write_results(out / "results.json", made, found)
-    for name, panels, axis in figures(records):
-        drawing = curves_drawing(panels, title=f"{len(seeds_of(records))} training seeds", x_axis="step", y_axis=axis)
-        write_text(out / f"{name}.svg", to_svg(drawing))
-    write_text(out / "README.md", "\n".join(page(records, found)) + "\n")
+    write_results(out / "results.json", made, curves)
+    write_figures(out, figures(records))
+    sections = [line for lines in sections_of(records, curves) for line in (*lines, "")]
+    write_page(HERE, out, {"findings": findings(records, curves), "results": sections})
 
 
 def results(records: Records) -> dict[str, Any]:
@@ -97,8 +100,8 @@ def at_bits(records: Records, accuracy: np.ndarray, bits: float) -> dict[str, li
     }
 
 
-def figures(records: Records) -> list[tuple[str, list[Curves], str]]:
-    """Name, panels and y axis of each figure: mean over the seeds that were read along the way, with t intervals."""
+def figures(records: Records) -> dict[str, Drawing]:
+    """Means over the seeds that were read along the way, with t intervals; lambda of each seed."""
     rows = trained_rows(records)
 
     def curve(values: np.ndarray) -> list[tuple[float, float, float]]:
@@ -124,30 +127,37 @@ def figures(records: Records) -> list[tuple[str, list[Curves], str]]:
         )
         for row in rows[SECOND]
     ]
-    return [
+    title = f"{len(seeds_of(records))} training seeds"
+    drawn = (
         ("lambda", by_block, "lambda"),
         ("accuracy", panels("accuracy"), "accuracy"),
         ("output_snr", panels("output SNR"), "SNR at the output, dB"),
         ("formation", panels("7 dB"), "median stage from which SNR stays above 7 dB"),
+    )
+    return {name: curves_drawing(of_figure, title=title, x_axis="step", y_axis=axis) for name, of_figure, axis in drawn}
+
+
+def sections_of(records: Records, curves: dict[str, Any]) -> list[list[str]]:
+    """What stands below the method on the page."""
+    over = [
+        [f"### {LENGTH_NAMES[length]}", "", *over_training(records, curves["lengths"][str(length)])]
+        for length in sorted(set(records.lengths))
+    ]
+    return [
+        ["## Over training"],
+        *([f"![{name}]({name}.svg)"] for name in ("accuracy", "output_snr", "formation")),
+        *over,
+        ["## After the last step, seed by seed", "", *last_step(records)],
+        ["## Lambda and the branches", "", "![lambda](lambda.svg)", "", *lambda_text(records)],
+        ["After the last step:", "", *lambda_table(records)],
     ]
 
 
-def page(records: Records, found: dict[str, Any]) -> list[str]:
-    lines = [*HEAD, *findings(records, found), *HOW, "## Over training", ""]
-    lines += [f"![{name}]({name}.svg)\n" for name in ("accuracy", "output_snr", "formation")]
-    for length in sorted(set(records.lengths)):
-        lines += [f"### {LENGTH_NAMES[length]}", "", *over_training(records, found["lengths"][str(length)]), ""]
-    lines += ["## After the last step, seed by seed", "", *last_step(records), ""]
-    lines += ["## Lambda and the branches", "", "![lambda](lambda.svg)", "", *lambda_text(records), ""]
-    lines += ["After the last step:", "", *lambda_table(records), ""]
-    return [*lines, *LIMITS]
-
-
-def findings(records: Records, found: dict[str, Any]) -> list[str]:
+def findings(records: Records, by_length: dict[str, Any]) -> list[str]:
     last = records.steps[-1]
     lines = []
     for length in sorted(set(records.lengths)):
-        own, curves, where = found["lengths"][str(length)], measures(records, length), LENGTH_NAMES[length]
+        own, curves, where = by_length["lengths"][str(length)], measures(records, length), LENGTH_NAMES[length]
         passed = own["step_of_accuracy"]["0.5"]
         pairs = "; ".join(f"{b:,.0f} against {a:,.0f}" for a, b in zip(passed[FIRST], passed[SECOND], strict=True))
         ratio = over_seeds(np.log(np.divide(passed[FIRST], passed[SECOND])).tolist())
@@ -181,8 +191,8 @@ def word(difference: Estimate, above: str, below: str) -> str:
 def over_training(records: Records, own: dict[str, Any]) -> list[str]:
     names = ("accuracy", "output SNR", "7 dB")
     rows = trained_rows(records)
-    head = " | ".join(f"{name}: {FIRST} | {SECOND} | difference" for name in names)
-    lines = [f"| step | {head} |", "| --- |" + " --- |" * 3 * len(names)]
+    heads = [head for name in names for head in (f"{name}: {FIRST}", SECOND, "difference")]
+    over_steps = []
     for step in (step for step in SHOWN_STEPS if step in records.steps):
         at = records.steps.index(step)
         cells = [f"{step:,}"]
@@ -190,28 +200,32 @@ def over_training(records: Records, own: dict[str, Any]) -> list[str]:
             values = np.array(own["runs"][name])
             cells += [f"{values[rows[model], at].mean():.2f}" for model in (FIRST, SECOND)]
             cells.append(own["difference"][name][at].text(2, signed=True))
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Where both have come to the same bits per byte of The Pile, accuracy (mean over seeds):", ""]
-    lines += [f"| bits per byte | {FIRST} | {SECOND} | difference |", "| --- | --- | --- | --- |"]
+        over_steps.append(cells)
+    lines = [
+        *table(["step", *heads], over_steps),
+        "",
+        "Where both have come to the same bits per byte of The Pile, accuracy (mean over seeds):",
+        "",
+    ]
+    at_bits = []
     for bits, by_model in own["at_bits"].items():
         first, second = (np.array(by_model[model]) for model in (FIRST, SECOND))
         if np.isfinite(first).all() and np.isfinite(second).all():
             difference = over_seeds((second - first).tolist()).text(2, signed=True)
-            lines.append(f"| {bits} | {first.mean():.2f} | {second.mean():.2f} | {difference} |")
-    return lines
+            at_bits.append([bits, f"{first.mean():.2f}", f"{second.mean():.2f}", difference])
+    return [*lines, *table(["bits per byte", FIRST, SECOND, "difference"], at_bits)]
 
 
 def last_step(records: Records) -> list[str]:
     at = len(records.steps) - 1
     curves = {length: measures(records, length) for length in sorted(set(records.lengths))}
     names = [(length, name) for length in curves for name in ("accuracy", "output SNR", "inner SNR", *STAGES)]
-    lines = ["| model | seed | " + " | ".join(f"{LENGTH_NAMES[n]} {LABELS[name]}" for n, name in names) + " |"]
-    lines.append("| --- | --- |" + " --- |" * len(names))
+    rows = []
     for model in (FIRST, SECOND):
         for row in rows_of(records, model, with_shipped=True):
             cells = [f"{curves[length][name][row, at]:.2f}" for length, name in names]
-            lines.append(f"| {model} | {records.runs[row][1]} | {' | '.join(cells)} |")
-    return lines
+            rows.append([model, records.runs[row][1], *cells])
+    return table(["model", "seed", *(f"{LENGTH_NAMES[length]} {LABELS[name]}" for length, name in names)], rows)
 
 
 def lambda_text(records: Records) -> list[str]:
@@ -232,66 +246,79 @@ def lambda_text(records: Records) -> list[str]:
 
 def lambda_table(records: Records) -> list[str]:
     rows, at = rows_of(records, SECOND, with_shipped=True), len(records.steps) - 1
-    lines = ["| block | " + " | ".join(f"seed {records.runs[row][1]}: lambda | cosine" for row in rows) + " |"]
-    lines.append("| --- |" + " --- |" * 2 * len(rows))
-    for block in range(records.lambda_.shape[-1]):
-        cells = [(records.lambda_[row, at, block], records.branch_cosine[row, at, block]) for row in rows]
-        lines.append(f"| {block} | " + " | ".join(f"{lam:.2f} | {cosine:+.2f}" for lam, cosine in cells) + " |")
-    return lines
+    lambdas, cosines = records.lambda_[rows, at], records.branch_cosine[rows, at]
+    lines = []
+    for block in range(lambdas.shape[-1]):
+        both = zip(lambdas[:, block], cosines[:, block], strict=True)
+        lines.append([block, *(text for value, cosine in both for text in (f"{value:.2f}", f"{cosine:+.2f}"))])
+    heads = [head for row in rows for head in (f"seed {records.runs[row][1]}: lambda", "cosine")]
+    return table(["block", *heads], lines)
 
 
 def seeds_of(records: Records) -> Sequence[int]:
     return [records.runs[row][1] for row in trained_rows(records)[SECOND]]
 
 
-LABELS = {
-    "accuracy": "accuracy",
-    "output SNR": "SNR at the output",
-    "inner SNR": "SNR over the inner stages",
-    "on top": "stage: on top",
-    **{f"{db} dB": f"stage: {db} dB" for db in THRESHOLDS_DB},
-}
-HEAD = [
-    "# How does retrieval form during training?",
-    "",
-    "The demo pair is one training seed of each model. Four more pairs were trained by the same recipes on the same",
-    "rows, seed by seed, and read along the way: at eighteen steps, what the logit lens says at every stage about",
-    "the same held-out bAbI prompts. A claim about the architecture has to hold over seeds; one about the demo pair",
-    "holds for its weights.",
-    "",
-    "## Finding",
-    "",
-    "Differences are the differential model less the plain one, with a t interval over seeds (seed 0 is the bundled",
-    "pair, which was read after its last step alone).",
-    "",
-]
-HOW = [
-    "## How it was measured",
-    "",
-    "Per task 60 prompts of facts alone (0k) and 30 hidden in held-out novels (1k), the same for every run and step.",
-    "SNR is 10 log10 of the answer's probability over the mean of the other labels', through the logit lens, at",
-    "every stage: the embedding (0), after each block, the output (12). The formation stage is the first from which",
-    "SNR stays above 3, 7 or 10 dB, or from which the answer stays the most probable label, to the output; 13 where",
-    "it is not even so at the output. Medians within a task, then the mean over tasks; accuracy and SNR are means",
-    "over prompts, then tasks. Inner stages are all but the embedding and the output. Bits per byte are of the whole",
-    "held-out streams, in rows of 1,024 tokens. Cosine: of the two branches' outputs at a prompt's last token, mean",
-    "over prompts. Where a level is passed between two readings, the place is on the straight line between them.",
-    "",
-    "    python -m diffmamba_interp.train_lm --recipe recipes/demo_mamba2.toml --seed 1     and so on, eight runs",
-    "    python analyses/training/run.py --runs RUN ...",
-    "",
-    "`records.npz.xz` holds every prompt's SNR in whole dB and whether the answer is on top, by run, step and stage",
-    "(`records.py` reads it); `results.json` the curves; each run's results and thinned log are in",
-    "`analyses/retrieval/training`. This page is written by `report.py` from the records.",
-    "",
-]
-LIMITS = [
-    "## Limits",
-    "",
-    "- Five seeds of models of 4.1 million parameters: an interval over so few is wide, and other sizes are unseen.",
-    "- The logit lens: where a block writes in another basis than the output's, a stage looks later than it is.",
-    "- SNR is not calibrated: a model that is more certain has more of it, right or wrong.",
-]
+def measures(records: Records, length: int) -> dict[str, Float[np.ndarray, "run step"]]:
+    """By name, over the prompts of one length: accuracy, SNR (dB) at the output and over the stages between embedding
+    and output, median formation stages.
+
+    Every task counts the same: means and medians are taken within tasks, then averaged. NaN where a run was not read.
+    """
+    chosen = np.array(records.lengths) == length
+    tasks = np.array(records.tasks)
+    was_read = ~np.isnan(records.snr_db[:, :, 0, 0])
+    by_prompt = {
+        "accuracy": records.is_top[..., -1].astype(float),
+        "output SNR": records.snr_db[..., -1],
+        "inner SNR": records.snr_db[..., 1:-1].mean(axis=-1),
+        "on top": formation_stage(records.is_top).astype(float),
+        **{f"{db} dB": formation_stage(records.snr_db >= db).astype(float) for db in THRESHOLDS_DB},
+    }
+    curves = {}
+    for name, values in by_prompt.items():
+        middle = np.mean if name in MEANS else np.median
+        own = [middle(values[:, :, chosen & (tasks == task)], axis=-1) for task in sorted(set(records.tasks))]
+        curves[name] = np.where(was_read, np.mean(own, axis=0), np.nan)
+    return curves
+
+
+def rows_of(records: Records, model: str, *, with_shipped: bool) -> list[int]:
+    """Places of a model's runs by seed. with_shipped: seed 0 too, which was read after its last step alone."""
+    own = {seed: row for row, (name, seed) in enumerate(records.runs) if name == model}
+    return [own[seed] for seed in sorted(own) if seed or with_shipped]
+
+
+def differences(records: Records, values: Float[np.ndarray, "run step"], step: int) -> list[float]:
+    """Of each seed that was read then: the differential model's value minus the plain one's."""
+    at = records.steps.index(step)
+    first, second = (values[rows_of(records, model, with_shipped=True), at] for model in (FIRST, SECOND))
+    return [float(value) for value in second - first if np.isfinite(value)]
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean over seeds with its t interval; NaN for what no run has."""
+    known = np.array([value for value in values if np.isfinite(value)])
+    return t_test(known).estimates[0] if len(known) > 1 else Estimate(np.nan, np.nan, np.nan)
+
+
+def passes(levels: Sequence[float], rising: Sequence[float], wanted: Sequence[float]) -> list[float]:
+    """What `levels` are where `rising` first reaches each wanted value, on straight lines; NaN where it never does."""
+    reached = []
+    for value in wanted:
+        above = np.flatnonzero(np.asarray(rising) >= value)
+        if not len(above):
+            reached.append(np.nan)
+            continue
+        i = max(int(above[0]), 1)
+        share = (value - rising[i - 1]) / (rising[i] - rising[i - 1])
+        reached.append(float(levels[i - 1] + min(max(share, 0.0), 1.0) * (levels[i] - levels[i - 1])))
+    return reached
+
+
+def trained_rows(records: Records) -> dict[str, list[int]]:
+    """Places of the runs that were read along the way, by model, in the order of their seeds."""
+    return {model: rows_of(records, model, with_shipped=False) for model in (FIRST, SECOND)}
 
 
 if __name__ == "__main__":

@@ -14,14 +14,16 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
-import tyro
 
 from analyses.training import report
 from analyses.training.records import Records, read_runs
+from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.files.atomic import write_bytes
+from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, text_bits_per_byte
 from diffmamba_interp.lm_training.preparation import open_stream
 from diffmamba_interp.lm_training.recipe import Recipe
@@ -40,9 +42,10 @@ LOG_EVERY = 200
 
 def main(runs: tuple[Path, ...] = (), device: str = "cuda" if torch.cuda.is_available() else "cpu") -> None:
     """Collect the runs if there are some, then write the page. runs: folders of `train_lm`, of both models."""
-    if runs:
-        collect(runs, device)
-    report.write(HERE)
+    with folder_lock(HERE):
+        if runs:
+            collect(runs, device)
+        report.write(HERE)
 
 
 def collect(runs: tuple[Path, ...], device: str) -> None:
@@ -73,4 +76,4 @@ def thinned(log: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_command(main))

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from analyses.conversion import measure, report, run
+from analyses.conversion import report, run
 from diffmamba_interp.lm_training.preparation import make_model
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.models.demo import DEMO_FOLDER, demo_folder
+from diffmamba_interp.needle import TASKS
 from diffmamba_interp.needle.accuracy_grid import PromptRow, summarise, write_rows
 from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.runs.provenance import weights_sha256
@@ -157,16 +158,16 @@ def test_prompts_are_held_out_stories_bare_and_in_filler(
         asked.append(task)
         return measure_stories[task]
 
-    measure_stories = {task: generate_stories(task, n=3, n_facts=(2, 4)) for task in measure.TASKS}
-    monkeypatch.setattr(measure, "heldout_babi_stories", stories)
+    measure_stories = {task: generate_stories(task, n=3, n_facts=(2, 4)) for task in TASKS}
+    monkeypatch.setattr(run, "heldout_babi_stories", stories)
     evaluation = recipes["plain"].evaluation
     assert evaluation is not None
     recipe = replace(
         recipes["plain"],
         evaluation=replace(evaluation, filler=str(tmp_path / "filler.npy"), lengths=(0, 200), babi_path="babi"),
     )
-    cells = measure.prompts(recipe, tokenizer, 2)
-    assert asked == list(measure.TASKS)
+    cells = run.prompts(recipe, tokenizer, 2)
+    assert asked == list(TASKS)
     assert [(cell[0].task, cell[0].length, len(cell)) for cell in cells[:2]] == [("qa1", 0, 2), ("qa1", 200, 2)]
     assert len(cells) == 10
     assert len(TokenStream.load(tmp_path / "filler.npy").tokens) > 200

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyses.training import curves, report, run
+from analyses.training import report, run
 from analyses.training.records import Records, read_runs
 from diffmamba_interp.analysis.results import read_results
 from diffmamba_interp.files.checksums import file_sha256
@@ -74,20 +74,20 @@ def test_snr_is_the_answers_gap_in_db_and_top_is_where_it_is_above(records: Reco
 
 
 def test_curves_and_differences_are_those_of_each_seed(records: Records) -> None:
-    own = curves.measures(records, 0)
+    own = report.measures(records, 0)
     by_run = dict(zip(records.runs, own["accuracy"].tolist(), strict=True))
     assert by_run[("mamba2", 1)] == [0.0, 0.0, 1.0]
     assert by_run[("diff-mamba2", 1)] == [0.0, 1.0, 1.0]
     assert own["7 dB"][records.runs.index(("mamba2", 1))].tolist() == [N_STAGES, N_STAGES, 2]
-    assert curves.differences(records, own["accuracy"], 10) == [1.0, 1.0]
+    assert report.differences(records, own["accuracy"], 10) == [1.0, 1.0]
     # After the last step seed 0 takes part.
-    assert curves.differences(records, own["accuracy"], 20) == [0.0, 0.0, 0.0]
+    assert report.differences(records, own["accuracy"], 20) == [0.0, 0.0, 0.0]
     found = report.results(records)["lengths"]["0"]
     assert found["step_of_accuracy"]["0.5"] == {"mamba2": [15.0, 15.0], "diff-mamba2": [5.0, 5.0]}
 
 
 def test_a_level_is_passed_on_the_line_between_two_readings_and_never_where_it_is_not_reached() -> None:
-    passed = curves.passes([0, 10, 30], [0.0, 0.4, 0.8], [0.0, 0.2, 0.6, 0.9])
+    passed = report.passes([0, 10, 30], [0.0, 0.4, 0.8], [0.0, 0.2, 0.6, 0.9])
     assert passed[:3] == pytest.approx([0.0, 5.0, 20.0])
     assert np.isnan(passed[3])
 
@@ -126,10 +126,10 @@ def test_the_page_and_results_are_what_the_shipped_records_give(tmp_path: Path) 
 
 def test_the_shipped_records_hold_five_seeds_of_both_models_on_the_same_prompts() -> None:
     records = Records.load(run.RECORDS)
-    assert set(records.runs) == {(model, seed) for model in (curves.FIRST, curves.SECOND) for seed in range(5)}
+    assert set(records.runs) == {(model, seed) for model in (report.FIRST, report.SECOND) for seed in range(5)}
     assert {task: records.tasks.count(task) for task in set(records.tasks)} == {f"qa{i}": 90 for i in range(1, 6)}
     assert {length: records.lengths.count(length) for length in set(records.lengths)} == {0: 300, 1024: 150}
-    trained = [records.runs.index((model, seed)) for model in (curves.FIRST, curves.SECOND) for seed in range(1, 5)]
+    trained = [records.runs.index((model, seed)) for model in (report.FIRST, report.SECOND) for seed in range(1, 5)]
     assert np.isfinite(records.snr_db[trained]).all()
 
 
