@@ -55,13 +55,14 @@ def test_results_of_other_weights_make_no_card(tmp_path: Path) -> None:
 
 def with_other_seeds(folder: Path) -> None:
     """Results of the paper recipe as if two more seeds had been trained, both better in the differential model."""
-    rows = read_rows(HERE / "paper" / report.ROWS)
+    rows = [row for row in read_rows(HERE / "paper" / report.ROWS) if row.index < 30]
+    results = read_json_object(HERE / "paper" / RESULTS)
+    results["cells"] = [cell.to_dict() for cell in summarise(rows, seeds.pair_of(0))]
     for seed in (1, 2):
         for row in [one for one in rows if one.model in (seeds.FIRST, seeds.SECOND)]:
             is_right = row.model == seeds.SECOND or row.index % (seed + 1) > 0
             predicted = row.answer if is_right else next(label for label in row.labels if label != row.answer)
             rows.append(replace(row, model=seeds.name_of(row.model, seed), predicted=predicted))
-    results = read_json_object(HERE / "paper" / RESULTS)
     results["seeds"] = [[cell.to_dict() for cell in summarise(rows, seeds.pair_of(seed))] for seed in (1, 2)]
     results["provenance"]["other_seeds"] = [
         {"seed": seed, "tokens": 5_000_000, "sha256": {name: f"{name}-{seed}" for name in DEMO_NAMES}}
