@@ -33,6 +33,7 @@ GroupKey = Literal["task", "length", "depth", "needle_depth", "seed"]
 Group = tuple[tuple[str, str], ...]
 
 N_DEPTH_BINS = 5
+_BY_STAGE = ("value", "low", "high", "p_value", "p_holm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,8 @@ class Curve:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Curve:
         """The inverse of `to_dict`."""
-        plain = dict(values) | {"group": tuple(values["group"].items()), "stages": tuple(values["stages"])}
-        return cls(**{name: tuple(map(number, v)) if isinstance(v, list) else v for name, v in plain.items()})
+        plain: dict[str, Any] = {n: tuple(map(number, v)) if n in _BY_STAGE else v for n, v in values.items()}
+        return cls(**plain | {"group": tuple(values["group"].items()), "stages": tuple(values["stages"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,10 @@ class Measured(NamedTuple):
     """A measure. title: what it is, with its unit, for axes and tables. of: its values, [lens, sample, stage].
 
     scale: "probability" for what a logarithmic axis suits as well, "logarithm" for what is one, and may be negative.
-    reported: whether `evaluate_needle` draws it, and tells it in results and tables; the explorer offers all.
+    reported: whether `evaluate_needle` gives it curves, a row in the table and a figure; the explorer offers all.
+
+    To add one, name it in `Measure` and describe it in `MEASURED`; nothing else knows the list. What the arrays of a
+    trajectory do not hold yet is read in `trajectory._at_prompt_end`, and kept in a field and in `ARRAYS`.
     """
 
     title: str
