@@ -10,6 +10,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,14 @@ def results_json(content: Mapping[str, Any], *, digits: int = 5) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` made of what JSON has, by the rule above; tuples, arrays and tensors become lists, keys strings."""
+    """`value` made of what JSON has, by the rule above; tuples, arrays and tensors become lists, keys strings,
+    dataclasses objects."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
         return plain(value.tolist())
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

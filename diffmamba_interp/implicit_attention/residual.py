@@ -9,16 +9,15 @@ K_i is block i's contribution along v / rms (`contributions`), which sums to <v,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.files.json_files import numbers, plain
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.implicit_attention.activations import run_block
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.implicit_attention.contributions import Contribution, Sources, contribution_along
@@ -45,7 +44,7 @@ class Writer:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ResidualAttribution(ShortRepr):
+class ResidualAttribution(JsonRecord, ShortRepr):
     """A logit, or a difference of two, by block and source; all values in logits (natural units).
 
     position: the destination, per sample. answer: the token whose logit it is. versus: the one subtracted.
@@ -87,17 +86,6 @@ class ResidualAttribution(ShortRepr):
         """logit - total: round-off, unless a hook replaced something between a scan and the logits."""
         return self.logit - self.total
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return plain({item.name: getattr(self, item.name) for item in fields(self)})
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ResidualAttribution:
-        """The inverse of `to_dict`."""
-        ids = {name: None if values[name] is None else torch.tensor(values[name]) for name in _IDS}
-        logits = {name: torch.tensor(numbers(v)).float() for name, v in values.items() if name not in (*_IDS, "kinds")}
-        return cls(kinds=tuple(values["kinds"]), **cast("dict[str, Any]", ids | logits))
-
     def strongest(self, k: int = 10, sample: int = 0) -> list[Writer]:
         """The `k` entries of one sample with the largest magnitude, branches apart."""
         entries: list[tuple[str | None, Tensor]] = []
@@ -112,9 +100,6 @@ class ResidualAttribution(ShortRepr):
             value = float(stacked[branch, block, src])
             writers.append(Writer(block=block, branch=entries[branch][0], src_pos=src, logits=value))
         return writers
-
-
-_IDS = ("position", "answer", "versus")
 
 
 @checked

@@ -15,26 +15,24 @@ difference; for a plain block for its weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.files.json_files import numbers, plain
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
 from diffmamba_interp.statistics import DB_PER_NAT
 
-MEASURES = ("mass", "signed_mass", "share", "snr_db", "over_allocation")
-
 
 @dataclass(frozen=True, kw_only=True)
-class SpanSummary:
+class SpanSummary(JsonRecord):
     """How one row is spread over the spans, by picture ("weights", or "minuend", "lambda_subtrahend", "difference").
 
     block, kind: of the record. position: the destination, [batch].
@@ -51,7 +49,7 @@ class SpanSummary:
 
     block: int
     kind: str
-    position: Tensor
+    position: Int[Tensor, " batch"]
     mass: Mapping[str, Tensor]
     signed_mass: Mapping[str, Tensor]
     share: Mapping[str, Tensor]
@@ -65,22 +63,17 @@ class SpanSummary:
         return measure[..., SPAN_CLASSES.index(name)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        return plain(values | {"span_classes": SPAN_CLASSES})
+        """Plain JSON values, with the names of the classes; `from_dict` gives the same summary back."""
+        return super().to_dict() | {"span_classes": list(SPAN_CLASSES)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SpanSummary:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises ValueError for other classes."""
         rest = dict(values)
         classes = rest.pop("span_classes")
         if tuple(classes) != SPAN_CLASSES:
             raise ValueError(f"span_classes is {classes}: this version's are {list(SPAN_CLASSES)}.")
-        for measure in MEASURES:
-            rest[measure] = {name: _tensor(value) for name, value in rest[measure].items()}
-        for measure in ("removed_share", "cosine"):
-            rest[measure] = None if rest[measure] is None else _tensor(rest[measure])
-        return cls(**rest | {"position": torch.tensor(rest["position"])})
+        return super().from_dict(rest)
 
 
 @checked
@@ -212,10 +205,6 @@ def _measures(
         "snr_db": {name: decibel(attention_snr(value, needle, visible)) for name, value in pictures.items()},
         "over_allocation": {name: over_allocation_share(value, masks, visible) for name, value in pictures.items()},
     }
-
-
-def _tensor(values: Any) -> Tensor:
-    return torch.tensor(numbers(values)).float()
 
 
 def _require_one_axis(**tensors: Tensor) -> None:

@@ -10,8 +10,8 @@ Each cell is one row of a batch: one forward pass serves many of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, checked, checked_fields, fitting
-from diffmamba_interp.files.json_files import numbers, plain
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.hook_names import ResidualPoint, block_point
 from diffmamba_interp.hook_points import select_names
 from diffmamba_interp.interventions.intervention import Hook, OnPrompt
@@ -93,7 +93,7 @@ class Patch:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PatchGrid:
+class PatchGrid(JsonRecord):
     """What patching one value at a time does to the answer's logit (minus `against`'s, where that was given).
 
     point: hook point, with {} for the block. blocks: what was patched. positions: one for each column, or several
@@ -120,25 +120,6 @@ class PatchGrid:
         """The change as a share of the distance between the two prompts; NaN where they do not differ."""
         distance = (self.clean - self.corrupted)[:, None, None]
         return np.divide(self.change, distance, out=np.full_like(self.patched, np.nan), where=distance != 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same record back."""
-        return plain({item.name: getattr(self, item.name) for item in fields(self)})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PatchGrid:
-        """The inverse of `to_dict`."""
-        against = values["against"]
-        return cls(
-            point=values["point"],
-            blocks=tuple(values["blocks"]),
-            positions=_as_places(values["positions"]),
-            answers=tuple(values["answers"]),
-            against=None if against is None else tuple(against),
-            clean=numbers(values["clean"]),
-            corrupted=numbers(values["corrupted"]),
-            patched=numbers(values["patched"]),
-        )
 
 
 @checked

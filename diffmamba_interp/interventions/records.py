@@ -8,13 +8,13 @@ Samples are drawn with replacement, each with both of its values: what makes a s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.files.json_files import number, numbers, plain
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.statistics import N_RESAMPLES, bootstrap_of, weighted_sum
 
 LOG_PROBABILITY, PROBABILITY = "answer_log_probability", "answer_probability"
@@ -48,7 +48,7 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Readings:
+class _Readings(JsonRecord):
     """clean: reading -> [sample, ...]. intervened: the same, its samples along `sample_axis`. units: "" for none."""
 
     clean: Values
@@ -76,10 +76,6 @@ class _Readings:
             high=high,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same record back."""
-        return plain({item.name: getattr(self, item.name) for item in fields(self)})
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InterventionRecord(_Readings):
@@ -94,11 +90,6 @@ class InterventionRecord(_Readings):
     def summary(self) -> dict[str, Effect]:
         """The effect on every reading."""
         return {reading: self.effect(reading) for reading in self.clean}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> InterventionRecord:
-        """The inverse of `to_dict`."""
-        return cls(interventions=tuple(values["interventions"]), **_readings_from(values))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,16 +106,6 @@ class SweepRecord(_Readings):
     doses: tuple[float, ...]
     groups: tuple[tuple[int, ...] | None, ...]
     sample_axis: ClassVar[int] = 2
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SweepRecord:
-        """The inverse of `to_dict`."""
-        return cls(
-            dose=values["dose"],
-            doses=tuple(map(number, values["doses"])),
-            groups=tuple(None if group is None else tuple(group) for group in values["groups"]),
-            **_readings_from(values),
-        )
 
 
 Record = TypeVar("Record", InterventionRecord, SweepRecord)
@@ -163,8 +144,3 @@ def require_reading(reading: str, values: Values) -> None:
     """Raise KeyError, with the readings there are, for another one."""
     if reading not in values:
         raise KeyError(f"there is no reading {reading!r}: the record holds {', '.join(values)}.")
-
-
-def _readings_from(values: Mapping[str, Any]) -> dict[str, Any]:
-    read = {side: {name: numbers(v) for name, v in values[side].items()} for side in ("clean", "intervened")}
-    return {**read, "units": values["units"]}

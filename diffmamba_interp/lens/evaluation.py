@@ -10,9 +10,8 @@ intervals over documents, since the positions of one document are not independen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Natural, Seed, checked, checked_fields
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
@@ -69,7 +69,7 @@ class StageMeasurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LensMeasurement:
+class LensMeasurement(JsonRecord):
     """A lens on held-out documents. model_bits_per_byte: of the model's own output, the floor of the stages'."""
 
     stages: tuple[StageMeasurement, ...]
@@ -77,19 +77,6 @@ class LensMeasurement:
     n_documents: int
     n_tokens: int
     n_bytes: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same record back."""
-        return asdict(self) | {"stages": [asdict(stage) for stage in self.stages]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LensMeasurement:
-        """The inverse of `to_dict`."""
-        stages = tuple(
-            StageMeasurement(**{name: _estimate(value) for name, value in stage.items()}) for stage in values["stages"]
-        )
-        rest = {name: value for name, value in values.items() if name != "stages"}
-        return cls(stages=stages, **(rest | {"model_bits_per_byte": _estimate(values["model_bits_per_byte"])}))
 
 
 @checked
@@ -185,7 +172,3 @@ def _resampled_counts(n_documents: int, seed: int) -> Float64[np.ndarray, "resam
     # RandomState, unlike numpy's newer generators, keeps its sequences in all versions.
     counts = np.random.RandomState(seed).multinomial(n_documents, np.full(n_documents, 1 / n_documents), N_RESAMPLES)
     return counts.astype(np.float64)
-
-
-def _estimate(value: Any) -> Any:
-    return Estimate(**value) if isinstance(value, Mapping) else value

@@ -6,9 +6,7 @@ entropy_i = -sum_v q_i log q_i        kl_to_final_i = KL(p || q_i) = sum_v p (lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, checked
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.lens.lenses import LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
@@ -27,7 +26,7 @@ from diffmamba_interp.stages import stage_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LensTrajectory:
+class LensTrajectory(JsonRecord):
     """Predictions at every stage (embedding, after each block but the last, output) and position.
 
     stages: their names, `diffmamba_interp.stages`. tokens: the prompt.
@@ -48,24 +47,6 @@ class LensTrajectory:
     target_log_probabilities: Float32[np.ndarray, "batch stage pos"] | None = None
     target_ranks: Int64[np.ndarray, "batch stage pos"] | None = None
     log_probs: Float32[np.ndarray, "batch stage pos d_vocab"] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same record back."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()} | {
-            "stages": list(self.stages)
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LensTrajectory:
-        """The inverse of `to_dict`."""
-        integers = ("tokens", "top_tokens", "targets", "target_ranks")
-        arrays: dict[str, Any] = {
-            name: None if value is None else np.asarray(value, np.int64 if name in integers else np.float32)
-            for name, value in values.items()
-            if name != "stages"
-        }
-        return cls(stages=tuple(values["stages"]), **arrays)
 
 
 @checked

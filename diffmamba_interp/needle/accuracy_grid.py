@@ -11,7 +11,7 @@ import io
 import lzma
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import fsum  # rounded once, so the same in every version of Python
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
 from diffmamba_interp.needle.records import NeedleSample
@@ -86,7 +87,7 @@ class ModelAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(JsonRecord):
     """One task at one length.
 
     chance: accuracy of guessing among the labels; chance_mentioned: among those that the facts mention.
@@ -100,22 +101,6 @@ class Cell:
     chance_mentioned: float
     models: tuple[ModelAccuracy, ...]
     difference: PairedDifference | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "models": [asdict(one) for one in self.models]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Cell:
-        """The inverse of `to_dict`."""
-        difference = values["difference"]
-        return cls(
-            **{
-                **values,
-                "models": tuple(ModelAccuracy(**one) for one in values["models"]),
-                "difference": None if difference is None else PairedDifference(**difference),
-            }
-        )
 
 
 def score_with_answers(model: HookedMamba, samples: Sequence[NeedleSample]) -> list[LabelScores]:

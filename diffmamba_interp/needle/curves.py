@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from diffmamba_interp.argument_checks import Resamples, Seed, checked
-from diffmamba_interp.files.json_files import number
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory
 from diffmamba_interp.statistics import (
@@ -33,11 +33,10 @@ GroupKey = Literal["task", "length", "depth", "needle_depth", "seed"]
 Group = tuple[tuple[str, str], ...]
 
 N_DEPTH_BINS = 5
-_BY_STAGE = ("value", "low", "high", "p_value", "p_holm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
+class Curve(JsonRecord):
     """One measure of one model at every stage, over the prompts of one group.
 
     group: what the prompts have in common, such as (("task", "qa1"), ("length", "1024")); () for all prompts.
@@ -58,14 +57,12 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` gives the same curve back."""
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return values | {"group": dict(self.group)}
+        return super().to_dict() | {"group": dict(self.group)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Curve:
         """The inverse of `to_dict`."""
-        plain: dict[str, Any] = {n: tuple(map(number, v)) if n in _BY_STAGE else v for n, v in values.items()}
-        return cls(**plain | {"group": tuple(values["group"].items()), "stages": tuple(values["stages"])})
+        return super().from_dict(dict(values) | {"group": tuple(values["group"].items())})
 
 
 @dataclass(frozen=True, kw_only=True)

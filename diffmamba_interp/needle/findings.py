@@ -12,13 +12,14 @@ cell needs no correction for the number of stages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve, compare, matched, summarise
 from diffmamba_interp.needle.records import ReadSample
@@ -59,7 +60,7 @@ def find(trajectories: Sequence[NeedleTrajectory], seed: int = 0) -> Findings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(JsonRecord):
     """Second model (`model`) against the first (`baseline`) on the same prompts.
 
     group: (("length", "512"),) for all tasks, or (("task", "qa1"), ("length", "512")). n: prompts.
@@ -89,13 +90,13 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, `winner` among them; `from_dict` gives the same verdict back."""
-        return {**asdict(self), "group": dict(self.group), "winner": self.winner}
+        return super().to_dict() | {"group": dict(self.group), "winner": self.winner}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Verdict:
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
         """The inverse of `to_dict`."""
         plain = {name: value for name, value in values.items() if name != "winner"}
-        return cls(**plain | {"group": tuple(values["group"].items())})
+        return super().from_dict(plain | {"group": tuple(values["group"].items())})
 
 
 def verdicts(

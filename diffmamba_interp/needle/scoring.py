@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.prompt_batches import batches, is_real, padded, unless_equal
 from diffmamba_interp.models.recurrent_state import RecurrentState
@@ -26,7 +26,7 @@ BATCH_TOKENS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelScores:
+class LabelScores(JsonRecord):
     """What a model makes of the labels of one prompt.
 
     log_probs: log-probability (nats) of " " + label after the prompt, in the order of the sample's labels.
@@ -53,25 +53,6 @@ class LabelScores:
         """Probability of the answer among the labels, in [0, 1]."""
         greatest = max(self.log_probs)
         return math.exp(self.log_probs[self.answer] - greatest) / sum(math.exp(s - greatest) for s in self.log_probs)
-
-    def to_record(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "log_probs": list(self.log_probs),
-            "n_label_tokens": list(self.n_label_tokens),
-            "answer": self.answer,
-            "generated": list(self.generated),
-        }
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> LabelScores:
-        """The inverse of `to_record`."""
-        return cls(
-            log_probs=tuple(record["log_probs"]),
-            n_label_tokens=tuple(record["n_label_tokens"]),
-            answer=record["answer"],
-            generated=tuple(record["generated"]),
-        )
 
 
 @torch.no_grad()

@@ -106,7 +106,7 @@ def test_prediction_probability_and_accuracy_follow_from_the_log_probabilities()
 
 def test_scores_survive_the_way_to_a_record_and_back() -> None:
     scores = LabelScores(log_probs=(-1.5, -2.0), n_label_tokens=(1, 2), answer=1, generated=(4, 5))
-    assert LabelScores.from_record(scores.to_record()) == scores
+    assert LabelScores.from_dict(scores.to_dict()) == scores
 
 
 @pytest.mark.parametrize(
