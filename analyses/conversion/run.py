@@ -33,7 +33,8 @@ from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, heldout_babi_stories
-from diffmamba_interp.needle.accuracy_grid import PromptRow, hide_stories, prompt_rows, summarise, write_rows
+from diffmamba_interp.needle.accuracy_grid import PromptRow, prompt_rows, summarise, write_rows
+from diffmamba_interp.needle.samples import hide_stories
 from diffmamba_interp.needle.scoring import score_labels
 from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
 from diffmamba_interp.runs.settings import read_toml

@@ -20,8 +20,8 @@ from diffmamba_interp.analysis.results import data_sha256
 from diffmamba_interp.files.json_files import plain
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, Story, heldout_babi_stories
-from diffmamba_interp.needle.accuracy_grid import hide_stories
 from diffmamba_interp.needle.records import load_samples, save_samples
+from diffmamba_interp.needle.samples import hide_stories
 from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.text import TextSource, documents_of_split
 from diffmamba_interp.text.generated_text import generated_documents

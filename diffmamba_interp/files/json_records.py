@@ -46,14 +46,14 @@ def _value(hint: Any, value: Any) -> Any:
         kinds = [kind for kind in inner if kind is not types.NoneType]
         fitting = [kind for kind in kinds if (get_origin(kind) is tuple) == isinstance(value, list)] or kinds
         return None if value is None and types.NoneType in inner else _value(fitting[0], value)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         hints = _hints(hint)
-        return hint(**{name: _value(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+        return hint(**{name: _value(hints[name], item) for name, item in value.items()})
     if hint is Tensor or hasattr(hint, "array_type"):
         return _array(hint, value)
     if origin is tuple:
-        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
-        return tuple(_value(kind, item) for kind, item in zip(kinds, value, strict=True))
+        of_items = inner[:1] * len(value) if inner[-1] is ... else inner
+        return tuple(_value(kind, item) for kind, item in zip(of_items, value, strict=True))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {name: _value(inner[1], item) for name, item in value.items()}
     return number(value) if hint is float else value

@@ -23,10 +23,10 @@ from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
+from diffmamba_interp.needle.haystack import Haystack
 from diffmamba_interp.needle.records import NeedleSample
+from diffmamba_interp.needle.samples import hide_stories
 from diffmamba_interp.needle.scoring import LabelScores, score_labels, wilson_interval
-from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.statistics import PairedDifference, paired_difference
 
@@ -106,19 +106,6 @@ class Cell(JsonRecord):
 def score_with_answers(model: HookedMamba, samples: Sequence[NeedleSample]) -> list[LabelScores]:
     """Scores of the labels, and the beginning of an answer."""
     return score_labels(model, samples, n_generated=N_GENERATED)
-
-
-def hide_stories(haystack: Haystack, stories: Iterable[Story], *, n: int, length: int, seed: int) -> list[NeedleSample]:
-    """The first `n` stories that fit the length, as prompts; fewer if there are no more."""
-    samples: list[NeedleSample] = []
-    for story in stories:
-        if len(samples) == n:
-            break
-        try:
-            samples.append(haystack.hide(story, length=length, seed=seed))
-        except StoryTooLongError:
-            continue
-    return samples
 
 
 def prompt_rows(

@@ -99,13 +99,30 @@ def make_needle_samples(
     if stories == "generated" and n_facts is not None and length > 0:
         _require_room(tokenizer, generate_story(task, seed=seed, index=0, n_facts=n_facts), n_facts, length)
     allowed = (story for story in source if story.hash not in exclude)
-    samples = list(itertools.islice(_hide_all(haystack, allowed, length, depth, seed, distinct), n))
+    samples = hide_stories(haystack, allowed, n=n, length=length, depth=depth, seed=seed, distinct=distinct)
     if not samples or (n is not None and len(samples) < n):
         raise ValueError(
             f"only {len(samples)} stories of {task} (split {split!r}) fit a length of {length} tokens, but "
             f"n is {n}: ask for fewer (n=None for all real ones), or for a greater length."
         )
     return samples
+
+
+def hide_stories(
+    haystack: Haystack,
+    stories: Iterable[Story],
+    *,
+    n: int | None,
+    length: int,
+    seed: int,
+    depth: Depth = None,
+    distinct: bool = True,
+) -> list[NeedleSample]:
+    """The first `n` stories that fit the length, as prompts; fewer if there are no more, or if none seems to fit.
+
+    distinct: no story comes twice; otherwise story i takes its filler and positions from seed + i.
+    """
+    return list(itertools.islice(_hide_all(haystack, stories, length, depth, seed, distinct), n))
 
 
 def _require_room(tokenizer: PreTrainedTokenizerBase, story: Story, n_facts: tuple[int, int], length: int) -> None:
@@ -128,8 +145,7 @@ def _hide_all(
     try:
         for index, story in enumerate(stories):
             try:
-                own_seed = seed if distinct else seed + index
-                sample = haystack.hide(story, length=length, depth=depth, seed=own_seed)
+                sample = haystack.hide(story, length=length, depth=depth, seed=seed if distinct else seed + index)
             except StoryTooLongError:
                 too_long, in_a_row = too_long + 1, in_a_row + 1
                 if in_a_row > _PATIENCE:

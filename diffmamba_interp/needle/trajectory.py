@@ -38,10 +38,8 @@ from diffmamba_interp.models.token_checks import counted, valid_positions
 from diffmamba_interp.needle.records import NeedleSample, ReadSample
 from diffmamba_interp.needle.trajectory_parts import KeptParts
 from diffmamba_interp.needle.trajectory_records import (
-    ARRAYS,
-    BY_LABEL,
     NeedleTrajectory,
-    widened,
+    joined,
 )
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.stages import stage_names
@@ -125,12 +123,14 @@ def needle_trajectory(
                     kept.write(number, part)
             parts.append(part)
             bar.update(len(indices))
+    # The batches' order is their plan's; the samples' is that in which they were given.
+    order = np.argsort([i for indices in plan for i in indices])
     return NeedleTrajectory(
         model=name,
         lenses=tuple(lenses),
         stages=stage_names(model.cfg.n_layers),
         samples=described,
-        **_in_order(parts, plan),
+        **{name: array[:, order] for name, array in joined(parts).items()},
     )
 
 
@@ -267,15 +267,3 @@ def _of_later_tokens(
                 later = q.gather(-1, targets[:, 1:, None])[..., 0]
                 total[k, rows, stage] = torch.where(real, later, 0.0).sum(dim=-1)
     return total
-
-
-def _in_order(parts: Sequence[dict[str, np.ndarray]], plan: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-    """The batches' arrays in one, along the sample axis, in the order in which the samples were given."""
-    order = np.argsort([i for indices in plan for i in indices])
-    width = max(part["log_probs"].shape[-1] for part in parts)
-
-    def joined(name: str) -> np.ndarray:
-        wide = [widened(part[name], width if name in BY_LABEL else None) for part in parts]
-        return np.concatenate(wide, axis=1)[:, order]
-
-    return {name: joined(name) for name in ARRAYS}

@@ -146,13 +146,7 @@ class NeedleTrajectory:
                         f"the trajectories differ in {name}: {getattr(first, name)!r} and {getattr(part, name)!r}. "
                         "Join only those of one model, read with the same lenses."
                     )
-        width = max(part.log_probs.shape[-1] for part in parts)
-        arrays: dict[str, Any] = {
-            name: np.concatenate(
-                [widened(getattr(part, name), width if name in BY_LABEL else None) for part in parts], 1
-            )
-            for name in ARRAYS
-        }
+        arrays: dict[str, Any] = joined([vars(part) for part in parts])
         return replace(first, samples=tuple(sample for part in parts for sample in part.samples), **arrays)
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -237,12 +231,15 @@ def _columns(dtype: str) -> dict[str, pa.DataType]:
     }
 
 
-def widened(array: np.ndarray, width: int | None) -> np.ndarray:
-    """The array with its last axis filled up with NaN to `width`; as it is for None."""
-    if width is None or array.shape[-1] == width:
-        return array
-    extra = [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]
-    return np.pad(array, extra, constant_values=np.nan)
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The arrays of several parts in one, along the sample axis; label axes are filled up with NaN to the widest."""
+    width = max(part["log_probs"].shape[-1] for part in parts)
+
+    def widened(name: str, array: np.ndarray) -> np.ndarray:
+        missing = width - array.shape[-1] if name in BY_LABEL else 0
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)], constant_values=np.nan) if missing else array
+
+    return {name: np.concatenate([widened(name, part[name]) for part in parts], axis=1) for name in ARRAYS}
 
 
 def to_records(trajectory: NeedleTrajectory, *, decimals: int | None = None) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from diffmamba_interp.needle.accuracy_grid import (
     Cell,
     PromptRow,
     grid_rows,
-    hide_stories,
     prompt_rows,
     read_rows,
     summarise,
@@ -18,6 +17,7 @@ from diffmamba_interp.needle.accuracy_grid import (
 )
 from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.haystack import Haystack
+from diffmamba_interp.needle.samples import hide_stories
 from diffmamba_interp.needle.scoring import LabelScores, wilson_interval
 from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.needle.tasks import generate_stories
