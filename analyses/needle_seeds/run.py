@@ -14,17 +14,19 @@ results.json, the figure and README.md.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 
 from analyses.needle_seeds import report
+from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.analysis.results import read_records, write_records, write_results
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.lens.folders import load_lens
 from diffmamba_interp.models.checkpoints import load_model
 from diffmamba_interp.models.demo import load_demo_tokenizer
@@ -49,16 +51,17 @@ def main(
 
     runs: folders of `train_lm`, of both models of each seed, with a `lens` in each. prompts: what needle_snr prepared.
     """
-    if runs:
-        samples, _ = load_samples(prompts, load_demo_tokenizer())
-        read = {named(folder): read_run(folder, samples, device) for folder in runs}
-        write_records(out / report.RECORDS, columns_of(read, samples, read_records(SHIPPED)))
-        lenses = {(model, 0): HERE.parents[1] / "lenses" / model / "pile" for model in report.MODELS}
-        lenses |= {named(folder): folder / "lens" for folder in runs}
-        losses = {f"{model}, seed {seed}": lens_losses(lenses[model, seed]) for model, seed in sorted(lenses)}
-        made = {"records": file_sha256(out / report.RECORDS), "versions": package_versions()}
-        write_results(out / report.RESULTS, made, {"lens_kl_nats": losses})
-    report.write(out)
+    with folder_lock(out):
+        if runs:
+            samples, _ = load_samples(prompts, load_demo_tokenizer())
+            read = {named(folder): read_run(folder, samples, device) for folder in runs}
+            write_records(out / report.RECORDS, columns_of(read, samples, read_records(SHIPPED)))
+            lenses = {(model, 0): HERE.parents[1] / "lenses" / model / "pile" for model in report.MODELS}
+            lenses |= {named(folder): folder / "lens" for folder in runs}
+            losses = {f"{model}, seed {seed}": lens_losses(lenses[model, seed]) for model, seed in sorted(lenses)}
+            made = {"records": file_sha256(out / report.RECORDS), "versions": package_versions()}
+            write_results(out / report.RESULTS, made, {"lens_kl_nats": losses})
+        report.write(out)
 
 
 def named(folder: Path) -> Run:
@@ -109,4 +112,4 @@ def lens_losses(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_command(main))
