@@ -46,8 +46,9 @@ verify: $(STAMP)
 	echo "verify: will rebuild, one after the other:"; printf '  %s\n' $$recipes; \
 	for recipe in $$recipes; do \
 		run=$$(dirname $$recipe)/run.py; \
-		echo "verify: $$run --recipe paper"; \
-		$(PY) $$run --recipe paper; \
+		name=$$(grep -q '^\[paper\]' $$recipe && echo paper || echo builtin); \
+		echo "verify: $$run --recipe $$name"; \
+		$(PY) $$run --recipe $$name; \
 	done
 
 lint: $(STAMP)
