@@ -201,6 +201,7 @@ def main() -> None:
     cases = ("scan", "mixer", "block", "model", "memory")
     parser.add_argument("--only", nargs="*", choices=cases, default=cases, help="measure these cases only")
     parser.add_argument("--batches", nargs="*", type=int, default=[8, 1])
+    parser.add_argument("--launches", nargs="*", choices=("eager", "CUDA graph"), default=("eager", "CUDA graph"))
     options = parser.parse_args()
     out = options.out
     results: dict[str, object] = {
@@ -221,7 +222,7 @@ def main() -> None:
             ):
                 if title not in options.only:
                     continue
-                for launches in ("eager", "CUDA graph"):
+                for launches in options.launches:
                     timings = measure(batch, launches == "CUDA graph")
                     case = f"{title}, batch {batch}, {launches}"
                     report(f"{case}, length {LENGTH}, bf16", timings, peer)

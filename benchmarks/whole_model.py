@@ -2,7 +2,9 @@
 
 Run on a machine with an NVIDIA GPU: `python benchmarks/whole_model.py [--only CASE ...] [--out results.json]`. Random
 weights in bfloat16, plain and alternate; everything in one process, in alternating rounds where contenders stand side
-by side. What the instruments take is compared with the tensors of the same work replayed as one graph, by hand.
+by side, each line printed when it is known: `--only forward`, `long`, `generation`, `attention`, `needle`, `lens` (the
+trajectory) or `peer` takes one to two minutes, most of it for compiling. What the instruments take is compared with the
+tensors of the same work replayed as one graph, by hand.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +39,13 @@ from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.trajectory import _reading
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
 from diffmamba_interp.models.demo import load_demo_tokenizer
+from diffmamba_interp.models.forward_pass import CarriedState
 from diffmamba_interp.needle.trajectory import _by_stage, _Ends
 
 RESID_POST = "blocks.*.hook_resid_post"
 LONG = (16_384, 65_536)
 BLOCK = 24
+INSTRUMENTS = {"attention": "extract_attention", "needle": "needle_trajectory", "lens": "lens_trajectory"}
 WAYS = ("launched one by one", "bare graph", "its tensors in one graph")
 
 
@@ -61,13 +65,15 @@ def measure_forward(model: HookedMamba, name: str) -> dict[str, Timing]:
         "run_with_cache, every resid_post": lambda: model.run_with_cache(tokens, RESID_POST),
     }
     timings = {}
-    model.cuda_graphs = False
-    for what, timing in time_side_by_side(calls, rounds=3, calls=2).items():
-        timings[f"{name}, {what}, launched one by one"] = timing
-    bare = {f"{name}, {what}, bare graph": captured(call) for what, call in calls.items()}
-    model.cuda_graphs = True
-    ours = {f"{name}, {what}": call for what, call in calls.items()}
-    return timings | time_side_by_side(ours | bare)
+    for what, call in calls.items():
+        model.cuda_graphs = False
+        slow = time_side_by_side({f"{name}, {what}, launched one by one": call}, rounds=3, calls=2)
+        graph = captured(call)
+        model.cuda_graphs = True
+        fast = time_side_by_side({f"{name}, {what}": call, f"{name}, {what}, bare graph": graph})
+        report(slow | fast)
+        timings |= slow | fast
+    return timings
 
 
 def measure_peer() -> dict[str, Timing]:
@@ -82,7 +88,9 @@ def measure_peer() -> dict[str, Timing]:
     tokens = torch.randint(0, D_VOCAB, (1, LENGTH), device="cuda")
     timings = time_side_by_side({"mamba_ssm model": lambda: peer(tokens).logits.float()}, rounds=3, calls=3)
     graph = captured(lambda: peer(tokens).logits.float())
-    return timings | time_side_by_side({"mamba_ssm model, bare graph": graph})
+    timings |= time_side_by_side({"mamba_ssm model, bare graph": graph})
+    report(timings)
+    return timings
 
 
 def measure_long(model: HookedMamba, name: str) -> dict[str, dict[str, float]]:
@@ -97,51 +105,64 @@ def measure_long(model: HookedMamba, name: str) -> dict[str, dict[str, float]]:
         torch.cuda.reset_peak_memory_stats()
         spent = [_wall_seconds(lambda tokens=tokens: model(tokens, positions=[-1])) for _ in range(4)][1:]
         peak = torch.cuda.max_memory_reserved()
-        found[f"{name}, {length} tokens"] = _spread(spent) | {"peak_bytes": float(peak)}
+        what = f"{name}, {length} tokens, last position's logits"
+        found[what] = _spread(spent) | {"peak_bytes": float(peak)}
+        show("long", what, found[what], f"s, peak {peak / 1e9:.2f} GB")
     return found
 
 
 def measure_generation(model: HookedMamba, name: str, n_new: int = 48) -> dict[str, dict[str, float]]:
-    """Tokens per second after a prompt of 512, at batch 1; the prompt is read again in both, and taken off."""
+    """Tokens per second of generation's step at batch 1, after a prompt of 512, each chosen from the last logits."""
     prompt = torch.randint(0, D_VOCAB, (1, 512), device="cuda")
     found = {}
     for graphs, n in ((False, n_new // 6), (True, n_new)):
         model.cuda_graphs = graphs
-        model.generate(prompt, 4)
-        rates = []
-        for _ in range(3):
-            first = _wall_seconds(lambda: model.generate(prompt, 1))
-            rates.append((n - 1) / (_wall_seconds(lambda n=n: model.generate(prompt, n)) - first))
-        found[f"{name}, {'graphs' if graphs else 'launched one by one'}"] = _spread(rates)
+        logits, state = model.forward_with_state(prompt, last_only=True)
+        carried = CarriedState(state)
+
+        first = logits.argmax(dim=-1)
+        choose_on(model, carried, first, 3)
+        rates = [
+            n / _wall_seconds(lambda n=n, carried=carried, first=first: choose_on(model, carried, first, n))
+            for _ in range(3)
+        ]
+        what = f"{name}, {'graphs' if graphs else 'launched one by one'}"
+        found[what] = _spread(rates)
+        show("generation", what, found[what], "tokens/s")
     return found
 
 
-def measure_instruments(model: HookedMamba) -> dict[str, Timing]:
-    """Each instrument on one prompt, beside the tensors of its work in one graph."""
+def choose_on(model: HookedMamba, state: CarriedState, chosen: Tensor, n: int) -> None:
+    for _ in range(n):
+        chosen = model.step(chosen, state).argmax(dim=-1)
+
+
+def measure_instruments(model: HookedMamba, wanted: Collection[str]) -> dict[str, Timing]:
+    """Each wanted instrument on one prompt, beside the tensors of its work in one graph."""
     tokens = torch.randint(0, D_VOCAB, (1, LENGTH), device="cuda")
     tuned, logit = TunedLens.from_model(model).requires_grad_(False), LogitLens.from_model(model)
     sample = make_needle_samples(load_demo_tokenizer(), task="qa1", n=1, length=1024)[0]
-    contenders: dict[str, Callable[[], object]] = {}
     pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "extract_attention": (
-            lambda: extract_attention(model, tokens, block=BLOCK),
-            lambda: attention_tensors(model, tokens),
-        ),
-        "lens_trajectory": (lambda: lens_trajectory(model, tuned, tokens), lambda: lens_tensors(model, tuned, tokens)),
-        "needle_trajectory": (
+        "attention": (lambda: extract_attention(model, tokens, block=BLOCK), lambda: attention_tensors(model, tokens)),
+        "needle": (
             lambda: needle_trajectory(model, {"tuned": tuned, "logit": logit}, [sample]),
             needle_tensors(model, {"tuned": tuned, "logit": logit}, sample),
         ),
+        "lens": (lambda: lens_trajectory(model, tuned, tokens), lambda: lens_tensors(model, tuned, tokens)),
     }
-    for name, (ours, tensors) in pairs.items():
-        for _ in range(2):
-            ours()
+    timings = {}
+    for name in (name for name in pairs if name in wanted):
+        ours, tensors = pairs[name]
         model.cuda_graphs = False
         tensors()
-        contenders[f"{name}, its tensors in one graph"] = captured(tensors)
-        contenders[name] = ours
-    model.cuda_graphs = True
-    return time_side_by_side(contenders, rounds=3, calls=3)
+        graph = captured(tensors)
+        model.cuda_graphs = True
+        case = INSTRUMENTS[name]
+        measured = time_side_by_side({case: ours, f"{case}, its tensors in one graph": graph}, rounds=3, calls=3)
+        report(measured)
+        timings |= measured
+        del graph
+    return timings
 
 
 def attention_tensors(model: HookedMamba, tokens: Tensor) -> object:
@@ -192,6 +213,11 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
+def show(case: str, what: str, values: dict[str, float], unit: str) -> None:
+    spread = f"{values['median']:.4g} ({values['low']:.4g} to {values['high']:.4g})"
+    print(f"  {case}: {what:60s} {spread} {unit}", flush=True)
+
+
 def report(timings: dict[str, Timing]) -> None:
     """Each line with its ratio to the bare graph of the same work, where there is one."""
     for name, timing in timings.items():
@@ -208,8 +234,9 @@ def report(timings: dict[str, Timing]) -> None:
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = ("forward", "long", "generation", "instruments")
+    cases = ("forward", "long", "generation", *INSTRUMENTS, "peer")
     parser.add_argument("--only", nargs="*", choices=cases, default=cases, help="measure these cases only")
+    parser.add_argument("--placements", nargs="*", choices=("plain", "alternate"), default=("plain", "alternate"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results: dict[str, object] = {
@@ -217,30 +244,24 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    for name, placement in (("plain", None), ("alternate", "alternate")):
-        model = random_model(placement)
-        if "forward" in options.only:
-            timings = measure_forward(model, name)
-            report(timings)
-            results |= {what: vars(timing) for what, timing in timings.items()}
-        for case, measure in (("long", measure_long), ("generation", measure_generation)):
-            if case in options.only:
-                found = measure(model, name)
-                for what, values in found.items():
-                    print(f"  {case}: {what:40s} {values}", flush=True)
-                results |= {f"{case}: {what}": values for what, values in found.items()}
-        if "instruments" in options.only and placement is not None:
-            timings = measure_instruments(model)
-            report(timings)
-            results |= {what: vars(timing) for what, timing in timings.items()}
+    measures: dict[str, Callable[[HookedMamba, str], Mapping[str, object]]] = {
+        "forward": measure_forward,
+        "long": measure_long,
+        "generation": measure_generation,
+    }
+    for name in options.placements:
+        model = random_model(None if name == "plain" else name)
+        for case in (case for case in measures if case in options.only):
+            results |= measures[case](model, name)
+        if name == "alternate":
+            results |= measure_instruments(model, options.only)
         del model
         torch.cuda.empty_cache()
-    if "forward" in options.only:
-        timings = measure_peer()
-        report(timings)
-        results |= {what: vars(timing) for what, timing in timings.items()}
+    if "peer" in options.only:
+        results |= measure_peer()
     if options.out is not None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        plain = {what: vars(value) if isinstance(value, Timing) else value for what, value in results.items()}
+        options.out.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
