@@ -11,7 +11,8 @@ from operator import attrgetter
 from torch import Tensor, nn
 
 from diffmamba_interp.hook_points import HookPoint, Recorder
-from diffmamba_interp.models.graphs import Carried, GraphStore, Outputs, copy_each, may_replay
+from diffmamba_interp.models.cuda_graph import Outputs, copy_each
+from diffmamba_interp.models.graphs import Carried, GraphStore, may_replay
 from diffmamba_interp.models.recurrent_state import RecurrentState
 
 MAX_TOKENS = 32_768

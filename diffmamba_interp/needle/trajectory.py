@@ -28,7 +28,8 @@ from diffmamba_interp.argument_checks import Count, checked, fitting
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.hook_names import block_point
 from diffmamba_interp.hook_points import Recorder
-from diffmamba_interp.models.graphs import GraphStore, Outputs, replayed
+from diffmamba_interp.models.cuda_graph import Outputs
+from diffmamba_interp.models.graphs import GraphStore, replayed
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.prompt_batches import batches, is_real, padded, unless_equal
 from diffmamba_interp.models.read_out import Lens

@@ -21,8 +21,10 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig,
 from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.lens import residual_stream
 from diffmamba_interp.models import forward_pass, graphs
+from diffmamba_interp.models.cuda_graph import Body, Copies, Outputs
 from diffmamba_interp.models.forward_pass import CarriedState
-from diffmamba_interp.models.graphs import Body, Carried, GraphStore, Outputs, Watched
+from diffmamba_interp.models.graphs import Carried, GraphStore
+from diffmamba_interp.models.watched import Watched
 from diffmamba_interp.needle import NeedleSample, needle_trajectory
 from tests.models.tiny import random_tokens, tiny_model
 from tests.needle.closed_form import sample_of
@@ -487,6 +489,30 @@ def test_an_eager_run_that_is_out_of_memory_gets_that_of_the_graphs(
     assert len(store) == 1
     store.call(model, "other", short_of_memory, [torch.ones(1)])
     assert calls == [1, 0]
+
+
+@torch.no_grad()
+def test_a_replay_without_memory_for_its_results_runs_eagerly_and_frees_the_graphs(
+    stand_in: type[StandIn], model: HookedMamba, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, more = random_tokens(2, 5), random_tokens(2, 8, seed=4)
+    expected = model(torch.cat([tokens, more], dim=1))[:, 5:]
+    state = CarriedState(model.forward_with_state(tokens)[1])
+    steps = [model.step(more[:, at, None], state) for at in range(4)]
+    assert n_graphs(model) == 1
+    allocate = Copies.allocate
+
+    def short_of_memory(copies: Copies) -> list[Tensor]:
+        if n_graphs(model):
+            raise torch.OutOfMemoryError("no room")
+        return allocate(copies)
+
+    monkeypatch.setattr(Copies, "allocate", short_of_memory)
+    steps.append(model.step(more[:, 4, None], state))
+    assert n_graphs(model) == 0
+    monkeypatch.setattr(Copies, "allocate", allocate)
+    steps += [model.step(more[:, at, None], state) for at in range(5, 8)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
