@@ -197,7 +197,7 @@ class SwapHeads:
 @checked
 @torch.no_grad()
 def collect_means(
-    model: HookedMamba, prompts: Iterable[Int[Tensor, "batch pos"]], names: NamesFilter = None
+    model: HookedMamba, prompts: Iterable[Int[Tensor, "_batch _pos"]], names: NamesFilter = None
 ) -> dict[str, Tensor]:
     """Hook name -> its value's mean over all positions of all prompts, [...] without batch and pos, on the CPU.
 

@@ -7,7 +7,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.needle.filler import Filler, tokenise
-from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, format_prompt
+from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, answer_text, format_prompt, prompt_tail
 from diffmamba_interp.needle.records import NeedleSample, Span
 from diffmamba_interp.needle.stories import TASKS, Story
 from diffmamba_interp.needle.tasks import generate_story
@@ -236,3 +236,13 @@ def test_behind_a_beginning_of_text_token_every_span_is_one_further(
         assert sample.tokens[1:].tolist() == plain.tokens.tolist()
         shifted = [(span.token_start + 1, span.token_end + 1) for span in plain.fact_spans]
         assert [(span.token_start, span.token_end) for span in sample.fact_spans] == shifted
+
+
+def test_the_prompt_has_the_papers_format() -> None:
+    prompt = format_prompt("Mary went out. It rained.", "Where is Mary?")
+    assert prompt == "<context>Mary went out. It rained.</context> Question: Where is Mary? Answer:"
+    assert prompt.endswith(prompt_tail("Where is Mary?"))
+
+
+def test_the_space_belongs_to_the_answer() -> None:
+    assert answer_text("garden") == " garden"
