@@ -75,9 +75,9 @@ def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) ->
     st.cache_data.clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(project_root: Path, root: Path) -> Iterator[str]:
-    """Where the explorer answers, for tests in a browser."""
+    """Where the explorer answers, one server for all tests in a browser."""
     from tests.app.browser import served
 
     with served(project_root, root) as found:

@@ -16,7 +16,7 @@ from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves
 from app.pages_.needle.request import EXAMPLE, parse_stories, run_needle
 from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
 from app.shell.needle_runs import NeedleReading
-from diffmamba_interp.figures.allocation import allocation_by_block
+from diffmamba_interp.figures.allocation import allocation_by_block, allocation_curves
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
 from diffmamba_interp.needle import summarise
 from diffmamba_interp.stages import stage_names
@@ -181,14 +181,20 @@ def test_the_files_hold_every_number(open_app: OpenApp) -> None:
     found = found_by(app)
     curves = summarise([one.trajectory for one in found], measures=("probability",), statistics=("mean",), by=())
     lines = list(csv.DictReader(io.StringIO(curves_csv(curves))))
-    assert [float(line["value"]) for line in lines if line["model"] == "bundled:mamba2"] == list(curves[1].value)
+    for column in ("value", "low", "high"):
+        written = [float(line[column]) for line in lines if line["model"] == "bundled:mamba2"]
+        assert written == list(getattr(curves[1], column))
     with np.load(io.BytesIO(trajectories_npz(found)), allow_pickle=False) as file:
         assert np.array_equal(file["1.log_probs"], found[1].trajectory.log_probs)
         assert json.loads(str(file["about"]))["models"] == ["bundled:diff-mamba2", "bundled:mamba2"]
     with np.load(io.BytesIO(attention_npz(found)), allow_pickle=False) as file:
         assert file["0.cancelled.needle"].shape == (2, 12)
         assert np.isnan(file["1.cancelled.needle"]).all()
-    assert allocation_curves_csv([]) == "model,measure,of,n,block,value,low,high\n"
+    (curve, *_) = allocation_curves({"a": found[0].allocation})
+    first, *_ = csv.DictReader(io.StringIO(allocation_curves_csv([curve])))
+    assert {name: float(first[name]) for name in ("block", "value", "low", "high")} == {
+        "block": curve.blocks[0], "value": curve.value[0], "low": curve.low[0], "high": curve.high[0],
+    }  # fmt: skip
 
 
 def test_over_allocation_and_cancelled_shares_are_those_of_the_masses(open_app: OpenApp) -> None:

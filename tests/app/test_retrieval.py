@@ -87,7 +87,10 @@ def test_both_figures_can_be_taken_away(open_app: OpenApp) -> None:
 def test_the_files_hold_every_cell(cells: list[Cell]) -> None:
     lines = list(csv.DictReader(io.StringIO(cells_csv(cells))))
     assert len(lines) == 2 * len(cells)
-    assert float(lines[1]["accuracy"]) == cells[0].models[1].accuracy
+    second = cells[0].models[1]
+    assert lines[1]["model"] == second.model
+    for name in ("n_right", "accuracy", "low", "high", "generated"):
+        assert float(lines[1][name]) == getattr(second, name)
     with np.load(io.BytesIO(cells_npz(cells)), allow_pickle=False) as file:
         assert file["n_right"].tolist() == [model.n_right for cell in cells for model in cell.models]
 
