@@ -46,7 +46,7 @@ class NeedleReading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class CurveSettings:
     """How the curves are drawn. log: a logarithmic axis for `measure`; the SNR is in dB."""
 
     measure: Measure
@@ -59,7 +59,7 @@ class NeedleRun:
     """readings: one per model, of the same prompts in the same order."""
 
     readings: tuple[NeedleReading, ...]
-    drawing: Drawing
+    drawing: CurveSettings
 
     @property
     def nbytes(self) -> int:
@@ -160,8 +160,8 @@ def _sample(values: dict) -> ReadSample:
     return sample
 
 
-def _drawing(values: dict) -> Drawing:
-    drawing = Drawing(**values)
+def _drawing(values: dict) -> CurveSettings:
+    drawing = CurveSettings(**values)
     if drawing.measure not in MEASURES or drawing.statistic not in get_args(Statistic) or drawing.log not in (0, 1):
         raise ValueError(f"the session file asks for a drawing that there is not: {str(values)[:200]}.")
     return drawing

@@ -35,7 +35,7 @@ BY_STAGE: Mapping[Measure, str] = {"probability": "answer_log_probability", "snr
 _ZERO = Level(at=0.0, colour=GREY, dashed=True)
 
 Quantity = Literal["change", "value"]
-Group = tuple[int, ...] | None
+BlockGroup = tuple[int, ...] | None
 
 
 def dose_response_drawing(
@@ -249,7 +249,7 @@ def _styles(sweeps: Mapping[str, SweepRecord], model: str) -> list[Style]:
     return [replace(style, dash=DASHES[number % len(DASHES)]) if number else style for number in range(len(groups))]
 
 
-def _curve_name(model: str, group: Group, record: SweepRecord) -> str:
+def _curve_name(model: str, group: BlockGroup, record: SweepRecord) -> str:
     return ", ".join(
         [
             *([short_name(model)] if model else []),
@@ -258,7 +258,7 @@ def _curve_name(model: str, group: Group, record: SweepRecord) -> str:
     )
 
 
-def _group_name(group: Group) -> str:
+def _group_name(group: BlockGroup) -> str:
     if group is None:
         return "all"
     if len(group) > 2 and group == tuple(range(group[0], group[-1] + 1)):

@@ -28,7 +28,7 @@ from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.trajectory import LensTrajectory
 from diffmamba_interp.statistics import Estimate
 
-Statistic = Literal["probability", "entropy", "kl_to_final", "target_rank", "target_probability"]
+CellQuantity = Literal["probability", "entropy", "kl_to_final", "target_rank", "target_probability"]
 TokenText = Callable[[int], str] | Sequence[str]
 
 SMALLEST_NATS = 1e-4
@@ -43,7 +43,7 @@ def lens_drawing(
     trajectory: LensTrajectory,
     token_text: TokenText,
     *,
-    statistic: Statistic = "probability",
+    statistic: CellQuantity = "probability",
     sample: int = 0,
     title: str = "",
 ) -> Drawing:
@@ -78,7 +78,7 @@ def lens_difference_drawing(
     baseline: LensTrajectory,
     token_text: TokenText,
     *,
-    statistic: Statistic = "probability",
+    statistic: CellQuantity = "probability",
     sample: int = 0,
     title: str = "",
     names: tuple[str, str] = ("first", "second"),
@@ -182,10 +182,10 @@ def lens_csv(trajectory: LensTrajectory, token_text: Callable[[int], str], *, sa
     return csv_text(header, (line(stage, pos) for stage in range(n_stages) for pos in range(n_pos)))
 
 
-def _shown(trajectory: LensTrajectory, statistic: Statistic, sample: int) -> tuple[np.ndarray, ColourScale]:
+def _shown(trajectory: LensTrajectory, statistic: CellQuantity, sample: int) -> tuple[np.ndarray, ColourScale]:
     """Values [stage, pos] and their scale."""
-    if statistic not in get_args(Statistic):
-        raise ValueError(f"statistic is {statistic!r}: it must be one of {', '.join(get_args(Statistic))}.")
+    if statistic not in get_args(CellQuantity):
+        raise ValueError(f"statistic is {statistic!r}: it must be one of {', '.join(get_args(CellQuantity))}.")
     if statistic == "probability":
         return trajectory.top_probabilities[sample, ..., 0], _share_scale("probability of\ntop token")
     if statistic == "entropy":

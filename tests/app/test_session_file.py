@@ -13,7 +13,7 @@ import torch
 
 from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, kind_of, read_session, write_session
 from app.shell.downloads import KeptRecord
-from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
+from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
@@ -70,7 +70,7 @@ def needle_run(n_prompts: int = 3, *, log: bool = False) -> NeedleRun:
         )
         for name in ("one", "<i>two")
     ]  # fmt: skip
-    return NeedleRun(readings=tuple(found), drawing=Drawing(measure="probability", statistic="median", log=log))
+    return NeedleRun(readings=tuple(found), drawing=CurveSettings(measure="probability", statistic="median", log=log))
 
 
 @pytest.fixture

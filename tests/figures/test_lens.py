@@ -9,7 +9,7 @@ import pytest
 from diffmamba_interp.drawing.colours import DEPTH, LENSES, MAGNITUDE, SIGNED
 from diffmamba_interp.drawing.panels import HeatMap
 from diffmamba_interp.figures.lens import (
-    Statistic,
+    CellQuantity,
     kl_drawing,
     lens_difference_drawing,
     lens_difference_heat_map,
@@ -57,7 +57,7 @@ def test_each_statistic_is_drawn_in_the_cell_of_its_stage_and_token(
 
 
 def test_colours_are_those_of_probabilities_nats_or_ranks(trajectory: LensTrajectory) -> None:
-    scales = {name: lens_drawing(trajectory, WORDS, statistic=name).scale for name in get_args(Statistic)}
+    scales = {name: lens_drawing(trajectory, WORDS, statistic=name).scale for name in get_args(CellQuantity)}
     assert [(scale.low, scale.high, scale.colours) for scale in scales.values()] == [
         (0.0, 1.0, DEPTH),
         (0.0, pytest.approx(1.4), DEPTH),

@@ -37,7 +37,7 @@ from app.shell.loading import ChosenModel, baseline_last
 from app.shell.prompts import Prompt, markdown, parse_token, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.figures.lens import Statistic, lens_difference_heat_map, lens_heat_map
+from diffmamba_interp.figures.lens import CellQuantity, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
 # Positions shown at a time: as many as have room for their text.
@@ -157,7 +157,7 @@ class LensChoices:
     """compare: of `COMPARE`. requests: one per model that is read. first: position of the first column."""
 
     compare: str
-    statistic: Statistic
+    statistic: CellQuantity
     requests: list[tuple[ChosenModel, LensRequest]]
 
     @property
@@ -197,7 +197,7 @@ def choose_reads(models: list[ChosenModel], prompt: Prompt) -> LensChoices:
         (model, lens_request(name, model.key, first=first, last=last, needs_target=needs_target, target=target))
         for name, model in zip(names, models, strict=False)
     ]
-    return LensChoices(compare=compare, statistic=cast(Statistic, statistic), requests=requests)
+    return LensChoices(compare=compare, statistic=cast(CellQuantity, statistic), requests=requests)
 
 
 def choose_window(prompt: Prompt, window: int, *, whole: bool) -> tuple[int, int]:

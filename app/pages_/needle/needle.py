@@ -34,7 +34,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures
-from app.shell.needle_runs import Drawing, NeedleReading, NeedleRun
+from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from app.shell.steps import as_python
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
 from diffmamba_interp.statistics import Statistic
@@ -170,7 +170,7 @@ def choose_samples() -> SampleRequest:
     return SampleRequest(task=task, length=int(length), n=n, seed=seed)
 
 
-def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], Drawing]:
+def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], CurveSettings]:
     """Lens, measure and scale in a line. Raises ValueError for models that do not read the same words."""
     if any(model.tokenizer is None for model in models):
         raise ValueError("the prompts are text: choose models that have a tokenizer.")
@@ -194,7 +194,7 @@ def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], Drawing
         NeedleRead(name=model.name, key=model.key, lens=request, with_logit=with_logit, attention=attention)
         for model, request in zip(models, requests, strict=True)
     ]
-    return reads, Drawing(measure=cast(Measure, measure), statistic=cast(Statistic, statistic), log=log)
+    return reads, CurveSettings(measure=cast(Measure, measure), statistic=cast(Statistic, statistic), log=log)
 
 
 page()
