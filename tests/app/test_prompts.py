@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, processors
 
-from app.shell.prompts import parse_prompt, parse_token, read_tokenizer
+from app.shell.prompts import parse_prompt, parse_token, read_tokenizer, spans_of_text
 from tests.app.conftest import MODEL, OpenApp, complaint, drawn
 
 
@@ -95,3 +95,13 @@ def test_what_is_no_prompt_is_refused_and_says_why(ids: str, words: str) -> None
 
 def test_token_ids_stand_between_blanks_or_commas() -> None:
     assert parse_prompt("5, 6;7\n8", None, 97).tokens == (5, 6, 7, 8)
+
+
+def test_a_marked_text_takes_every_token_that_it_touches() -> None:
+    text = "the keys are in red boxes"
+    offsets = [(0, 3), (3, 8), (8, 12), (12, 15), (15, 19), (19, 25)]
+    spans = spans_of_text(text, offsets, needle="keys are in", distractors="red; boxes")
+    assert spans.needle == ((1, 4),)
+    assert spans.distractors in (((4, 5), (5, 6)), ((4, 6),))
+    with pytest.raises(ValueError, match="'blue' does not occur"):
+        spans_of_text(text, offsets, needle="blue", distractors="")
