@@ -10,10 +10,28 @@ import diffmamba_interp as package
 from diffmamba_interp import implicit_attention, interventions, lens, needle
 from tests.misuse import table
 
-NO_FUNCTIONS = {"DEFAULT_MAX_BYTES", "MEASURES", "SPAN_CLASSES", "TASKS", "Measure", "Intervention", "MemoryLimitError"}
+NO_FUNCTIONS = {
+    "DEFAULT_MAX_BYTES",
+    "MEASURED",
+    "MEASURES",
+    "SPAN_CLASSES",
+    "TASKS",
+    "Measure",
+    "Intervention",
+    "MemoryLimitError",
+}
 RESULTS = {
     *("AttentionRecord", "BlockActivations", "BranchActivations", "Contribution", "EffectiveAttention", "HalfLife"),
-    *("ResidualAttribution", "SpanSummary", "Writer", "Effect", "InterventionRecord", "PatchGrid", "SweepRecord"),
+    *(
+        "ResidualAttribution",
+        "SpanSummary",
+        "Writer",
+        "Measured",
+        "Effect",
+        "InterventionRecord",
+        "PatchGrid",
+        "SweepRecord",
+    ),
     *("Curve", "PairedCurve", "Mention", "NeedleSample", "NeedleTrajectory", "ReadSample", "Span", "Story", "Estimate"),
     *("LensMeasurement", "LensTrajectory", "ResidualStream", "StepRecord", "StoryTooLongError", "TrainingError"),
 }

@@ -13,13 +13,13 @@ from diffmamba_interp.interventions.ablation import (
     SwapHeads,
     collect_means,
 )
-from diffmamba_interp.interventions.compare import compare, compare_each, dosed, sweep
+from diffmamba_interp.interventions.compare import compare, compare_each, sweep
 from diffmamba_interp.interventions.intervention import Intervention, describe, hooks_of, intervene
 from diffmamba_interp.interventions.knock_out import KnockOut
 from diffmamba_interp.interventions.noise import AddNoise, randomise_tokens
 from diffmamba_interp.interventions.patching import Patch, PatchGrid, patch_grid
 from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
-from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord, with_probability
+from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord
 from diffmamba_interp.spans import positions_in
 
 __all__ = [
@@ -43,12 +43,10 @@ __all__ = [
     "compare",
     "compare_each",
     "describe",
-    "dosed",
     "hooks_of",
     "intervene",
     "patch_grid",
     "positions_in",
     "randomise_tokens",
     "sweep",
-    "with_probability",
 ]

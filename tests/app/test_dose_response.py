@@ -21,9 +21,9 @@ from diffmamba_interp.interventions import (
     SwapBranches,
     SweepRecord,
     compare,
-    dosed,
     sweep,
 )
+from diffmamba_interp.interventions.compare import dosed
 from tests.app.conftest import MODEL, OpenApp, figures, texts
 from tests.app.test_interventions import ANSWER, TOKENS
 

@@ -125,6 +125,9 @@ def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, maps: str) -> 
         assert np.allclose(curve(app, when), printed_curve(made["probability_figure"], when), rtol=1e-4)
     assert curve(app, "after", 1)[-1] == pytest.approx(made["record"].intervened["snr_db"][0], rel=1e-4)
     maps_drawn = [figure["data"][0] for figure in figures(app)[2:]]
+    if maps == "difference":
+        before, after = (made[when].entropy_nats[0] for when in ("before", "after"))
+        assert np.allclose(maps_drawn[0]["z"], after - before, atol=1e-5)
     wanted = {
         "difference": lambda: [made["map"].data[0].z],
         "beside": lambda: [made["map_before"].data[0].z, made["map_after"].data[0].z],

@@ -20,12 +20,11 @@ from diffmamba_interp.interventions import (
     answer_readings,
     compare,
     compare_each,
-    dosed,
     hooks_of,
     sweep,
-    with_probability,
 )
-from diffmamba_interp.interventions.records import mean_interval
+from diffmamba_interp.interventions.compare import dosed
+from diffmamba_interp.interventions.records import mean_interval, with_probability
 from diffmamba_interp.lens import LogitLens, lens_trajectory
 from tests.models.tiny import random_tokens, tiny_model
 

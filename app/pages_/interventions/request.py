@@ -26,12 +26,12 @@ from diffmamba_interp.interventions import (
     SwapBranches,
     SweepRecord,
     compare,
-    dosed,
     intervene,
     sweep,
-    with_probability,
 )
+from diffmamba_interp.interventions.compare import dosed
 from diffmamba_interp.interventions.knock_out import Level
+from diffmamba_interp.interventions.records import with_probability
 from diffmamba_interp.lens import LensTrajectory
 
 Swept = Literal["lambda", "noise"]
