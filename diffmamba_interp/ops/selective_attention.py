@@ -17,9 +17,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops import selective
+from diffmamba_interp.ops import kernels, selective
 from diffmamba_interp.ops.frozen_scan import FrozenScan
+from diffmamba_interp.ops.kernel_use import use_fused
 from diffmamba_interp.ops.precision import running_sum, upcast
+from diffmamba_interp.ops.scan_pairs import Reduction
+from diffmamba_interp.ops.select import Impl
 
 TILE = 64
 """Destinations per tile: the square on the diagonal costs TILE * length * d_state exponentials per channel."""
@@ -39,6 +42,45 @@ class FrozenSelective(FrozenScan):
             return selective.selective_attention_matrix(dt, A, self.B, self.C, rows)
         cum = running_sum(dt, dim=1)
         return torch.cat([self._tile(dt, cum, A, start) for start in range(0, self.n_pos, TILE)], dim=2)
+
+    def hidden(
+        self,
+        rows: Tensor | None,
+        heads: tuple[int, ...],
+        reduce: Reduction | None = None,
+        *,
+        impl: Impl = "auto",
+    ) -> Tensor:
+        if not self._kernel_serves(impl, rows, self.dt):
+            return super().hidden(rows, heads, reduce)
+        return kernels.fused_selective_attention(self.dt, self.A, self.B, self.C, heads=heads, reduce=reduce)
+
+    def along(
+        self,
+        v: Tensor,
+        x: Tensor,
+        rows: Tensor | None,
+        heads: tuple[int, ...],
+        *,
+        per_head: bool = False,
+        impl: Impl = "auto",
+    ) -> Tensor:
+        if per_head and impl == "fused":
+            raise ValueError('per_head contributions have no kernel: use impl="auto" or "reference".')
+        if per_head or not self._kernel_serves(impl, rows, v, x, self.dt):
+            return super().along(v, x, rows, heads, per_head=per_head)
+        scan = (self.dt, self.A, self.B, self.C, self.D)
+        return kernels.fused_selective_contribution(v[..., 0], x[..., 0], *scan, heads=heads)
+
+    def _kernel_serves(self, impl: Impl, rows: Tensor | None, *tensors: Tensor) -> bool:
+        """The kernel makes every destination, and no gradient; `"fused"` says so where that is not what is wanted."""
+        wants_gradient = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (*tensors, self.A, self.B, self.C)
+        )
+        if impl == "fused" and (rows is not None or wants_gradient):
+            what = "gradients" if wants_gradient else "chosen rows"
+            raise ValueError(f'the kernel of this mixer serves no {what}: use impl="auto" or "reference".')
+        return rows is None and not wants_gradient and use_fused(impl, *tensors)
 
     def apply(self, x: Tensor) -> Tensor:
         y = selective.selective_chunked(x[..., 0], self.dt, self.A, self.B, self.C, self.D).y

@@ -22,8 +22,9 @@ def scan_inputs(length: int, dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def relative_error(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """Over the norm of what is expected, or over 1e-3 where it is (nearly) zero, as A's gradient at one position."""
     given, expected = given.detach().double(), expected.detach().double()
-    return float((given - expected).norm() / expected.norm().clamp_min(1e-6))
+    return float((given - expected).norm() / expected.norm().clamp_min(1e-3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,6 +8,7 @@ from diffmamba_interp.ops.kernels.contribution import fused_contribution
 from diffmamba_interp.ops.kernels.conv_silu import ConvTiles, fused_conv_silu
 from diffmamba_interp.ops.kernels.hidden_attention import fused_hidden_attention
 from diffmamba_interp.ops.kernels.rms_norm import MAX_NORM_WIDTH, NormTiles, fused_add_rms_norm, fused_rms_norm
+from diffmamba_interp.ops.kernels.selective_attention import fused_selective_attention, fused_selective_contribution
 from diffmamba_interp.ops.kernels.tiles import DEFAULT_INPUT_PRECISION, Tiles
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "fused_conv_silu",
     "fused_hidden_attention",
     "fused_rms_norm",
+    "fused_selective_attention",
+    "fused_selective_contribution",
 ]
