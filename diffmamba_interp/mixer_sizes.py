@@ -16,16 +16,35 @@ BlockKind = Literal["plain", "differential"]
 class SizedConfig(Protocol):
     """What of a `HookedMambaConfig` sizes are made of."""
 
-    mixer: str
-    d_model: int
-    n_layers: int
-    d_state: int
-    d_conv: int
-    expand: int
-    d_head: int
-    n_groups: int
-    dt_rank: int | None
-    differential: Any
+    @property
+    def mixer(self) -> str: ...
+
+    @property
+    def d_model(self) -> int: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def d_state(self) -> int: ...
+
+    @property
+    def d_conv(self) -> int: ...
+
+    @property
+    def expand(self) -> int: ...
+
+    @property
+    def d_head(self) -> int: ...
+
+    @property
+    def n_groups(self) -> int: ...
+
+    @property
+    def dt_rank(self) -> int | None: ...
+
+    @property
+    def differential(self) -> Any: ...
 
     @property
     def differential_blocks(self) -> tuple[int, ...]: ...

@@ -87,6 +87,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
     visible = torch.ones(2, 5, dtype=torch.bool)
     document = lens.HeldOutDocument(tokens=tokens[0], n_bytes=20)
     attention = {"dt": branch.dt, "A": None, "B": branch.B, "C": branch.C, "log_decay": branch.log_decay}
+    heads = (torch.randn(*tokens.shape, 2, 4), torch.randn(*tokens.shape, 2, 4))
     _, cache = model.run_with_cache(tokens)
 
     def acting(make: Call) -> Call:
@@ -223,6 +224,10 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
         "hidden_attention_bytes": (
             implicit_attention.hidden_attention_bytes,
             {"n_batch": 1, "n_pos": 4, "n_rows": 4, "n_heads": 2, "reduce": None, "element_bytes": 4},
+        ),
+        "differential_attention": (
+            implicit_attention.differential_attention,
+            {"queries": heads, "keys": heads, "lambda_": 0.5, "tokens": tokens, "block": 0},
         ),
         "effective_attention": (
             implicit_attention.effective_attention,

@@ -17,7 +17,8 @@ from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.spans import TokenRange
 
-UNITS = {"hidden": "weight", "contribution": "contribution", "contribution_norm": "norm"}
+UNITS = {"hidden": "weight", "contribution": "contribution", "contribution_norm": "norm", "softmax": "weight"}
+NAMES = {"hidden": "hidden attention", "contribution_norm": "contribution norm", "softmax": "differential attention"}
 
 SHARE_SHOWN = 0.99
 """A scale ends at this quantile of the non-zero magnitudes, so that a strong diagonal does not wash out the rest."""
@@ -86,7 +87,7 @@ def record_drawing(
 
 def record_title(record: AttentionRecord, said: str) -> tuple[str, str]:
     """Block, kind, lambda and what is `said`; below it, which of the honest differences is shown."""
-    kind = {"hidden": "hidden attention", "contribution_norm": "contribution norm"}.get(record.kind, record.kind)
+    kind = NAMES.get(record.kind, record.kind)
     title = f"Block {record.block}: {kind}, {said}"
     if not record.is_differential:
         return title, ""
@@ -136,7 +137,7 @@ def _heads(record: AttentionRecord, head: int | None) -> str:
     n_heads = len(record.heads)
     if record.per_head:
         return f"mean of {n_heads} heads"
-    if record.kind == "hidden":
+    if record.kind in ("hidden", "softmax"):
         return f"{record.reduce} over {n_heads} heads"
     return f"{n_heads} heads together"
 

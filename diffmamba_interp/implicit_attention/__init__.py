@@ -14,6 +14,7 @@ from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.residual import ResidualAttribution, Writer, residual_attribution
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, MemoryLimitError
+from diffmamba_interp.implicit_attention.softmax import differential_attention
 from diffmamba_interp.implicit_attention.span_measures import (
     SpanSummary,
     attention_snr,
@@ -47,6 +48,7 @@ __all__ = [
     "capture_block",
     "contribution_along",
     "contribution_norms",
+    "differential_attention",
     "effective_attention",
     "extract_attention",
     "hidden_attention",

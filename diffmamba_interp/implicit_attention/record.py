@@ -23,7 +23,7 @@ from diffmamba_interp.files.json_files import json_text, parse_json
 from diffmamba_interp.implicit_attention.branch_parts import BranchParts
 from diffmamba_interp.ops.scan_pairs import Reduction
 
-Kind = Literal["hidden", "contribution", "contribution_norm"]
+Kind = Literal["hidden", "contribution", "contribution_norm", "softmax"]
 
 DIFFERENCE_MEANS = {
     "hidden": "signed_difference: H1 - lambda H2, of the scans only; gates, norms and out_proj are left out, "
@@ -32,6 +32,7 @@ DIFFERENCE_MEANS = {
     "the scans only",
     "contribution": "exact: what each source adds to mixer_out along the direction, K1 - lambda K2, frozen scales",
     "contribution_norm": "norm of the vector difference: |T1 - lambda T2|, frozen scales; not a difference of norms",
+    "softmax": "A1 - lambda A2 of two softmaxes, head by head, as in the differential Transformer",
 }
 
 FORMAT = "diffmamba_interp.AttentionRecord/1"
@@ -45,7 +46,7 @@ class AttentionRecord(BranchParts):
     """One block's picture: `weights`, or `minuend`, `subtrahend`, `lambda_`, `difference`, by name.
 
     kind: "hidden" (no unit), "contribution" (unit of the direction; logits for a token's direction) or
-        "contribution_norm" (unit of the residual stream).
+        "contribution_norm" (unit of the residual stream), or "softmax" (no unit; `differential_attention`).
     block: index in the whole model. normalisation: of a differential block; None in a plain one.
     tokens: the ids that were read, [batch, pos]. lengths: tokens per sample; rows and columns behind are 0.
     rows: destination position of each row, [batch, row].
