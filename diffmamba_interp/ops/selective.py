@@ -85,18 +85,18 @@ def selective_chunked(
     n_pos, dtype = x.shape[1], x.dtype
     x, dt, A, B, C, D = (upcast(value) for value in (x, dt, A, B, C, D))
     behind = -n_pos % chunk_size
-    steps = [
+    x_at, dt_at, B_at, C_at = (
         rearrange(F.pad(value, (0, 0, 0, behind)), "batch (chunk t) d -> t batch chunk d", t=chunk_size)
         for value in (x, dt, B, C)
-    ]
-    zeros = x.new_zeros(x.shape[0], steps[0].shape[2], *A.shape)
-    _, added = _scan_steps(*steps, A, zeros, read=False)
-    decays = torch.exp(steps[1].sum(dim=0)[..., None] * A)
+    )
+    zeros = x.new_zeros(x.shape[0], x_at.shape[2], *A.shape)
+    _, added = _scan_steps(x_at, dt_at, B_at, C_at, A, zeros, read=False)
+    decays = torch.exp(dt_at.sum(dim=0)[..., None] * A)
     state, starts = _first_state(x, A, initial_state), []
     for chunk in range(added.shape[1]):
         starts.append(state)
         state = decays[:, chunk] * state + added[:, chunk]
-    y, _ = _scan_steps(*steps, A, torch.stack(starts, dim=1), read=True)
+    y, _ = _scan_steps(x_at, dt_at, B_at, C_at, A, torch.stack(starts, dim=1), read=True)
     y = rearrange(y, "t batch chunk d -> batch (chunk t) d")[:, :n_pos] + D * x
     return ScanOutput(y.to(dtype), state)
 
