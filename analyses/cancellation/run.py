@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,8 @@ import torch
 
 from analyses.cancellation import report
 from diffmamba_interp import inspect_checkpoint
-from diffmamba_interp.analysis.prompts import AllocationOptions, PromptRecipe, prompt_question, prompts_of
-from diffmamba_interp.analysis.question import RECORDS, Asked, Parts, joined
-from diffmamba_interp.analysis.results import write_records
+from diffmamba_interp.analysis.prompts import AllocationOptions, PromptRecipe, keep_lines, prompt_question, prompts_of
+from diffmamba_interp.analysis.question import Asked, Parts, joined
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation, allocate_prompts
 from diffmamba_interp.models.demo import DemoName, demo_folder
 from diffmamba_interp.needle import NeedleSample
@@ -80,10 +79,6 @@ def by_source(mass: np.ndarray) -> np.ndarray:
     return np.stack([mass[..., CLASSES.index("needle")], mass[..., noise].sum(axis=-1)], axis=-1)
 
 
-def keep(folder: Path, recipe: PromptRecipe, parts: Parts) -> None:
-    write_records(folder / RECORDS, joined(parts), decimals=2 if recipe.is_large else 4)
-
-
 def blocks_and_heads(parts: Parts) -> dict[str, Any]:
     """Of every length over all tasks, and lambda of each block: no record holds these."""
     lengths = sorted({length for _, _, length in parts})
@@ -99,15 +94,13 @@ def blocks_and_heads(parts: Parts) -> dict[str, Any]:
 
 
 QUESTION = prompt_question(
-    folder=report.PAGE.folder,
     recipe=PromptRecipe,
     options=AllocationOptions,
     models=(MODEL,),
     repeats=True,
     measure=measure,
     aside=blocks_and_heads,
-    keep=keep,
-    summarise=report.summarise,
+    keep=partial(keep_lines, decimals=(4, 2)),
     page=report.PAGE,
 )
 

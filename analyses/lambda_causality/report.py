@@ -26,8 +26,7 @@ from diffmamba_interp.analysis.conditions import (
     lens_table,
     text_of,
 )
-from diffmamba_interp.analysis.page import ALL, Page, Results, made_with, of_all_tasks, points, table
-from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.page import ALL, RECORDS, Page, Results, made_with, of_all_tasks, points, table
 from diffmamba_interp.analysis.results import estimate_from
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Drawing
@@ -308,7 +307,7 @@ def short(factor: float) -> str:
     return "∞" if factor >= ALONE else f"{factor:g}"
 
 
-PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
+PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,9 @@ def lambdas(parts: Parts) -> dict[str, Any]:
 
 
 QUESTION = condition_question(
-    folder=report.PAGE.folder,
     recipe=Recipe,
     measure=measure,
     aside=lambdas,
-    summarise=report.summarise,
     page=report.PAGE,
 )
 

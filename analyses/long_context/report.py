@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis.page import Page, Results, made_with, points, table, text
-from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.page import RECORDS, Page, Results, made_with, points, table, text
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.panels import Drawing, minus
 from diffmamba_interp.figures.curves import Curves, curves_drawing
@@ -166,6 +165,7 @@ def section(results: Results) -> list[str]:
 
 PAGE = Page(
     folder=Path(__file__).parent,
+    summarise=summarise,
     figures=figures,
     finding=finding,
     section=section,

@@ -126,13 +126,11 @@ def pieces(recipe: Recipe, data: Path) -> tuple[list[str], np.ndarray]:
 
 
 QUESTION = Question(
-    folder=report.PAGE.folder,
     recipe=Recipe,
     options=LengthOptions,
     prepare=write_pieces,
     sums=sums_of_pieces,
     measure=measure,
-    summarise=report.summarise,
     page=report.PAGE,
 )
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from analyses.needle_snr import relation
-from diffmamba_interp.analysis.page import Page, Results, made_with, points, text
-from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.page import RECORDS, Page, Results, made_with, points, text
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Drawing, minus
@@ -193,7 +192,7 @@ def section(results: Results) -> list[str]:
     return [*verdict_table([one for one in judged if one.lens == LENSES[0]]), "", made_with(results), ""]
 
 
-PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
+PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":

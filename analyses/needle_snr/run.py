@@ -15,13 +15,12 @@ Writes records.parquet, results.json and figures into a folder named after the r
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from analyses.needle_snr import report
-from diffmamba_interp.analysis.prompts import PromptRecipe, prompt_question, prompts_of
-from diffmamba_interp.analysis.question import RECORDS, Asked, Parts, joined
-from diffmamba_interp.analysis.results import write_records
+from diffmamba_interp.analysis.prompts import PromptRecipe, keep_lines, prompt_question, prompts_of
+from diffmamba_interp.analysis.question import Asked
 from diffmamba_interp.lens import LogitLens, demo_lens_folder, load_demo_lens
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName
@@ -61,24 +60,14 @@ def lenses_of(asked: Asked) -> dict[str, Any]:
     return {"lenses": {model: lens_sha256(demo_lens_folder(model)) for model in DEMO_NAMES}}
 
 
-def keep(folder: Path, recipe: PromptRecipe, parts: Parts) -> None:
-    """The lines of one prompt are neighbours, which packs well."""
-    # A test compares the small recipe's to 0.001; the other's are many.
-    decimals, snr_decimals = (2, 0) if recipe.is_large else (4, 4)
-    columns = joined(parts, order=("task", "length", "story", "lens", "model"))
-    for name in columns:
-        if name.startswith("snr_db"):
-            columns[name] = columns[name].round(snr_decimals)
-    write_records(folder / RECORDS, columns, decimals=decimals)
-
+ORDER = ("task", "length", "story", "lens", "model")
+"""The lines of one prompt are neighbours."""
 
 QUESTION = prompt_question(
-    folder=report.PAGE.folder,
     recipe=PromptRecipe,
     measure=measure,
     about=lenses_of,
-    keep=keep,
-    summarise=report.summarise,
+    keep=partial(keep_lines, order=ORDER, decimals=(4, 2), snr_decimals=(4, 0)),
     page=report.PAGE,
 )
 

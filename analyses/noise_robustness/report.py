@@ -24,8 +24,7 @@ from diffmamba_interp.analysis.conditions import (
     lens_table,
     text_of,
 )
-from diffmamba_interp.analysis.page import Page, Results, made_with, of_all_tasks, points, table
-from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.page import RECORDS, Page, Results, made_with, of_all_tasks, points, table
 from diffmamba_interp.analysis.results import estimate_from
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Drawing
@@ -217,7 +216,7 @@ def sign_of(level: dict[str, Any], measure: str, n: int) -> int:
     return estimate_from(level["less_loss"][measure]).sign(n)
 
 
-PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
+PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":

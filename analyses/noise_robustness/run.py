@@ -71,10 +71,8 @@ def with_random_filler(
 
 
 QUESTION = condition_question(
-    folder=report.PAGE.folder,
     recipe=Recipe,
     measure=measure,
-    summarise=report.summarise,
     page=report.PAGE,
 )
 

@@ -12,8 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from diffmamba_interp.analysis.page import ALL, Page, Results, listed, made_with, of_all_tasks, points, table, text
-from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.page import (
+    ALL,
+    RECORDS,
+    Page,
+    Results,
+    listed,
+    made_with,
+    of_all_tasks,
+    points,
+    table,
+    text,
+)
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.drawing.panels import Drawing
@@ -233,7 +243,7 @@ def section(results: Results) -> list[str]:
     return [*table(heads, rows), "", made_with(results), ""]
 
 
-PAGE = Page(folder=Path(__file__).parent, figures=figures, finding=finding, section=section)
+PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from analyses.overallocation import report
-from diffmamba_interp.analysis.prompts import AllocationOptions, PromptRecipe, prompt_question, prompts_of
-from diffmamba_interp.analysis.question import RECORDS, Asked, Parts, joined
+from diffmamba_interp.analysis.prompts import AllocationOptions, PromptRecipe, keep_lines, prompt_question, prompts_of
+from diffmamba_interp.analysis.question import Asked, Parts, joined
 from diffmamba_interp.analysis.results import write_records
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation, allocate_prompts
 from diffmamba_interp.models.demo import DemoName
@@ -94,8 +94,7 @@ def lines_of(model: str, samples: Sequence[NeedleSample]) -> list[tuple[int, int
 
 
 def keep(folder: Path, recipe: PromptRecipe, parts: Parts) -> None:
-    # A test compares the small recipe's to 0.001; the other's are many.
-    write_records(folder / RECORDS, joined(parts, order=ORDER), decimals=3 if recipe.is_large else 5)
+    keep_lines(folder, recipe, parts, order=ORDER, decimals=(5, 3))
     # A sample of them, and without the branches: every number would be ten times the size.
     blocks = joined(parts, table="blocks", order=ORDER)
     kept = np.isin(blocks["picture"], report.WRITTEN) & (blocks["index"] < BLOCK_PROMPTS)
@@ -109,14 +108,12 @@ def all_blocks(parts: Parts) -> dict[str, Any]:
 
 
 QUESTION = prompt_question(
-    folder=report.PAGE.folder,
     recipe=PromptRecipe,
     options=AllocationOptions,
     repeats=True,
     measure=measure,
     aside=all_blocks,
     keep=keep,
-    summarise=report.summarise,
     page=report.PAGE,
 )
 

@@ -255,12 +255,14 @@ def verdict(difference: PairedDifference | None) -> str:
 
 PAGE = Page(
     folder=HERE,
+    summarise=summarise,
     figures=figures,
     finding=finding,
     section=section,
     blocks=limits,
     read=read,
     plotly=True,
+    digits=17,
 )
 
 

@@ -140,7 +140,6 @@ def other_seeds(asked: Asked) -> dict[str, Any]:
 
 
 QUESTION = prompt_question(
-    folder=report.PAGE.folder,
     recipe=Recipe,
     options=SeedOptions,
     prepare=prepare,
@@ -149,9 +148,7 @@ QUESTION = prompt_question(
     about=other_seeds,
     aside=text_bits,
     keep=keep,
-    summarise=report.summarise,
     page=replace(report.PAGE, after=cards.write_shipped),
-    digits=17,
 )
 
 

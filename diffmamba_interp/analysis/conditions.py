@@ -11,6 +11,7 @@ it.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,9 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmamba_interp.analysis.page import ALL, table, text
-from diffmamba_interp.analysis.prompts import PromptOptions, PromptRecipe, prompt_question
-from diffmamba_interp.analysis.question import RECORDS, Asked, Parts, Question, joined
-from diffmamba_interp.analysis.results import N_RESAMPLES, read_records, write_records
+from diffmamba_interp.analysis.prompts import PromptOptions, keep_lines, prompt_question
+from diffmamba_interp.analysis.question import Asked, Question
+from diffmamba_interp.analysis.results import N_RESAMPLES, read_records
 from diffmamba_interp.interventions import Intervention, intervene
 from diffmamba_interp.lens import LogitLens, demo_lens_folder, load_demo_lens
 from diffmamba_interp.lens.card import lens_sha256
@@ -40,6 +41,9 @@ DECIMALS = {"right": 3, "share": 3, "log_prob": 2, "snr_db": 1}
 
 MEASURES = {"right": "accuracy", "share": "label share", "log_prob": "log p, nats", "snr_db": "SNR, dB"}
 """What is measured at the model's output, with its name on axes."""
+
+ORDER = ("length", "task", "story", "model", "kind", "where", "dose")
+"""The lines of one prompt stand beside each other."""
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 131_072}
 MAX_SAMPLES = {"cpu": 64, "cuda": 512}
@@ -78,6 +82,7 @@ class Key:
 
 def condition_question(**fields: Any) -> Question:
     """A question about prompts under conditions, whose `measure` gives what `read_conditions` does."""
+    keep = functools.partial(keep_lines, order=ORDER, snr_decimals=(4, 0))
     return prompt_question(**{"options": LensOptions, "about": lenses_of, "keep": keep, **fields})
 
 
@@ -100,17 +105,6 @@ def read_conditions(
         for key, values in read_prompts(model, lens, samples, condition, name=name).items():
             columns[key] += values
     return columns
-
-
-def keep(folder: Path, recipe: PromptRecipe, parts: Parts) -> None:
-    """records.parquet, the lines of one prompt beside each other, which packs well."""
-    # A test compares the small recipe's to 0.001; the other's are many.
-    decimals, lens_decimals = (2, 0) if recipe.is_large else (5, 4)
-    columns = joined(parts, order=("length", "task", "story", "model", "kind", "where", "dose"))
-    for name in columns:
-        if name.startswith("snr_db"):
-            columns[name] = columns[name].round(lens_decimals + (name == "snr_db"))
-    write_records(folder / RECORDS, columns, decimals=decimals)
 
 
 def read_prompts(

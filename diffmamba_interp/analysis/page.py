@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.analysis.results import estimate_from, read_results
+from diffmamba_interp.analysis.results import RESULT_DIGITS, estimate_from, read_results, write_results
 from diffmamba_interp.drawing.panels import Drawing, Point
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.files.atomic import write_text
 
+RECORDS, RESULTS = "records.parquet", "results.json"
 ALL = "all"
 """Of a task: all tasks together."""
 TITLES = {"paper": "Held-out bAbI stories in held-out novels", "builtin": "Generated stories in generated text"}
@@ -32,21 +33,24 @@ Values = Sequence[float | None]
 
 def results_of(folder: Path) -> Results:
     """results.json of a recipe's folder."""
-    return read_results(folder / "results.json")
+    return read_results(folder / RESULTS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """README.md and figures of a question whose recipes have folders of results.
+    """What the records of a question say: results.json and figures in each recipe's folder, README.md over them all.
 
-    folder: of the question, with the template. figures: of the results and the recipe's title, by name; they go beside
-    results.json and on the page. finding: of the same: lines of the block "findings". section: lines below the
-    recipe's figures in the block "results". blocks: of all results by recipe: further blocks by name.
-    read: the results of a recipe's folder. after: what else is written of the folder that the page was written into.
-    plotly: keep figures as Plotly's JSON, too.
+    folder: of the question, with the template.
+    summarise: of a recipe's folder, and of its results.json as far as it is written -> all that it is to hold but the
+    provenance. digits: of its numbers. read: the results of a folder, as the functions below take them.
+    figures: of the results and the recipe's title, by name; they go beside results.json and on the page.
+    finding: of the same: lines of the block "findings". section: lines below the recipe's figures in the block
+    "results". blocks: of all results by recipe: further blocks by name.
+    after: what else is written of the folder that the page is in. plotly: keep figures as Plotly's JSON, too.
     """
 
     folder: Path
+    summarise: Callable[[Path, Results], Results]
     figures: Callable[[Results, str], Mapping[str, Drawing]]
     finding: Callable[[Results, str], Sequence[str]]
     section: Callable[[Results], Sequence[str]]
@@ -55,11 +59,17 @@ class Page:
     read: Callable[[Path], Results] = results_of
     after: Callable[[Path], None] | None = None
     plotly: bool = False
+    digits: int = RESULT_DIGITS
+
+    def complete(self, folder: Path) -> None:
+        """results.json from the records beside it."""
+        results = read_results(folder / RESULTS)
+        write_results(folder / RESULTS, results["provenance"], self.summarise(folder, results), digits=self.digits)
 
     def write(self, out: Path | None = None) -> None:
         """Figures beside each results.json in `out` (None: the question's folder), README.md over those there are."""
         out = out or self.folder
-        names = [name for name in self.titles if (out / name / "results.json").exists()]
+        names = [name for name in self.titles if (out / name / RESULTS).exists()]
         by_recipe = {name: self.read(out / name) for name in names}
         findings: list[str] = []
         sections: list[str] = []

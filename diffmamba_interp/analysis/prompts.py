@@ -15,8 +15,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from diffmamba_interp.analysis.question import Asked, Options, Question, Unit, in_processes
-from diffmamba_interp.analysis.results import data_sha256
+from diffmamba_interp.analysis.page import RECORDS
+from diffmamba_interp.analysis.question import Asked, Options, Parts, Question, Unit, in_processes, joined
+from diffmamba_interp.analysis.results import data_sha256, write_records
 from diffmamba_interp.files.json_files import plain
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle import TASKS, Filler, Haystack, NeedleSample, Story, heldout_babi_stories
@@ -136,6 +137,27 @@ def write_prompts(
     samples = [sample for prompts in cells for sample in (prompts if repeats else each_once(prompts))]
     about = {"recipe": plain(asdict(recipe)), "data": data_sha256(data_of(recipe, options.data)), **(more or {})}
     save_samples(path, samples, about)
+
+
+def keep_lines(
+    folder: Path,
+    recipe: PromptRecipe,
+    parts: Parts,
+    *,
+    order: Sequence[str] = (),
+    decimals: tuple[int, int] = (5, 2),
+    snr_decimals: tuple[int, int] | None = None,
+) -> None:
+    """records.parquet in the order of columns, in which what is alike stands together and packs well.
+
+    decimals: for few records, which are measured again and compared to 0.001, and for many. snr_decimals: the same of
+    signal-to-noise ratios at stages and entrances of blocks (dB); the output's have one more.
+    """
+    columns = joined(parts, order=order)
+    for name in columns:
+        if snr_decimals is not None and name.startswith("snr_db"):
+            columns[name] = columns[name].round(snr_decimals[recipe.is_large] + (name == "snr_db"))
+    write_records(folder / RECORDS, columns, decimals=decimals[recipe.is_large])
 
 
 def prompts_of(asked: Asked, task: str, length: int) -> list[NeedleSample]:

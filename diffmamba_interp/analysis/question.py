@@ -28,12 +28,10 @@ import numpy as np
 import torch
 import tyro
 
-from diffmamba_interp.analysis.page import Page
+from diffmamba_interp.analysis.page import RECORDS, RESULTS, Page
 from diffmamba_interp.analysis.results import (
-    RESULT_DIGITS,
     provenance,
     read_recipe,
-    read_results,
     write_records,
     write_results,
 )
@@ -45,7 +43,6 @@ from diffmamba_interp.models.demo import DEMO_NAMES, load_demo
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.runs.command import errors_as_messages
 
-RECORDS, RESULTS, README = "records.parquet", "results.json", "README.md"
 RECORDS_TABLE = "records"
 MEASURED = ".measured"
 """Folder of the units that were measured, beside the records that they are to become."""
@@ -112,7 +109,7 @@ class Asked:
 class Question:
     """What a folder of `analyses/` asks, as functions of its module (they are called in other processes).
 
-    folder: of the question. recipe: a frozen dataclass with a field `seed`, of which recipe.toml has tables; options of
+    recipe: a frozen dataclass with a field `seed`, of which recipe.toml has tables; options of
     the same name override its fields. options: the command line's, with fields of the question's own.
     models: those of the demo pair that are asked. units: of what was asked and the models; None: one for each model.
     measure: of what was asked, then the parts of a unit -> its records, or tables of which "records" is one.
@@ -120,14 +117,11 @@ class Question:
     about: what else results were made with, for their provenance. sums: sha256 of the data, by name.
     aside: results that no record holds, of all parts; summaries find them in results.json.
     keep: writes the records of all parts into a folder; None: one table, with five decimals.
-    summarise: of the folder, and of results.json as far as it is written -> all that it is to hold but the provenance.
-    digits: of numbers in results.json.
+    page: what the records say.
     """
 
-    folder: Path
     recipe: type[Any]
     measure: Callable[..., Columns]
-    summarise: Callable[[Path, dict[str, Any]], Mapping[str, Any]]
     page: Page
     options: type[Options] = Options
     models: Sequence[str] = DEMO_NAMES
@@ -137,7 +131,11 @@ class Question:
     sums: Callable[[Asked], Mapping[str, str]] | None = None
     aside: Callable[[Parts], Mapping[str, Any]] | None = None
     keep: Callable[[Path, Any, Parts], None] | None = None
-    digits: int = RESULT_DIGITS
+
+    @property
+    def folder(self) -> Path:
+        """Of the question: recipe.toml, README.md, and a folder of results for each recipe."""
+        return self.page.folder
 
     @errors_as_messages(stopped="the units that were measured are kept, and the same command goes on from there.")
     def main(self, args: Sequence[str] | None = None) -> int:
@@ -168,7 +166,7 @@ class Question:
                 for file in options.from_records.iterdir():
                     write_bytes(folder / file.name, file.read_bytes())
             if not options.records_only:
-                self.complete(folder)
+                self.page.complete(folder)
                 if options.page:
                     self.page.write(out)
 
@@ -177,12 +175,6 @@ class Question:
         recipe = read_recipe(self.folder / "recipe.toml", options.recipe, self.recipe)
         said = {one.name: getattr(options, one.name, None) for one in fields(recipe)}
         return replace(recipe, **{name: value for name, value in said.items() if value is not None})
-
-    def complete(self, folder: Path) -> None:
-        """results.json from the records beside it."""
-        results = read_results(folder / RESULTS)
-        found = self.summarise(folder, results)
-        write_results(folder / RESULTS, results["provenance"], found, digits=self.digits)
 
     def units_of(self, asked: Asked) -> Sequence[Unit]:
         """What is measured at once, in the order in which it is kept."""
@@ -220,7 +212,7 @@ class Question:
                     write_records(folder / RECORDS, joined(parts), decimals=5)
                 else:
                     self.keep(folder, recipe, parts)
-                write_results(folder / RESULTS, made, self.aside(parts) if self.aside else {}, digits=self.digits)
+                write_results(folder / RESULTS, made, self.aside(parts) if self.aside else {}, digits=self.page.digits)
 
     def _parts(self, asked: Asked, kept: Path) -> Parts:
         units = self.units_of(asked)

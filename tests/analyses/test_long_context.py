@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from analyses.long_context import report, run
-from diffmamba_interp.analysis.question import RECORDS, RESULTS, Asked
+from diffmamba_interp.analysis.page import RECORDS, RESULTS
+from diffmamba_interp.analysis.question import Asked
 from diffmamba_interp.analysis.results import read_records, read_results
 from diffmamba_interp.lm_training.position_loss import position_bins
 from diffmamba_interp.models.demo import DEMO_NAMES

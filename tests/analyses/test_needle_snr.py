@@ -7,7 +7,7 @@ import pytest
 
 from analyses.needle_snr import relation, report
 from analyses.needle_snr.run import QUESTION
-from diffmamba_interp.analysis.question import RECORDS, RESULTS
+from diffmamba_interp.analysis.page import RECORDS, RESULTS
 from diffmamba_interp.analysis.results import read_records, read_results, write_records, write_results
 from diffmamba_interp.models.demo import DEMO_NAMES
 from diffmamba_interp.needle.findings import Verdict

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analyses.overallocation import report
-from diffmamba_interp.analysis.question import RECORDS
+from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.results import read_records
 
 

@@ -10,7 +10,8 @@ import torch
 
 from analyses.retrieval import cards, report, run, seeds, text
 from analyses.retrieval.weights import Weights, pairs_of
-from diffmamba_interp.analysis.question import RESULTS, Asked
+from diffmamba_interp.analysis.page import RESULTS
+from diffmamba_interp.analysis.question import Asked
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.models.demo import DEMO_NAMES, DemoName, demo_folder, load_demo
 from diffmamba_interp.needle.accuracy_grid import read_rows, summarise, write_rows

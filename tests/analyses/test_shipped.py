@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffmamba_interp.analysis.question import RECORDS, RESULTS, Asked, Question
+from diffmamba_interp.analysis.page import RECORDS, RESULTS
+from diffmamba_interp.analysis.question import Asked, Question
 from diffmamba_interp.analysis.results import read_records, read_results
 from diffmamba_interp.files.json_files import plain, read_json_object
 from diffmamba_interp.lens.card import lens_sha256
@@ -75,7 +76,7 @@ def test_results_page_and_figures_are_those_that_the_records_give(name: str, tmp
         for file in shipped(name, recipe).iterdir():
             if file.name == RESULTS or file.name.split(".")[0] in ("records", "blocks"):
                 (tmp_path / recipe / file.name).write_bytes(file.read_bytes())
-        question.complete(tmp_path / recipe)
+        question.page.complete(tmp_path / recipe)
     question.page.write(tmp_path)
     written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert written >= {Path("README.md"), *(Path(recipe) / RESULTS for recipe in recipes)}

@@ -11,8 +11,9 @@ from analyses.lambda_causality import run as lambda_run
 from analyses.noise_robustness import report as noise_report
 from analyses.noise_robustness import run as noise
 from diffmamba_interp.analysis.conditions import CLEAN, Readings
+from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.prompts import PromptRecipe, cell_prompts
-from diffmamba_interp.analysis.question import RECORDS, Question
+from diffmamba_interp.analysis.question import Question
 
 COLUMNS = ("model", "kind", "where", "dose", "task", "length", "story", "n_labels", "right", "log_prob", "snr_db")
 KINDS = {"lambda_causality": ({"scale"}, set()), "noise_robustness": ({"gaussian"}, {"tokens"})}

@@ -14,12 +14,11 @@ from diffmamba_interp.analysis.conditions import (
     Readings,
     changes,
     estimates,
-    keep,
     lens_blocks,
     read_prompts,
 )
 from diffmamba_interp.analysis.page import ALL
-from diffmamba_interp.analysis.prompts import PromptRecipe, cell_prompts
+from diffmamba_interp.analysis.prompts import PromptRecipe, cell_prompts, keep_lines
 from diffmamba_interp.analysis.question import joined
 from diffmamba_interp.analysis.results import read_records, write_records
 from diffmamba_interp.interventions import SetLambda
@@ -113,7 +112,7 @@ def test_many_records_keep_ratios_in_whole_decibels_but_those_of_the_output(tmp_
         for name, value in (key | {"snr_db": 3.26, "snr_db_3": 3.26, "log_prob": -1.263}).items()
     }
     recipe = PromptRecipe(stories="babi", lengths=(0,), n=(1,), seed=7)
-    keep(tmp_path, recipe, {("m", "qa1", 0): {"records": line}})
+    keep_lines(tmp_path, recipe, {("m", "qa1", 0): {"records": line}}, snr_decimals=(4, 0))
     kept = read_records(tmp_path / "records.parquet")
     assert [kept[name].tolist() for name in ("snr_db", "snr_db_3", "log_prob")] == [[3.3], [3.0], [-1.26]]
 

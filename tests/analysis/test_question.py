@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffmamba_interp.analysis.page import Page
+from diffmamba_interp.analysis.page import RECORDS, RESULTS, Page
 from diffmamba_interp.analysis.question import (
     MEASURED,
-    RECORDS,
-    RESULTS,
     Asked,
     Options,
     Question,
@@ -65,16 +63,15 @@ def question(folder: Path, calls: list[str]) -> Question:
 
     page = Page(
         folder=folder,
+        summarise=summarise,
         figures=lambda results, title: {},
         finding=lambda results, title: [f"{title}: {results['mean']}"],
         section=lambda results: [f"apart: {results['apart']}"],
     )
     return Question(
-        folder=folder,
         recipe=Recipe,
         options=SizeOptions,
         measure=measure,
-        summarise=summarise,
         aside=lambda parts: {"apart": len(parts)},
         page=page,
     )
