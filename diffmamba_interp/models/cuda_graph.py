@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ class Outputs:
 
 Body = Callable[[Sequence[Tensor]], Outputs]
 
+_capturing = threading.Lock()
+
 
 class CudaGraph:
     """One CUDA graph of a function of tensors, and its outputs."""
@@ -33,7 +36,7 @@ class CudaGraph:
         with _capturing, torch.cuda.device(device):
             stream = torch.cuda.Stream(device)
             stream.wait_stream(current)
-            with torch.cuda.stream(stream), _mended_after_failure(stream, pool):
+            with torch.cuda.stream(stream), _mended_after_failure(device, pool):
                 # Here and not in the capture kernels are compiled and tuned, and workspaces of this stream made.
                 body(inputs)
                 with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
@@ -44,7 +47,7 @@ class CudaGraph:
 
 
 @contextmanager
-def _mended_after_failure(stream: torch.cuda.Stream, pool: tuple[int, int]) -> Iterator[None]:
+def _mended_after_failure(device: torch.device, pool: tuple[int, int]) -> Iterator[None]:
     """Undo what PyTorch leaves behind of a capture that CUDA itself breaks off, as it does where the host waits for it.
 
     Its pool stays open, so that nobody gets its memory and no later capture succeeds; and the random numbers of the
@@ -54,10 +57,11 @@ def _mended_after_failure(stream: torch.cuda.Stream, pool: tuple[int, int]) -> I
         yield
     except Exception:
         with suppress(RuntimeError):  # The pool is closed where another error than CUDA's ended the capture.
-            torch._C._cuda_endAllocateToPool(stream.device_index, pool)
-            torch._C._cuda_releasePool(stream.device_index, pool)
-            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"):
-                torch.zeros((), device=stream.device)
+            torch._C._cuda_endAllocateToPool(device.index, pool)
+            torch._C._cuda_releasePool(device.index, pool)
+            side = torch.cuda.current_stream(device)
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side, capture_error_mode="thread_local"):
+                torch.zeros((), device=device)
         raise
 
 

@@ -59,7 +59,6 @@ MAX_KEYS = 1024
 
 
 log = logging.getLogger(__name__)
-_capturing = threading.Lock()
 
 
 @runtime_checkable

@@ -11,7 +11,9 @@ import itertools
 import logging
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig,
 from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.lens import residual_stream
 from diffmamba_interp.models import forward_pass, graphs
-from diffmamba_interp.models.cuda_graph import Body, Copies, Outputs
+from diffmamba_interp.models.cuda_graph import Body, Copies, CudaGraph, Outputs
 from diffmamba_interp.models.forward_pass import CarriedState
 from diffmamba_interp.models.graphs import Carried, GraphStore
 from diffmamba_interp.models.watched import Watched
@@ -658,6 +660,65 @@ def test_two_generations_that_take_turns_keep_their_own_states(stand_in: type[St
     assert stand_in.made == 3
     model.cuda_graphs = False
     model.step(given[0][:, :1], states[0])
+
+
+# ------------------------------------------------------------------ the capture itself, with PyTorch's part replaced
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of `torch.cuda` by a capture, which here only runs the function."""
+    calls: list[str] = []
+
+    @contextmanager
+    def entered(name: str) -> Iterator[None]:
+        calls.append(name)
+        yield
+        calls.append(f"{name} ended")
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    segments = [{"segment_pool_id": (0, at), "total_size": 10**at} for at in range(4)]
+    fakes = {
+        "graph_pool_handle": lambda: (0, 3),
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: calls.append("replay")),
+        "current_stream": lambda device: stream,
+        "Stream": lambda device: stream,
+        "device": lambda device: entered("device"),
+        "stream": lambda stream: entered("stream"),
+        "graph": lambda graph, **options: entered(f"capture {options['capture_error_mode']}"),
+        "memory_snapshot": lambda: segments,
+        "is_current_stream_capturing": lambda: False,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda *args, name=name: calls.append(f"{name} {args}"), raising=False)
+    return calls
+
+
+def test_a_capture_follows_a_run_on_its_stream_and_counts_its_pools_memory(fake_cuda: list[str]) -> None:
+    def double(tensors: Sequence[Tensor]) -> Outputs:
+        fake_cuda.append("run")
+        return Outputs([2 * tensors[0]], form="doubled")
+
+    graph = CudaGraph(double, [torch.arange(3)])
+    capture = "capture thread_local"
+    assert fake_cuda == ["device", "stream", "run", capture, "run", f"{capture} ended", "stream ended", "device ended"]
+    assert (graph.n_bytes, graph.outputs.form, graph.outputs.tensors[0].tolist()) == (1000, "doubled", [0, 2, 4])
+    graph.replay()
+    assert fake_cuda[-1] == "replay"
+
+
+def test_a_capture_that_cuda_breaks_off_is_mended_and_said(fake_cuda: list[str]) -> None:
+    def wait(tensors: Sequence[Tensor]) -> Outputs:
+        if fake_cuda[-1].startswith("capture"):
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return Outputs(list(tensors))
+
+    with pytest.raises(RuntimeError, match="stream is capturing"):
+        CudaGraph(wait, [torch.arange(3)])
+    mended = ["_cuda_endAllocateToPool (None, (0, 3))", "_cuda_releasePool (None, (0, 3))", "capture thread_local"]
+    assert fake_cuda[-4:-1] == mended
 
 
 # ------------------------------------------------------------------ on a GPU
