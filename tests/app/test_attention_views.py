@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from app.pages_.attention.row import left_out
 from diffmamba_interp import HookedMamba
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, run_code, texts
 
@@ -106,3 +107,9 @@ def test_every_head_can_be_seen_at_once(open_app: OpenApp, kind: str) -> None:
 def test_norms_are_of_whole_vectors_so_no_heads_are_offered(open_app: OpenApp) -> None:
     app = open_app("attention", ids=IDS, kind="contribution_norm")
     assert app.selectbox(key="view").options == ["by position", "collapsed by span"]
+
+
+def test_what_has_no_room_is_counted_by_its_magnitude() -> None:
+    picture = np.array([1.0, -2.0, 0.5, -0.5])
+    assert left_out(picture, [(0, 4)]) == ""
+    assert left_out(picture, [(0, 1), (3, 4)]) == ": 2 of 4 tokens; 62.5% of the row's magnitude falls on the others"
