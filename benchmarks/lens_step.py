@@ -260,6 +260,7 @@ def whole_run(shape: Shape, device: torch.device) -> dict[str, object]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before_bytes = torch.cuda.memory_allocated(device)
+    show("whole run: the model is made; the first step compiles its kernels and captures its forward")
     training = LensTraining(model, TunedLens.from_model(model), batches, recipe, dtype=torch.bfloat16)
     times, before = [], time.perf_counter()
     for record in training.run():

@@ -33,6 +33,7 @@ from diffmamba_interp.models.checkpoint_fields import Format
 from diffmamba_interp.models.forward_pass import CarriedState, PassInputs, PassResult, run_pass
 from diffmamba_interp.models.generation import generate
 from diffmamba_interp.models.graphs import GraphStore
+from diffmamba_interp.models.mixer import Mixer
 from diffmamba_interp.models.recurrent_state import RecurrentState
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.models.token_checks import (
@@ -80,7 +81,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         """
         nn.init.normal_(self.embed.weight, std=self.cfg.initializer_range)
         for block in cast(Iterable[Block], self.blocks):
-            for weight in block.mixer.writing_weights():
+            for weight in cast(Mixer, block.mixer).writing_weights():
                 weight.div_(self.cfg.n_layers**0.5)
 
     @property
