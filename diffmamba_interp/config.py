@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from diffmamba_interp.mixer_sizes import MIXERS, BlockKind, MixerEntry, MixerSizes
 
-LambdaForm = Literal["sigmoid_sum", "exp_dot"]
+LambdaForm = Literal["sigmoid_sum", "exp_dot", "token_gate"]
 Normalisation = Literal["post", "pre", "none"]
 HeadDivision = Literal["d_head", "n_heads"]
 LambdaInitialisation = Literal["small", "published"]
@@ -73,7 +73,8 @@ class DifferentialConfig:
     """How the differential blocks are built.
 
     placement: which blocks are differential (see `differential_blocks`).
-    lambda_form: `"sigmoid_sum"` (Eq. 16, published Mamba-2 models) or `"exp_dot"` (Eq. 10).
+    lambda_form: `"sigmoid_sum"` (Eq. 16, published Mamba-2 models), `"exp_dot"` (Eq. 10), or `"token_gate"`, a score of
+        every token, sigmoid(w . u[t] + b) + lambda_init: after a popular summary of the method, not in the paper.
     normalisation: RMSNorm after the subtraction (`"post"`, published), on each branch before it (`"pre"`),
         or `"none"`.
     head_division: a branch has half the inner width of a plain mixer, either by halving `d_head`
@@ -98,10 +99,12 @@ class DifferentialConfig:
             object.__setattr__(self, "placement", tuple(self.placement))
         else:
             raise ValueError(f"placement is {self.placement!r}: give a name or a tuple of block indices.")
-        _require_one_of("lambda_form", self.lambda_form, ("sigmoid_sum", "exp_dot"))
+        _require_one_of("lambda_form", self.lambda_form, ("sigmoid_sum", "exp_dot", "token_gate"))
         _require_one_of("normalisation", self.normalisation, ("post", "pre", "none"))
         _require_one_of("head_division", self.head_division, ("d_head", "n_heads"))
         _require_one_of("lambda_initialisation", self.lambda_initialisation, ("small", "published"))
+        if self.lambda_form == "token_gate" and self.lambda_initialisation == "published":
+            raise ValueError("lambda_form 'token_gate' was never published: use lambda_initialisation 'small'.")
         _require_number("subnorm_eps", self.subnorm_eps, at_least=0.0)
 
 

@@ -57,7 +57,7 @@ def random_config(rng: random.Random) -> HookedMambaConfig:
         some = tuple(block for block in range(n_layers) if rng.random() < 0.5)
         differential = DifferentialConfig(
             placement=rng.choice(["all", "alternate", some or (0,)]),
-            lambda_form=rng.choice(["sigmoid_sum", "exp_dot"]),
+            lambda_form=rng.choice(["sigmoid_sum", "exp_dot", "token_gate"]),
             normalisation=rng.choice(["post", "pre", "none"]),
             head_division=rng.choice(["d_head", "n_heads"]),
         )

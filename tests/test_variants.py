@@ -43,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "falcon-mamba": {"mixer": "mamba1", "d_state": 4, "scan_norm_eps": 1e-6},
     "diff-mamba1": {"mixer": "mamba1", "differential": DifferentialConfig(lambda_form="exp_dot")},
     "diff-mamba1, every second": {"mixer": "mamba1", "differential": DifferentialConfig(placement="alternate")},
+    "token gate": {"differential": DifferentialConfig(lambda_form="token_gate")},
+    "token gate over mamba1": {"mixer": "mamba1", "differential": DifferentialConfig(lambda_form="token_gate")},
     "toy": {"mixer": "toy"},
     "diff-toy": {"mixer": "toy", "differential": DifferentialConfig()},
 }
@@ -132,3 +134,10 @@ def test_the_explorer_shows_its_attention(model: HookedMamba, tmp_path: Path, op
     record = extract_attention(model, random_tokens(1, 9), 1, reduce="mean")
     names = ("weights",) if model.cfg.differential is None or "minuend" not in record.pictures else ("minuend",)
     assert np.array_equal(drawn(app)["data"][0]["z"], record.to_numpy()[names[0]][0])
+
+
+def test_the_explorer_lists_its_blocks(model: HookedMamba, tmp_path: Path, open_app: OpenApp) -> None:  # noqa: F811
+    model.save_pretrained(tmp_path / "shown" / "variant")
+    app = open_app("overview", at_root=tmp_path / "shown", model="variant")
+    assert not app.exception
+    assert not app.error

@@ -105,9 +105,10 @@ def keep_prompts(folder: Path, samples: list[NeedleSample]) -> None:
 
 
 def lambdas(model: HookedMamba) -> Float[np.ndarray, " block"]:
-    """lambda of each block, NaN in plain ones."""
+    """lambda of each block, NaN in plain ones and where every token has one of its own."""
     mixers = [block.mixer for block in model.blocks]
-    return np.array([m.lambda_().item() if isinstance(m, DifferentialMixer) else np.nan for m in mixers], np.float32)
+    has_one = [isinstance(mixer, DifferentialMixer) and mixer.has_one_lambda for mixer in mixers]
+    return np.array([m.lambda_().item() if one else np.nan for m, one in zip(mixers, has_one, strict=True)], np.float32)
 
 
 @torch.no_grad()

@@ -108,7 +108,7 @@ def make_mixer(cfg: HookedMambaConfig, index: int) -> nn.Module:
         differential,
         block=index,
         d_model=cfg.d_model,
-        d_lambda=cfg.d_model if differential.lambda_form == "sigmoid_sum" else cfg.d_state,
+        d_lambda=cfg.d_state if differential.lambda_form == "exp_dot" else cfg.d_model,
         stack=BranchStack.of(cfg, cfg.mixer_sizes(kind)),
     )
 

@@ -254,6 +254,8 @@ def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
                 "format 'diff_mamba' knows only normalisation 'post', subnorm_eps 1e-5 and expand 2; the model has "
                 f"{differential.normalisation!r}, {differential.subnorm_eps} and {cfg.expand}: use 'diffmamba_interp'."
             )
+        if differential.lambda_form == "token_gate":
+            raise ValueError("format 'diff_mamba' knows no lambda_form 'token_gate': use 'diffmamba_interp'.")
         placement = differential.placement
         values |= {
             "diffmamba": True,

@@ -51,7 +51,18 @@ from diffmamba_interp.ops.select import Impl
 
 __all__ = ["FORMATS", "Checkpoint", "Format", "key_table", "load_model", "open_checkpoint", "save_model"]
 
-FLOAT32_PARAMETERS = ("A_log", "D", "dt_bias", "dt_proj.bias", "lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+FLOAT32_PARAMETERS = (
+    "A_log",
+    "D",
+    "dt_bias",
+    "dt_proj.bias",
+    "lambda_q1",
+    "lambda_k1",
+    "lambda_q2",
+    "lambda_k2",
+    "lambda_w",
+    "lambda_b",
+)
 """Kept in float32 at any dtype: they are few, and exp, softplus and sigmoid magnify their rounding."""
 
 FLOATING_POINT = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")

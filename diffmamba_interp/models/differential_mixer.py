@@ -7,6 +7,8 @@ mixer_out = m                                                              "none
 
 lambda = sigmoid(sum(lambda_q1)) + lambda_init           "sigmoid_sum", Eq. 16; lambda_q1 has d_model entries
 lambda = exp(q1.k1) - exp(q2.k2) + lambda_init           "exp_dot", Eq. 10; d_state entries each
+lambda[t] = sigmoid(w.u[t] + b) + lambda_init            "token_gate", one for each token: a departure from the paper,
+                                                         after a popular summary of it; u is the block's input, normed
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ SMALL_LAMBDA_STD = 0.1
 LAMBDA_PARAMETERS = {
     "sigmoid_sum": ("lambda_q1",),
     "exp_dot": ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"),
+    "token_gate": ("lambda_w", "lambda_b"),
 }
 
 
@@ -58,7 +61,7 @@ class DifferentialMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.cfg = cfg
-        self.stack = stack if cfg.normalisation != "pre" else None
+        self.stack = stack if cfg.normalisation != "pre" and self.has_one_lambda else None
         self.lambda_init = lambda_init(block)
         self.hook_lambda = HookPoint(broadcast=True)
         self.minuend = make_branch()
@@ -69,12 +72,12 @@ class DifferentialMixer(nn.Module):
         self._branch_points = tuple(module for module in modules if isinstance(module, HookPoint))
         self.hook_difference = HookPoint()
         for name in LAMBDA_PARAMETERS[cfg.lambda_form]:
-            self.register_parameter(name, nn.Parameter(torch.empty(d_lambda)))
+            self.register_parameter(name, nn.Parameter(torch.empty(() if name == "lambda_b" else d_lambda)))
         if cfg.normalisation == "post":
             self.subnorm: nn.Module = RMSNorm(d_model, cfg.subnorm_eps)
         elif cfg.normalisation == "pre":
             self.subnorm = nn.ModuleDict({branch: RMSNorm(d_model, cfg.subnorm_eps) for branch in BRANCHES})
-        if self.lambda_q1.device.type != "meta":
+        if next(iter(self._lambda_parameters().values())).device.type != "meta":
             self.initialise_lambda()
 
     @torch.no_grad()
@@ -82,8 +85,8 @@ class DifferentialMixer(nn.Module):
         """`"small"`: zero mean and a spread that leaves the sigmoid open; `"published"`: N(0, 1) per entry."""
         for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]:
             parameter = getattr(self, name)
-            std = 1.0 if self.cfg.lambda_initialisation == "published" else SMALL_LAMBDA_STD / len(parameter) ** 0.5
-            parameter.normal_(0.0, std)
+            small = SMALL_LAMBDA_STD / parameter.numel() ** 0.5
+            parameter.normal_(0.0, 1.0 if self.cfg.lambda_initialisation == "published" else small)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DifferentialMixer:
         """What `.to`, `.cuda` and their kin call: the stacked tensors would stay behind on the old device."""
@@ -110,9 +113,19 @@ class DifferentialMixer(nn.Module):
         branches = cast(tuple[Mixer, Mixer], (self.minuend, self.subtrahend))
         return [weight for branch in branches for weight in branch.writing_weights()]
 
-    def lambda_(self) -> Float[Tensor, ""]:
-        """lambda from its parameters, without hooks, in float32 or wider."""
-        return lambda_from_parameters(self._lambda_parameters(), self.lambda_init)
+    @property
+    def has_one_lambda(self) -> bool:
+        """Whether lambda is one number, which `lambda_()` tells without an input."""
+        return self.cfg.lambda_form != "token_gate"
+
+    def lambda_(self, u: Float[Tensor, "batch pos d_model"] | None = None) -> Tensor:
+        """lambda without hooks, in float32 or wider: a scalar, or of a token gate, which needs `u`, [batch, pos, 1]."""
+        if self.has_one_lambda:
+            return lambda_from_parameters(self._lambda_parameters(), self.lambda_init)
+        if u is None:
+            raise ValueError("lambda of a token gate is one for each token: give u, the mixer's input.")
+        score = upcast(u) @ upcast(self.lambda_w) + upcast(self.lambda_b)
+        return torch.sigmoid(score)[..., None] + self.lambda_init
 
     def forward(
         self,
@@ -133,7 +146,7 @@ class DifferentialMixer(nn.Module):
         if stackable and not self.hook_lambda.is_hooked:
             m, states = self._run_stacked(u, self.lambda_, self._lambda_key(), keep_state)
             return self._normalise(m, fused), states
-        weight = self.hook_lambda(self.lambda_())
+        weight = self.hook_lambda(self.lambda_(u))
         _require_fits(weight, u)
         if stackable and weight.numel() == 1:
             m, states = self._run_stacked(u, lambda: weight.reshape(()), None, keep_state)
@@ -198,7 +211,7 @@ def _require_fits(weight: Tensor, u: Tensor) -> None:
 
 
 def lambda_from_parameters(parameters: Mapping[str, Tensor], init: float) -> Float[Tensor, ""]:
-    """lambda from the tensors of either form, by their names (see the head of this file)."""
+    """lambda from the tensors of a form that has one for all tokens, by their names (see the head of this file)."""
     values = {name: upcast(value) for name, value in parameters.items()}
     if set(values) == set(LAMBDA_PARAMETERS["sigmoid_sum"]):
         return torch.sigmoid(values["lambda_q1"].sum()) + init

@@ -23,7 +23,8 @@ SATURATED_SIGMOID = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReport:
-    """One block. lambda_ and lambda_init are None in a plain block (and lambda_ where its tensors do not fit).
+    """One block. lambda_ and lambda_init are None in a plain block, and lambda_ where every token has its
+    own or its tensors do not fit.
 
     saturated: whether the sigmoid in lambda is within 0.01 of its ends; None for lambda without a sigmoid.
     """
@@ -131,7 +132,7 @@ def _block_report(checkpoint: Checkpoint, index: int) -> BlockReport:
     }
     unfit = {*checkpoint.missing, *(name for name, _, _ in checkpoint.misshapen)}
     lambda_, saturated = None, None
-    if not unfit & set(names.values()):
+    if differential.lambda_form != "token_gate" and not unfit & set(names.values()):
         tensors = checkpoint.files.read(list(names.values()))
         lambda_ = float(lambda_from_parameters({ours: tensors[names[ours]] for ours in names}, lambda_init(index)))
         if differential.lambda_form == "sigmoid_sum" and math.isfinite(lambda_):
