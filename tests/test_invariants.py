@@ -18,7 +18,6 @@ from diffmamba_interp.hook_names import BRANCHES, mixer_point
 from diffmamba_interp.implicit_attention import (
     capture_block,
     contribution_along,
-    hidden_attention,
     residual_attribution,
     token_contributions,
 )
@@ -62,6 +61,8 @@ def random_config(rng: random.Random) -> HookedMambaConfig:
             head_division=rng.choice(["d_head", "n_heads"]),
         )
         try:
+            if rng.random() < 0.3:
+                return random_mamba1_config(rng, n_layers, differential)
             return HookedMambaConfig(
                 n_layers=n_layers,
                 d_model=rng.choice([8, 16]),
@@ -81,6 +82,25 @@ def random_config(rng: random.Random) -> HookedMambaConfig:
             )
         except ValueError:
             continue
+
+
+def random_mamba1_config(rng: random.Random, n_layers: int, differential: DifferentialConfig) -> HookedMambaConfig:
+    return HookedMambaConfig(
+        mixer="mamba1",
+        n_layers=n_layers,
+        d_model=rng.choice([8, 16]),
+        d_vocab=19,
+        d_state=rng.choice([2, 4]),
+        d_conv=rng.choice([2, 3, 4]),
+        expand=rng.choice([1, 2]),
+        dt_rank=rng.choice([None, 3]),
+        scan_norm_eps=rng.choice([None, 1e-5]),
+        proj_bias=rng.random() < 0.3,
+        conv_bias=rng.random() < 0.7,
+        tie_embeddings=rng.random() < 0.5,
+        residual_in_fp32=rng.random() < 0.5,
+        differential=rng.choice([None, differential, differential]),
+    )
 
 
 def same(one: Tensor, other: Tensor) -> None:
@@ -121,9 +141,10 @@ def test_hidden_attention_makes_the_output_of_every_scan(case: Case) -> None:
         activations = capture_block(case.model, case.tokens, block)
         names = BRANCHES if activations.kind == "differential" else (None,)
         for branch, name in zip(activations.branches, names, strict=True):
-            H = hidden_attention(branch.dt, None, branch.B, branch.C, log_decay=branch.log_decay)
+            H = branch.scan.hidden(None, tuple(range(branch.n_heads)))
             y = torch.einsum("bhts,bshp->bthp", H, branch.x) + branch.D[:, None] * branch.x
-            same(y, cache[mixer_point(block, "ssm_y", name)])
+            given = cache[mixer_point(block, "ssm_y", name)]
+            same(y.reshape(given.shape), given)
 
 
 def test_contributions_add_up_to_what_a_block_writes(case: Case) -> None:
