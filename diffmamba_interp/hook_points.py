@@ -217,10 +217,10 @@ def select_names(points: Iterable[str], names: NamesFilter, argument: str = "nam
     patterns = [names] if isinstance(names, str) else list(names)
     chosen, points = set[str](), set(existing)
     for pattern in patterns:
-        found = (pattern,) if pattern in points else _matching(tuple(existing), pattern)
-        if not found:
+        matching = (pattern,) if pattern in points else _matching(tuple(existing), pattern)
+        if not matching:
             raise UnknownHookPointError(f"{argument}: {_no_such_name(pattern, existing)}")
-        chosen.update(found)
+        chosen.update(matching)
     return [name for name in existing if name in chosen]
 
 

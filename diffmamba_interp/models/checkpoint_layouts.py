@@ -160,8 +160,8 @@ def _published_names(names: Iterable[str], ours: bool) -> dict[str, str]:
 
 def _common_prefix(names: list[str], top: str) -> str:
     """What stands before the model's own names in all of them, such as `model.`; nothing where they differ in it."""
-    own = re.compile(rf"^(?P<prefix>(?:\w+\.)*?)(?:{top})$")
-    prefixes = {match["prefix"] for name in names if (match := own.match(name))}
+    pattern = re.compile(rf"^(?P<prefix>(?:\w+\.)*?)(?:{top})$")
+    prefixes = {match["prefix"] for name in names if (match := pattern.match(name))}
     (prefix,) = prefixes if len(prefixes) == 1 else ("",)
     return prefix if all(name.startswith(prefix) for name in names) else ""
 
