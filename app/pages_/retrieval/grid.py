@@ -103,12 +103,13 @@ def printed_grid(models: Mapping[str, ModelKey], request: GridRequest) -> list[S
 def run_grid(
     models: Mapping[str, ModelKey],
     request: GridRequest,
-    on_share: Callable[[float], None],
+    on_share: Callable[[float, str], None],
     on_cell: Callable[[list[PromptRow]], None],
 ) -> None:
     """Ask the models, which must share a tokenizer, in steps of a few seconds between which others can use them.
 
-    on_share: called with the share of all answers that there are. on_cell: called with a cell's rows, of all models.
+    on_share: called with the share of all answers that there are, and where the last ones belong. on_cell: called with
+    a cell's rows, of all models.
     Raises ValueError for a task of which no story fits a length.
     """
     n_answers, n_done = len(request.cells) * request.n * len(models), 0
@@ -121,7 +122,7 @@ def run_grid(
             part = samples[start : start + at_a_time]
             scores += loading.use(key, partial(score_with_answers, samples=part))
             n_done += len(part)
-            on_share(min(n_done / n_answers, 1.0))
+            on_share(min(n_done / n_answers, 1.0), f"{part[0].task} at {part[0].length} tokens")
         return scores
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(next(iter(models.values()))))

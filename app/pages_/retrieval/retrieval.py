@@ -90,7 +90,7 @@ def live(models: Sequence[ChosenModel]) -> None:
         run_grid(
             {model.name: model.key for model in models},
             request,
-            on_share=lambda share: bar.progress(share, f"{share:.0%} of the answers"),
+            on_share=bar.progress,
             on_cell=st.session_state[ROWS].extend,
         )
         bar.empty()
