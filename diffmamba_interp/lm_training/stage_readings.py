@@ -106,9 +106,11 @@ def keep_prompts(folder: Path, samples: list[NeedleSample]) -> None:
 
 def lambdas(model: HookedMamba) -> Float[np.ndarray, " block"]:
     """lambda of each block, NaN in plain ones and where every token has one of its own."""
-    mixers = [block.mixer for block in model.blocks]
-    has_one = [isinstance(mixer, DifferentialMixer) and mixer.has_one_lambda for mixer in mixers]
-    return np.array([m.lambda_().item() if one else np.nan for m, one in zip(mixers, has_one, strict=True)], np.float32)
+    values = np.full(len(model.blocks), np.nan, np.float32)
+    for at, block in enumerate(model.blocks):
+        if isinstance(block.mixer, DifferentialMixer) and block.mixer.has_one_lambda:
+            values[at] = block.mixer.lambda_().item()
+    return values
 
 
 @torch.no_grad()

@@ -124,7 +124,8 @@ class DifferentialMixer(nn.Module):
             return lambda_from_parameters(self._lambda_parameters(), self.lambda_init)
         if u is None:
             raise ValueError("lambda of a token gate is one for each token: give u, the mixer's input.")
-        score = upcast(u) @ upcast(self.lambda_w) + upcast(self.lambda_b)
+        weight, bias = (upcast(parameter) for parameter in self._lambda_parameters().values())
+        score = upcast(u) @ weight + bias
         return torch.sigmoid(score)[..., None] + self.lambda_init
 
     def forward(

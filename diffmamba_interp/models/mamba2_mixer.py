@@ -141,9 +141,7 @@ class Mamba2Mixer(nn.Module):
             return value.unflatten(-1, (-1, sizes.d_head))
 
         return FrozenMixer(
-            scan=FrozenSSD(
-                *(seen(point) for point in ("hook_dt", "hook_log_decay", "hook_B", "hook_C")), D=upcast(self.D)
-            ),
+            scan=FrozenSSD(seen("hook_dt"), seen("hook_log_decay"), seen("hook_B"), seen("hook_C"), upcast(self.D)),
             x_in=by_head(seen("hook_in_proj")[..., sizes.d_inner : 2 * sizes.d_inner]),
             conv=by_head(seen("hook_conv")[..., : sizes.d_inner]),
             x=seen("hook_x"),
@@ -269,7 +267,7 @@ def run_whole(
         eps=mixer.inner_norm.eps,
         keep_state=keep_state,
     )
-    if not keep_state:
+    if ssm is None:
         return out, None
     _, conv_in, _ = mixer.split_projection(projected)
     return out, MixerState(conv=next_conv_state(conv_in, None, None, sizes.d_conv), ssm=ssm)

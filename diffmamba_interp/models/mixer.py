@@ -153,7 +153,7 @@ def register_mixer(name: str, entry: MixerEntry | None = None) -> Callable[[AnyM
 
 def new_mixer(cfg: HookedMambaConfig, kind: BlockKind) -> nn.Module:
     """A mixer of the config's kind: of a plain block, or one branch of a differential one."""
-    return _CLASSES[cfg.mixer](cfg, cfg.mixer_sizes(kind))  # type: ignore[call-arg]
+    return _CLASSES[cfg.mixer](cfg, cfg.mixer_sizes(kind))
 
 
 def next_conv_state(
