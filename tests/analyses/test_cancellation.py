@@ -1,9 +1,32 @@
 """What the cancellation analysis computes and says, on cases worked by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from analyses.cancellation import report
+from analyses.cancellation.run import MODEL, QUESTION
+from diffmamba_interp.analysis.prompts import PromptRecipe, write_prompts
+from diffmamba_interp.analysis.question import Asked
+from diffmamba_interp.implicit_attention.allocation import PICTURES
+
+
+def test_blocks_and_heads_are_of_the_sizes_that_the_records_sum(tmp_path: Path) -> None:
+    options = QUESTION.options(device="cpu", jobs=1)
+    recipe = PromptRecipe(stories="generated", lengths=(0,), n=(1,), seed=7)
+    write_prompts(recipe, options, tmp_path / "prompts", repeats=True)
+    asked = Asked(recipe=recipe, options=options, material=tmp_path / "prompts")
+    tables = QUESTION.measure_unit(asked, (MODEL, "qa1", 0))
+    records, sizes = tables["records"], np.nansum(tables["arrays"]["sizes"], axis=-1)
+    answer = records["direction"] == "answer"
+    for number, source in enumerate(report.SOURCES):
+        for place, picture in enumerate((*PICTURES, "smaller")):
+            expected = records[f"{picture}_{source}"][answer]
+            np.testing.assert_allclose(sizes[:, place, number], expected, rtol=1e-4, err_msg=f"{picture} {source}")
+    # Over all heads nothing is less than what the block writes of it.
+    minuends = tables["arrays"]["heads"][:, :, :, 1].sum(axis=2)
+    assert (minuends >= tables["arrays"]["sizes"][:, PICTURES.index("minuend")].swapaxes(1, 2) * (1 - 1e-4)).all()
 
 
 def test_measures_are_those_of_a_case_worked_by_hand() -> None:
