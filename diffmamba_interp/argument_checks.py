@@ -52,6 +52,7 @@ Seed = Annotated[int, Between(0.0, 2.0**32 - 1)]
 Share = Annotated[float, Between(0.0, 1.0)]
 Resamples = Annotated[int, Between(1.0, 1e7)]
 NonNegative = Annotated[float, Between(0.0)]
+Finite = Annotated[float, Between(-math.inf)]
 
 
 class _Unfit(Exception):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffmamba_interp.argument_checks import checked
+from diffmamba_interp.argument_checks import Finite, Natural, checked
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.ops.precision import upcast
 
@@ -23,10 +23,10 @@ from diffmamba_interp.ops.precision import upcast
 def differential_attention(
     queries: tuple[Float[Tensor, "_ _ _ _"], Float[Tensor, "_ _ _ _"]],
     keys: tuple[Float[Tensor, "_ _ _ _"], Float[Tensor, "_ _ _ _"]],
-    lambda_: float | Float[Tensor, ""],
+    lambda_: Finite | Float[Tensor, ""],
     *,
     tokens: Int[Tensor, "batch pos"] | None = None,
-    block: int = 0,
+    block: Natural = 0,
 ) -> AttentionRecord:
     """Both softmaxes and their difference, of causal attention, as a record of kind "softmax" with every head.
 
