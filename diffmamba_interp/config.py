@@ -165,8 +165,10 @@ class HookedMambaConfig:
         for name in ("proj_bias", "conv_bias", "tie_embeddings", "residual_in_fp32"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be true or false.")
-        if self.differential is not None and not isinstance(self.differential, DifferentialConfig):
-            raise ValueError(f"differential is {self.differential!r}: give a DifferentialConfig, or None.")
+        if self.differential is not None:
+            if not isinstance(self.differential, DifferentialConfig):
+                raise ValueError(f"differential is {self.differential!r}: give a DifferentialConfig, or None.")
+            differential_blocks(self.differential.placement, self.n_layers)
         _require_integer("d_vocab_padding", self.d_vocab_padding, at_least=0)
         if self.d_vocab_padding >= self.d_vocab:
             raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
