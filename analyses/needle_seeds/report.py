@@ -39,13 +39,13 @@ def write(out: Path = HERE) -> None:
     records = read_records(out / RECORDS)
     earlier = read_results(out / RESULTS)
     lengths = sorted({int(length) for length in records["length"]})
-    found = {
+    summary = {
         "stages": stage_names(n_stages(records) - 1),
         "n": {str(length): n_prompts(records, length) for length in lengths},
         "lengths": {str(length): of_length(records, length) for length in lengths},
         "lens_kl_nats": earlier["lens_kl_nats"],
     }
-    write_results(out / RESULTS, earlier["provenance"], found)
+    write_results(out / RESULTS, earlier["provenance"], summary)
     results = read_results(out / RESULTS)
     panels = [curves(results, length) for length in results["lengths"]]
     drawing = curves_drawing(panels, title="Five training seeds, tuned lenses", x_axis="stage", y_axis="SNR, dB")

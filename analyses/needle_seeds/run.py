@@ -59,17 +59,17 @@ def main(
             lenses = {(model, 0): HERE.parents[1] / "lenses" / model / "pile" for model in report.MODELS}
             lenses |= {named(folder): folder / "lens" for folder in runs}
             losses = {f"{model}, seed {seed}": lens_losses(lenses[model, seed]) for model, seed in sorted(lenses)}
-            made = {"records": file_sha256(out / report.RECORDS), "versions": package_versions()}
-            write_results(out / report.RESULTS, made, {"lens_kl_nats": losses})
+            about = {"records": file_sha256(out / report.RECORDS), "versions": package_versions()}
+            write_results(out / report.RESULTS, about, {"lens_kl_nats": losses})
         report.write(out)
 
 
 def named(folder: Path) -> Run:
     """Model and seed of a run. Raises ValueError for one that was stopped."""
-    made = read_json_object(folder / "results.json")
-    if not made["is_complete"]:
-        raise ValueError(f"{folder} is not complete: it was stopped after step {made['step']}.")
-    return report.MODELS["differential" in made["recipe"]["model"]["config"]], made["seed"]
+    results = read_json_object(folder / "results.json")
+    if not results["is_complete"]:
+        raise ValueError(f"{folder} is not complete: it was stopped after step {results['step']}.")
+    return report.MODELS["differential" in results["recipe"]["model"]["config"]], results["seed"]
 
 
 def read_run(folder: Path, samples: Sequence[NeedleSample], device: str) -> np.ndarray:

@@ -139,15 +139,16 @@ def listed(names: Sequence[str], nothing: str) -> str:
 
 def made_with(results: Results) -> str:
     """The sentence that ends a section: seed, device, version and weights, and the lenses where there are some."""
-    made = results["provenance"]
+    about = results["provenance"]
 
     def digests(kind: str) -> str:
-        return ", ".join(f"{model} `{digest}`" for model, digest in made[kind].items())
+        return ", ".join(f"{model} `{digest}`" for model, digest in about[kind].items())
 
-    line = f"Seed {made['seed']}, on {made['device']}, torch {made['versions']['torch']}. Weights: {digests('models')}."
-    if "lenses" not in made:
+    torch = about["versions"]["torch"]
+    line = f"Seed {about['seed']}, on {about['device']}, torch {torch}. Weights: {digests('models')}."
+    if "lenses" not in about:
         return line
-    return f"{line} Tuned lenses: {digests('lenses')}." if made["lenses"] else f"{line} Read with the logit lens."
+    return f"{line} Tuned lenses: {digests('lenses')}." if about["lenses"] else f"{line} Read with the logit lens."
 
 
 def of_all_tasks(results: Results) -> list[dict[str, Any]]:

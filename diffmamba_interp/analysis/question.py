@@ -202,17 +202,17 @@ class Question:
                 material = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "material"
                 self.prepare(recipe, options, material)
             asked = Asked(recipe=recipe, options=options, material=material)
-            made = provenance(options.recipe, recipe, device=options.device, models=self.models)
-            made |= self.about(asked) if self.about else {}
+            about = provenance(options.recipe, recipe, device=options.device, models=self.models)
+            about |= self.about(asked) if self.about else {}
             sums = self.sums(asked) if self.sums else {}
-            made |= {"data": sums} if sums else {}
-            with _kept_parts(folder / MEASURED, json_text(made)) as kept:
+            about |= {"data": sums} if sums else {}
+            with _kept_parts(folder / MEASURED, json_text(about)) as kept:
                 parts = self._parts(asked, kept)
                 if self.keep is None:
                     write_records(folder / RECORDS, joined(parts), decimals=5)
                 else:
                     self.keep(folder, recipe, parts)
-                write_results(folder / RESULTS, made, self.aside(parts) if self.aside else {}, digits=self.page.digits)
+                write_results(folder / RESULTS, about, self.aside(parts) if self.aside else {}, digits=self.page.digits)
 
     def _parts(self, asked: Asked, kept: Path) -> Parts:
         units = self.units_of(asked)

@@ -152,9 +152,9 @@ def token_contributions(
     )
     parts, bias_parts = [], []
     for branch in activations.branches:
-        made = [_vectors(branch, at[:, i], heads, sources) for i in range(n_rows)]
-        parts.append(torch.stack([torch.cat(list(chunks), dim=1) for chunks, _ in made], dim=1))
-        bias_parts.append(torch.stack([bias for _, bias in made], dim=1))
+        by_row = [_vectors(branch, at[:, i], heads, sources) for i in range(n_rows)]
+        parts.append(torch.stack([torch.cat(list(chunks), dim=1) for chunks, _ in by_row], dim=1))
+        bias_parts.append(torch.stack([bias for _, bias in by_row], dim=1))
     return Contribution(parts=tuple(parts), bias_parts=tuple(bias_parts), weight=activations.lambda_at(at))
 
 

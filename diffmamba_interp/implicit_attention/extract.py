@@ -209,7 +209,7 @@ def _contribution(activations: BlockActivations, request: _Request) -> tuple[lis
     direction = cast("Tensor | Callable[[int], Tensor]", request.direction)
     if not isinstance(direction, Tensor):
         direction = fitting("what direction returned", direction(activations.block), Tensor)
-    made = contribution_along(
+    contribution = contribution_along(
         activations, direction, request.rows, request.heads, sources=request.sources,
         per_head=request.per_head, impl=request.impl, max_bytes=request.max_bytes,
     )  # fmt: skip
@@ -217,7 +217,7 @@ def _contribution(activations: BlockActivations, request: _Request) -> tuple[lis
     if direction.ndim == 2:
         direction = direction[:, None]
     total = (mixer_out * direction.to(mixer_out)).sum(dim=-1)
-    return list(made.parts), {"bias": made.bias, "total": total}
+    return list(contribution.parts), {"bias": contribution.bias, "total": total}
 
 
 def _contribution_norm(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -97,23 +97,23 @@ class GraphStore:
             next that has the same key. Shapes, strides and dtypes of the inputs are added to the key.
         carried: further inputs, behind the others, which the body overwrites for the next call.
         """
-        own = [] if carried is None else carried.tensors
-        key = (key, launch_settings(), tuple(layout(tensor) for tensor in (*inputs, *own)))
+        further = [] if carried is None else carried.tensors
+        key = (key, launch_settings(), tuple(layout(tensor) for tensor in (*inputs, *further)))
         try:
             outputs = self._replayed(model, key, body, inputs, carried)
-            return body([*inputs, *own]) if outputs is None else outputs
+            return body([*inputs, *further]) if outputs is None else outputs
         except torch.OutOfMemoryError:
             if not len(self):
                 raise
         self.clear()
         torch.cuda.empty_cache()
-        return body([*inputs, *own])
+        return body([*inputs, *further])
 
     def _replayed(
         self, model: nn.Module, key: Hashable, body: Body, inputs: Sequence[Tensor], carried: Carried | None
     ) -> Outputs | None:
         """By a graph, which is captured if it is time; None if the call is to be run eagerly."""
-        own = [] if carried is None else carried.tensors
+        further = [] if carried is None else carried.tensors
         with self._lock:
             if self._watched is not None and self._watched.model is None:
                 self.clear()
@@ -130,7 +130,7 @@ class GraphStore:
                     self._entries[key] = _Entry(n_uses=1)
                 elif outputs is not None and change == "none":
                     return outputs
-                elif entry.graph is not None or (entry.n_uses > 1 and self._capture(entry, body, [*inputs, *own])):
+                elif entry.graph is not None or (entry.n_uses > 1 and self._capture(entry, body, [*inputs, *further])):
                     return entry.replay(inputs, carried)
             if carried is not None:
                 carried.give_back()
