@@ -83,6 +83,19 @@ def test_columns_hold_every_run_in_whole_db_and_seed_0_from_the_bundled_pairs_re
     assert columns["model"].tolist() == ["mamba2"] * 3 + ["diff-mamba2"] * 3
 
 
+def test_a_lens_loss_is_the_mean_over_inner_stages_of_each_lens_own_divergence(
+    tmp_path: Path, project_root: Path
+) -> None:
+    kl = [(9.0, 90.0), (1.0, 10.0), (2.0, 40.0), (0.0, 0.0)]
+    stages = [{"kl_nats": {"value": tuned}, "logit_lens_kl_nats": {"value": logit}} for tuned, logit in kl]
+    (tmp_path / "metrics.json").write_text(json.dumps({"measurement": {"stages": stages}}))
+    assert run.lens_losses(tmp_path) == {"tuned": 1.5, "logit": 25.0}
+    shipped = read_results(project_root / "analyses" / "needle_seeds" / report.RESULTS)["lens_kl_nats"]
+    for model in report.MODELS:
+        losses = run.lens_losses(project_root / "lenses" / model / "pile")
+        assert shipped[f"{model}, seed 0"] == pytest.approx(losses, abs=1e-3)
+
+
 def test_the_page_and_results_are_those_of_the_shipped_records(tmp_path: Path, project_root: Path) -> None:
     shipped = project_root / "analyses" / "needle_seeds"
     shutil.copy(shipped / report.RECORDS, tmp_path)
