@@ -22,6 +22,7 @@ MixerPoint = Literal[
     "C",
     "dt",
     "log_decay",
+    "write",
     "state",
     "hidden_attention",
     "ssm_y",
@@ -31,7 +32,7 @@ EMBED = "hook_embed"
 FINAL_SCALE = "ln_final.hook_scale"
 FINAL_NORMALIZED = "ln_final.hook_normalized"
 
-COSTLY_LEAVES = ("hook_state", "hook_hidden_attention")
+COSTLY_LEAVES = ("hook_write", "hook_state", "hook_hidden_attention")
 """Points whose value is far larger than the residual stream: computed and cached only when asked for by name."""
 
 

@@ -21,7 +21,10 @@ from diffmamba_interp.hook_names import (
 )
 from tests.models.tiny import tiny_model
 
-MIXER_POINTS = ("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay", "state", "hidden_attention", "ssm_y")
+MIXER_POINTS = (
+    *("in_proj", "z", "conv", "x", "B", "C", "dt", "log_decay"),
+    *("write", "state", "hidden_attention", "ssm_y"),
+)
 
 
 def names_of_model(normalisation: str) -> set[str]:
@@ -56,6 +59,8 @@ def test_the_functions_name_every_hook_point_of_a_model_and_no_other(normalisati
         ("blocks.0.mixer.hook_state", "blocks.0.mixer.*", False),
         ("blocks.0.mixer.hook_state", "blocks.*.hook_state", True),
         ("blocks.0.mixer.hook_state", "*hook_state", True),
+        ("blocks.0.mixer.hook_write", "blocks.*", False),
+        ("blocks.0.mixer.hook_write", "*.hook_write", True),
         ("blocks.0.mixer.hook_hidden_attention", "*.hook_hidden_attention", True),
         ("blocks.0.mixer.hook_hidden_attention", "*.hook_state", False),
     ],
@@ -65,7 +70,7 @@ def test_a_glob_selects_costly_points_only_when_it_spells_them_out(name: str, pa
 
 
 def test_costly_points_are_those_larger_than_the_residual_stream() -> None:
-    assert set(COSTLY_LEAVES) == {"hook_state", "hook_hidden_attention"}
+    assert set(COSTLY_LEAVES) == {"hook_write", "hook_state", "hook_hidden_attention"}
 
 
 def test_names_and_config_need_no_torch() -> None:

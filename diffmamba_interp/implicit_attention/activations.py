@@ -134,8 +134,8 @@ def run_block(
 ) -> tuple[Float[Tensor, "batch pos d_model"], BlockActivations]:
     """The residual stream after `block`, and what the block did.
 
-    Raises ValueError where a hook sits on `hook_state` or `hook_hidden_attention`: the scan may then not have
-    been the one that dt, B and C describe.
+    Raises ValueError where a hook sits on `hook_write`, `hook_state` or `hook_hidden_attention`: the scan may then
+    not have been the one that dt, B and C describe.
     """
     recorder = Recorder()
     fused = choose_impl(model.impl, resid.device, model.embed.weight.dtype).impl == "fused"
@@ -211,7 +211,7 @@ def _out_gain(mixer: DifferentialMixer, cache: ActivationCache, block: int, bran
 
 
 def _refuse_replaced_scans(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> None:
-    names = [mixer_point(block, p, branch) for branch in which for p in ("state", "hidden_attention")]
+    names = [mixer_point(block, p, branch) for branch in which for p in ("write", "state", "hidden_attention")]
     hooked = [name for name in names if name in model.hook_points and model.hook_points[name].is_hooked]
     if hooked:
         raise ValueError(

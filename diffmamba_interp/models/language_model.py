@@ -188,8 +188,8 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         """Logits (or the stopped run's residual stream) and the values of the chosen hook points.
 
         `names_filter`: a name, a list of names, a glob such as `"blocks.*.hook_resid_post"`, or a predicate;
-        None caches all but `hook_state` and `hook_hidden_attention`, which are large: name them. `positions`: those to
-        unembed, as in `forward`; `ln_final`'s points then have no others.
+        None caches all but `hook_write`, `hook_state` and `hook_hidden_attention`, which are large: name them.
+        `positions`: those to unembed, as in `forward`; `ln_final`'s points then have no others.
         """
         wanted = select_names(self.hook_points, names_filter)
         self._require_reached(wanted if names_filter is not None else [], stop_at_block)

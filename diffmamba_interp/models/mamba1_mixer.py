@@ -4,7 +4,8 @@
     c = conv1d(x) + bias;  x = SiLU(c)                  depthwise, causal, width d_conv
     [dt_low | B | C] = x_proj(x)                        Falcon-Mamba: each divided by its root mean square
     dt = softplus(dt_proj(dt_low) + dt_bias);  A = -exp(A_log) per channel and state
-    state[t] = exp(dt[t] A) * state[t-1] + dt[t] x[t] B[t]
+    write[t] = dt[t] x[t] B[t]                          per channel
+    state[t] = exp(dt[t] A) * state[t-1] + write[t]
     y[t] = <C[t], state[t]> + D x[t]                    per channel: each has d_state states and a dt of its own
     out = out_proj(y * SiLU(z))                         no norm after the gate
 
@@ -24,12 +25,13 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import Mamba1Sizes
-from diffmamba_interp.models.mixer import FrozenMixer, MixerState, next_conv_state, register_mixer
+from diffmamba_interp.models.mixer import FrozenMixer, MixerState, both_replaced, next_conv_state, register_mixer
 from diffmamba_interp.models.rms_norm import root_mean_square
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference, selective
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.selective_attention import FrozenSelective
+from diffmamba_interp.ops.writes import WriteChange, change_of_writes, selective_writes
 
 
 @register_mixer("mamba1")
@@ -56,6 +58,7 @@ class Mamba1Mixer(nn.Module):
         self.hook_B = HookPoint()
         self.hook_C = HookPoint()
         self.hook_dt = HookPoint()
+        self.hook_write = HookPoint()
         self.hook_hidden_attention = HookPoint()
         self.hook_state = HookPoint()
         self.hook_ssm_y = HookPoint()
@@ -157,37 +160,46 @@ class Mamba1Mixer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The scan in the form that the hooks in force ask for; every form computes the same function."""
         dt, bias = F.linear(dt_low, self.dt_proj.weight), self.dt_proj.bias
-        if fused and valid is None and not self.hook_dt.is_hooked:
+        if fused and valid is None and not (self.hook_dt.is_hooked or self.hook_write.is_hooked):
             return kernels.selective_scan(x, dt, self.A, B, C, self.D, initial, dt_bias=bias)
         dt = F.softplus(upcast(dt) + upcast(bias))
         dt = self.hook_dt(dt if valid is None else dt * valid[..., None])
-        if fused:
-            return kernels.selective_scan(x, dt, self.A, B, C, self.D, initial)
-        if not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked):
-            return selective.selective_chunked(x, dt, self.A, B, C, self.D, initial)
-        return self._scan_with_hooks(x, dt, B, C, initial)
+        change = self._change_of_writes(x, dt, B)
+        if self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked:
+            return self._scan_with_hooks(x, dt, B, C, initial, change)
+        scan = kernels.selective_scan if fused else selective.selective_chunked
+        result = scan(x, dt, self.A, B, C, self.D, initial)
+        return result if change is None else change.added_to(result, C)
+
+    def _change_of_writes(self, x: Tensor, dt: Tensor, B: Tensor) -> WriteChange | None:
+        """What a hook on the writes has changed; None where nobody looks, or wants a gradient there."""
+        if not self.hook_write.is_hooked:
+            return None
+        return change_of_writes(self.hook_write, selective_writes(x, dt, B), torch.exp(dt[..., None] * self.A))
 
     def _scan_with_hooks(
-        self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, initial: Tensor | None
+        self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, initial: Tensor | None, change: WriteChange | None
     ) -> reference.ScanOutput:
         """The scan through all its states, through the matrix of every channel, or both."""
-        states, replaced = None, False
+        states, replaced = None, change is not None and change.is_edit
+        culprit = self.hook_write
         if self.hook_state.is_hooked:
             clean = selective.selective_states(x, dt, self.A, B, initial)
+            clean = clean if change is None else clean + change.states()
             states = self.hook_state(clean)
-            replaced = states is not clean
+            if states is not clean:
+                replaced, culprit = True, self.hook_state
         if states is None:
             y, final = selective.selective_chunked(x, dt, self.A, B, C, self.D, initial)
+            if change is not None:
+                y, final = change.added_to(reference.ScanOutput(y, final), C)
         else:
             y, final = selective.read_selective_states(states, C, x, self.D), states[:, -1]
         if self.hook_hidden_attention.is_hooked:
             clean = selective.selective_attention_matrix(dt, self.A, B, C)
             H = self.hook_hidden_attention(clean)
-            if H is not clean and replaced:
-                raise ValueError(
-                    f"both {self.hook_state.name!r} and {self.hook_hidden_attention.name!r} were replaced: each "
-                    "determines the scan's output alone. Replace one of them."
-                )
             if H is not clean:
+                if replaced:
+                    raise both_replaced(culprit, self.hook_hidden_attention)
                 y = y + torch.einsum("bdts,bsd->btd", H - clean, upcast(x)).to(y.dtype)
         return reference.ScanOutput(y, final)

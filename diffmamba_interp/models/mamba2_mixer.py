@@ -3,7 +3,8 @@
     [z | x | B | C | dt] = in_proj(u)                   u: block input after its norm
     c = conv1d(x|B|C) + bias                            depthwise, causal, width d_conv
     x|B|C = SiLU(c);  dt = clamp(softplus(dt + dt_bias));  A = -exp(A_log) per head
-    state[t] = exp(dt[t] A) state[t-1] + dt[t] x[t] B[t]^T
+    write[t] = dt[t] x[t] B[t]^T
+    state[t] = exp(dt[t] A) state[t-1] + write[t]
     y[t] = state[t] C[t] + D x[t]
     o = inner_norm(y * SiLU(z));  out = out_proj(o)
 
@@ -24,12 +25,13 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import Mamba2Sizes
-from diffmamba_interp.models.mixer import FrozenMixer, MixerState, next_conv_state, register_mixer
+from diffmamba_interp.models.mixer import FrozenMixer, MixerState, both_replaced, next_conv_state, register_mixer
 from diffmamba_interp.models.rms_norm import GatedRMSNorm
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.ssd_attention import FrozenSSD
+from diffmamba_interp.ops.writes import WriteChange, change_of_writes, ssd_writes
 
 UNLIMITED = (0.0, math.inf)
 
@@ -77,6 +79,7 @@ class Mamba2Mixer(nn.Module):
         self.hook_log_decay = HookPoint()
         self.hook_B = HookPoint()
         self.hook_C = HookPoint()
+        self.hook_write = HookPoint()
         self.hook_hidden_attention = HookPoint()
         self.hook_state = HookPoint()
         self.hook_ssm_y = HookPoint()
@@ -224,26 +227,45 @@ class Mamba2Mixer(nn.Module):
     def _scan(self, inputs: ScanInputs, initial: Tensor | None) -> tuple[Tensor, Tensor]:
         """The scan in the form that the hooks in force ask for; every form computes the same function."""
         x, dt, log_decay, B, C = inputs.x, inputs.dt, inputs.log_decay, inputs.B, inputs.C
+        change = self._change_of_writes(inputs)
+        if self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked:
+            return self._scan_with_hooks(inputs, initial, change)
         if log_decay is None:
-            return kernels.ssd_scan(x, dt, self.A, B, C, self.D, initial)
-        if not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked):
-            return reference.ssd_chunked(x, dt, log_decay, B, C, self.D, initial, REFERENCE_CHUNK_SIZE)
+            result = kernels.ssd_scan(x, dt, self.A, B, C, self.D, initial)
+        else:
+            result = reference.ssd_chunked(x, dt, log_decay, B, C, self.D, initial, REFERENCE_CHUNK_SIZE)
+        return result if change is None else change.added_to(result, reference.expand_groups(C, x.shape[2]))
+
+    def _change_of_writes(self, inputs: ScanInputs) -> WriteChange | None:
+        """What a hook on the writes has changed; None where nobody looks, or wants a gradient there."""
+        if not self.hook_write.is_hooked:
+            return None
+        log_decay = inputs.dt * self.A if inputs.log_decay is None else inputs.log_decay
+        writes = ssd_writes(inputs.x, inputs.dt, inputs.B)
+        return change_of_writes(self.hook_write, writes, torch.exp(log_decay)[..., None, None])
+
+    def _scan_with_hooks(
+        self, inputs: ScanInputs, initial: Tensor | None, change: WriteChange | None
+    ) -> reference.ScanOutput:
+        """The scan through all its states, through its matrix, or both."""
+        x, dt, log_decay, B, C = inputs.x, inputs.dt, inputs.log_decay, inputs.B, inputs.C
+        assert log_decay is not None
         result, H_replaced = None, False
         if self.hook_hidden_attention.is_hooked:
             clean = reference.hidden_attention_matrix(dt, log_decay, B, C)
             H = self.hook_hidden_attention(clean)
-            result, H_replaced = (
-                reference.apply_hidden_attention(H, x, dt, log_decay, B, C, self.D, initial),
-                H is not clean,
-            )
+            H_replaced = H is not clean
+            result = reference.apply_hidden_attention(H, x, dt, log_decay, B, C, self.D, initial)
+            if change is not None:
+                if H_replaced and change.is_edit:
+                    raise both_replaced(self.hook_write, self.hook_hidden_attention)
+                result = change.added_to(result, reference.expand_groups(C, x.shape[2]))
         if self.hook_state.is_hooked:
             clean = reference.ssd_states(x, dt, log_decay, B, initial)
+            clean = clean if change is None else clean + change.states()
             states = self.hook_state(clean)
             if states is not clean and H_replaced:
-                raise ValueError(
-                    f"both {self.hook_state.name!r} and {self.hook_hidden_attention.name!r} were replaced: each "
-                    "determines the scan's output alone. Replace one of them."
-                )
+                raise both_replaced(self.hook_state, self.hook_hidden_attention)
             if result is None or states is not clean:
                 result = reference.ScanOutput(reference.read_states(states, C, x, self.D), states[:, -1])
         assert result is not None

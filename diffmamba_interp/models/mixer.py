@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from diffmamba_interp.config import HookedMambaConfig
+from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import MIXERS, BlockKind, MixerEntry, MixerSizes
 from diffmamba_interp.ops.frozen_scan import FrozenScan
 
@@ -154,6 +155,14 @@ def register_mixer(name: str, entry: MixerEntry | None = None) -> Callable[[AnyM
 def new_mixer(cfg: HookedMambaConfig, kind: BlockKind) -> nn.Module:
     """A mixer of the config's kind: of a plain block, or one branch of a differential one."""
     return _CLASSES[cfg.mixer](cfg, cfg.mixer_sizes(kind))
+
+
+def both_replaced(first: HookPoint, second: HookPoint) -> ValueError:
+    """The error for two points of one scan that cannot be replaced together."""
+    return ValueError(
+        f"both {first.name!r} and {second.name!r} were replaced: each determines the scan's output alone. "
+        "Replace one of them."
+    )
 
 
 def next_conv_state(

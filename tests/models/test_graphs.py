@@ -766,6 +766,7 @@ def gpu_calls(length: int, state: object) -> dict[str, Callable[[HookedMamba, Te
     }
     if length == 63:
         calls["costly"] = lambda model, tokens: model.run_with_cache(tokens, "blocks.1.*hook_state")
+        calls["writes"] = lambda model, tokens: model.run_with_cache(tokens, "blocks.*.hook_write")
     return calls
 
 

@@ -35,6 +35,7 @@ def mixer_shapes(cfg: HookedMambaConfig, kind: str) -> dict[str, tuple[int, ...]
         "hook_C": (BATCH, POS, sizes.n_groups, sizes.d_state),
         "hook_dt": (BATCH, POS, sizes.n_heads),
         "hook_log_decay": (BATCH, POS, sizes.n_heads),
+        "hook_write": (*per_channel, sizes.d_state),
         "hook_state": (*per_channel, sizes.d_state),
         "hook_hidden_attention": (BATCH, sizes.n_heads, POS, POS),
         "hook_ssm_y": per_channel,

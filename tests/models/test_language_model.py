@@ -169,6 +169,7 @@ def test_a_names_filter_is_a_name_a_list_a_glob_or_a_predicate(model: HookedMamb
     assert list(model.run_with_cache(tokens, [])[1]) == []
     cached = set(model.run_with_cache(tokens)[1])
     assert {name.rpartition(".")[2] for name in set(model.hook_points) - cached} == {
+        "hook_write",
         "hook_state",
         "hook_hidden_attention",
     }

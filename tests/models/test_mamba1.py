@@ -90,6 +90,7 @@ def test_the_hook_points_have_the_documented_shapes(model: HookedMamba) -> None:
         channels, states = (2, 9, sizes.d_inner), (2, 9, sizes.d_state)
         wanted = {
             **{"hook_in_proj": (2, 9, 2 * sizes.d_inner), "hook_state": (*channels, sizes.d_state)},
+            "hook_write": (*channels, sizes.d_state),
             **dict.fromkeys(("hook_z", "hook_conv", "hook_x", "hook_dt", "hook_ssm_y", "hook_gated"), channels),
             **dict.fromkeys(("hook_B", "hook_C"), states),
             "hook_hidden_attention": (2, sizes.d_inner, 9, 9),

@@ -51,7 +51,7 @@ def test_an_unusual_config_runs_whole_in_steps_and_in_every_form_of_the_scan(
         step, state = model.forward_with_state(token[:, None], state)
         by_steps.append(step)
     assert relative_error(torch.cat(by_steps, dim=1), logits) < 5e-6
-    for costly in ("*.hook_state", "*.hook_hidden_attention"):
+    for costly in ("*.hook_write", "*.hook_state", "*.hook_hidden_attention"):
         assert relative_error(model.run_with_cache(tokens, costly)[0], logits) < 5e-6
 
 
