@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from diffmamba_interp.argument_checks import fitting
 from diffmamba_interp.hook_names import COSTLY_LEAVES, matches_glob
+from diffmamba_interp.ops.precision import upcast
 
 HookFunction = Callable[[Tensor, str], Tensor | None]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -50,18 +51,21 @@ class Attachment:
 class Recorder:
     """A hook function that keeps what it is shown and replaces nothing, so that the run may be a replayed graph.
 
-    dtype: what the values are kept in; their own by default. positions: [batch, read_pos], the only ones that are kept
-    of values [batch, pos, ...]; all by default. seen: the values by hook-point name, in the order in which they came.
+    dtype: what the values are kept in; their own by default. widen: in float32 where they are narrower, inside the
+    graph that is replayed. positions: [batch, read_pos], the only ones that are kept of values [batch, pos, ...]; all
+    by default. seen: the values by hook-point name, in the order in which they came.
     """
 
-    def __init__(self, *, dtype: torch.dtype | None = None, positions: Tensor | None = None) -> None:
-        self.dtype, self.positions = dtype, positions
+    def __init__(
+        self, *, dtype: torch.dtype | None = None, widen: bool = False, positions: Tensor | None = None
+    ) -> None:
+        self.dtype, self.widen, self.positions = dtype, widen, positions
         self.seen: dict[str, Tensor] = {}
 
     def __call__(self, value: Tensor, name: str) -> None:
         if self.positions is not None:
             value = value[torch.arange(len(value), device=value.device)[:, None], self.positions]
-        self.seen[name] = value.to(self.dtype or value.dtype)
+        self.seen[name] = upcast(value) if self.widen else value.to(self.dtype or value.dtype)
 
 
 class HookPoint(nn.Module):

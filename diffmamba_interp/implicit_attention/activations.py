@@ -123,7 +123,7 @@ def run_to_block(
     model: HookedMamba, tokens: Int[Tensor, "batch pos"], block: int, lengths: Lengths | None
 ) -> tuple[Float[Tensor, "batch pos d_model"], BlockActivations]:
     """The residual stream after `block`, and what the block did, of a run that ends there. Raises as `run_block`."""
-    recorder = Recorder()
+    recorder = Recorder(widen=True)
     with attached(model.hook_points, [(_points_read(model, block), recorder)]):
         resid = model(tokens, lengths=lengths, stop_at_block=block + 1)
     return resid, _activations(model, ActivationCache(recorder.seen), block, valid_positions(tokens, lengths))
@@ -137,7 +137,7 @@ def run_block(
     Raises ValueError where a hook sits on `hook_write`, `hook_state` or `hook_hidden_attention`: the scan may then
     not have been the one that dt, B and C describe.
     """
-    recorder = Recorder()
+    recorder = Recorder(widen=True)
     fused = choose_impl(model.impl, resid.device, model.embed.weight.dtype).impl == "fused"
     with attached(model.hook_points, [(_points_read(model, block), recorder)]):
         resid, _ = model.blocks[block](resid, None, valid, fused=fused, keep_state=False)

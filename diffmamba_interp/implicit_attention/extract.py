@@ -58,6 +58,7 @@ class _Request:
     max_bytes: int
     token_strings: tuple[tuple[str, ...], ...] | None
     cache: ActivationCache | None
+    is_padded: bool
 
 
 @checked
@@ -129,7 +130,7 @@ def extract_attention(
     request = _Request(
         kind=kind, rows=at, heads=heads, reduce=reduce, direction=direction, sources=sources,
         per_head=per_head, impl=impl, max_bytes=max_bytes, token_strings=_strings(token_strings, tokens),
-        cache=cache,
+        cache=cache, is_padded=lengths is not None,
     )  # fmt: skip
     _require_memory(model, blocks, request, n_batch, n_pos)
     records = _records(model, tokens, blocks, request, lengths, grad, hooks=hooks_in_force(model))
@@ -179,6 +180,16 @@ def _record(activations: BlockActivations, tokens: Tensor, request: _Request) ->
     if rows is None:
         rows = torch.arange(n_pos, device=tokens.device).expand(n_batch, -1)
     per_head = request.per_head or (request.kind == "hidden" and request.reduce is None)
+    padding = rows >= activations.lengths[:, None] if request.is_padded else None
+
+    def without_padding(value: Tensor, row_axis: int) -> Tensor:
+        """0 in the rows that lie behind a sample's last token."""
+        if padding is None:
+            return value
+        shape = [1] * value.ndim
+        shape[0], shape[row_axis] = rows.shape
+        return value.masked_fill(padding.reshape(shape), 0.0)
+
     return AttentionRecord(
         kind=request.kind,
         block=activations.block,
@@ -186,14 +197,14 @@ def _record(activations: BlockActivations, tokens: Tensor, request: _Request) ->
         tokens=tokens,
         lengths=activations.lengths,
         rows=rows,
-        parts=tuple(_without_padding(part, rows, activations.lengths, 2 if per_head else 1) for part in parts),
+        parts=tuple(without_padding(part, 2 if per_head else 1) for part in parts),
         weight=activations.lambda_at(request.rows),
         heads=select_heads(request.heads, activations.branches[0].n_heads),
         per_head=per_head,
         reduce=request.reduce,
         sources=request.sources,
         token_strings=request.token_strings,
-        **{name: _without_padding(value, rows, activations.lengths, 1) for name, value in extra.items()},
+        **{name: without_padding(value, 1) for name, value in extra.items()},
     )
 
 
@@ -230,16 +241,6 @@ _MAKERS: dict[str, Callable[[BlockActivations, _Request], tuple[list[Tensor], di
     "contribution": _contribution,
     "contribution_norm": _contribution_norm,
 }
-
-
-def _without_padding(value: Tensor, rows: Tensor, lengths: Tensor, row_axis: int) -> Tensor:
-    """0 in the rows that lie behind a sample's last token."""
-    padding = rows >= lengths[:, None]
-    if not bool(padding.any()):
-        return value
-    shape = [1] * value.ndim
-    shape[0], shape[row_axis] = rows.shape
-    return value.masked_fill(padding.reshape(shape), 0.0)
 
 
 def _frozen_logit_direction(

@@ -82,7 +82,8 @@ def run_pass(
 
     has_parts = (inputs.valid is not None, inputs.positions is not None, inputs.state is not None)
     recorded = tuple(
-        (tuple(names), recorder.dtype, recorder.positions is not None) for recorder, names in recorders.items()
+        (tuple(names), recorder.dtype, recorder.widen, recorder.positions is not None)
+        for recorder, names in recorders.items()
     )
     outputs = graphs.call(model, (key, has_parts, recorded), body, [*inputs.tensors(), *own_positions])
     following = iter(outputs.tensors)

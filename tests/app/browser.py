@@ -31,7 +31,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
 ]
 START_S = 120.0
-WAIT_S = 90.0
+WAIT_S = 240.0
 """How long a page may take to come into a state: no test waits for it where all is well, however slow the machine."""
 
 expect.set_options(timeout=1000 * WAIT_S)
@@ -78,7 +78,7 @@ STREAMLIT_LOOKS_FOR_ITS_SERVER = re.compile(r"/\w+/_stcore/(health|host-config)$
 
 NEEDS_CHROMIUM = [
     pytest.mark.browser,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium: apt-get install chromium"),
 ]
 

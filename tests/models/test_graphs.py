@@ -113,6 +113,8 @@ def _calls(tokens: Tensor, state: object) -> dict[str, Callable[[HookedMamba], o
         "another point": lambda model: model.run_with_cache(tokens, "blocks.1.hook_resid_post"),
         "stream": recorded(torch.float32),
         "stream in bfloat16": recorded(torch.bfloat16),
+        "wide": lambda model: model.run_with_hooks(tokens, [("blocks.0.hook_mixer_out", Recorder(widen=True))]),
+        "as they are": lambda model: model.run_with_hooks(tokens, [("blocks.0.hook_mixer_out", Recorder())]),
     }
 
 
