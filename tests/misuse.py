@@ -87,6 +87,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
     visible = torch.ones(2, 5, dtype=torch.bool)
     document = lens.HeldOutDocument(tokens=tokens[0], n_bytes=20)
     attention = {"dt": branch.dt, "A": None, "B": branch.B, "C": branch.C, "log_decay": branch.log_decay}
+    sizes = {(0, None): np.array([1.0, 2.0, 3.0, 4.0])}
     heads = (torch.randn(*tokens.shape, 2, 4), torch.randn(*tokens.shape, 2, 4))
     _, cache = model.run_with_cache(tokens)
 
@@ -306,7 +307,23 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
         ),
         "KnockOut": (
             acting(interventions.KnockOut),
-            {"positions": 1, "level": "write", "blocks": None, "branch": None},
+            {"positions": 1, "level": "write", "blocks": None, "branch": None, "heads": 0},
+        ),
+        "AtTokens": (
+            lambda ids: model.run_with_hooks(
+                tokens, interventions.KnockOut(positions=interventions.AtTokens(ids=ids)).hooks(model)
+            ),
+            {"ids": (5,)},
+        ),
+        "largest_heads": (interventions.largest_heads, {"scores": sizes, "share": 0.5}),
+        "matched_heads": (
+            interventions.matched_heads,
+            {"chosen": [interventions.Head(0, None, 1)], "sizes": sizes, "seed": 0, "nearest": 2},
+        ),
+        "ablate_heads": (interventions.ablate_heads, {"heads": [interventions.Head(0, None, 1)], "means": None}),
+        "knock_out_heads": (
+            interventions.knock_out_heads,
+            {"heads": [interventions.Head(0, None, 1)], "positions": 1},
         ),
         "Patch": (
             acting(interventions.Patch),
@@ -540,7 +557,7 @@ RIGHT: dict[str, str] = {
 
 ANY_SEED = (
     *("convert_to_differential", "AddNoise", "randomise_tokens", "Haystack.hide", "make_needle_samples"),
-    *("generate_stories", "generate_story", "iterate_stories"),
+    *("generate_stories", "generate_story", "iterate_stories", "matched_heads"),
 )
 
 RIGHT_IN: dict[str, str] = {
@@ -556,6 +573,8 @@ RIGHT_IN: dict[str, str] = {
     "differential_attention.block": "huge",
     "load_demo_lens.model": "none",
     "KnockOut.branch": "none",
+    "knock_out_heads.positions": "huge",
+    "matched_heads.nearest": "huge",
     "Spans.filler": "empty",
     "answer_readings.logits": "floats",
     "compare_each.samples": "texts fractions floats complex array",

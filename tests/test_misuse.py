@@ -28,6 +28,7 @@ RESULTS = {
         "Writer",
         "Measured",
         "Effect",
+        "Head",
         "InterventionRecord",
         "PatchGrid",
         "SweepRecord",

@@ -14,12 +14,20 @@ from diffmamba_interp.interventions.ablation import (
     collect_means,
 )
 from diffmamba_interp.interventions.compare import compare, compare_each, sweep
+from diffmamba_interp.interventions.head_sets import (
+    Head,
+    ablate_heads,
+    knock_out_heads,
+    largest_heads,
+    matched_heads,
+)
 from diffmamba_interp.interventions.intervention import Intervention, describe, hooks_of, intervene
 from diffmamba_interp.interventions.knock_out import KnockOut
 from diffmamba_interp.interventions.noise import AddNoise, randomise_tokens
 from diffmamba_interp.interventions.patching import Patch, PatchGrid, patch_grid
 from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
 from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord
+from diffmamba_interp.interventions.targets import AtTokens
 from diffmamba_interp.spans import positions_in
 
 __all__ = [
@@ -27,7 +35,9 @@ __all__ = [
     "AblateHead",
     "AddNoise",
     "AnswerReading",
+    "AtTokens",
     "Effect",
+    "Head",
     "Intervention",
     "InterventionRecord",
     "KnockOut",
@@ -38,6 +48,7 @@ __all__ = [
     "SwapBranches",
     "SwapHeads",
     "SweepRecord",
+    "ablate_heads",
     "answer_readings",
     "collect_means",
     "compare",
@@ -45,6 +56,9 @@ __all__ = [
     "describe",
     "hooks_of",
     "intervene",
+    "knock_out_heads",
+    "largest_heads",
+    "matched_heads",
     "patch_grid",
     "positions_in",
     "randomise_tokens",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -95,7 +95,7 @@ def intervene(model: HookedMamba, interventions: Interventions) -> Iterator[Hook
 def describe(intervention: Intervention) -> dict[str, Any]:
     """The intervention as plain JSON values: its kind and its fields; of tensors, their shape."""
     kind: dict[str, Any] = {"kind": type(intervention).__name__}
-    return kind | {field.name: _plain(getattr(intervention, field.name)) for field in fields(cast(Any, intervention))}
+    return kind | _plain(cast(Any, intervention))
 
 
 def as_tuple(interventions: Interventions) -> tuple[Intervention, ...]:
@@ -122,6 +122,8 @@ class _Call:
 def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return {"shape": list(value.shape)}
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

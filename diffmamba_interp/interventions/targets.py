@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from diffmamba_interp.argument_checks import checked_fields
 from diffmamba_interp.hook_names import BRANCHES, Branch, mixer_prefix
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.language_model import HookedMamba
@@ -19,6 +21,28 @@ Blocks = int | Sequence[int] | None
 
 Positions = int | Sequence[int] | Bool[Tensor, "batch pos"]
 """One or more positions that are changed in every sample, or a mask which says for each sample where."""
+
+
+@checked_fields
+@dataclass(frozen=True, kw_only=True)
+class AtTokens:
+    """Wherever a text has one of these tokens, also in what is read or written later on.
+
+    They are known by their embeddings, which is all that a model sees of them. ids: one or more token ids.
+    """
+
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError("ids is empty, so nothing would change: name at least one token.")
+
+    def mask(self, embedded: Tensor, weight: Tensor) -> Bool[Tensor, "batch pos"]:
+        """True at these tokens. embedded: [batch, pos, d_model]. weight: of the embedding, [d_vocab, d_model]."""
+        require_tokens("ids", self.ids, len(weight))
+        rows = weight[list(self.ids)]
+        return torch.stack([(embedded == row).all(dim=-1) for row in rows]).any(dim=0)
+
 
 Scan = tuple[int, Branch | None]
 """A block and, if it is differential, one of its branches."""
