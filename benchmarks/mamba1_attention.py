@@ -16,6 +16,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,23 +32,29 @@ CHUNK = 16
 """Channels at work at one time in the eager forms: 256 MiB for each of their arrays of pairs at 2,048 positions."""
 
 
-def eager_pairs(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """mean_d |H[d]| of one sample, the states of a channel one by one: [pos, pos]."""
-    cum = torch.cumsum(dt.double(), dim=0).to(dt.dtype)
+Scan = tuple[Tensor, Tensor, Tensor, Tensor]
+"""dt [pos, channel], A [channel, state], B and C [pos, state] of one sample."""
+
+
+def pairs(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """sum_d |H[d]| of some channels, their states one by one: [pos, pos]."""
+    cum = torch.cumsum(dt.double(), dim=0).to(dt.dtype).T
     causal = torch.ones(len(dt), len(dt), dtype=torch.bool, device=dt.device).tril()
-    total = torch.zeros(len(dt), len(dt), dtype=dt.dtype, device=dt.device)
-    for begin in range(0, dt.shape[1], CHUNK):
-        at = slice(begin, begin + CHUNK)
-        elapsed = torch.where(causal, cum.T[at, :, None] - cum.T[at, None], 0.0)
-        H = sum(C[:, n, None] * B[None, :, n] * torch.exp(A[at, n, None, None] * elapsed) for n in range(A.shape[1]))
-        total += torch.where(causal, H * dt.T[at, None], 0.0).abs().sum(dim=0)
-    return total / dt.shape[1]
+    elapsed = torch.where(causal, cum[:, :, None] - cum[:, None], 0.0)
+    H = sum(C[:, n, None] * B[None, :, n] * torch.exp(A[:, n, None, None] * elapsed) for n in range(A.shape[1]))
+    return torch.where(causal, H * dt.T[:, None], 0.0).abs().sum(dim=0)
 
 
-def eager_tiles(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def tiles(dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     scan = FrozenSelective(dt[None], A, B[None], C[None], torch.zeros_like(A[:, 0]))
-    chunks = (tuple(range(at, at + CHUNK)) for at in range(0, dt.shape[1], CHUNK))
-    return sum(scan.matrix(None, some)[0].abs().sum(dim=0) for some in chunks) / dt.shape[1]
+    return scan.matrix(None, tuple(range(len(A))))[0].abs().sum(dim=0)
+
+
+def mean_over_channels(form: Callable[..., Tensor], scan: Scan) -> Tensor:
+    """mean_d |H[d]|, `CHUNK` channels at a time."""
+    dt, A, B, C = scan
+    parts = (slice(at, at + CHUNK) for at in range(0, len(A), CHUNK))
+    return sum(form(dt[:, part], A[part], B, C) for part in parts) / len(A)
 
 
 @triton.jit
@@ -76,8 +83,9 @@ def exponentials(length: int, n_channels: int, d_state: int, device: str) -> Cal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"length": 2048, "channels": 1536, "states": 16}.items():
+    for name, value in {"length": 2048, "channels": 1536, "states": 16, "rounds": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS), help="eager forms beside ours")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -85,24 +93,27 @@ def main() -> None:
     A = -torch.arange(1.0, args.states + 1, device="cuda").expand(args.channels, -1).contiguous()
     B, C = torch.randn(2, args.length, args.states, device="cuda")
     scan = (dt, A, B, C)
-    compiled = {f"{name}, compiled": torch.compile(form) for name, form in EAGER.items()}
+    forms = {name: FORMS[name] for name in args.forms}
+    forms |= {f"{name}, compiled": torch.compile(form) for name, form in forms.items()}
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: fused_selective_attention(dt[None], A, B[None], C[None], reduce="abs_mean"),
-        **{name: lambda form=form: form(*scan) for name, form in (EAGER | compiled).items()},
+        **{name: partial(mean_over_channels, form, scan) for name, form in forms.items()},
         "exponentials": exponentials(args.length, args.channels, args.states, "cuda"),
     }
-    exact = eager_pairs(*(value.double() for value in scan))
-    errors = {
-        name: float((run().squeeze(0) - exact).abs().max() / exact.abs().max())  # type: ignore[attr-defined]
-        for name, run in contenders.items()
-        if name != "exponentials"
-    }
+    exact = mean_over_channels(pairs, (dt.double(), A.double(), B.double(), C.double()))
+    errors = {}
+    for name in (name for name in contenders if name != "exponentials"):
+        result = contenders[name]().squeeze(0)  # type: ignore[attr-defined]
+        errors[name] = float((result - exact).abs().max() / exact.abs().max())
+        print(f"  {name:20s} relative error {errors[name]:.1e}", flush=True)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     contenders["ours"]()
     peak = torch.cuda.max_memory_allocated() - before
-    timings = time_side_by_side(contenders, graphs=False)
+    timings = time_side_by_side(contenders, rounds=args.rounds, calls=1)
+    for name, timing in timings.items():
+        print(f"  {name:20s} {timing}   {timing.median_s / timings['ours'].median_s:.2f} x ours", flush=True)
     ours = timings["ours"].median_s
     results = {
         "gpu": torch.cuda.get_device_name(),
@@ -120,7 +131,7 @@ def main() -> None:
         args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-EAGER: dict[str, Callable[..., Tensor]] = {"pairs": eager_pairs, "tiles": eager_tiles}
+FORMS: dict[str, Callable[..., Tensor]] = {"pairs": pairs, "tiles": tiles}
 
 if __name__ == "__main__":
     main()

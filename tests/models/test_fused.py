@@ -7,6 +7,7 @@ TRITON_F32_DEFAULT=ieee (run the file once with each).
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +25,21 @@ TOLERANCE = {
 LENGTHS = (1, 7, 63, 500, 4096)
 
 
-def make_model(n_groups: int, dtype: torch.dtype = torch.float32, **changes: object) -> HookedMamba:
+KINDS: dict[str, dict[str, Any]] = {
+    "mamba2": {},
+    "mamba2 of two groups": {"n_groups": 2},
+    "mamba1": {"mixer": "mamba1", "d_state": 16},
+    "falcon-mamba": {"mixer": "mamba1", "d_state": 16, "scan_norm_eps": 1e-6},
+}
+of_every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def make_model(kind: str, dtype: torch.dtype = torch.float32, **changes: Any) -> HookedMamba:
     """Block 0 differential, block 1 plain."""
-    differential = DifferentialConfig(placement="alternate", **changes)  # type: ignore[arg-type]
-    cfg = HookedMambaConfig(
-        d_model=64, n_layers=2, d_vocab=96, d_state=32, d_head=32, n_groups=n_groups, differential=differential
-    )
+    sizes = {"d_model": 64, "n_layers": 2, "d_vocab": 96, "d_state": 32}
+    heads = {} if "mixer" in KINDS[kind] else {"d_head": 32}
+    differential = DifferentialConfig(placement="alternate", **changes)
+    cfg = HookedMambaConfig(**{**sizes, **heads, **KINDS[kind]}, differential=differential)
     torch.manual_seed(0)
     model = HookedMamba(cfg).to("cuda", dtype)
     for name, parameter in model.named_parameters():
@@ -58,10 +68,10 @@ def conv(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n_groups", [1, 2])
+@of_every_kind
 @pytest.mark.parametrize("length", LENGTHS)
-def test_logits_and_every_served_hook_point_agree(conv: str, length: int, n_groups: int, dtype: torch.dtype) -> None:
-    model, tokens = make_model(n_groups, dtype), tokens_of(length)
+def test_logits_and_every_served_hook_point_agree(conv: str, length: int, kind: str, dtype: torch.dtype) -> None:
+    model, tokens = make_model(kind, dtype), tokens_of(length)
     with torch.no_grad():
         model.impl = "reference"
         expected, reference_cache = model.run_with_cache(tokens)
@@ -76,10 +86,10 @@ def test_logits_and_every_served_hook_point_agree(conv: str, length: int, n_grou
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n_groups", [1, 2])
+@of_every_kind
 @pytest.mark.parametrize("length", LENGTHS)
-def test_gradients_agree(conv: str, length: int, n_groups: int, dtype: torch.dtype) -> None:
-    model, tokens = make_model(n_groups, dtype), tokens_of(length)
+def test_gradients_agree(conv: str, length: int, kind: str, dtype: torch.dtype) -> None:
+    model, tokens = make_model(kind, dtype), tokens_of(length)
     names = [name for name, _ in model.named_parameters()]
 
     def gradients(impl: str) -> list[torch.Tensor]:
@@ -99,11 +109,18 @@ def test_gradients_agree(conv: str, length: int, n_groups: int, dtype: torch.dty
     assert max(errors.values()) < TOLERANCE[dtype], errors
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"normalisation": "pre"}, {"normalisation": "none"}, {"head_division": "n_heads"}]
-)
+@pytest.mark.parametrize("changes", [{"normalisation": "pre"}, {"normalisation": "none"}, {"head_division": "n_heads"}])
 def test_patching_through_the_kernels_equals_patching_through_the_reference(changes: dict[str, str]) -> None:
-    model, tokens = make_model(1, **changes), tokens_of(40)
+    assert_patching_agrees(make_model("mamba2", **changes))
+
+
+@of_every_kind
+def test_patching_agrees_whatever_the_mixer(kind: str) -> None:
+    assert_patching_agrees(make_model(kind))
+
+
+def assert_patching_agrees(model: HookedMamba) -> None:
+    tokens = tokens_of(40)
     wrong = {}
     with torch.no_grad():
         for name in select_names(model.hook_points, lambda name: True):
@@ -118,8 +135,9 @@ def test_patching_through_the_kernels_equals_patching_through_the_reference(chan
     assert not wrong
 
 
-def test_a_prompt_read_in_pieces_and_by_steps_gives_the_whole_prompts_logits() -> None:
-    model, tokens = make_model(2), tokens_of(80)
+@of_every_kind
+def test_a_prompt_read_in_pieces_and_by_steps_gives_the_whole_prompts_logits(kind: str) -> None:
+    model, tokens = make_model(kind), tokens_of(80)
     model.impl = "fused"
     with torch.no_grad():
         whole = model(tokens)
@@ -132,8 +150,9 @@ def test_a_prompt_read_in_pieces_and_by_steps_gives_the_whole_prompts_logits() -
     assert relative_error(torch.cat(parts, dim=1), whole) < TOLERANCE[torch.float32]
 
 
-def test_padding_leaves_logits_and_state_as_they_are_without_it() -> None:
-    model, tokens = make_model(1), tokens_of(50, batch=2)
+@of_every_kind
+def test_padding_leaves_logits_and_state_as_they_are_without_it(kind: str) -> None:
+    model, tokens = make_model(kind), tokens_of(50, batch=2)
     model.impl = "fused"
     with torch.no_grad():
         padded, state = model.forward_with_state(tokens, lengths=torch.tensor([50, 20]))
@@ -145,7 +164,7 @@ def test_padding_leaves_logits_and_state_as_they_are_without_it() -> None:
 
 @pytest.mark.parametrize("length", [65_536, 131_072])
 def test_a_very_long_prompt_agrees_with_the_chunked_reference(length: int) -> None:
-    model, tokens = make_model(1), tokens_of(length, batch=1)
+    model, tokens = make_model("mamba2"), tokens_of(length, batch=1)
     with torch.no_grad():
         model.impl = "reference"
         expected, _ = model.forward_with_state(tokens)
