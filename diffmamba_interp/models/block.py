@@ -15,7 +15,7 @@ from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models import mamba1_mixer, mamba2_mixer  # noqa: F401 - each registers its kind
 from diffmamba_interp.models.branch_stack import BranchStack
-from diffmamba_interp.models.differential_mixer import DifferentialMixer
+from diffmamba_interp.models.differential_mixer import DifferentialMixer, OpenNorm
 from diffmamba_interp.models.mixer import BlockState, new_mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.ops import fused as kernels
@@ -53,9 +53,18 @@ class Block(nn.Module):
         else:
             resid = self.hook_resid_pre(resid)
             u = self.norm(resid, fused=fused)
-        mixer_out, state = self.mixer(self.hook_mixer_in(u), state, valid, fused=fused, keep_state=keep_state)
-        after = OpenSum(resid, self.hook_mixer_out(mixer_out), self.hook_resid_post)
+        options = {"leave_norm": True} if leave_sum and self._may_leave_norm() else {}
+        u = self.hook_mixer_in(u)
+        mixer_out, state = self.mixer(u, state, valid, fused=fused, keep_state=keep_state, **options)
+        if not isinstance(mixer_out, OpenNorm):
+            mixer_out = self.hook_mixer_out(mixer_out)
+        after = OpenSum(resid, mixer_out, self.hook_resid_post)
         return after if leave_sum else after.made(), state
+
+    def _may_leave_norm(self) -> bool:
+        """Whether nobody looks at mixer_out, so that its sub-norm may be made where it is added to the stream."""
+        mixer = self.mixer
+        return isinstance(mixer, DifferentialMixer) and not (self.hook_mixer_out.is_hooked or _is_watched(mixer))
 
 
 @dataclass(frozen=True)
@@ -63,16 +72,18 @@ class OpenSum:
     """A block's resid_post before it is made: the stream that entered, what the mixer adds, and where it is shown."""
 
     resid: Tensor
-    mixer_out: Tensor
+    mixer_out: Tensor | OpenNorm
     point: HookPoint
 
     def made(self) -> Float[Tensor, "batch pos d_model"]:
-        return self.point(self.resid + self.mixer_out)
+        added = self.mixer_out.made() if isinstance(self.mixer_out, OpenNorm) else self.mixer_out
+        return self.point(self.resid + added)
 
     def normed(self, following: Block) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos d_model"]]:
         """resid_pre of the block that follows and its norm, in one launch."""
-        norm = following.norm
-        resid, normed = kernels.add_rms_norm(self.resid, self.mixer_out, norm.weight, norm.eps)
+        norm, left = following.norm, self.mixer_out
+        added, first = (left.m, left.norm) if isinstance(left, OpenNorm) else (left, None)
+        resid, normed = kernels.add_rms_norm(self.resid, added, norm.weight, norm.eps, first=first)
         return following.hook_resid_pre(self.point(resid)), normed
 
 
@@ -84,16 +95,16 @@ def may_leave_sum(block: nn.Module, following: nn.Module | None) -> bool:
     """
     if torch.is_grad_enabled() or not (isinstance(block, Block) and isinstance(following, Block)):
         return False
-    every_module = nn.modules.module
-    is_watched = bool(
-        block._forward_hooks
-        or following._forward_pre_hooks
-        or every_module._global_forward_hooks
-        or every_module._global_forward_pre_hooks
-        or "forward" in {*block.__dict__, *following.__dict__}
-    )
     is_replaceable = block.hook_resid_post.may_replace or following.hook_resid_pre.may_replace
+    is_watched = _is_watched(block) or bool(following._forward_pre_hooks) or "forward" in following.__dict__
     return not (is_watched or is_replaceable or following.norm.is_hooked)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether torch's own hooks, or a forward in the place of the class's, may see what the module returns."""
+    every_module = nn.modules.module
+    every_hook = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
+    return bool(module._forward_hooks or every_hook or "forward" in module.__dict__)
 
 
 def make_mixer(cfg: HookedMambaConfig, index: int) -> nn.Module:

@@ -14,6 +14,7 @@ lambda[t] = sigmoid(w.u[t] + b) + lambda_init            "token_gate", one for e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -136,8 +137,11 @@ class DifferentialMixer(nn.Module):
         *,
         fused: bool = False,
         keep_state: bool = True,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], BranchStates | None]:
+        leave_norm: bool = False,
+    ) -> tuple[Float[Tensor, "batch pos d_model"] | OpenNorm, BranchStates | None]:
         """mixer_out and both branches' states after the last valid position; arguments as in `Mixer`.
+
+        `leave_norm`: leave the sub-norm to whoever adds mixer_out to the stream, where a kernel can do both.
 
         `fused` runs both branches in one pass where it can. They run apart while a hook looks into one of them
         or gives each sample a lambda of its own, from a given state, and on padding whose state is wanted.
@@ -146,18 +150,18 @@ class DifferentialMixer(nn.Module):
         stackable = fused and from_zero and self._can_stack(u.shape[1])
         if stackable and not self.hook_lambda.is_hooked:
             m, states = self._run_stacked(u, self.lambda_, self._lambda_key(), keep_state)
-            return self._normalise(m, fused), states
+            return self._normalise(m, fused, leave_norm), states
         weight = self.hook_lambda(self.lambda_(u))
         _require_fits(weight, u)
         if stackable and weight.numel() == 1:
             m, states = self._run_stacked(u, lambda: weight.reshape(()), None, keep_state)
-            return self._normalise(m, fused), states
+            return self._normalise(m, fused, leave_norm), states
         first, second = (None, None) if state is None else state
         minuend, first = self.minuend(u, first, valid, fused=fused, keep_state=keep_state)
         subtrahend, second = self.subtrahend(u, second, valid, fused=fused, keep_state=keep_state)
         minuend, subtrahend = self._branch_out("minuend", minuend), self._branch_out("subtrahend", subtrahend)
         states = BranchStates(first, second) if keep_state else None
-        return self._combine(minuend, subtrahend, weight, fused), states
+        return self._combine(minuend, subtrahend, weight, fused, leave_norm), states
 
     def _can_stack(self, n_pos: int) -> bool:
         if self.stack is None or not self.stack.serves(n_pos):
@@ -180,14 +184,16 @@ class DifferentialMixer(nn.Module):
     def _branch_out(self, branch: Branch, value: Tensor) -> Tensor:
         return self.get_submodule(f"{branch}.hook_out")(value)
 
-    def _combine(self, minuend: Tensor, subtrahend: Tensor, weight: Tensor, fused: bool) -> Tensor:
+    def _combine(
+        self, minuend: Tensor, subtrahend: Tensor, weight: Tensor, fused: bool, leave_norm: bool
+    ) -> Tensor | OpenNorm:
         if self.cfg.normalisation == "pre":
             minuend = self.subnorm.get_submodule("minuend")(minuend, fused=fused)
             subtrahend = self.subnorm.get_submodule("subtrahend")(subtrahend, fused=fused)
         m = upcast(minuend) - weight * upcast(subtrahend)
-        return self._normalise(m.to(minuend.dtype), fused)
+        return self._normalise(m.to(minuend.dtype), fused, leave_norm)
 
-    def _normalise(self, m: Tensor, fused: bool) -> Tensor:
+    def _normalise(self, m: Tensor, fused: bool, leave_norm: bool) -> Tensor | OpenNorm:
         """mixer_out from the difference."""
         m = self.hook_difference(m)
         if self.cfg.normalisation == "none":
@@ -198,8 +204,20 @@ class DifferentialMixer(nn.Module):
         subnorm = cast(RMSNorm, self.subnorm)
         if fused and not subnorm.is_hooked:
             # The kernel applies the factor too, which spares a pass over m.
-            return kernels.rms_norm(m, subnorm.weight, subnorm.eps, gain=factor)
+            open_norm = OpenNorm(m, kernels.NormFirst(subnorm.weight, subnorm.eps, factor))
+            return open_norm if leave_norm else open_norm.made()
         return factor * subnorm(m, fused=fused)
+
+
+@dataclass(frozen=True)
+class OpenNorm:
+    """mixer_out before its sub-norm is made: the difference, and the norm that is to be applied to it."""
+
+    m: Tensor
+    norm: kernels.NormFirst
+
+    def made(self) -> Float[Tensor, "batch pos d_model"]:
+        return kernels.rms_norm(self.m, self.norm.weight, self.norm.eps, gain=self.norm.gain)
 
 
 def _require_fits(weight: Tensor, u: Tensor) -> None:

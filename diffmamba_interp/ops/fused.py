@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, fused_add_rms_norm, fused_conv_silu, fused_rms_norm
+from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, NormFirst, fused_add_rms_norm, fused_conv_silu, fused_rms_norm
 from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 from diffmamba_interp.ops.reference import ScanOutput
 from diffmamba_interp.ops.selective import read_initial_state
@@ -223,11 +223,22 @@ def rms_norm(
 
 
 def add_rms_norm(
-    before: Float[Tensor, "*batch d"], added: Float[Tensor, "*batch d"], weight: Float[Tensor, " d"], eps: float
+    before: Float[Tensor, "*batch d"],
+    added: Float[Tensor, "*batch d"],
+    weight: Float[Tensor, " d"],
+    eps: float,
+    *,
+    first: NormFirst | None = None,
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
-    """before + added, and `rms_norm` of it: in one launch without gradients where our kernel serves, else in two."""
-    if not torch.is_grad_enabled() and _serves_norm(before, weight) and added.dtype != torch.float64:
-        return fused_add_rms_norm(before, added, weight, eps)
+    """before + added, and `rms_norm` of it: in one launch without gradients where our kernel serves, else in several.
+
+    first: a norm of what is added, before it is added.
+    """
+    inner = weight if first is None else first.weight
+    if not torch.is_grad_enabled() and _serves_norm(before, weight) and _serves_norm(added, inner):
+        return fused_add_rms_norm(before, added, weight, eps, first=first)
+    if first is not None:
+        added = rms_norm(added, first.weight, first.eps, gain=first.gain)
     total = before + added
     return total, rms_norm(total, weight, eps)
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.hook_points import Recorder
 from diffmamba_interp.models import block as block_module
+from diffmamba_interp.models.branch_stack import BranchStack
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
 from diffmamba_interp.ops import select
+from diffmamba_interp.ops.kernels import NormFirst
 from tests.models.tiny import random_tokens, tiny_model
 
 
@@ -24,19 +26,31 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry for every sum that is made in a norm; the fused choice without its other kernels."""
     calls: list[str] = []
 
-    def add_rms_norm(before: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        calls.append("joined")
+    def add_rms_norm(
+        before: Tensor, added: Tensor, weight: Tensor, eps: float, *, first: NormFirst | None
+    ) -> tuple[Tensor, Tensor]:
+        calls.append("joined" if first is None else "joined after a sub-norm")
+        added = added if first is None else _normed(added, first.weight * first.gain, first.eps)
         total = before + added
-        return total, weight * (total / torch.sqrt(total.square().mean(dim=-1, keepdim=True) + eps))
+        return total, _normed(total, weight, eps)
 
     def without_kernels(function: Callable[..., object]) -> Callable[..., object]:
         return lambda *args, **kwargs: function(*args, **{**kwargs, "fused": False})
 
+    def rms_norm(x: Tensor, weight: Tensor, eps: float, *, gain: float) -> Tensor:
+        return _normed(x, weight * gain, eps)
+
     monkeypatch.setattr(block_module.kernels, "add_rms_norm", add_rms_norm)
+    monkeypatch.setattr(block_module.kernels, "rms_norm", rms_norm)
+    monkeypatch.setattr(BranchStack, "serves", lambda self, n_pos: False)
     monkeypatch.setattr("diffmamba_interp.models.language_model.choose_impl", _fused)
-    for kind in (Mamba2Mixer, block_module.DifferentialMixer, block_module.RMSNorm):
+    for kind in (Mamba2Mixer, block_module.RMSNorm):
         monkeypatch.setattr(kind, "forward", without_kernels(kind.forward))
     return calls
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return weight * (x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps))
 
 
 def _fused(*_: object) -> select.Choice:
@@ -52,7 +66,7 @@ def model() -> HookedMamba:
 def test_every_sum_but_the_last_is_made_in_a_norm(joined: list[str], model: HookedMamba) -> None:
     tokens = random_tokens()
     logits = model(tokens)
-    assert len(joined) == 2
+    assert joined == ["joined after a sub-norm", "joined"]
     with torch.enable_grad():
         assert torch.equal(model(tokens), logits)
     assert len(joined) == 2
@@ -65,7 +79,7 @@ def test_every_sum_but_the_last_is_made_in_a_norm(joined: list[str], model: Hook
 def test_recorders_see_the_sums_that_are_made_in_a_norm(joined: list[str], model: HookedMamba) -> None:
     tokens = random_tokens()
     _, cache = model.run_with_cache(tokens, ["blocks.*.hook_resid_*", "blocks.*.hook_mixer_*"])
-    assert len(joined) == 2
+    assert joined == ["joined", "joined"]
     with torch.enable_grad():
         _, expected = model.run_with_cache(tokens, ["blocks.*.hook_resid_*", "blocks.*.hook_mixer_*"])
     assert list(cache) == list(expected)
@@ -90,6 +104,7 @@ def test_a_function_between_two_blocks_keeps_their_sum_and_norm_apart(
     tokens, edit = random_tokens(), [(point, lambda value, name: 2 * value)]
     edited = model.run_with_hooks(tokens, edit)
     assert len(joined) == n_joined
+    assert ("joined after a sub-norm" in joined) == (n_joined == 2 and point != "blocks.0.hook_mixer_out")
     with torch.enable_grad():
         assert torch.equal(model.run_with_hooks(tokens, edit), edited)
     assert not torch.equal(model(tokens), edited)
@@ -108,6 +123,10 @@ def test_torchs_module_hooks_on_blocks_are_shown_tensors(joined: list[str], mode
     with nn.modules.module.register_module_forward_pre_hook(lambda module, args: shown.extend(args[:1])):
         model(random_tokens())
     assert len(joined) == 2
+    n_before = joined.count("joined after a sub-norm")
+    model.blocks[0].mixer.register_forward_hook(lambda module, args, out: shown.append(out[0]))
+    model(random_tokens())
+    assert joined.count("joined after a sub-norm") == n_before
     assert all(isinstance(value, Tensor) for value in shown)
 
 

@@ -3,6 +3,7 @@
     r[i]      = 1 / sqrt(mean_j x[i,j]^2 + eps)
     out[i,j]  = gain weight[j] x[i,j] r[i]
     x[i,j]    = before[i,j] + added[i,j]                   `fused_add_rms_norm`, which writes x too; forward only
+    x[i,j]    = before[i,j] + gain_a weight_a[j] added[i,j] / sqrt(mean_j added[i,j]^2 + eps_a)     the same, `first`
 
     dn[i,j]   = gain weight[j] dout[i,j]
     dx[i,j]   = r[i] (dn[i,j] - x[i,j] r[i]^2 mean_k(dn[i,k] x[i,k]))
@@ -44,6 +45,15 @@ class NormTiles:
     block: int = 4096
     num_warps: int = 4
     programs_per_sm: int = 4
+
+
+@dataclass(frozen=True)
+class NormFirst:
+    """An RMSNorm of what is added, before it is added: gain * weight * added / sqrt(mean(added^2) + eps)."""
+
+    weight: Float[Tensor, " d"]
+    eps: float
+    gain: float = 1.0
 
 
 NORM_TILES = NormTiles()
@@ -88,29 +98,34 @@ def fused_add_rms_norm(
     weight: Float[Tensor, " d"],
     eps: float,
     *,
+    first: NormFirst | None = None,
     tiles: NormTiles = NORM_TILES,
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     """x = before + added, rounded to the wider of their dtypes as PyTorch rounds it, and `fused_rms_norm` of that x.
 
-    The sum leaves the memory once instead of three times. No gradients: raises RuntimeError where one is wanted.
-    Otherwise arguments, results and errors are as for `fused_rms_norm`.
+    With `first` what is added is the norm of `added`, rounded to the dtype of that norm's weight as `fused_rms_norm`
+    rounds it, and never written. The sum leaves the memory once instead of three times. No gradients: raises
+    RuntimeError where one is wanted. Otherwise arguments, results and errors are as for `fused_rms_norm`.
     """
-    check_launchable("fused_add_rms_norm", before, added, weight)
+    inner = weight if first is None else first.weight
+    check_launchable("fused_add_rms_norm", before, added, weight, inner)
     _require_served(before, weight)
-    _require_served(added, weight, "added")
+    _require_served(added, inner, "added")
     if before.shape != added.shape:
         raise ValueError(f"before has shape {tuple(before.shape)} and added {tuple(added.shape)}: give equal ones.")
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (before, added, weight)):
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (before, added, weight, inner)):
         raise RuntimeError("fused_add_rms_norm has no backward: add, and call fused_rms_norm, where gradients count.")
-    before, added, weight = before.contiguous(), added.contiguous(), weight.contiguous()
-    total = torch.empty(before.shape, dtype=torch.promote_types(before.dtype, added.dtype), device=before.device)
+    before, added, weight, inner = (tensor.contiguous() for tensor in (before, added, weight, inner))
+    dtype = torch.promote_types(before.dtype, added.dtype if first is None else inner.dtype)
+    total = torch.empty(before.shape, dtype=dtype, device=before.device)
     out = torch.empty(before.shape, dtype=weight.dtype, device=before.device)
     n_rows, block_rows, block_d, num_warps = _row_blocks(before, tiles)
     if n_rows > 0:
         with torch.cuda.device_of(before):
             _add_forward_kernel[(triton.cdiv(n_rows, block_rows),)](
-                out, total, before, added, weight, n_rows, before.shape[-1], eps,
-                BLOCK_ROWS=block_rows, BLOCK_D=block_d, num_warps=num_warps,
+                out, total, before, added, weight, inner, n_rows, before.shape[-1], eps,
+                0.0 if first is None else first.eps, 1.0 if first is None else first.gain,
+                NORM_FIRST=first is not None, BLOCK_ROWS=block_rows, BLOCK_D=block_d, num_warps=num_warps,
             )  # fmt: skip
     return total, out
 
@@ -220,14 +235,20 @@ def _forward_kernel(out, x, weight, n_rows, d, eps, gain, BLOCK_ROWS: tl.constex
 @triton.jit
 @no_type_check
 def _add_forward_kernel(
-    out, total, before, added, weight, n_rows, d, eps, BLOCK_ROWS: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    out, total, before, added, weight, inner, n_rows, d, eps, inner_eps, inner_gain,
+    NORM_FIRST: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """One tile of total = before + added and of its norm, which is that of the rounded sum."""
     place, ok, row_ok = _row_tile(tl.program_id(0) * BLOCK_ROWS, n_rows, d, BLOCK_ROWS, BLOCK_D)
     j = tl.arange(0, BLOCK_D)
     factor = tl.load(weight + j, mask=j < d, other=0.0).to(tl.float32)[None, :]
     left = tl.load(before + place, mask=ok, other=0.0).to(tl.float32)
     right = tl.load(added + place, mask=ok, other=0.0).to(tl.float32)
+    if NORM_FIRST:
+        inner_factor = inner_gain * tl.load(inner + j, mask=j < d, other=0.0).to(tl.float32)[None, :]
+        scaled = inner_factor * (right * _reciprocal_rms(right, row_ok, d, inner_eps))
+        # Rounded as if it had been written: the sum is the same number wherever it is made.
+        right = scaled.to(inner.dtype.element_ty).to(tl.float32)
     rounded = (left + right).to(total.dtype.element_ty)
     tl.store(total + place, rounded, mask=ok)
     value = rounded.to(tl.float32)

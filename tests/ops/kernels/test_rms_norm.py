@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from diffmamba_interp.ops import fused
-from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, NormTiles, fused_add_rms_norm, fused_rms_norm, rms_norm
+from diffmamba_interp.ops.kernels import (
+    MAX_NORM_WIDTH,
+    NormFirst,
+    NormTiles,
+    fused_add_rms_norm,
+    fused_rms_norm,
+    rms_norm,
+)
 from diffmamba_interp.ops.kernels.triton_import import INTERPRETED
 
 SMALL = NormTiles(block=128, num_warps=1, programs_per_sm=3)
@@ -197,9 +204,28 @@ def test_the_sum_is_pytorchs_and_the_norm_is_that_of_the_sum(
         torch.testing.assert_close(normed, fused_rms_norm(total, weight, EPS, tiles=SMALL))
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("length", "d"), [(1, 32), (7, 20), (63, 1), (130, 24), (500, 5)])
+def test_a_norm_before_the_sum_is_the_norm_by_itself(
+    length: int, d: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    before, weight, _ = make_inputs(length, d, device, torch.float32, dtype)
+    added, inner, _ = make_inputs(length, d, device, dtype, dtype)
+    first = NormFirst(inner.flip(0), 1e-3, 0.7)
+    with torch.no_grad():
+        total, normed = fused_add_rms_norm(before, added.flip(1), weight, EPS, first=first, tiles=SMALL)
+        apart = fused_rms_norm(added.flip(1), first.weight, first.eps, gain=first.gain, tiles=SMALL)
+        expected = fused_add_rms_norm(before, apart, weight, EPS, tiles=SMALL)
+        torch.testing.assert_close(total, expected[0], rtol=torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps)
+        torch.testing.assert_close(normed, expected[1])
+
+
 def test_a_sum_that_cannot_be_made_in_the_norms_launch_is_refused(device: torch.device) -> None:
     x, weight, _ = make_inputs(4, 8, device, torch.float32, torch.float32)
     with pytest.raises(RuntimeError, match="fused_add_rms_norm has no backward"):
         fused_add_rms_norm(x, x, weight, EPS)
     with torch.no_grad(), pytest.raises(ValueError, match="added is torch.float64"):
         fused_add_rms_norm(x, x.double(), weight, EPS)
+    with pytest.raises(ValueError, match="one factor per element of a row, 8, but has shape"):
+        fused_add_rms_norm(x, x, weight, EPS, first=NormFirst(weight[:4], EPS))
