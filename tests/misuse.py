@@ -270,6 +270,20 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "max_bytes": 2**30,
             },
         ),
+        "write_logit_shift": (
+            implicit_attention.write_logit_shift,
+            {
+                "model": model,
+                "tokens": tokens,
+                "block": 0,
+                "token": 3,
+                "position": -1,
+                "branch": None,
+                "versus": 4,
+                "lengths": None,
+                "max_bytes": 2**30,
+            },
+        ),
         "capture_block": (
             implicit_attention.capture_block,
             {"model": model, "tokens": tokens, "block": 0, "lengths": None},
@@ -573,6 +587,7 @@ RIGHT_IN: dict[str, str] = {
     "differential_attention.block": "huge",
     "load_demo_lens.model": "none",
     "KnockOut.branch": "none",
+    "write_logit_shift.branch": "none",
     "knock_out_heads.positions": "huge",
     "matched_heads.nearest": "huge",
     "Spans.filler": "empty",

@@ -25,6 +25,7 @@ RESULTS = {
     *(
         "ResidualAttribution",
         "SpanSummary",
+        "WriteLogitShift",
         "Writer",
         "Measured",
         "Effect",

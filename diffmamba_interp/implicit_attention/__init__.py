@@ -22,6 +22,7 @@ from diffmamba_interp.implicit_attention.span_measures import (
     removed_share,
     summarise_spans,
 )
+from diffmamba_interp.implicit_attention.writes import WriteLogitShift, write_logit_shift
 from diffmamba_interp.models.read_out import logit_direction
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
 
@@ -44,6 +45,7 @@ __all__ = [
     "EffectiveAttention",
     "MemoryLimitError",
     "ResidualAttribution",
+    "WriteLogitShift",
     "Writer",
     "capture_block",
     "contribution_along",
@@ -56,4 +58,5 @@ __all__ = [
     "logit_direction",
     "residual_attribution",
     "token_contributions",
+    "write_logit_shift",
 ]

@@ -42,6 +42,13 @@ class FrozenScan(ABC):
     def apply(self, x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
         """H x + D x, for any x."""
 
+    def state_reads(self, rows: Int[Tensor, "batch row"]) -> Float[Tensor, "batch row pos head d_state"]:
+        """What the destinations read with of a write at s: C[t] times the state's decay from s to t; 0 for s > t.
+
+        Raises ValueError for a scan that has no states to write into.
+        """
+        raise ValueError("this mixer's scan is given by its matrix alone: it has no state that a write enters.")
+
     def hidden(
         self,
         rows: Int[Tensor, "batch row"] | None,

@@ -23,6 +23,7 @@ from diffmamba_interp.ops.kernel_use import use_fused
 from diffmamba_interp.ops.precision import running_sum, upcast
 from diffmamba_interp.ops.scan_pairs import Reduction
 from diffmamba_interp.ops.select import Impl
+from diffmamba_interp.ops.writes import selective_reads
 
 TILE = 64
 """Destinations per tile: the square on the diagonal costs TILE * length * d_state exponentials per channel."""
@@ -42,6 +43,9 @@ class FrozenSelective(FrozenScan):
             return selective.selective_attention_matrix(dt, A, self.B, self.C, rows)
         cum = running_sum(dt, dim=1)
         return torch.cat([self._tile(dt, cum, A, start) for start in range(0, self.n_pos, TILE)], dim=2)
+
+    def state_reads(self, rows: Tensor) -> Tensor:
+        return selective_reads(self.dt, self.A, self.C, rows)
 
     def hidden(
         self,

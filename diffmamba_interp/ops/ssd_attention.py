@@ -10,6 +10,7 @@ from diffmamba_interp.ops.frozen_scan import FrozenScan
 from diffmamba_interp.ops.kernel_use import launched, use_fused
 from diffmamba_interp.ops.scan_pairs import Along, Reduction, ScanPairs, all_rows, chosen_rows, form_of
 from diffmamba_interp.ops.select import Impl
+from diffmamba_interp.ops.writes import ssd_reads
 
 
 class FrozenSSD(FrozenScan):
@@ -27,6 +28,9 @@ class FrozenSSD(FrozenScan):
 
     def apply(self, x: Tensor) -> Tensor:
         return reference.ssd_chunked(x, self.dt, self.log_decay, self.B, self.C, self.D).y
+
+    def state_reads(self, rows: Tensor) -> Tensor:
+        return ssd_reads(self.log_decay, reference.expand_groups(self.C, self.dt.shape[2]), rows)
 
     def hidden(
         self,

@@ -6,7 +6,12 @@ The state is linear in the writes, so an edit adds to the scan as it is, whateve
 
     change[t] = decay[t] * change[t-1] + (edited - write)[t]                y[t] += change[t] C[t]
 
-A write that is replaced by itself then changes no bit. Sums are taken in float32, or in float64 for float64 input.
+A write that is replaced by itself then changes no bit. What is read of a change at s alone is known without the steps
+between (`ssd_reads`, `selective_reads`):
+
+    y[t] += change[s] (exp(cum[t] - cum[s]) * C[t])         cum: running sum of the log of the decay
+
+Sums are taken in float32, or in float64 for float64 input.
 """
 
 from __future__ import annotations
@@ -15,10 +20,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.precision import running_sum, upcast
 from diffmamba_interp.ops.reference import ScanOutput, expand_groups
 
 
@@ -38,6 +43,42 @@ def selective_writes(
 ) -> Float[Tensor, "batch pos channel d_state"]:
     """dt x B of a Mamba-1 scan, channel by channel. Memory: d_state times that of x."""
     return (upcast(dt) * upcast(x))[..., None] * upcast(B)[:, :, None, :]
+
+
+def ssd_reads(
+    log_decay: Float[Tensor, "batch pos head"],
+    C: Float[Tensor, "batch pos head d_state"],
+    rows: Int[Tensor, "batch row"],
+) -> Float[Tensor, "batch row pos head d_state"]:
+    """exp(cum[t] - cum[s]) C[t] of a Mamba-2 scan for the destinations t = rows; 0 for s > t."""
+    elapsed, later = _elapsed(log_decay, rows)
+    return (torch.exp(elapsed)[..., None] * _at(C, rows)[:, :, None]).masked_fill(later[..., None], 0.0)
+
+
+def selective_reads(
+    dt: Float[Tensor, "batch pos channel"],
+    A: Float[Tensor, "channel d_state"],
+    C: Float[Tensor, "batch pos d_state"],
+    rows: Int[Tensor, "batch row"],
+) -> Float[Tensor, "batch row pos channel d_state"]:
+    """exp(A (cum[t] - cum[s])) C[t] of a Mamba-1 scan, cum = cumsum(dt), for the destinations t = rows; 0 for s > t."""
+    elapsed, later = _elapsed(dt, rows)
+    return (torch.exp(A * elapsed[..., None]) * _at(C, rows)[:, :, None, None]).masked_fill(later[..., None], 0.0)
+
+
+def _elapsed(value: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """sum of value[s+1 .. t] for t = rows, 0 for s > t where exp of it could overflow; and where that is so.
+
+    [batch, row, pos, head] and [batch, row, pos, 1].
+    """
+    total = running_sum(value, dim=1)
+    later = (torch.arange(value.shape[1], device=rows.device) > rows[..., None])[..., None]
+    elapsed = (_at(total, rows)[:, :, None] - total[:, None]).to(upcast(value).dtype)
+    return elapsed.masked_fill(later, 0.0), later
+
+
+def _at(value: Tensor, rows: Tensor) -> Tensor:
+    return value[torch.arange(len(value), device=rows.device)[:, None], rows]
 
 
 @dataclass(frozen=True)
