@@ -19,7 +19,9 @@ from torch import nn
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.block import Block, OpenSum
+from diffmamba_interp.models.differential_mixer import OpenNorm
 from diffmamba_interp.ops import fused
+from diffmamba_interp.ops.kernels import NormFirst
 
 D_MODEL, N_LAYERS, D_STATE, D_VOCAB, LENGTH = 1024, 48, 128, 50_288, 2048
 FLOAT32 = ("A_log", "D", "dt_bias", "lambda_q1")
@@ -121,8 +123,10 @@ def measure_blocks(batch: int, graphs: bool) -> dict[str, Timing]:
 
 
 def between_blocks(block: nn.Module, hidden: torch.Tensor, resid: torch.Tensor) -> object:
-    """A block as it runs inside a model, and as the peer's does: the sum is the one that the block before has left."""
-    return block(OpenSum(resid, hidden, HookPoint()), fused=True, keep_state=False, leave_sum=True)
+    """A block as it runs among others of its kind: it makes the sum, and the sub-norm, that the one before has left."""
+    mixer = block.mixer
+    left = hidden if block.kind == "plain" else OpenNorm(hidden, NormFirst(mixer.subnorm.weight, 1e-5, 0.8))
+    return block(OpenSum(resid, left, HookPoint()), fused=True, keep_state=False, leave_sum=True)
 
 
 def measure_models(batch: int, graphs: bool) -> dict[str, Timing]:
