@@ -46,9 +46,11 @@ verify: $(STAMP)
 	echo "verify: will rebuild, one after the other:"; printf '  %s\n' $$recipes; \
 	for recipe in $$recipes; do \
 		run=$$(dirname $$recipe)/run.py; \
-		name=$$(grep -q '^\[paper\]' $$recipe && echo paper || echo builtin); \
-		echo "verify: $$run --recipe $$name"; \
-		$(PY) $$run --recipe $$name; \
+		names=$$(sed -n 's/^\[\([a-z]*\)\]$$/\1/p' $$recipe | grep -v '^builtin$$' || echo builtin); \
+		for name in $$names; do \
+			echo "verify: $$run --recipe $$name"; \
+			$(PY) $$run --recipe $$name; \
+		done; \
 	done
 
 lint: $(STAMP)

@@ -1,5 +1,5 @@
 """What the records of the long-context analysis say, in results.json, figures and README.md: loss by position of each
-model, what older context gains, and the models' difference.
+model, what older context gains, how far the loss rises beyond the trained length, and the models' difference.
 
 Intervals are drawn over sources (novels), each with all of its pieces: pieces of one novel are alike.
 
@@ -40,7 +40,8 @@ def summarise(folder: Path, results: Results) -> dict[str, Any]:
 def curves_of(records: Records) -> dict[str, Any]:
     """Curves over the bins, each a list of estimates in nats per token, and `p_values` of the differences.
 
-    full, windowed, gain: by model; gain is windowed less full. difference: second model less first, full.
+    full, windowed, gain: by model; gain is windowed less full. rise: by model, full less that of the bin that ends at
+    the trained length. difference: second model less first, full.
     """
     ends = sorted(int(name.split("_")[1]) for name in records if name.startswith("full_"))
     by_model = {
@@ -54,6 +55,8 @@ def curves_of(records: Records) -> dict[str, Any]:
         for kind in ("full", "windowed")
     }
     losses["gain"] = {name: losses["windowed"][name] - losses["full"][name] for name in (FIRST, SECOND)}
+    trained = ends.index(TRAINED)
+    losses["rise"] = {name: losses["full"][name] - losses["full"][name][:, [trained]] for name in (FIRST, SECOND)}
     curves: dict[str, Any] = {
         kind: {name: estimates(values, sources) for name, values in of_kind.items()} for kind, of_kind in losses.items()
     }
@@ -116,7 +119,27 @@ def finding(results: Results, title: str) -> list[str]:
         if older:
             words = {1: "helps at", -1: "harms at", 0: "undecided at"}
             lines.append(f"- `{model}`, past older than {TRAINED:,} tokens: {listed(*zip(*older, strict=True), words)}")
+    lines += [f"- {degradation(results, model)}" for model in (FIRST, SECOND)] if beyond else []
     return [*lines, "", *bin_table(results), ""]
+
+
+def degradation(results: Results, model: str) -> str:
+    """Whether a model's loss suffers beyond the trained length, against the past cut off and against its own."""
+    places = [place for place, end in enumerate(results["bounds"][1:]) if end > TRAINED]
+    gains = [estimate_from(results["curves"]["gain"][model][place]) for place in places]
+    # What the older past costs is the gain's negative, so its upper bound is the lower one of the gain.
+    most, signs = max(0.0, *(-gain.low for gain in gains)), [gain.sign(results["n_pieces"]) for gain in gains]
+    if -1 in signs:
+        word = "**degrades**, for the older past does harm"
+    elif set(signs) == {1}:
+        word = "**does not degrade**, for the older past does no harm"
+    else:
+        word = "**is not seen to degrade**, for the older past does no harm that can be told from none"
+    last = results["curves"]["rise"][model][places[-1]]
+    return (
+        f"`{model}` {word} in any bin up to {position(results['bounds'][-1])} tokens (at most {most:.3f} nats, by its "
+        f"95 % interval); its loss in the last bin is {text(last, signed=True)} nats from that of the last trained one."
+    )
 
 
 def verdict(beyond: Sequence[int]) -> str:
@@ -169,7 +192,7 @@ PAGE = Page(
     figures=figures,
     finding=finding,
     section=section,
-    titles={"paper": "Held-out novels", "builtin": "Generated text"},
+    titles={"unseen": "Novels that no training saw", "paper": "Held-out novels", "builtin": "Generated text"},
 )
 
 

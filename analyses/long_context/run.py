@@ -1,6 +1,7 @@
 """Does the loss keep falling, or even survive, far beyond the trained length? (Fig. 6 of arXiv 2507.06204, small.)
 
     python analyses/long_context/run.py --recipe builtin      generated text, 16k tokens
+    python analyses/long_context/run.py --recipe unseen       20 novels from --data that no training saw, 64k tokens
     python analyses/long_context/run.py --recipe paper        held-out novels from --data, 64k tokens
 
 Both models read long pieces of text token by token through their recurrent state, and again with the past cut off.
@@ -27,6 +28,7 @@ from diffmamba_interp.lm_training.position_loss import binned, position_bins, po
 from diffmamba_interp.models.demo import DemoName, load_demo_tokenizer
 from diffmamba_interp.text import Document, TextSource, documents_of_split, encode_texts
 from diffmamba_interp.text.generated_text import generated_documents
+from diffmamba_interp.text.sources import GENERATED
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 131_072}
 # Generated text has about so many characters per token; twice as many serve any tokenizer.
@@ -35,7 +37,11 @@ CHARS_PER_TOKEN = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """text: "generated" or "novels" (of `splits`). length, window: tokens. n: pieces, 0 for all of the novels."""
+    """Which text to read.
+
+    text: "generated", or a folder of `--data`: of its documents those of `splits`, or all where none is named.
+    length, window: tokens. n: pieces, 0 for all there are.
+    """
 
     text: str
     length: int
@@ -81,10 +87,10 @@ def losses_of(asked: Asked, name: DemoName, tokens: np.ndarray) -> dict[str, np.
 
 
 def write_pieces(recipe: Recipe, options: Options, path: Path) -> None:
-    """The pieces, their sources, the recipe and the sum of the novels in a file."""
+    """The pieces, their sources, the recipe and the sum of the text in a file."""
     sources, tokens = pieces(recipe, options.data)
-    sums = data_sha256({"novels": options.data / "novels"}) if recipe.text == "novels" else {}
-    about = {"recipe": np.array(json_text(asdict(recipe))), "novels": np.array(list(sums.values()), dtype=str)}
+    sums = {} if recipe.text == GENERATED else data_sha256({recipe.text: options.data / recipe.text})
+    about = {"recipe": np.array(json_text(asdict(recipe))), "sums": np.array(list(sums.values()), dtype=str)}
     write_bytes(path, arrays_to_bytes({"source": np.array(sources), "tokens": tokens, **about}))
 
 
@@ -98,26 +104,27 @@ def read_pieces(asked: Asked) -> dict[str, np.ndarray]:
 
 
 def sums_of_pieces(asked: Asked) -> dict[str, str]:
-    return dict.fromkeys(["novels"], *read_pieces(asked)["novels"].tolist()) if asked.recipe.text == "novels" else {}
+    return dict(zip([asked.recipe.text], read_pieces(asked)["sums"].tolist(), strict=False))
 
 
 def pieces(recipe: Recipe, data: Path) -> tuple[list[str], np.ndarray]:
     """Pieces of `length` + 1 tokens that do not overlap, and the source of each; every source's first piece first."""
-    if recipe.text == "generated":
+    if recipe.text == GENERATED:
         n_chars = CHARS_PER_TOKEN * recipe.length
         sources = [
             Document("\n\n".join(generated_documents(n_chars=n_chars, seed=recipe.seed + index)), f"seed {index}")
             for index in range(recipe.n)
         ]
     else:
-        novels = list(TextSource(location=str(data / "novels")).documents())
-        sources = [one for split in recipe.splits for one in documents_of_split(novels, split)]  # type: ignore[arg-type]
+        novels = list(TextSource(location=str(data / recipe.text)).documents())
+        of_splits = [one for split in recipe.splits for one in documents_of_split(novels, split)]  # type: ignore[arg-type]
+        sources = of_splits if recipe.splits else novels
     encoded = encode_texts(load_demo_tokenizer(), [source.text for source in sources])
     cut = [
         (number, source.hash[:16], tokens[start : start + recipe.length + 1])
         for source, tokens in zip(sources, encoded, strict=True)
         for number, start in enumerate(range(0, len(tokens) - recipe.length, recipe.length))
-        if number == 0 or recipe.text == "novels"
+        if number == 0 or recipe.text != GENERATED
     ]
     if not cut:
         raise ValueError(f"no text has {recipe.length + 1} tokens: give a smaller --length.")
