@@ -90,6 +90,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
     sizes = {(0, None): np.array([1.0, 2.0, 3.0, 4.0])}
     heads = (torch.randn(*tokens.shape, 2, 4), torch.randn(*tokens.shape, 2, 4))
     _, cache = model.run_with_cache(tokens)
+    grid = interventions.patch_grid(model, tokens, tokens + 1, answers=[3, 4], blocks=0, positions=[1])
 
     def acting(make: Call) -> Call:
         return lambda **options: model.run_with_hooks(tokens, make(**options).hooks(model))
@@ -394,6 +395,22 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             interventions.intervene,
             {"model": model, "interventions": interventions.SetLambda(value=0.0)},
         ),
+        "attribution_patching": (
+            interventions.attribution_patching,
+            {
+                "model": model,
+                "clean": tokens,
+                "corrupted": tokens + 1,
+                "answers": [3, 4],
+                "against": None,
+                "point": "resid_pre",
+                "blocks": 0,
+                "positions": [1],
+                "batch_size": 4,
+                "on_progress": None,
+            },
+        ),
+        "estimate_error": (interventions.estimate_error, {"estimate": grid, "exact": grid}),
         "patch_grid": (
             interventions.patch_grid,
             {
@@ -435,6 +452,10 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             {"story": stories[0], "length": 0, "depth": None, "seed": 0},
         ),
         "Haystack": (needle.Haystack, {"tokenizer": tokenizer, "filler": None, "bos": "auto"}),
+        "swapped_needles": (
+            needle.swapped_needles,
+            {"tokenizer": tokenizer, "samples": samples, "seed": 0},
+        ),
         "make_needle_samples": (
             needle.make_needle_samples,
             {
@@ -571,7 +592,7 @@ RIGHT: dict[str, str] = {
 
 ANY_SEED = (
     *("convert_to_differential", "AddNoise", "randomise_tokens", "Haystack.hide", "make_needle_samples"),
-    *("generate_stories", "generate_story", "iterate_stories", "matched_heads"),
+    *("generate_stories", "generate_story", "iterate_stories", "matched_heads", "swapped_needles"),
 )
 
 RIGHT_IN: dict[str, str] = {

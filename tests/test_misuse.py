@@ -29,6 +29,7 @@ RESULTS = {
         "Writer",
         "Measured",
         "Effect",
+        "EstimateError",
         "Head",
         "InterventionRecord",
         "PatchGrid",
@@ -36,6 +37,7 @@ RESULTS = {
     ),
     *("Curve", "PairedCurve", "Mention", "NeedleSample", "NeedleTrajectory", "ReadSample", "Span", "Story", "Estimate"),
     *("LensMeasurement", "LensTrajectory", "ResidualStream", "StepRecord", "StoryTooLongError", "TrainingError"),
+    "SwappedNeedle",
 }
 """Made by functions, for reading."""
 ELSEWHERE = {

@@ -162,10 +162,11 @@ def patch_grid_drawing(
     token_strings: Sequence[str] | None = None,
     title: str = "",
 ) -> Drawing:
-    """Blocks by positions: what patching there does to the answer's logit, on one symmetric scale.
+    """Blocks, their branches or heads by positions: what patching there does to the answer's logit, on one symmetric
+    scale; of an estimated grid, what attribution patching says that it does.
 
     Args:
-        grid: what `patch_grid` made.
+        grid: what `patch_grid` or `attribution_patching` made.
         show: the "change" of the logit, or the share of the prompts' distance that is "recovered".
         sample: which pair of prompts; None for the mean over those that have a value.
         token_strings: the tokens of a whole prompt, to label the positions with.
@@ -184,17 +185,17 @@ def patch_grid_drawing(
     cells = HeatMap(
         values=shown,
         x=range(len(places)),
-        y=[str(block) for block in grid.blocks],
+        y=list(grid.row_names),
         notes=[
-            [f"block {block}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
-            for block, row in zip(grid.blocks, shown, strict=True)
+            [f"block {name}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
+            for name, row in zip(grid.row_names, shown, strict=True)
         ],
     )
     which = f"mean of {len(values)} pairs of prompts" if sample is None else f"pair of prompts {sample}"
     labels = _position_labels(grid, token_strings)
     step = -(-len(labels) // MAX_TICKS)
     return Drawing(
-        title=title or "Activation patching",
+        title=title or ("Attribution patching (estimate)" if grid.estimated else "Activation patching"),
         subtitle=f"{grid.point}, {which}",
         x=Axis(
             title="patched position",
@@ -204,7 +205,7 @@ def patch_grid_drawing(
         y=Axis(title="block", kind="category", backwards=True),
         scale=symmetric("change of logit" if show == "change" else "share recovered", [shown]),
         panels=[Panel(marks=[cells])],
-        panel_size=(max(300.0, 12.0 * len(places)), 22.0 * len(grid.blocks)),
+        panel_size=(max(300.0, 12.0 * len(places)), (22.0 if grid.heads is None else 12.0) * len(grid.blocks)),
     )
 
 

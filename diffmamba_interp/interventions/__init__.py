@@ -13,6 +13,7 @@ from diffmamba_interp.interventions.ablation import (
     SwapHeads,
     collect_means,
 )
+from diffmamba_interp.interventions.attribution import EstimateError, attribution_patching, estimate_error
 from diffmamba_interp.interventions.compare import compare, compare_each, sweep
 from diffmamba_interp.interventions.head_sets import (
     Head,
@@ -37,6 +38,7 @@ __all__ = [
     "AnswerReading",
     "AtTokens",
     "Effect",
+    "EstimateError",
     "Head",
     "Intervention",
     "InterventionRecord",
@@ -50,10 +52,12 @@ __all__ = [
     "SweepRecord",
     "ablate_heads",
     "answer_readings",
+    "attribution_patching",
     "collect_means",
     "compare",
     "compare_each",
     "describe",
+    "estimate_error",
     "hooks_of",
     "intervene",
     "knock_out_heads",

@@ -4,14 +4,15 @@
     change              = patched - corrupted
     recovered           = (patched - corrupted) / (clean - corrupted)         0: no effect, 1: all of it
 
-Each cell is one row of a batch: one forward pass serves many of them.
+A grid's rows are blocks, or what is patched of them: their branches, or the heads of their scans. Each cell is one row
+of a batch: one forward pass serves many of them. `attribution_patching` estimates the same grid by one backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -20,21 +21,26 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, checked, checked_fields, fitting
 from diffmamba_interp.files.json_records import JsonRecord
-from diffmamba_interp.hook_names import ResidualPoint, block_point
+from diffmamba_interp.hook_names import BRANCHES, Branch, ResidualPoint, block_point, branch_out, mixer_point
 from diffmamba_interp.hook_points import select_names
+from diffmamba_interp.interventions.ablation import HEAD_VALUES, HeadValue
 from diffmamba_interp.interventions.intervention import Hook, OnPrompt
 from diffmamba_interp.interventions.targets import (
     Blocks,
     Positions,
+    Scan,
     chosen_blocks,
+    chosen_scans,
+    gated_point,
     position_mask,
     require_positions,
     require_tokens,
 )
 from diffmamba_interp.models.language_model import HookedMamba
 
-PointOfBlock = ResidualPoint | Callable[[int], str]
-"""A point of the residual stream, or a function from a block to a hook's name, for any other point."""
+PointOfBlock = ResidualPoint | Literal["branch_out"] | HeadValue | Callable[[int], str]
+"""What is patched of a block: a point of the residual stream; "branch_out", the output of each branch; "ssm_y" or
+"gated", the value of each head of its scans (see `AblateHead`); or a function from a block to a hook's name."""
 
 Place = int | tuple[int, ...]
 """A position, or several that are patched together."""
@@ -96,8 +102,10 @@ class Patch:
 class PatchGrid(JsonRecord):
     """What patching one value at a time does to the answer's logit (minus `against`'s, where that was given).
 
-    point: hook point, with {} for the block. blocks: what was patched. positions: one for each column, or several
-    that were patched together. answers, against: token ids, one per sample. Logits, without unit:
+    point: hook point, with {} for the block, or the word for all branches or heads. blocks: of each row. branches,
+    heads: of each row, where rows are branches or heads; a plain block has no branch. positions: one for each column,
+    or several that were patched together. answers, against: token ids, one per sample. estimated: by one backward
+    pass, `attribution_patching`. Logits, without unit:
     clean, corrupted: of the unpatched runs. patched: of each cell.
     """
 
@@ -108,18 +116,31 @@ class PatchGrid(JsonRecord):
     against: tuple[int, ...] | None
     clean: Float[np.ndarray, " sample"]
     corrupted: Float[np.ndarray, " sample"]
-    patched: Float[np.ndarray, "sample block pos"]
+    patched: Float[np.ndarray, "sample row pos"]
+    branches: tuple[Branch | None, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    estimated: bool = False
 
     @property
-    def change(self) -> Float[np.ndarray, "sample block pos"]:
+    def change(self) -> Float[np.ndarray, "sample row pos"]:
         """Change of the logit by the patch."""
         return self.patched - self.corrupted[:, None, None]
 
     @property
-    def recovered(self) -> Float[np.ndarray, "sample block pos"]:
+    def recovered(self) -> Float[np.ndarray, "sample row pos"]:
         """The change as a share of the distance between the two prompts; NaN where they do not differ."""
         distance = (self.clean - self.corrupted)[:, None, None]
         return np.divide(self.change, distance, out=np.full_like(self.patched, np.nan), where=distance != 0)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """`3`, `3 minuend` or `3 minuend, head 1`: what is patched in each row."""
+        names = [str(block) for block in self.blocks]
+        if self.branches is not None:
+            names = [f"{name} {branch}" if branch else name for name, branch in zip(names, self.branches, strict=True)]
+        if self.heads is not None:
+            names = [f"{name}, head {head}" for name, head in zip(names, self.heads, strict=True)]
+        return tuple(names)
 
 
 @checked
@@ -141,12 +162,12 @@ def patch_grid(
 
     Args:
         model: hooks that are attached to it take effect on every run.
-        clean, corrupted: pairs of prompts of equal length, without padding.
+        clean, corrupted: pairs of prompts of equal length, without padding (`needle.swapped_needles` makes such).
         answers: one token id per pair, whose logit is read at the last position.
         against: token ids whose logit is subtracted, such as the corrupted prompts' own answers.
-        point: a point of the residual stream, or a function from a block to a hook's name, for example
-            `lambda block: branch_out(block, "minuend")`.
-        blocks: which to patch; None for all.
+        point: a point of the residual stream; "branch_out" for a row per branch; "ssm_y" or "gated" for a row per
+            head; or a function from a block to a hook's name, `lambda block: branch_out(block, "minuend")`.
+        blocks: which to patch; None for all that have it.
         positions: which to patch; None for each on its own. Several in a tuple, such as those of a whole fact
             (`positions_in`), are patched together and make one column.
         rows: cells, each a whole prompt, in one forward pass.
@@ -156,108 +177,171 @@ def patch_grid(
         ValueError: prompts of different lengths, a block or position that there is not, or a point whose value
             has no position axis.
     """
-    _check_pairs(clean, corrupted, answers, against)
-    require_tokens("answers and against", [*answers, *(against or ())], model.cfg.d_vocab)
-    n_pos = clean.shape[1]
-    chosen = chosen_blocks(model, blocks)
-    places = _as_places(range(n_pos) if positions is None else positions)
-    _check_places(places, n_pos)
-    names = {block: _hook_name(point, block) for block in chosen}
-    device = model.embed.weight.device
-    clean, corrupted = clean.to(device), corrupted.to(device)
-    read = _Reader(model, answers, against)
-    values, clean_logits = _clean_run(model, clean, names, read)
-    cells = [_Cell(s, b, positions_of(p)) for s in range(len(clean)) for b in chosen for p in places]
+    asked = ask(model, clean, corrupted, answers, against, point, blocks, positions)
+    values, clean_logits = clean_run(asked, range(len(clean)))
+    cells = [_Cell(s, row, positions_of(p)) for s in range(len(clean)) for row in asked.rows for p in asked.places]
     patched: list[float] = []
     for first in range(0, len(cells), rows):
         batch = cells[first : first + rows]
-        samples = torch.tensor([cell.sample for cell in batch], device=device)
-        with model.hooks(_hooks_of_cells(batch, names, values)):
-            patched += read(corrupted[samples], samples)
+        samples = [cell.sample for cell in batch]
+        with model.hooks(_hooks_of_cells(batch, values)):
+            patched += asked.read("corrupted", samples).double().tolist()
         if on_progress is not None:
             on_progress(len(batch))
-    everyone = torch.arange(len(clean), device=device)
-    return PatchGrid(
-        point=names[chosen[0]].replace(f"blocks.{chosen[0]}.", "blocks.{}."),
-        blocks=chosen,
-        positions=places,
-        answers=tuple(answers),
-        against=None if against is None else tuple(against),
-        clean=np.array(clean_logits),
-        corrupted=np.array(read(corrupted, everyone)),
-        patched=np.array(patched).reshape(len(clean), len(chosen), len(places)),
+    corrupted_logits = asked.read("corrupted", range(len(clean)))
+    return asked.grid(clean_logits, corrupted_logits, np.array(patched).reshape(len(clean), -1, len(asked.places)))
+
+
+class GridRow(NamedTuple):
+    """What one row of a grid patches: the hook point, and of its value's third axis the part that is one head's."""
+
+    block: int
+    name: str
+    branch: Branch | None = None
+    head: int | None = None
+    part: slice = slice(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedGrid:
+    """A grid's question, checked: which cells, and how a prompt is read."""
+
+    model: HookedMamba
+    point: PointOfBlock
+    rows: tuple[GridRow, ...]
+    places: tuple[Place, ...]
+    prompts: dict[Literal["clean", "corrupted"], Tensor]
+    answers: Tensor
+    against: Tensor | None
+
+    @property
+    def names(self) -> list[str]:
+        """The hook points, each once."""
+        return list(dict.fromkeys(row.name for row in self.rows))
+
+    def read(self, which: Literal["clean", "corrupted"], samples: Sequence[int]) -> Float[Tensor, " sample"]:
+        """Answer logits at the last position of these samples, minus `against`'s; hooks in force take effect."""
+        index = torch.tensor(list(samples), device=self.answers.device)
+        logits = self.model(self.prompts[which][index], positions=[-1])[:, 0]
+        read = logits.gather(-1, self.answers[index, None])[:, 0]
+        return read if self.against is None else read - logits.gather(-1, self.against[index, None])[:, 0]
+
+    def grid(self, clean: Tensor, corrupted: Tensor, patched: np.ndarray, *, estimated: bool = False) -> PatchGrid:
+        """The record of what came out. clean, corrupted: logits, [sample]. patched: [sample, row, pos]."""
+        first = self.rows[0]
+        in_words = isinstance(self.point, str) and self.point not in get_args(ResidualPoint)
+        has_heads = first.head is not None
+        return PatchGrid(
+            point=str(self.point) if in_words else first.name.replace(f"blocks.{first.block}.", "blocks.{}."),
+            blocks=tuple(row.block for row in self.rows),
+            branches=tuple(row.branch for row in self.rows) if in_words else None,
+            heads=tuple(row.head for row in self.rows if row.head is not None) if has_heads else None,
+            positions=self.places,
+            answers=tuple(self.answers.tolist()),
+            against=None if self.against is None else tuple(self.against.tolist()),
+            clean=clean.double().cpu().numpy(),
+            corrupted=corrupted.double().cpu().numpy(),
+            patched=patched,
+            estimated=estimated,
+        )
+
+
+def ask(
+    model: HookedMamba,
+    clean: Tensor,
+    corrupted: Tensor,
+    answers: Sequence[int],
+    against: Sequence[int] | None,
+    point: PointOfBlock,
+    blocks: Blocks,
+    positions: Sequence[int | Sequence[int]] | None,
+) -> AskedGrid:
+    """What `patch_grid` and `attribution_patching` are asked. Raises ValueError as they do."""
+    _check_pairs(clean, corrupted, answers, against)
+    require_tokens("answers and against", [*answers, *(against or ())], model.cfg.d_vocab)
+    n_pos = clean.shape[1]
+    places = _as_places(range(n_pos) if positions is None else positions)
+    _check_places(places, n_pos)
+    device = model.embed.weight.device
+    return AskedGrid(
+        model=model,
+        point=point,
+        rows=tuple(_grid_rows(model, point, blocks)),
+        places=places,
+        prompts={"clean": clean.to(device), "corrupted": corrupted.to(device)},
+        answers=torch.tensor(list(answers), device=device),
+        against=None if against is None else torch.tensor(list(against), device=device),
     )
 
 
-class _Cell(NamedTuple):
-    sample: int
-    block: int
-    positions: tuple[int, ...]
+@torch.no_grad()
+def clean_run(asked: AskedGrid, samples: Sequence[int]) -> tuple[dict[str, Tensor], Float[Tensor, " sample"]]:
+    """The clean prompts' values by hook point, and their answer logits.
 
-
-class _Reader:
-    """Answer logits at the last position, minus `against`'s."""
-
-    def __init__(self, model: HookedMamba, answers: Sequence[int], against: Sequence[int] | None) -> None:
-        device = model.embed.weight.device
-        self.model = model
-        self.answers = torch.tensor(list(answers), device=device)
-        self.against = None if against is None else torch.tensor(list(against), device=device)
-
-    def __call__(self, tokens: Tensor, samples: Tensor) -> list[float]:
-        logits = self.model(tokens, positions=[-1])[:, 0]
-        read = logits.gather(-1, self.answers[samples, None])[:, 0]
-        if self.against is not None:
-            read = read - logits.gather(-1, self.against[samples, None])[:, 0]
-        return read.double().tolist()
-
-
-def _clean_run(
-    model: HookedMamba, clean: Tensor, names: dict[int, str], read: _Reader
-) -> tuple[dict[int, Tensor], list[float]]:
-    """The clean prompts' values by block, and their answer logits."""
+    Raises ValueError for a point whose value has no position axis.
+    """
     by_name: dict[str, Tensor] = {}
+    n_pos = asked.prompts["clean"].shape[1]
 
     def keep(value: Tensor, name: str) -> None:
-        if value.ndim < 3 or value.shape[1] != clean.shape[1] or name.endswith("hook_hidden_attention"):
+        if value.ndim < 3 or value.shape[1] != n_pos or name.endswith("hook_hidden_attention"):
             raise ValueError(
                 f"{name!r} has shape {tuple(value.shape)}, not [batch, pos, ...]: it cannot be patched by position."
             )
         by_name[name] = value
 
-    with model.hooks([(list(names.values()), keep)]):
-        logits = read(clean, torch.arange(len(clean), device=clean.device))
-    return {block: by_name[name] for block, name in names.items()}, logits
+    with asked.model.hooks([(asked.names, keep)]):
+        logits = asked.read("clean", samples)
+    return by_name, logits
 
 
-def _hooks_of_cells(cells: Sequence[_Cell], names: dict[int, str], values: dict[int, Tensor]) -> list[Hook]:
-    """One function per block, which patches those rows of the batch that are cells of this block."""
+class _Cell(NamedTuple):
+    sample: int
+    row: GridRow
+    positions: tuple[int, ...]
 
-    def hook(block: int) -> Hook:
-        patched = [
-            (row, cell.sample, at) for row, cell in enumerate(cells) if cell.block == block for at in cell.positions
-        ]
-        rows, samples, places = (list(numbers) for numbers in zip(*patched, strict=True))
 
-        def replace(value: Tensor, name: str) -> Tensor:
-            edited = value.clone()
-            edited[rows, places] = values[block][samples, places]
-            return edited
+def _hooks_of_cells(cells: Sequence[_Cell], values: dict[str, Tensor]) -> list[Hook]:
+    """One function per hook point, which patches those rows of the batch that are cells of this point."""
 
-        return names[block], replace
+    def hook(at: str) -> Hook:
+        clean = values[at][[cell.sample for cell in cells]]
+        mask = torch.zeros(clean.shape[:3], dtype=torch.bool)
+        for number, cell in enumerate(cells):
+            if cell.row.name == at:
+                mask[number, list(cell.positions), cell.row.part] = True
+        mask = mask.to(clean.device).reshape(*mask.shape, *[1] * (clean.ndim - 3))
+        return at, lambda value, name: torch.where(mask, clean.to(value), value)
 
-    return [hook(block) for block in dict.fromkeys(cell.block for cell in cells)]
+    return [hook(name) for name in dict.fromkeys(cell.row.name for cell in cells)]
+
+
+def _grid_rows(model: HookedMamba, point: PointOfBlock, blocks: Blocks) -> list[GridRow]:
+    """Raises ValueError for a point or a block that there is not."""
+    if point == "branch_out":
+        differential = chosen_blocks(model, blocks, "differential")
+        return [GridRow(block, branch_out(block, branch), branch) for block in differential for branch in BRANCHES]
+    if isinstance(point, str) and point in HEAD_VALUES:
+        return [row for scan in chosen_scans(model, blocks, None) for row in _head_rows(model, scan, point)]
+    return [GridRow(block, _hook_name(point, block)) for block in chosen_blocks(model, blocks)]
+
+
+def _head_rows(model: HookedMamba, scan: Scan, point: str) -> list[GridRow]:
+    block, branch = scan
+    sizes = model.cfg.mixer_sizes(model.cfg.block_kind(block))
+    name = mixer_point(block, "ssm_y", branch) if point == "ssm_y" else gated_point(model, block, branch)
+    width = 1 if point == "ssm_y" else sizes.d_head
+    heads = range(sizes.n_heads)
+    return [GridRow(block, name, branch, head, slice(head * width, (head + 1) * width)) for head in heads]
 
 
 def _hook_name(point: PointOfBlock, block: int) -> str:
     if not isinstance(point, str):
         return fitting("what point returned", point(block), str)
     if point not in get_args(ResidualPoint):
-        raise ValueError(
-            f"point is {point!r}: it must be one of {', '.join(get_args(ResidualPoint))}, or a function from a block "
-            "to a hook's name."
-        )
-    return block_point(block, point)
+        known = ", ".join([*get_args(ResidualPoint), "branch_out", *HEAD_VALUES])
+        raise ValueError(f"point is {point!r}: it must be one of {known}, or a function from a block to a hook's name.")
+    return block_point(block, cast(ResidualPoint, point))
 
 
 def _check_pairs(clean: Tensor, corrupted: Tensor, answers: Sequence[int], against: Sequence[int] | None) -> None:

@@ -19,6 +19,7 @@ from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, answer
 from diffmamba_interp.needle.records import Mention, NeedleSample
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.stories import TASKS, Story, stories_in_training, without_training_stories
+from diffmamba_interp.needle.swaps import SwappedNeedle, swapped_needles
 from diffmamba_interp.needle.tasks import generate_stories, generate_story, iterate_stories
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import (
@@ -50,6 +51,7 @@ __all__ = [
     "Span",
     "Story",
     "StoryTooLongError",
+    "SwappedNeedle",
     "answer_text",
     "babi_stories_of_split",
     "babi_training_hashes",
@@ -69,5 +71,6 @@ __all__ = [
     "save_trajectory",
     "stories_in_training",
     "summarise",
+    "swapped_needles",
     "without_training_stories",
 ]

@@ -162,6 +162,20 @@ def test_a_grid_has_blocks_by_positions_on_a_symmetric_scale() -> None:
     assert np.allclose(one.z, grid.recovered[1])
 
 
+def test_rows_are_named_after_what_they_patch_and_an_estimate_is_called_one() -> None:
+    branches = PatchGrid(**{**vars(grid_of()), "blocks": (0, 0), "branches": ("minuend", "subtrahend")})
+    (cells,) = patch_grid_drawing(branches).marks(HeatMap)
+    assert list(cells.y) == ["0 minuend", "0 subtrahend"]
+    assert cells.notes[1][0].startswith("block 0 subtrahend, position 4: ")
+    heads = PatchGrid(**{**vars(grid_of()), "branches": (None, "minuend"), "heads": (5, 1), "estimated": True})
+    drawing = patch_grid_drawing(heads)
+    assert list(next(iter(drawing.marks(HeatMap))).y) == ["0, head 5", "3 minuend, head 1"]
+    assert (patch_grid_drawing(branches).title, drawing.title) == (
+        "Activation patching",
+        "Attribution patching (estimate)",
+    )
+
+
 def test_positions_are_labelled_with_their_tokens() -> None:
     strings = ["zero", "<b>", " two", "three", "$x$"]
     figure = patch_grid_figure(grid_of(), token_strings=strings, title="<i>")

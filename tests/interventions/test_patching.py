@@ -127,6 +127,40 @@ def test_a_grid_is_taken_under_the_interventions_in_force(model: HookedMamba, pa
     assert not np.allclose(grid.clean, patch_grid(model, *pairs, answers=ANSWERS).clean, atol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("point", ["ssm_y", "gated"])
+def test_a_row_per_head_patches_that_head_alone(model: HookedMamba, pairs: tuple[Tensor, Tensor], point: str) -> None:
+    clean, corrupted = pairs
+    grid = patch_grid(model, clean, corrupted, answers=ANSWERS, point=point, positions=(5, 6))
+    n_heads = [model.cfg.mixer_sizes(kind).n_heads for kind in ("differential", "differential", "plain")]
+    scans = [(0, "minuend"), (0, "subtrahend"), (1, None)]
+    expected = [(b, branch, head) for (b, branch), n in zip(scans, n_heads, strict=True) for head in range(n)]
+    assert list(zip(grid.blocks, grid.branches or (), grid.heads or (), strict=True)) == expected
+    assert (grid.point, grid.row_names[1], grid.row_names[-1]) == (
+        point,
+        "0 minuend, head 1",
+        f"1, head {n_heads[2] - 1}",
+    )
+    row = expected.index((0, "subtrahend", 1))
+    name = f"blocks.0.mixer.subtrahend.{'hook_ssm_y' if point == 'ssm_y' else 'inner_norm.hook_gated'}"
+    values = [model.run_with_cache(tokens, name)[1][name] for tokens in pairs]
+    mixed = values[1].clone()
+    mixed.reshape(2, 7, n_heads[1], -1)[:, 5, 1] = values[0].reshape(2, 7, n_heads[1], -1)[:, 5, 1]
+    logits = model.run_with_hooks(corrupted, hooks_of(model, Patch(name=name, value=mixed)))
+    assert np.allclose(grid.patched[:, row, 0], logits[[0, 1], -1, list(ANSWERS)].numpy(), atol=1e-5)
+
+
+def test_a_row_per_branch_is_the_branch_s_own_grid(model: HookedMamba, pairs: tuple[Tensor, Tensor]) -> None:
+    both = patch_grid(model, *pairs, answers=ANSWERS, point="branch_out")
+    assert both.row_names == ("0 minuend", "0 subtrahend")
+    for row, branch in enumerate(("minuend", "subtrahend")):
+        alone = patch_grid(
+            model, *pairs, answers=ANSWERS, point=lambda b, branch=branch: branch_out(b, branch), blocks=0
+        )
+        assert np.allclose(both.patched[:, row], alone.patched[:, 0], atol=1e-6)
+        assert (alone.row_names, alone.branches, alone.heads) == (("0",), None, None)
+
+
 def test_a_grid_goes_to_json_and_back(model: HookedMamba, pairs: tuple[Tensor, Tensor]) -> None:
     for against in (None, AGAINST):
         grid = patch_grid(model, *pairs, answers=ANSWERS, against=against, positions=(1, 2))
@@ -154,6 +188,8 @@ def test_prompts_of_different_lengths_are_refused(model: HookedMamba) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"point": "branch_out", "blocks": 1}, "block 1 is plain"),
+        ({"point": "gated", "blocks": 2}, "block 2 is out of range"),
         ({"positions": (7,)}, "position 7 is beyond the prompts, which have positions 0 to 6"),
         ({"positions": [2, (1, 7)]}, "position 7 is beyond the prompts"),
         ({"positions": ()}, "positions is empty"),
