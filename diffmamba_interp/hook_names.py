@@ -12,6 +12,9 @@ from typing import Literal
 Branch = Literal["minuend", "subtrahend"]
 BRANCHES: tuple[Branch, Branch] = ("minuend", "subtrahend")
 
+Scan = tuple[int, Branch | None]
+"""A block and, if it is differential, one of its branches."""
+
 ResidualPoint = Literal["resid_pre", "resid_post", "mixer_in", "mixer_out"]
 MixerPoint = Literal[
     "in_proj",

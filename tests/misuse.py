@@ -271,6 +271,22 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "max_bytes": 2**30,
             },
         ),
+        "state_sink": (
+            implicit_attention.state_sink,
+            {"model": model, "tokens": tokens, "boundary": (5, 7), "lengths": None, "max_bytes": 2**30},
+        ),
+        "gather_and_aggregate": (
+            implicit_attention.gather_and_aggregate,
+            {"model": model, "prompts": samples[:1], "batch_tokens": 64, "on_progress": None},
+        ),
+        "head_contribution_norms": (
+            implicit_attention.head_contribution_norms,
+            {"branch": branch, "rows": torch.tensor([[0, 4], [1, 2]])},
+        ),
+        "head_rivals": (
+            implicit_attention.head_rivals,
+            {"model": model, "tokens": tokens, "lengths": None, "max_bytes": 2**30},
+        ),
         "write_logit_shift": (
             implicit_attention.write_logit_shift,
             {

@@ -12,6 +12,7 @@ from tests.misuse import table
 
 NO_FUNCTIONS = {
     "DEFAULT_MAX_BYTES",
+    "DEFINITIONS",
     "MEASURED",
     "MEASURES",
     "SPAN_CLASSES",
@@ -31,6 +32,8 @@ RESULTS = {
         "Effect",
         "EstimateError",
         "Head",
+        "HeadRivals",
+        "HeadScores",
         "InterventionRecord",
         "PatchGrid",
         "SweepRecord",

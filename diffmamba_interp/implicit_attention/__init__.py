@@ -10,6 +10,14 @@ from diffmamba_interp.implicit_attention.contributions import (
 from diffmamba_interp.implicit_attention.dynamics import HalfLife, memory_half_life, rollout
 from diffmamba_interp.implicit_attention.effective import EffectiveAttention, effective_attention
 from diffmamba_interp.implicit_attention.extract import extract_attention
+from diffmamba_interp.implicit_attention.head_rivals import HeadRivals, head_rivals
+from diffmamba_interp.implicit_attention.head_scores import (
+    DEFINITIONS,
+    HeadScores,
+    gather_and_aggregate,
+    head_contribution_norms,
+    state_sink,
+)
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.residual import ResidualAttribution, Writer, residual_attribution
@@ -38,11 +46,14 @@ __all__ = [
     "rollout",
     "summarise_spans",
     "DEFAULT_MAX_BYTES",
+    "DEFINITIONS",
     "AttentionRecord",
     "BlockActivations",
     "BranchActivations",
     "Contribution",
     "EffectiveAttention",
+    "HeadRivals",
+    "HeadScores",
     "MemoryLimitError",
     "ResidualAttribution",
     "WriteLogitShift",
@@ -53,10 +64,14 @@ __all__ = [
     "differential_attention",
     "effective_attention",
     "extract_attention",
+    "gather_and_aggregate",
+    "head_contribution_norms",
+    "head_rivals",
     "hidden_attention",
     "hidden_attention_bytes",
     "logit_direction",
     "residual_attribution",
+    "state_sink",
     "token_contributions",
     "write_logit_shift",
 ]

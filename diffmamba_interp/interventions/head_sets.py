@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmamba_interp.argument_checks import Count, Share, checked
-from diffmamba_interp.hook_names import Branch
+from diffmamba_interp.hook_names import Branch, Scan
 from diffmamba_interp.interventions.ablation import AblateHead, Means
 from diffmamba_interp.interventions.knock_out import KnockOut
-from diffmamba_interp.interventions.targets import AtTokens, Positions, Scan
+from diffmamba_interp.interventions.targets import AtTokens, Positions
 from diffmamba_interp.text.stable_random import StableRandom
 
 

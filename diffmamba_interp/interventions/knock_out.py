@@ -25,13 +25,12 @@ import torch
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked_fields
-from diffmamba_interp.hook_names import EMBED, Branch, MixerPoint, mixer_point, mixer_prefix
+from diffmamba_interp.hook_names import EMBED, Branch, MixerPoint, Scan, mixer_point, mixer_prefix
 from diffmamba_interp.interventions.intervention import Hook, Observer, OnPrompt
 from diffmamba_interp.interventions.targets import (
     AtTokens,
     Blocks,
     Positions,
-    Scan,
     chosen_heads,
     chosen_scans,
     position_mask,

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked_fields
-from diffmamba_interp.hook_names import BRANCHES, Branch, mixer_prefix
+from diffmamba_interp.hook_names import BRANCHES, Branch, Scan, mixer_prefix
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mixer import Mixer
@@ -42,10 +42,6 @@ class AtTokens:
         require_tokens("ids", self.ids, len(weight))
         rows = weight[list(self.ids)]
         return torch.stack([(embedded == row).all(dim=-1) for row in rows]).any(dim=0)
-
-
-Scan = tuple[int, Branch | None]
-"""A block and, if it is differential, one of its branches."""
 
 
 def chosen_blocks(model: HookedMamba, blocks: Blocks, kind: BlockKind | None = None) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
     log p_i(label)     through the logit lens at every stage i, for the same prompts at every step (`needle_trajectory`)
     cos(M1(u), M2(u))  of a differential block's branches at a prompt's last position
     lambda             of every differential block
+    negative mass, redundancy of heads     what else differencing may do (`head_rivals`), on the shortest prompts
     bits per byte      of held-out text
 
 From these follow formation stage, signal-to-noise ratio and accuracy at each step, whatever their thresholds. A run
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.hook_names import BRANCHES, branch_out
-from diffmamba_interp.implicit_attention import branch_cosine
+from diffmamba_interp.implicit_attention import branch_cosine, head_rivals
 from diffmamba_interp.lens import LogitLens
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba, last_positions
@@ -35,6 +36,11 @@ from diffmamba_interp.needle.trajectory import BATCH_TOKENS, needle_trajectory
 STAGES_FOLDER = "stages"
 PROMPTS_FILE = "prompts.xz"
 MAX_SAMPLES = 256
+RIVAL_PROMPTS = 32
+"""Negative mass and redundancy are read on the shortest prompts, so many of them: they take all pairs of tokens."""
+
+RIVAL_PARTS = ("net", "minuend", "subtrahend")
+"""net: a plain block's only scan, or the difference; the others are NaN in plain blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +52,8 @@ class StageReading:
     branch_cosine: of the branches' outputs at the last position of the prompt, in [-1, 1]. lambda_: of each block.
         Both are NaN in plain blocks.
     bits_per_byte: of each held-out text, by name.
+    negative_mass, redundancy: of each head (`head_rivals`) for each of `RIVAL_PARTS`, means over `RIVAL_PROMPTS`; None
+        in readings that were written before there were these.
     """
 
     step: int
@@ -53,6 +61,8 @@ class StageReading:
     branch_cosine: Float[np.ndarray, "sample block"]
     lambda_: Float[np.ndarray, " block"]
     bits_per_byte: dict[str, float]
+    negative_mass: Float[np.ndarray, "block part head"] | None = None
+    redundancy: Float[np.ndarray, "block part head"] | None = None
 
     @classmethod
     def of(
@@ -66,12 +76,13 @@ class StageReading:
             branch_cosine=branch_cosines(model, samples),
             lambda_=lambdas(model),
             bits_per_byte=bits_per_byte,
+            **rivals(model, samples),
         )
 
     def save(self, folder: Path) -> None:
         """Write `stages/<step>.npz` below the run's folder, in place of an older reading of that step."""
         buffer = io.BytesIO()
-        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
         about = {"step": self.step, "bits_per_byte": self.bits_per_byte}
         np.savez_compressed(buffer, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **arrays)
         write_bytes(reading_file(folder, self.step), buffer.getvalue())
@@ -81,7 +92,8 @@ class StageReading:
         """What `save` wrote. Raises ValueError for a file of another kind."""
         try:
             with np.load(path, allow_pickle=False) as held:
-                return cls(**json.loads(held["about"].tobytes()), **{name: held[name] for name in ARRAYS})
+                arrays = {name: held[name] for name in ARRAYS if name in held}
+                return cls(**json.loads(held["about"].tobytes()), **arrays)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no reading of a training run's stages ({error}).") from error
 
@@ -111,6 +123,22 @@ def lambdas(model: HookedMamba) -> Float[np.ndarray, " block"]:
         if isinstance(block.mixer, DifferentialMixer) and block.mixer.has_one_lambda:
             values[at] = block.mixer.lambda_().item()
     return values
+
+
+def rivals(model: HookedMamba, samples: list[NeedleSample]) -> dict[str, Float[np.ndarray, "block part head"]]:
+    """Negative mass and redundancy of every head, means over the shortest prompts."""
+    device = model.embed.weight.device
+    chosen = sorted(range(len(samples)), key=lambda i: samples[i].n_tokens)[:RIVAL_PROMPTS]
+    sums: dict[str, np.ndarray] = {}
+    for i in chosen:
+        scores = head_rivals(model, torch.as_tensor(samples[i].tokens, device=device)[None].long())
+        for name in ("negative_mass", "redundancy"):
+            parts = np.full((model.cfg.n_layers, len(RIVAL_PARTS), max(scores.n_heads)), np.nan, np.float32)
+            for row, (block, part) in enumerate(scores.rows):
+                place = RIVAL_PARTS.index(part) if part in RIVAL_PARTS else 0
+                parts[block, place] = scores.values[name][0, row]
+            sums[name] = sums.get(name, 0.0) + parts / len(chosen)
+    return sums
 
 
 @torch.no_grad()

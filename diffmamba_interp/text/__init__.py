@@ -14,6 +14,7 @@ from diffmamba_interp.text.token_stream import TokenStream, cached_tokens, encod
 from diffmamba_interp.text.tokenizer import (
     Bos,
     bos_tokens,
+    boundary_tokens,
     load_tokenizer,
     save_tokenizer,
     tokenizer_hash,
@@ -28,6 +29,7 @@ __all__ = [
     "TokenBatches",
     "TokenStream",
     "bos_tokens",
+    "boundary_tokens",
     "cached_tokens",
     "documents_of_split",
     "documents_sha256",

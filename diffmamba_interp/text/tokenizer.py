@@ -209,6 +209,21 @@ def _of_state_spaces(source: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def boundary_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens at which a piece of text begins or ends: beginning of text, and whatever is a full stop or a line break.
+
+    White space around these does not matter; a token that holds anything else, as "</" behind a stop, is none.
+    """
+    beginning = tokenizer.bos_token_id
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    every = [[token] for token in range(len(tokenizer))]
+    return tuple(
+        token
+        for token, text in enumerate(backend.decode_batch(every, skip_special_tokens=False))
+        if token == beginning or text.strip() == "." or (not text.strip() and ("\n" in text or "\r" in text))
+    )
+
+
 def _is_state_spaces(folder: Path) -> bool:
     try:
         raw = read_json_object(folder / "config.json")

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.hook_names import branch_out
+from diffmamba_interp.implicit_attention import head_rivals
 from diffmamba_interp.lens import LogitLens
 from diffmamba_interp.lm_training.evaluation import bits_per_byte, prepare_evaluation
 from diffmamba_interp.lm_training.loop import Trainer
@@ -78,8 +79,28 @@ def test_a_reading_is_the_models_trajectory_lambda_cosine_and_bits_per_byte(
         _, cache = model.run_with_cache(torch.from_numpy(sample.tokens)[None].long(), names)
         ends = (cache[name][0, -1] for name in names)
         assert row[1] == pytest.approx(torch.cosine_similarity(*ends, dim=0).item(), abs=1e-5)
+    assert reading.negative_mass is not None
+    assert reading.redundancy is not None
+    each = [head_rivals(model, torch.from_numpy(sample.tokens)[None].long()) for sample in samples]
+    for name in ("negative_mass", "redundancy"):
+        expected = np.mean([scores.mean(name) for scores in each], axis=0)
+        assert [part for _, part in each[0].rows] == [None, "minuend", "subtrahend", "difference"]
+        read, n_heads = getattr(reading, name), each[0].n_heads
+        np.testing.assert_allclose(read[0, 0, : n_heads[0]], expected[0, : n_heads[0]], rtol=1e-4)
+        for place, row in ((0, 3), (1, 1), (2, 2)):
+            np.testing.assert_allclose(read[1, place, : n_heads[1]], expected[row, : n_heads[1]], rtol=1e-4)
+        assert np.isnan(read[0, 1:]).all()
     ((name, stream),) = evaluation.text.items()
     assert reading.bits_per_byte == {name: pytest.approx(bits_per_byte(model, stream, length=48, max_tokens=300))}
+
+
+def test_a_reading_from_before_there_was_negative_mass_opens(tmp_path: Path) -> None:
+    arrays = {"log_probs": np.zeros((1, 2, 3)), "branch_cosine": np.zeros((1, 2)), "lambda_": np.zeros(2)}
+    older = StageReading(step=3, bits_per_byte={"text": 2.0}, **arrays)
+    older.save(tmp_path)
+    again = StageReading.load(reading_file(tmp_path, 3))
+    assert (again.step, again.bits_per_byte, again.negative_mass) == (3, {"text": 2.0}, None)
+    np.testing.assert_array_equal(again.log_probs, older.log_probs)
 
 
 def test_a_plain_model_has_no_lambda_and_no_branches(
