@@ -167,6 +167,36 @@ def bootstrap_of(
     return Interval(value=np.asarray(value), low=np.asarray(low), high=np.asarray(high), n=n_samples)
 
 
+def crossed_counts(
+    first: Sequence[object], second: Sequence[object], *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> Counts:
+    """Draws over two kinds of clusters at once, for `bootstrap_of`: stories, say, and the novels they are hidden in.
+
+    count(sample) = times its first key is drawn * times its second key is drawn
+
+    Keys of each kind are drawn with replacement, independently (the pigeonhole bootstrap of Owen 2007, Annals of
+    Applied Statistics 1(2)): the interval covers new stories in new novels. For effects of either kind it is as wide as
+    a bootstrap of their keys, for what is of single samples wider than it need be. Not every pair need have a sample.
+
+    Args:
+        first, second: one key per sample.
+
+    Raises:
+        ValueError: no samples, different numbers of keys, or one key only of a kind.
+    """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(
+            f"there are {len(first)} first and {len(second)} second keys: give one of each kind for every sample."
+        )
+    rng, counts = np.random.default_rng(seed), np.ones((n_resamples, len(first)))
+    for keys in (first, second):
+        members = _members(keys, len(keys))
+        times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
+        for k, cluster in zip(times.T, members, strict=True):
+            counts[:, cluster] *= k[:, None]
+    return counts
+
+
 def weighted_sum(counts: Counts, values: Float[np.ndarray, "sample ..."]) -> Float[np.ndarray, "resample ..."]:
     """Sum over samples, each as often as it counts."""
     return np.tensordot(counts, values, axes=1)

@@ -12,6 +12,7 @@ from diffmamba_interp.statistics import (
     Estimate,
     bootstrap,
     bootstrap_of,
+    crossed_counts,
     holm,
     mean_of,
     paired_difference,
@@ -304,3 +305,46 @@ def test_the_two_bootstraps_of_a_mean_draw_the_same_samples() -> None:
     weighted, plain = bootstrap_of(mean_of(values), 50), bootstrap(values)
     assert weighted.stacked == pytest.approx(plain.stacked, abs=1e-12)
     assert [one.low for one in weighted.estimates] == pytest.approx(plain.low.tolist())
+
+
+def crossed_effects(rows: np.ndarray, columns: np.ndarray) -> tuple[list[int], list[int], np.ndarray]:
+    """Keys of both kinds and the values of a full table: effect of the row and of the column."""
+    first, second = np.divmod(np.arange(len(rows) * len(columns)), len(columns))
+    return first.tolist(), second.tolist(), (rows[:, None] + columns[None, :]).ravel()
+
+
+def test_crossed_draws_have_the_spread_of_both_kinds_of_clusters() -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = rng.normal(size=30), 2 * rng.normal(size=12)
+    first, second, values = crossed_effects(rows, columns)
+    counts = crossed_counts(first, second, n_resamples=20_000)
+    means = mean_of(values)(counts)
+    # In a full table of additive effects a draw's mean is the mean of the drawn rows and that of the drawn columns.
+    expected = math.sqrt(rows.var() / 30 + columns.var() / 12)
+    assert means.std() == pytest.approx(expected, rel=0.02)
+    assert means.mean() == pytest.approx(values.mean(), abs=3 * expected / math.sqrt(20_000))
+    # Samples taken one by one would seem far surer than twelve columns can make them.
+    assert bootstrap_of(mean_of(values), len(values)).high - values.mean() < expected
+
+
+def test_crossed_draws_of_one_kind_alone_are_those_of_its_clusters() -> None:
+    rows = np.random.default_rng(1).normal(size=25)
+    first, second, values = crossed_effects(rows, np.zeros(6))
+    crossed = bootstrap_of(mean_of(values), len(values), counts=crossed_counts(first, second))
+    alone = bootstrap(rows)
+    assert crossed.stacked == pytest.approx(alone.stacked, abs=0.02)
+
+
+def test_a_crossed_count_is_the_product_of_its_keys_draws() -> None:
+    counts = crossed_counts(["a", "a", "b", "b"], [0, 1, 0, 1], n_resamples=500)
+    np.testing.assert_array_equal(counts[:, 0] * counts[:, 3], counts[:, 1] * counts[:, 2])
+    assert set(np.unique(counts[:, 0])) == {0, 1, 2, 4}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [([1, 2], [1], "2 first and 1 second"), ([], [], "0 first"), ([1, 1], [1, 2], "one cluster")],
+)
+def test_keys_that_do_not_cross_are_refused(first: list[int], second: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        crossed_counts(first, second)

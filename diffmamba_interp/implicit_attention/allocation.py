@@ -3,6 +3,7 @@
     K_i[s]                                            contribution of source s in block i (`contributions`), in logits
     mass_S = sum_S |K_i|                              net, of the minuend, and of lambda times the subtrahend
     smaller_S = sum_S min(|K1|, |lambda K2|)          see below
+    sum_S = sum_S K1, sum_S lambda K2                 signed: what the class adds in all, per head
     snr = mean_needle |K_i| / mean_others |K_i|       in dB (`span_measures`)
 
     cancelled_S = 1 - sum_S |K1 - lambda K2| / (sum_S |K1| + sum_S |lambda K2|)       0 if nothing cancels
@@ -72,6 +73,8 @@ class Allocation:
     n_sources: tokens of each class.
     head_mass: as `mass`, heads apart (`HEAD_PICTURES`); None unless asked for. Branches are paired by head
         index, an arbitrary pairing: hence the strangers.
+    head_sum: signed sums of K by head, branch (minuend and lambda times the subtrahend; of a plain block its weights
+        and NaN) and class; logits; None unless asked for.
     """
 
     mass: Float[Tensor, "prompt direction block picture span_class"]
@@ -80,6 +83,7 @@ class Allocation:
     cosine: Float[Tensor, "prompt direction block"]
     n_sources: Int[Tensor, "prompt span_class"]
     head_mass: Float[Tensor, "prompt direction block head head_picture span_class"] | None = None
+    head_sum: Float[Tensor, "prompt direction block head branch span_class"] | None = None
 
     def select(self, prompts: Int[Tensor, " chosen"]) -> Allocation:
         """The chosen prompts, in that order."""
@@ -163,7 +167,7 @@ def allocate(
     Args:
         directions: in the final residual stream, before the final norm's scale divides (`logit_direction`).
         spans: one for all samples, or one per sample.
-        lengths: tokens per sample, if padded on the right. per_head: fill `head_mass`.
+        lengths: tokens per sample, if padded on the right. per_head: fill `head_mass` and `head_sum`.
         max_bytes: as in `contribution_along`.
 
     Raises:
@@ -186,7 +190,7 @@ def allocate(
     # A direction enters every size linearly, so the final scale, known only now, divides the sums.
     scale = take_rows(upcast(final_scale(model, resid)), rows)[:, :, 0]
     stacked = {name: torch.stack([block[name] for block in blocks], dim=2) for name in blocks[0]}
-    for name in ("mass", "smaller", "head_mass"):
+    for name in ("mass", "smaller", "head_mass", "head_sum"):
         if name in stacked:
             stacked[name] = stacked[name] / scale.reshape(*scale.shape, *[1] * (stacked[name].ndim - 2))
     return Allocation(**stacked, n_sources=masks.sum(dim=-1))
@@ -240,6 +244,7 @@ def _measure(contribution: Contribution, masks: Bool[Tensor, "batch span_class s
     measures: dict[str, Tensor] = {}
     if contribution.per_head:
         measures["head_mass"] = _head_mass(contribution, masks)
+        measures["head_sum"] = _head_sum(contribution, masks)
     parts = [part.sum(dim=1) for part in contribution.parts] if contribution.per_head else list(contribution.parts)
     missing = torch.full_like(parts[0], float("nan"))
     if contribution.is_differential:
@@ -276,6 +281,15 @@ def _head_mass(
     strangers = sum(shifts, torch.zeros_like(span_mass(first, masks))) / max(n_heads - 1, 1)
     pictures = [span_mass(picture, masks) for picture in (first - scaled, first, scaled)]
     return torch.stack([*pictures, strangers], dim=-2).movedim(1, 2)
+
+
+def _head_sum(contribution: Contribution, masks: Tensor) -> Float[Tensor, "batch direction head branch span_class"]:
+    first = contribution.parts[0]
+    if contribution.is_differential:
+        second = _times_lambda(contribution, contribution.parts[1])
+    else:
+        second = torch.full_like(first, float("nan"))
+    return torch.einsum("kbhrs,bcs->brhkc", torch.stack([first, second]), masks.to(first))
 
 
 def _times_lambda(

@@ -35,11 +35,13 @@ SHIPPED = [
 MAX_FILE_BYTES = 1_500_000
 
 # Columns that say what a line is of; the others are measures.
-KEYS = ("model", "lens", "direction", "picture", "kind", "where", "dose", "task", "length", "story")
+KEYS = ("model", "lens", "direction", "picture", "kind", "where", "dose", "task", "length", "story", "filler")
 # How the small recipe is cut down to be measured again, and how many lines that gives.
 AGAIN: dict[str, tuple[dict[str, Any], int]] = {
     "cancellation": ({"lengths": (0,), "n": (1,)}, 5 * 2),
     "needle_snr": ({"lengths": (0,), "n": (1,)}, 5 * 2 * 2),
+    "unseen_novels": ({"n": (1,), "fillers": 2}, 5 * 2 * 2),
+    "noise_variance": ({"n": (1,), "fillers": 2}, 5 * 2 * 2),
     "overallocation": ({"lengths": (0,), "n": (1,)}, 5 * 4),
     "lambda_causality": ({"lengths": (0,), "n": (5,), "factors": (0.0,), "block_factors": ()}, 2 * 5 * 3),
     "noise_robustness": ({"lengths": (0,), "n": (5,), "snr_db": (10.0,)}, 2 * 5 * 4),
@@ -74,7 +76,7 @@ def test_results_page_and_figures_are_those_that_the_records_give(name: str, tmp
     for recipe in recipes:
         (tmp_path / recipe).mkdir()
         for file in shipped(name, recipe).iterdir():
-            if file.name == RESULTS or file.name.split(".")[0] in ("records", "blocks"):
+            if file.name == RESULTS or file.suffix in (".parquet", ".xz"):
                 (tmp_path / recipe / file.name).write_bytes(file.read_bytes())
         question.page.complete(tmp_path / recipe)
     question.page.write(tmp_path)

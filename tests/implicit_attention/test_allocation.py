@@ -119,13 +119,35 @@ def test_heads_apart_leave_the_sums_over_heads_as_they_are(model: HookedMamba) -
         torch.testing.assert_close(getattr(apart, name), getattr(together, name), equal_nan=True)
 
 
+def test_signed_sums_of_all_classes_add_up_to_what_the_block_writes(model: HookedMamba) -> None:
+    tokens = random_tokens(2, 9)
+    sums = measured(model, tokens, per_head=True).head_sum[:, 0]  # batch block head branch span_class
+    names = [f"blocks.{block}.hook_mixer_out" for block in (0, 1)]
+    _, cache = model.run_with_cache(tokens, [*names, "ln_final.hook_scale"])
+    for block, name in enumerate(names):
+        written = cache[name][:, -1] @ logit_direction(model, 3) / cache["ln_final.hook_scale"][:, -1, 0]
+        minuend, scaled = sums[:, block].sum(dim=(1, 3)).unbind(-1)
+        torch.testing.assert_close(minuend if block else minuend - scaled, written)
+    assert sums[:, 1, :, 1].isnan().all()
+
+
+def test_a_subtrahend_that_equals_the_minuend_writes_lambda_times_as_much() -> None:
+    model = tiny_model(DifferentialConfig(placement=(0,)))
+    mixer = model.blocks[0].mixer
+    mixer.subtrahend.load_state_dict(mixer.minuend.state_dict())
+    hooks = [("blocks.0.mixer.hook_lambda", lambda value, name: torch.full_like(value, 0.5))]
+    with model.hooks(hooks):
+        sums = measured(model, random_tokens(2, 9), per_head=True).head_sum[:, 0, 0]
+    torch.testing.assert_close(0.5 * sums[:, :, 0], sums[:, :, 1])
+
+
 def test_prompts_measure_the_same_alone_and_in_any_batch(model: HookedMamba) -> None:
     prompts = [prompt(9, 1), prompt(14, 2), prompt(11, 3)]
     done: list[int] = []
     together = allocate_prompts(model, prompts, per_head=True, on_progress=done.append)
     assert done == [3]
     apart = [allocate_prompts(model, [one], per_head=True, batch_tokens=1) for one in prompts]
-    for name in ("mass", "smaller", "snr_db", "cosine", "n_sources", "head_mass"):
+    for name in ("mass", "smaller", "snr_db", "cosine", "n_sources", "head_mass", "head_sum"):
         expected = torch.cat([getattr(one, name) for one in apart])
         torch.testing.assert_close(getattr(together, name), expected, equal_nan=True)
     assert together.mass.shape == (3, len(DIRECTIONS), 2, len(PICTURES), len(CLASSES))
