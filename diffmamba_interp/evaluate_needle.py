@@ -162,7 +162,8 @@ def write(
     for trajectory in trajectories:
         for suffix in ("parquet", "csv.gz"):
             trajectory.save(out / f"{trajectory.model}.{suffix}")
-    lists = {name: [one.to_dict() for one in getattr(findings, name)] for name in ("verdicts", "curves", "differences")}
+    names = ("verdicts", "curves", "differences", "formations", "formation_differences")
+    lists = {name: [one.to_dict() for one in getattr(findings, name)] for name in names}
     write_text(out / "results.json", results_json({"format": FORMAT, "provenance": made_with, **lists}) + "\n")
     title = " and ".join(trajectory.model for trajectory in reversed(trajectories))
     for measure in REPORTED:
@@ -170,11 +171,20 @@ def write(
         write_text(out / f"{measure}.svg", to_svg(stages_drawing(curves, title=title)))
         if MEASURED[measure].scale == "probability":
             write_text(out / f"{measure}_log.svg", to_svg(stages_drawing(curves, title=title, log=True)))
-    paired = [curve for curve in findings.differences if (curve.measure, curve.statistic) == ("snr_db", "mean")]
-    if paired:
-        difference = stages_drawing(paired, title=minus(trajectories[1].model, trajectories[0].model))
+    paired = [curve for curve in findings.differences if curve.statistic == "mean"]
+    snr_paired = [curve for curve in paired if curve.measure == "snr_db"]
+    if snr_paired:
+        difference = stages_drawing(snr_paired, title=minus(trajectories[1].model, trajectories[0].model))
         write_text(out / "snr_db_difference.svg", to_svg(difference))
-    page = needle_report(findings.curves, paired, findings.verdicts, made_with, title=f"Needle in a haystack: {title}")
+    page = needle_report(
+        findings.curves,
+        paired,
+        findings.verdicts,
+        made_with,
+        title=f"Needle in a haystack: {title}",
+        formations=findings.formations,
+        formation_differences=findings.formation_differences,
+    )
     write_text(out / "report.html", page)
 
 

@@ -25,7 +25,11 @@ def stage_names(n_layers: Natural) -> tuple[str, ...]:
     return (*(stage_name(index) for index in range(n_layers)), OUTPUT)
 
 
+def stays_clear(is_clear: Bool[np.ndarray, "*batch stage"]) -> Bool[np.ndarray, "*batch stage"]:
+    """Whether a stage and all later ones are clear."""
+    return np.flip(np.logical_and.accumulate(np.flip(is_clear, -1), axis=-1), -1)
+
+
 def formation_stage(is_clear: Bool[np.ndarray, "*batch stage"]) -> Int[np.ndarray, "*batch"]:
     """The first stage from which all later ones are clear too; the number of stages where the last is not."""
-    stays = np.flip(np.logical_and.accumulate(np.flip(is_clear, -1), axis=-1), -1)
-    return is_clear.shape[-1] - stays.sum(axis=-1)
+    return is_clear.shape[-1] - stays_clear(is_clear).sum(axis=-1)

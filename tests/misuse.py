@@ -82,6 +82,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
     samples = needle.make_needle_samples(tokenizer, n=2, length=0)
     trajectory = needle.needle_trajectory(model, logit, samples)
     needle.save_trajectory(trajectory, folder / "trajectory.json")
+    probes = needle.probe_answers(model, needle.make_needle_samples(tokenizer, n=12, length=0), n_folds=3)
     reading = interventions.AnswerReading(tokens=tokens, answers=[3, 4])
     weights = torch.rand(2, 5)
     visible = torch.ones(2, 5, dtype=torch.bool)
@@ -566,6 +567,38 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "seed": 0,
             },
         ),
+        "calibrate": (
+            needle.calibrate,
+            {"log_probs": trajectory.log_probs, "samples": list(trajectory.samples), "n_folds": 5},
+        ),
+        "formation_stages": (needle.formation_stages, {"trajectory": trajectory, "criterion": "7 dB"}),
+        "summarise_formation": (
+            needle.summarise_formation,
+            {"trajectories": [trajectory], "criteria": ("7 dB",), "by": ("task",), "n_resamples": 20, "seed": 0},
+        ),
+        "compare_formation": (
+            needle.compare_formation,
+            {
+                **{"first": trajectory, "second": trajectory, "criteria": ("7 dB",), "by": ("task",)},
+                **{"n_resamples": 20, "seed": 0},
+            },
+        ),
+        "probe_answers": (
+            needle.probe_answers,
+            {
+                **{"model": model, "samples": needle.make_needle_samples(tokenizer, n=12, length=0), "name": "model"},
+                **{"n_folds": 3, "seed": 0, "batch_tokens": None, "max_samples": 8},
+            },
+        ),
+        "summarise_probes": (needle.summarise_probes, {"records": [probes], "n_resamples": 20, "seed": 0}),
+        "compare_probes": (
+            needle.compare_probes,
+            {"first": probes, "second": probes, "n_resamples": 20, "seed": 0},
+        ),
+        "formation_table": (
+            needle.formation_table,
+            {"formations": needle.summarise_formation([trajectory], n_resamples=20), "differences": ()},
+        ),
         "answer_text": (needle.answer_text, {"label": "kitchen"}),
         "format_prompt": (needle.format_prompt, {"context": "Here.", "question": "Where?"}),
         "stories_in_training": (
@@ -597,6 +630,7 @@ RIGHT: dict[str, str] = {
     "share residual_share depth": "scalar",
     "doses": "fractions",
     "fwd_hooks interventions spans exclude levels needle question distractors by measures statistics": "empty",
+    "criteria": "empty",
     "trajectories stories training_hashes": "empty",
     "name model_revision revision folder path babi_path babilong_index label context question dose": "text",
     "texts filler": "text texts",
@@ -629,6 +663,9 @@ RIGHT_IN: dict[str, str] = {
     "matched_heads.nearest": "huge",
     "Spans.filler": "empty",
     "answer_readings.logits": "floats",
+    "calibrate.n_folds": "huge",
+    "formation_table.differences": "empty",
+    "summarise_probes.records": "empty",
     "compare_each.samples": "texts fractions floats complex array",
     **{f"{name}.seed": "negative huge" for name in ANY_SEED},
 }

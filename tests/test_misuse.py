@@ -11,6 +11,8 @@ from diffmamba_interp import implicit_attention, interventions, lens, needle
 from tests.misuse import table
 
 NO_FUNCTIONS = {
+    "CRITERIA",
+    "Criterion",
     "DEFAULT_MAX_BYTES",
     "DEFINITIONS",
     "MEASURED",
@@ -38,6 +40,7 @@ RESULTS = {
         "PatchGrid",
         "SweepRecord",
     ),
+    *("Calibration", "Formation", "FormationDifference", "ProbeRecord"),
     *("Curve", "PairedCurve", "Mention", "NeedleSample", "NeedleTrajectory", "ReadSample", "Span", "Story", "Estimate"),
     *("LensMeasurement", "LensTrajectory", "ResidualStream", "StepRecord", "StoryTooLongError", "TrainingError"),
     "SwappedNeedle",

@@ -10,11 +10,22 @@ from app.shell.needle_runs import NeedleRun
 from app.shell.steps import Ref, Step, run_steps
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_curves, allocation_figure
 from diffmamba_interp.figures.needle import figures_by_measure
-from diffmamba_interp.needle import compare, summarise
+from diffmamba_interp.needle import (
+    Criterion,
+    NeedleTrajectory,
+    compare,
+    compare_formation,
+    formation_table,
+    summarise,
+    summarise_formation,
+)
 from diffmamba_interp.needle.curves import Curve
 
 TRAJECTORIES = ("trajectory", "second_trajectory")
 ALLOCATIONS = ("allocation", "second_allocation")
+FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
+"""What the page asks of when an answer forms."""
+
 FIGURE_HEIGHT = 380
 MAX_TICKS = 16
 LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
@@ -29,12 +40,40 @@ def curve_steps(run: NeedleRun) -> list[Step]:
         Step("curves", summarise, trajectories, **how),
         Step("figures", figures_by_measure, Ref("curves"), log=run.drawing.log),
     ]
-    if len(read) == 2 and read[0].stages == read[1].stages and set(read[0].lenses) & set(read[1].lenses):
+    if are_comparable(read):
         steps += [
             Step("differences", compare, *trajectories[::-1], **how),
             Step("difference_figures", figures_by_measure, Ref("differences")),
         ]
     return steps
+
+
+def formation_steps(run: NeedleRun) -> list[Step]:
+    """When the answers of `TRAJECTORIES` form, as lines of a table; of two with as many stages, the difference too."""
+    read = [reading.trajectory for reading in run.readings]
+    trajectories = [Ref(name) for name in TRAJECTORIES[: len(read)]]
+    how = {"criteria": FORMED, "by": ()}
+    if not are_comparable(read):
+        return [
+            Step("formations", summarise_formation, trajectories, **how),
+            Step("table", formation_table, Ref("formations")),
+        ]
+    return [
+        Step("formations", summarise_formation, trajectories, **how),
+        Step("formation_differences", compare_formation, *trajectories[::-1], **how),
+        Step("table", formation_table, Ref("formations"), Ref("formation_differences")),
+    ]
+
+
+def formation_lines(run: NeedleRun) -> list[str]:
+    """The table in Markdown."""
+    read = [reading.trajectory for reading in run.readings]
+    return run_steps(formation_steps(run), dict(zip(TRAJECTORIES, read, strict=False)))["table"]
+
+
+def are_comparable(read: Sequence[NeedleTrajectory]) -> bool:
+    """Two models with as many stages and a lens in common?"""
+    return len(read) == 2 and read[0].stages == read[1].stages and bool(set(read[0].lenses) & set(read[1].lenses))
 
 
 def curve_figures(run: NeedleRun) -> tuple[dict[str, go.Figure], list[Curve]]:

@@ -18,7 +18,8 @@ from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.needle import group_name, needle_difference_drawing, needle_drawing, stages_drawing
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
 from diffmamba_interp.needle.findings import MIN_PROMPTS, Verdict
-from diffmamba_interp.needle.trajectory_records import MEASURED
+from diffmamba_interp.needle.formation import Formation, FormationDifference, by_cell
+from diffmamba_interp.needle.trajectory_records import MEASURED, Measure
 
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -34,6 +35,12 @@ HOW = (
     f"not corrected for the number of rows. Below {MIN_PROMPTS} prompts nothing is decided."
 )
 
+FORMS = (
+    "The first stage from which the SNR stays above the threshold, or the answer on top of the labels, to the output, "
+    "counted from the embedding (0). Where that is not so at the output, the answer never forms: one past the last "
+    "stage. The SNR there leaves those prompts out; its difference is over prompts in which both models' answers form."
+)
+
 
 def needle_report(
     curves: Sequence[Curve],
@@ -42,11 +49,13 @@ def needle_report(
     about: Mapping[str, Any],
     *,
     title: str,
+    formations: Sequence[Formation] = (),
+    formation_differences: Sequence[FormationDifference] = (),
 ) -> str:
-    """The page. curves: of `snr_db` (mean, median) and `probability` (mean), by length and by task and length.
+    """The page. curves: of `snr_db` (mean, median) and the means of other measures, by length and by task and length.
 
-    differences: of mean `snr_db`; none for a single model, and then no verdicts. about: JSON values for the end of
-    the page, the provenance. All text is escaped. Raises ValueError if there are no curves.
+    differences: of means; none for a single model, and then no verdicts. about: JSON values for the end of the page,
+    the provenance. formations: when the answers form. All text is escaped. Raises ValueError if there are no curves.
     """
     if not curves:
         raise ValueError("there are no curves to report: summarise at least one trajectory first.")
@@ -55,6 +64,7 @@ def needle_report(
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(HOW)}</p>",
         *_verdict_section(verdicts),
+        *_formation_section(formations, formation_differences),
         *(part for group in overall for part in _group_section(group, curves, differences)),
         *_task_section(curves),
         "<h2>How it was made</h2>",
@@ -104,6 +114,36 @@ def _verdict_section(verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
+def _formation_section(formations: Sequence[Formation], differences: Sequence[FormationDifference]) -> list[str]:
+    if not formations:
+        return []
+    names = ("tasks, length", "n", "lens", "criterion", "model", "median stage", "mean stage", "forms", "SNR there, dB")
+    rows = []
+    for one in by_cell(formations, differences):
+        if isinstance(one, Formation):
+            whose = html.escape(one.model)
+            numbers = (one.median.text(1), one.mean.text(2), f"{one.share_formed.value:.1%}", one.snr_db.text(1))
+        else:
+            whose = minus(html.escape(one.model), html.escape(one.baseline))
+            numbers = (
+                one.median.text(1, signed=True),
+                f"{one.mean.text(2, signed=True)}, p {one.p_value:.2g}",
+                f"{one.share_formed.value:+.1%}",
+                f"{one.snr_db.text(1, signed=True)}, n = {one.n_both}",
+            )
+        rows.append(
+            f"<tr><td>{html.escape(group_name(one.group))}</td>{_number(str(one.n))}<td>{html.escape(one.lens)}</td>"
+            f"<td>{one.criterion}</td><td>{whose}</td>{''.join(map(_number, numbers))}</tr>"
+        )
+    return [
+        "<h2>When the answer forms</h2>",
+        f"<p>{html.escape(FORMS)}</p>",
+        f'<div class="scroll"><table><tr>{"".join(f"<th>{name}</th>" for name in names)}</tr>',
+        *rows,
+        "</table></div>",
+    ]
+
+
 def _number(text: str) -> str:
     return f'<td class="number">{text}</td>'
 
@@ -121,10 +161,19 @@ def _group_section(group: Group, curves: Sequence[Curve], differences: Sequence[
         *([needle_drawing(probability, title="Probability of the answer")] if probability else []),
         *([needle_drawing(probability, log=True, title="The same on a logarithmic axis")] if probability else []),
         *([needle_drawing(median, title="Median signal-to-noise ratio")] if median else []),
-        *(needle_drawing(means, title=f"Mean {MEASURED[measure].title}") for measure, means in by_measure.items()),
+        *(drawing for measure, means in by_measure.items() for drawing in _other(measure, means, differences, group)),
     ]
     n = of_group[0].n
     return [f"<h2>{html.escape(group_name(group))}, n = {n}</h2>", *map(_interactive, figures)]
+
+
+def _other(measure: Measure, means: Sequence[Curve], differences: Sequence[PairedCurve], group: Group) -> list[Drawing]:
+    paired = [curve for curve in differences if (curve.group, curve.measure) == (group, measure)]
+    title = MEASURED[measure].title
+    return [
+        needle_drawing(means, title=f"Mean {title}"),
+        *([needle_difference_drawing(paired, title=f"Paired difference in {title}")] if paired else []),
+    ]
 
 
 def _interactive(drawing: Drawing) -> str:

@@ -61,6 +61,8 @@ def _value(hint: Any, value: Any) -> Any:
 
 def _array(hint: Any, value: Any) -> Any:
     dtypes = getattr(hint, "dtypes", ["float32"])
+    if all(name.startswith("bool") for name in dtypes):
+        return np.asarray(value, dtype=bool)
     is_whole = all(name.startswith(("int", "uint")) for name in dtypes)
     array = np.asarray(value, dtype=np.int64) if is_whole else numbers(value)
     if hint is Tensor or hint.array_type is Tensor:

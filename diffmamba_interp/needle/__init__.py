@@ -13,9 +13,21 @@ from diffmamba_interp.needle.babi import (
     read_babi_training,
     read_babilong_indices,
 )
+from diffmamba_interp.needle.calibration import Calibration, calibrate
 from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, compare_over_seeds, summarise
 from diffmamba_interp.needle.filler import Filler
+from diffmamba_interp.needle.formation import (
+    CRITERIA,
+    Criterion,
+    Formation,
+    FormationDifference,
+    compare_formation,
+    formation_stages,
+    formation_table,
+    summarise_formation,
+)
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, answer_text, format_prompt
+from diffmamba_interp.needle.probes import ProbeRecord, compare_probes, probe_answers, summarise_probes
 from diffmamba_interp.needle.records import Mention, NeedleSample
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.stories import TASKS, Story, stories_in_training, without_training_stories
@@ -35,11 +47,16 @@ from diffmamba_interp.needle.trajectory_records import (
 from diffmamba_interp.spans import Span
 
 __all__ = [
+    "CRITERIA",
     "MEASURED",
     "MEASURES",
     "TASKS",
+    "Calibration",
+    "Criterion",
     "Curve",
     "Filler",
+    "Formation",
+    "FormationDifference",
     "Haystack",
     "Measure",
     "Measured",
@@ -47,6 +64,7 @@ __all__ = [
     "NeedleSample",
     "NeedleTrajectory",
     "PairedCurve",
+    "ProbeRecord",
     "ReadSample",
     "Span",
     "Story",
@@ -55,9 +73,14 @@ __all__ = [
     "answer_text",
     "babi_stories_of_split",
     "babi_training_hashes",
+    "calibrate",
     "compare",
+    "compare_formation",
     "compare_over_seeds",
+    "compare_probes",
     "format_prompt",
+    "formation_stages",
+    "formation_table",
     "generate_stories",
     "generate_story",
     "heldout_babi_stories",
@@ -65,12 +88,15 @@ __all__ = [
     "load_trajectory",
     "make_needle_samples",
     "needle_trajectory",
+    "probe_answers",
     "read_babi",
     "read_babi_training",
     "read_babilong_indices",
     "save_trajectory",
     "stories_in_training",
     "summarise",
+    "summarise_formation",
+    "summarise_probes",
     "swapped_needles",
     "without_training_stories",
 ]

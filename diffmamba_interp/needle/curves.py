@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -31,12 +31,27 @@ from diffmamba_interp.statistics import (
 
 GroupKey = Literal["task", "length", "depth", "needle_depth", "seed"]
 Group = tuple[tuple[str, str], ...]
+R = TypeVar("R", bound="GroupRecord")
 
 N_DEPTH_BINS = 5
 
 
+class GroupRecord(JsonRecord):
+    """Base of dataclasses about the prompts of one `group`, which is a mapping in JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same record back."""
+        values = super().to_dict()
+        return values | {"group": dict(values["group"])}
+
+    @classmethod
+    def from_dict(cls: type[R], values: Mapping[str, Any]) -> R:
+        """The inverse of `to_dict`."""
+        return super().from_dict(dict(values) | {"group": tuple(values["group"].items())})
+
+
 @dataclass(frozen=True, kw_only=True)
-class Curve(JsonRecord):
+class Curve(GroupRecord):
     """One measure of one model at every stage, over the prompts of one group.
 
     group: what the prompts have in common, such as (("task", "qa1"), ("length", "1024")); () for all prompts.
@@ -54,15 +69,6 @@ class Curve(JsonRecord):
     value: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` gives the same curve back."""
-        return super().to_dict() | {"group": dict(self.group)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Curve:
-        """The inverse of `to_dict`."""
-        return super().from_dict(dict(values) | {"group": tuple(values["group"].items())})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +102,13 @@ def summarise(
     """
     curves = []
     for trajectory in trajectories:
-        groups = _groups(trajectory, by)
+        # Of all prompts at once: what is fitted on other prompts does not change with the grouping.
+        measured = {measure: trajectory.measure(measure) for measure in measures}
+        groups = prompt_groups(trajectory.samples, by)
         for lens, (group, indices) in itertools.product(trajectory.lenses, groups.items()):
-            chosen = trajectory.select(indices)
-            keys = None if clusters is None else [_key(sample, clusters) for sample in chosen.samples]
+            keys = None if clusters is None else [_key(trajectory.samples[i], clusters) for i in indices]
             for measure, statistic in itertools.product(measures, statistics):
-                values = chosen.measure(measure)[trajectory.lens_index(lens)]
+                values = measured[measure][trajectory.lens_index(lens), indices]
                 interval = bootstrap(values, statistic=statistic, clusters=keys, n_resamples=n_resamples, seed=seed)
                 curves.append(
                     Curve(
@@ -144,12 +151,13 @@ def compare(
     if not lenses:
         raise ValueError(f"no lens is common to both: {', '.join(first.lenses)} and {', '.join(second.lenses)}.")
     curves = []
-    for lens, (group, indices) in itertools.product(lenses, _groups(first, by).items()):
-        pair = first.select(indices), second.select(indices)
-        keys = None if clusters is None else [_key(sample, clusters) for sample in pair[0].samples]
+    measured = {measure: (first.measure(measure), second.measure(measure)) for measure in measures}
+    for lens, (group, indices) in itertools.product(lenses, prompt_groups(first.samples, by).items()):
+        keys = None if clusters is None else [_key(first.samples[i], clusters) for i in indices]
+        places = first.lens_index(lens), second.lens_index(lens)
         for measure, statistic in itertools.product(measures, statistics):
             tested = paired_test(
-                *(one.measure(measure)[one.lens_index(lens)] for one in pair),
+                *(values[place, indices] for values, place in zip(measured[measure], places, strict=True)),
                 statistic=statistic,
                 test=test,
                 clusters=keys,
@@ -175,7 +183,7 @@ def compare_over_seeds(
     Raises ValueError for fewer than two pairs, or if their stages, lenses or groups differ, and as `compare` does.
     """
     pairs = [(first, matched(first, second)) for first, second in pairs]
-    settings = {(one.stages, one.lenses, tuple(_groups(one, by))) for pair in pairs for one in pair}
+    settings = {(one.stages, one.lenses, tuple(prompt_groups(one.samples, by))) for pair in pairs for one in pair}
     if len(pairs) < 2 or len(settings) > 1:
         raise ValueError(
             f"{len(pairs)} pairs with {len(settings)} kinds of stages, lenses and groups: give at least two pairs, all "
@@ -183,12 +191,14 @@ def compare_over_seeds(
         )
     first, second = pairs[0]
     curves = []
-    for lens, group, measure in itertools.product(first.lenses, _groups(first, by), measures):
+    differences = {
+        measure: [other.measure(measure) - one.measure(measure) for one, other in pairs] for measure in measures
+    }
+    places = [prompt_groups(one.samples, by) for one, _ in pairs]
+    for lens, group, measure in itertools.product(first.lenses, places[0], measures):
         k = first.lens_index(lens)
-        means = []
-        for one, other in pairs:
-            places = _groups(one, by)[group]
-            means.append((other.measure(measure)[k, places] - one.measure(measure)[k, places]).mean(axis=0))
+        each = zip(differences[measure], places, strict=True)
+        means = [values[k, of_pair[group]].mean(axis=0) for values, of_pair in each]
         tested = t_test(np.stack(means))
         common = {"lens": lens, "measure": measure, "statistic": "mean", "group": group, "stages": first.stages}
         curves.append(_paired_curve(first, second, tested, common))
@@ -209,13 +219,13 @@ def matched(first: NeedleTrajectory, second: NeedleTrajectory) -> NeedleTrajecto
     return second.select([places[one] for one in ids])
 
 
-def _groups(trajectory: NeedleTrajectory, by: Sequence[GroupKey]) -> dict[Group, list[int]]:
+def prompt_groups(samples: Sequence[ReadSample], by: Sequence[GroupKey]) -> dict[Group, list[int]]:
     """Indices of the prompts of each group, sorted by the groups' values."""
     unknown = [key for key in by if key not in get_args(GroupKey)]
     if unknown:
         raise ValueError(f"by holds {unknown}: prompts are grouped by {', '.join(get_args(GroupKey))}.")
     indices: dict[tuple[Any, ...], list[int]] = {}
-    for index, sample in enumerate(trajectory.samples):
+    for index, sample in enumerate(samples):
         indices.setdefault(tuple(_key(sample, key) for key in by), []).append(index)
     ordered = sorted(indices.items(), key=lambda item: [(isinstance(value, str), value) for value in item[0]])
     return {tuple(zip(by, map(str, values), strict=True)): places for values, places in ordered}

@@ -19,9 +19,16 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.files.table_text import aligned_table
-from diffmamba_interp.needle.curves import Curve, Group, PairedCurve, compare, matched, summarise
+from diffmamba_interp.needle.curves import Curve, Group, GroupRecord, PairedCurve, compare, matched, summarise
+from diffmamba_interp.needle.formation import (
+    Criterion,
+    Formation,
+    FormationDifference,
+    compare_formation,
+    formation_table,
+    summarise_formation,
+)
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import MEASURED, Measure, NeedleTrajectory
 from diffmamba_interp.statistics import N_RESAMPLES, paired_test
@@ -35,32 +42,41 @@ MIN_PROMPTS = 10
 RUN_RESAMPLES = 2_000
 """Bootstrap draws of every interval of a run."""
 
+SHOWN_CRITERION: Criterion = "7 dB"
+"""Of when an answer forms, in the terminal; the report has all."""
+
 REPORTED: tuple[Measure, ...] = tuple(name for name, measured in MEASURED.items() if measured.reported)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Curves by length and by task and length; differences and verdicts are empty without a baseline."""
+    """Curves and formation stages by length and by task and length; differences and verdicts are empty without a
+    baseline."""
 
     curves: list[Curve]
     differences: list[PairedCurve]
     verdicts: list[Verdict]
+    formations: list[Formation]
+    formation_differences: list[FormationDifference]
 
 
 def find(trajectories: Sequence[NeedleTrajectory], seed: int = 0) -> Findings:
     """Curves of all trajectories, and, of two, the second against the first."""
-    curves, differences = [], []
+    findings = Findings(curves=[], differences=[], verdicts=[], formations=[], formation_differences=[])
+    draws: dict[str, Any] = {"n_resamples": RUN_RESAMPLES, "seed": seed}
     for by in (("length",), ("task", "length")):
-        draws: dict[str, Any] = {"by": by, "measures": REPORTED, "n_resamples": RUN_RESAMPLES, "seed": seed}
-        curves += summarise(trajectories, **draws)
+        findings.curves.extend(summarise(trajectories, measures=REPORTED, by=by, **draws))
+        findings.formations.extend(summarise_formation(trajectories, by=by, **draws))
         if len(trajectories) == 2:
-            differences += compare(trajectories[0], trajectories[1], **draws)
-    judged = verdicts(*trajectories, n_resamples=RUN_RESAMPLES, seed=seed) if len(trajectories) == 2 else []
-    return Findings(curves=curves, differences=differences, verdicts=judged)
+            findings.differences.extend(compare(*trajectories, measures=REPORTED, by=by, **draws))
+            findings.formation_differences.extend(compare_formation(*trajectories, by=by, **draws))
+    if len(trajectories) == 2:
+        findings.verdicts.extend(verdicts(*trajectories, **draws))
+    return findings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict(JsonRecord):
+class Verdict(GroupRecord):
     """Second model (`model`) against the first (`baseline`) on the same prompts.
 
     group: (("length", "512"),) for all tasks, or (("task", "qa1"), ("length", "512")). n: prompts.
@@ -90,13 +106,12 @@ class Verdict(JsonRecord):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, `winner` among them; `from_dict` gives the same verdict back."""
-        return super().to_dict() | {"group": dict(self.group), "winner": self.winner}
+        return super().to_dict() | {"winner": self.winner}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
         """The inverse of `to_dict`."""
-        plain = {name: value for name, value in values.items() if name != "winner"}
-        return super().from_dict(plain | {"group": tuple(values["group"].items())})
+        return super().from_dict({name: value for name, value in values.items() if name != "winner"})
 
 
 def verdicts(
@@ -173,10 +188,20 @@ def groups(samples: Sequence[ReadSample]) -> dict[Group, list[int]]:
 
 
 def findings_table(findings: Findings) -> list[str]:
-    """What the terminal shows: the verdicts of the first lens; of a single model, what was measured of it."""
+    """What the terminal shows, by the first lens: verdicts and when the answer forms; of a single model, what was
+    measured of it."""
     lens = findings.curves[0].lens
     if findings.verdicts:
-        return verdict_table([verdict for verdict in findings.verdicts if verdict.lens == lens])
+        wanted = (lens, SHOWN_CRITERION)
+        formations = [one for one in findings.formations if (one.lens, one.criterion) == wanted]
+        differences = [one for one in findings.formation_differences if (one.lens, one.criterion) == wanted]
+        return [
+            *verdict_table([verdict for verdict in findings.verdicts if verdict.lens == lens]),
+            "",
+            f"The first stage from which the SNR stays above {SHOWN_CRITERION} (the embedding is 0):",
+            "",
+            *formation_table(formations, differences),
+        ]
     stages = findings.curves[0].stages
     middle = stages[len(stages) // 2]
     rows: list[tuple[str, ...]] = [("task", "length", "n", "of the answer", f"{middle} [95 % CI]", "at the output")]

@@ -106,10 +106,7 @@ def needle_trajectory(
         require_lens_of(model, one, "lens" if one is lens else f"lens {key!r}", force=force)
     if batch_tokens is None:
         batch_tokens = BATCH_TOKENS.get(model.embed.weight.device.type, BATCH_TOKENS["cpu"])
-    # Prompts that are read in pieces share a batch if they have equally many, so that each has a token in every piece.
-    kinds = [(len(sample.labels), -math.ceil(sample.n_tokens / piece_tokens)) for sample in samples]
-    n_tokens = [sample.n_tokens for sample in samples]
-    plan = list(batches(n_tokens, batch_tokens, kinds=kinds, max_samples=max_samples))
+    plan = plan_batches(samples, batch_tokens, max_samples=max_samples, piece_tokens=piece_tokens)
     parts: list[dict[str, np.ndarray]] = []
     with (
         nullcontext() if path is None else folder_lock(path),
@@ -135,12 +132,22 @@ def needle_trajectory(
     )
 
 
+def plan_batches(
+    samples: Sequence[NeedleSample], batch_tokens: int, *, max_samples: int, piece_tokens: int
+) -> list[list[int]]:
+    """Indices of the prompts of each forward pass. Those that are read in pieces share one if they have equally many,
+    so that each has a token in every piece."""
+    kinds = [(len(sample.labels), -math.ceil(sample.n_tokens / piece_tokens)) for sample in samples]
+    n_tokens = [sample.n_tokens for sample in samples]
+    return list(batches(n_tokens, batch_tokens, kinds=kinds, max_samples=max_samples))
+
+
 def read_batch(
     model: HookedMamba, lenses: Mapping[str, Lens], samples: Sequence[NeedleSample], piece_tokens: int
 ) -> dict[str, np.ndarray]:
     """The arrays of `NeedleTrajectory` for prompts with equally many labels and pieces."""
     device = model.embed.weight.device
-    ends = _read_prompts(model, samples, piece_tokens)
+    ends = read_prompts(model, samples, piece_tokens, _entrances(model))
     labels = [tokens for sample in samples for tokens in sample.label_tokens]
     n_labels = len(samples[0].labels)
     first_tokens = torch.tensor([tokens[0] for tokens in labels], device=device).view(-1, n_labels)
@@ -159,19 +166,23 @@ def read_batch(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ends:
-    """Where a pass ended: entering[i] is resid_pre of block i, [batch, pos, d_model], at the positions kept.
+class Ends:
+    """Where a pass ended. resid: at each hook point asked for, in the order in which the model comes to them,
+    [batch, pos, d_model], at the positions kept.
 
     logits: the model's own, [batch, pos, d_vocab]. state: after the last token.
     """
 
-    entering: list[Tensor]
+    resid: list[Tensor]
     logits: Tensor
     state: RecurrentState
 
 
-def _read_prompts(model: HookedMamba, samples: Sequence[NeedleSample], piece_tokens: int) -> _Ends:
-    """Last positions of every prompt; all pieces but the last are of the same length for all prompts."""
+def read_prompts(model: HookedMamba, samples: Sequence[NeedleSample], piece_tokens: int, points: Sequence[str]) -> Ends:
+    """Last positions of every prompt; all pieces but the last are of the same length for all prompts.
+
+    points: hook points of the residual stream.
+    """
     device = model.embed.weight.device
     tokens = padded([sample.tokens for sample in samples]).to(device)
     last_piece = (tokens.shape[1] - 1) // piece_tokens * piece_tokens
@@ -179,28 +190,34 @@ def _read_prompts(model: HookedMamba, samples: Sequence[NeedleSample], piece_tok
     for start in range(0, last_piece, piece_tokens):
         _, state = model.forward_with_state(tokens[:, start : start + piece_tokens], state, last_only=True)
     rest = unless_equal([sample.n_tokens - last_piece for sample in samples], device)
-    return _pass(model, tokens[:, last_piece:], state, lengths=rest, last_only=True)
+    return _pass(model, tokens[:, last_piece:], state, points, lengths=rest, last_only=True)
+
+
+def _entrances(model: HookedMamba) -> list[str]:
+    """Where lenses read."""
+    return [block_point(block, "resid_pre") for block in range(model.cfg.n_layers)]
 
 
 def _pass(
     model: HookedMamba,
     tokens: Int[Tensor, "batch pos"],
     state: RecurrentState | None,
+    points: Sequence[str],
     *,
     lengths: Tensor | None = None,
     last_only: bool = False,
-) -> _Ends:
+) -> Ends:
     # Of the last positions alone: all those of every block would be much larger.
     at = counted(tokens, valid_positions(tokens, lengths))[:, None] - 1 if last_only else None
     recorder = Recorder(positions=at)
-    with model.hooks([([block_point(block, "resid_pre") for block in range(model.cfg.n_layers)], recorder)]):
+    with model.hooks([(list(points), recorder)]):
         logits, after = model.forward_with_state(tokens, state, lengths=lengths, last_only=last_only)
-    return _Ends(entering=list(recorder.seen.values()), logits=logits, state=after)
+    return Ends(resid=list(recorder.seen.values()), logits=logits, state=after)
 
 
-def _stages(lens: Lens, name: str, ends: _Ends) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
+def _stages(lens: Lens, name: str, ends: Ends) -> Iterator[Float[Tensor, "batch pos d_vocab"]]:
     """Log-probabilities stage by stage; the model's own come last."""
-    for i, h in enumerate(ends.entering):
+    for i, h in enumerate(ends.resid):
         logits = fitting(f"what the lens {name!r} returned", lens(h, i), Tensor)
         expected = (*h.shape[:-1], ends.logits.shape[-1])
         if logits.shape != expected:
@@ -213,18 +230,18 @@ def _stages(lens: Lens, name: str, ends: _Ends) -> Iterator[Float[Tensor, "batch
 
 
 def _by_stage(
-    lens: Lens, name: str, ends: _Ends, labels: Int[Tensor, "batch label"], graphs: GraphStore | None
+    lens: Lens, name: str, ends: Ends, labels: Int[Tensor, "batch label"], graphs: GraphStore | None
 ) -> Float[Tensor, "batch stage column"]:
     """`_at_prompt_end` of every stage: many short kernels, by a graph where the lens is known to be tensors alone."""
 
     def body(tensors: Sequence[Tensor]) -> Outputs:
-        *entering, logits, tokens = tensors
-        given = replace(ends, entering=entering, logits=logits)
+        *resid, logits, tokens = tensors
+        given = replace(ends, resid=resid, logits=logits)
         final = torch.log_softmax(logits[:, 0], dim=-1)
         columns = [_at_prompt_end(q[:, 0], final, tokens) for q in _stages(lens, name, given)]
         return Outputs([torch.stack(columns, dim=1)])
 
-    inputs = [*ends.entering, ends.logits, labels]
+    inputs = [*ends.resid, ends.logits, labels]
     if graphs is None:
         return body(inputs).tensors[0]
     return replayed(graphs, cast(nn.Module, lens), "prompt end", body, inputs)[0]
@@ -262,7 +279,7 @@ def _of_later_tokens(
         targets = padded(chosen).to(device)
         real = is_real(chosen, targets.shape[1])[:, 1:].to(device)
         prompts = torch.tensor(rows) // (len(labels) // n_prompts)
-        ends = _pass(model, targets[:, :-1], state.select(prompts))
+        ends = _pass(model, targets[:, :-1], state.select(prompts), _entrances(model))
         for k, (name, lens) in enumerate(lenses.items()):
             for stage, q in enumerate(_stages(lens, name, ends)):
                 later = q.gather(-1, targets[:, 1:, None])[..., 0]

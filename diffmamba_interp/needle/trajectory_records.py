@@ -4,6 +4,8 @@
     snr_i            p_i(answer) / mean_k p_i(distractor_k),  in dB 10 log10 snr_i
     share_i(label)   p_i(label) / sum_k p_i(label_k), which does not favour short labels
     per token        p_i(label)^(1 / number of its tokens), the geometric mean of its conditionals
+    formed_i         1 if snr_j is 7 dB or more (3, 10; the answer is on top) at stage i and all later j, else 0
+    calibrated bits  log2(number of labels) + log2 share_i(answer) at a temperature of its own (see `calibration`)
 
 Section 4.4 of the Diff-Mamba paper (arXiv 2507.06204), which shows the probability of one token; the whole answer, its
 distractors and the signal-to-noise ratio are additions.
@@ -22,7 +24,9 @@ from jaxtyping import Float, Int
 
 from diffmamba_interp.argument_checks import Between, checked
 from diffmamba_interp.files.tables import read_table, write_table
+from diffmamba_interp.needle.calibration import calibrate
 from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.stages import stays_clear
 from diffmamba_interp.statistics import DB_PER_NAT, snr_db
 
 Measure = Literal[
@@ -37,6 +41,11 @@ Measure = Literal[
     "is_right",
     "entropy_nats",
     "kl_to_final_nats",
+    "formed_3db",
+    "formed_7db",
+    "formed_10db",
+    "formed_on_top",
+    "calibrated_bits",
 ]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
@@ -184,6 +193,8 @@ class Measured(NamedTuple):
     reported: bool = False
 
 
+_FORMED = "share of prompts in which {} from here on"
+
 MEASURED: Mapping[Measure, Measured] = {
     "snr_db": Measured("signal-to-noise ratio, dB", lambda t: t.snr_db, "logarithm", reported=True),
     "snr": Measured("signal-to-noise ratio", lambda t: np.exp(t.snr_db / DB_PER_NAT)),
@@ -206,6 +217,15 @@ MEASURED: Mapping[Measure, Measured] = {
     ),
     "entropy_nats": Measured("entropy, nats", lambda t: t.entropy_nats),
     "kl_to_final_nats": Measured("KL to the output, nats", lambda t: t.kl_to_final_nats),
+    "formed_3db": Measured(_FORMED.format("SNR stays above 3 dB"), lambda t: stays_clear(t.snr_db >= 3)),
+    "formed_7db": Measured(_FORMED.format("SNR stays above 7 dB"), lambda t: stays_clear(t.snr_db >= 7), reported=True),
+    "formed_10db": Measured(_FORMED.format("SNR stays above 10 dB"), lambda t: stays_clear(t.snr_db >= 10)),
+    "formed_on_top": Measured(
+        _FORMED.format("the answer stays on top"), lambda t: stays_clear(t.of_answer(t.label_ranks) == 1)
+    ),
+    "calibrated_bits": Measured(
+        "calibrated bits about the answer", lambda t: calibrate(t.log_probs, t.samples).bits, reported=True
+    ),
 }
 
 BY_LABEL = ("log_probs", "token_ranks")

@@ -18,7 +18,7 @@ from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
 from app.shell.needle_runs import NeedleReading
 from diffmamba_interp.figures.allocation import allocation_by_block, allocation_curves
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
-from diffmamba_interp.needle import summarise
+from diffmamba_interp.needle import formation_stages, summarise
 from diffmamba_interp.stages import stage_names
 from tests.app.conftest import OpenApp, complaint, figures, texts
 
@@ -71,6 +71,22 @@ def test_the_scale_and_the_measure_can_be_chosen_without_another_run(open_app: O
     rank = found_by(app)[0].trajectory.measure("label_rank")[0].mean(axis=0)
     assert np.allclose(figures(app)[0]["data"][1]["y"], rank)
     assert app.session_state["needle_readings"] is before
+
+
+def test_when_the_answers_form_stands_in_a_table_that_the_python_makes_too(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY, needle_attention="False", needle_measure="calibrated_bits")
+    assert figures(app)[0]["layout"]["yaxis"]["title"]["text"] == "calibrated bits about the answer"
+    (table,) = [words for words in texts(app.markdown) if "median stage" in words]
+    (made,) = codes(app)
+    assert table.splitlines() == made["table"]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made["table"][2:]]
+    first, second = (found.trajectory.model for found in found_by(app))
+    models = (first, second, f"{first} − {second}")
+    assert [(row[4], row[5]) for row in rows] == [(by, model) for by in ("7 dB", "on top") for model in models]
+    stages = [formation_stages(found.trajectory)[0] for found in found_by(app)]
+    assert [float(row[6].split(" ")[0]) for row in rows[:3]] == pytest.approx(
+        [np.median(stages[0]), np.median(stages[1]), np.median(stages[0] - stages[1])], abs=0.05
+    )
 
 
 def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_app: OpenApp) -> None:

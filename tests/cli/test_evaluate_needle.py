@@ -32,6 +32,8 @@ FILES = {
     "snr_db_difference.svg",
     "probability.svg",
     "probability_log.svg",
+    "formed_7db.svg",
+    "calibrated_bits.svg",
     *(f"{name}.{suffix}" for name in ("one", "two") for suffix in ("parquet", "csv.gz")),
 }
 
@@ -92,10 +94,15 @@ def test_a_run_leaves_a_complete_folder_and_prints_a_row_per_cell_and_place(
     assert evaluate_needle.main(options) == 0
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == FILES
-    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
-    cells = [(row[1].strip(), row[2].strip()) for row in rows]
-    expected = [(task, length) for task in ("qa1", "qa4") for length in ("0", "160")]
-    assert cells == [cell for cell in [("all", "0"), ("all", "160"), *expected] for _ in range(2)]
+    judged, formed = capsys.readouterr().out.split("The first stage from which the SNR stays above 7 dB")
+    rows, formed_rows = (
+        [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("|")][2:]
+        for table in (judged, formed)
+    )
+    every = [("all", "0"), ("all", "160"), *((task, length) for task in ("qa1", "qa4") for length in ("0", "160"))]
+    assert [(row[1], row[2]) for row in rows] == [cell for cell in every for _ in range(2)]
+    whose = ("one", "two", "two − one")
+    assert [(row[1], row[2], row[6]) for row in formed_rows] == [(*cell, name) for cell in every for name in whose]
     made = json.loads((out / "results.json").read_text())["provenance"]
     assert made["models"] == {name: weights_sha256(models / name) for name in ("one", "two")}
     assert made["lenses"] == {name: lens_sha256(models / f"{name}-lens") for name in ("one", "two")}
@@ -135,8 +142,8 @@ def test_the_page_needs_no_network_and_escapes_names(options: list[str], models:
     assert re.findall(r"(?:src|href)\s*=", page.split("</head>")[1]) == []
     assert "a&lt;b&amp;c" in outside_script
     assert "a<b" not in outside_script
-    assert outside_script.count("<svg") == 3
-    assert outside_script.count('class="plotly-graph-div"') == 2 * 5  # of every length
+    assert outside_script.count("<svg") == 5
+    assert outside_script.count('class="plotly-graph-div"') == 2 * 9  # of every length
 
 
 def test_a_stopped_run_goes_on_where_it_was_and_gives_the_same_results(

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
 from diffmamba_interp.files.json_records import JsonRecord
@@ -37,6 +37,7 @@ class Arrays(JsonRecord):
     wide: Float[np.ndarray, "row column"]
     narrow: Float32[np.ndarray, " row"] | None
     whole: Int64[np.ndarray, " row"]
+    truths: Bool[np.ndarray, "row column"]
     tensor: Float[Tensor, " row"]
     ids: Int[Tensor, " row"] | None
     bare: Tensor
@@ -67,13 +68,14 @@ def test_nan_comes_back_in_a_number_and_in_arrays_of_every_kind() -> None:
         wide=np.array([[1.0, np.nan], [np.inf, -np.inf]]),
         narrow=np.array([0.1, np.nan], np.float32),
         whole=np.array([1, 2]),
+        truths=np.array([[True, False]]),
         tensor=torch.tensor([0.1, math.nan]),
         ids=torch.tensor([3, 4]),
         bare=torch.tensor(math.nan),
         by_name={"a": np.array([np.nan, 2.0])},
     )
     back = through_json(arrays)
-    for name in ("wide", "narrow", "whole"):
+    for name in ("wide", "narrow", "whole", "truths"):
         np.testing.assert_array_equal(getattr(back, name), getattr(arrays, name))
         assert getattr(back, name).dtype == getattr(arrays, name).dtype
     np.testing.assert_array_equal(back.by_name["a"], arrays.by_name["a"])

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from app.pages_.needle.request import NeedleRead, SampleRequest
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
-from app.shell.needle_pictures import ALLOCATIONS, TRAJECTORIES, allocation_steps, curve_steps
+from app.shell.needle_pictures import ALLOCATIONS, TRAJECTORIES, allocation_steps, curve_steps, formation_steps
 from app.shell.needle_runs import NeedleReading, NeedleRun
 from app.shell.steps import Lines, Steps, model_steps, tokenizer_step
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_by_block
@@ -92,11 +92,12 @@ def attention_npz(readings: Sequence[NeedleReading]) -> bytes:
 
 
 def printed_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> Steps:
-    """Trajectories, curves and figures of the prompts that were read; their difference, of two models."""
+    """Trajectories, curves, figures and when answers form, of the prompts that were read; of two models the
+    difference."""
     steps = _samples(reads[0].key, request, run.n_prompts)
     for read, name in zip(reads, TRAJECTORIES, strict=False):
         steps += [*model_steps(read.key), read.lenses_step, read.trajectory_step(name)]
-    return [*steps, *curve_steps(run)]
+    return [*steps, *curve_steps(run), *formation_steps(run)]
 
 
 def printed_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> Steps:

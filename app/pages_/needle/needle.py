@@ -33,7 +33,7 @@ from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, draw_downloads, keep
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.loading import ChosenModel, baseline_last
-from app.shell.needle_pictures import attention_picture, curve_figures
+from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from app.shell.steps import as_python
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
@@ -124,6 +124,12 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
+    )
+    st.markdown("\n".join(formation_lines(run)))
+    st.caption(
+        "Median stage: the first, counted from the embedding (0), from which the SNR stays above 7 dB, or the answer "
+        "on top of the labels, to the output; one past the last where it never forms. SNR there: of prompts in which "
+        "it forms, in a difference in both models."
     )
     code = as_python(printed_curves(reads, request, run))
     draw_downloads(curve_files(figures, curves, run.readings), code, name="needle")
