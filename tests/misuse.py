@@ -427,6 +427,28 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "on_progress": None,
             },
         ),
+        "faithfulness": (
+            interventions.faithfulness,
+            {
+                "model": model,
+                "tokens": tokens,
+                "scores": {"mine": torch.rand(2, 5)},
+                "answers": [3, 4],
+                "labels": None,
+                "reading": "answer_logit",
+                "sources": [0, 2],
+                "fractions": (0.0, 0.5, 1.0),
+                "level": "write",
+                "blocks": 0,
+                "seed": 0,
+                "rows": 4,
+                "on_progress": None,
+            },
+        ),
+        "source_scores": (
+            implicit_attention.source_scores,
+            {"model": model, "tokens": tokens, "answer": 3, "versus": None, "blocks": 0},
+        ),
         "estimate_error": (interventions.estimate_error, {"estimate": grid, "exact": grid}),
         "patch_grid": (
             interventions.patch_grid,
@@ -643,6 +665,7 @@ RIGHT: dict[str, str] = {
 ANY_SEED = (
     *("convert_to_differential", "AddNoise", "randomise_tokens", "Haystack.hide", "make_needle_samples"),
     *("generate_stories", "generate_story", "iterate_stories", "matched_heads", "swapped_needles"),
+    "faithfulness",
 )
 
 RIGHT_IN: dict[str, str] = {
@@ -658,6 +681,7 @@ RIGHT_IN: dict[str, str] = {
     "differential_attention.block": "huge",
     "load_demo_lens.model": "none",
     "KnockOut.branch": "none",
+    "faithfulness.sources": "none",
     "write_logit_shift.branch": "none",
     "knock_out_heads.positions": "huge",
     "matched_heads.nearest": "huge",

@@ -23,6 +23,7 @@ from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.residual import ResidualAttribution, Writer, residual_attribution
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, MemoryLimitError
 from diffmamba_interp.implicit_attention.softmax import differential_attention
+from diffmamba_interp.implicit_attention.source_scores import SOURCE_SCORES, SourceScore, source_scores
 from diffmamba_interp.implicit_attention.span_measures import (
     SpanSummary,
     attention_snr,
@@ -35,6 +36,7 @@ from diffmamba_interp.models.read_out import logit_direction
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
 
 __all__ = [
+    "SOURCE_SCORES",
     "SPAN_CLASSES",
     "HalfLife",
     "SpanSummary",
@@ -72,6 +74,8 @@ __all__ = [
     "logit_direction",
     "residual_attribution",
     "state_sink",
+    "SourceScore",
+    "source_scores",
     "token_contributions",
     "write_logit_shift",
 ]

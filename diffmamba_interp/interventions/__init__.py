@@ -15,6 +15,7 @@ from diffmamba_interp.interventions.ablation import (
 )
 from diffmamba_interp.interventions.attribution import EstimateError, attribution_patching, estimate_error
 from diffmamba_interp.interventions.compare import compare, compare_each, sweep
+from diffmamba_interp.interventions.faithfulness import Areas, FaithfulnessRecord, faithfulness
 from diffmamba_interp.interventions.head_sets import (
     Head,
     ablate_heads,
@@ -36,9 +37,11 @@ __all__ = [
     "AblateHead",
     "AddNoise",
     "AnswerReading",
+    "Areas",
     "AtTokens",
     "Effect",
     "EstimateError",
+    "FaithfulnessRecord",
     "Head",
     "Intervention",
     "InterventionRecord",
@@ -58,6 +61,7 @@ __all__ = [
     "compare_each",
     "describe",
     "estimate_error",
+    "faithfulness",
     "hooks_of",
     "intervene",
     "knock_out_heads",
