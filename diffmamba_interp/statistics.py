@@ -420,20 +420,10 @@ def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples:
     if n < 63 and 2**n <= n_resamples:
         patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return (np.abs((1 - 2 * patterns) @ sums) >= bound).mean(axis=0)
-    signs, as_extreme = _signs(n, n_resamples, seed), np.ones(rows.shape[1])
+    rng = np.random.default_rng(seed)
+    as_extreme = np.ones(rows.shape[1])
     for first in range(0, n_resamples, _DRAWS_AT_ONCE):
-        chunk = signs[first : first + _DRAWS_AT_ONCE].astype(np.float64)
-        as_extreme += (np.abs(chunk @ sums) >= bound).sum(axis=0)
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(_DRAWS_AT_ONCE, n_resamples - first), n))
+        as_extreme += (np.abs(signs @ sums) >= bound).sum(axis=0)
     # The pattern that was observed is one of them, so no p-value is 0.
     return as_extreme / (n_resamples + 1)
-
-
-@functools.lru_cache(maxsize=4)
-def _signs(n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """1 or -1 for each draw and sample, [draw, sample]; kept, since every curve of a figure is tested on one set."""
-    rng, signs = np.random.default_rng(seed), np.empty((n_resamples, n), dtype=np.int8)
-    for first in range(0, n_resamples, _DRAWS_AT_ONCE):
-        chunk = signs[first : first + _DRAWS_AT_ONCE]
-        chunk[:] = 1 - 2 * rng.integers(0, 2, size=chunk.shape)
-    signs.flags.writeable = False
-    return signs
