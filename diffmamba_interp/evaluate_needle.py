@@ -43,7 +43,7 @@ from diffmamba_interp.needle.recipe import (
 )
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import MEASURED, NeedleTrajectory
-from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.command import errors_as_messages, program
 from diffmamba_interp.runs.process_group import local_device
 from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
 from diffmamba_interp.runs.settings import read_toml, recipe_from_arguments, to_toml, to_values
@@ -69,9 +69,7 @@ def parse(args: Sequence[str]) -> NeedleRecipe:
 
     Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
     """
-    return recipe_from_arguments(
-        NeedleRecipe, args, prog="python -m diffmamba_interp.evaluate_needle", description=__doc__ or ""
-    )
+    return recipe_from_arguments(NeedleRecipe, args, prog=program("evaluate-needle"), description=__doc__ or "")
 
 
 def run(recipe: NeedleRecipe) -> None:

@@ -8,6 +8,7 @@ if __name__ == "__main__":
     quiet_interrupts()
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from diffmamba_interp.files.json_files import json_text
 from diffmamba_interp.models.checkpoint_files import printable
 from diffmamba_interp.models.demo import bundled_folder
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
-from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.command import errors_as_messages, program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,9 @@ class InspectOptions:
 
 
 @errors_as_messages(stopped="nothing was written.")
-def main(args: list[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Print the report; 0 if the checkpoint loads, 1 if keys do not fit or values are not finite, 2 if it is none."""
-    options = tyro.cli(InspectOptions, args=args, description=__doc__, prog="python -m diffmamba_interp.inspect")
+    options = tyro.cli(InspectOptions, args=args, description=__doc__, prog=program("inspect"))
     folder = bundled_folder(options.path) or options.path
     report = replace(inspect_checkpoint(folder, check_values=options.check_values), path=options.path)
     print(json_text(report.to_dict(), indent=1) if options.json else format_report(report))

@@ -40,7 +40,7 @@ from diffmamba_interp.lens.materials import (
 from diffmamba_interp.lens.recipe import LensRecipe, with_schedule
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
-from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.command import errors_as_messages, program
 from diffmamba_interp.runs.process_group import ProcessGroup, process_group
 from diffmamba_interp.runs.run_log import RunLog
 from diffmamba_interp.runs.settings import recipe_from_arguments, to_values
@@ -70,9 +70,7 @@ def parse(args: Sequence[str]) -> LensRecipe:
 
     Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
     """
-    return recipe_from_arguments(
-        LensRecipe, args, prog="python -m diffmamba_interp.train_lens", description=__doc__ or ""
-    )
+    return recipe_from_arguments(LensRecipe, args, prog=program("train-lens"), description=__doc__ or "")
 
 
 def run(recipe: LensRecipe, group: ProcessGroup) -> int:

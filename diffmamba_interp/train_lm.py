@@ -36,13 +36,12 @@ from diffmamba_interp.lm_training.loop import Outcome, Trainer
 from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer, sha256_of_files
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.snapshots import read_snapshot, require_same_run
-from diffmamba_interp.runs.command import errors_as_messages
+from diffmamba_interp.runs.command import errors_as_messages, program
 from diffmamba_interp.runs.process_group import ProcessGroup, process_group
-from diffmamba_interp.runs.settings import read_toml, split_recipe_option, to_toml, to_values
+from diffmamba_interp.runs.settings import bundled_recipes, read_toml, split_recipe_option, to_toml, to_values
 from diffmamba_interp.runs.stop_signals import stop_requests
 from diffmamba_interp.text import tokenizer_hash
 
-PROGRAM = "python -m diffmamba_interp.train_lm"
 RECIPE_FILE = "recipe.toml"
 RESULTS_FILE = "results.json"
 
@@ -77,12 +76,22 @@ def parse_options(args: list[str]) -> TrainOptions:
     path, others = split_recipe_option(args)
     if path is None:
         if "--help" in args or "-h" in args:
-            print(f"{__doc__}\nGive --recipe FILE.toml with --help to list every field that it can override.")
+            print(
+                f"{__doc__}\nGive --recipe FILE.toml with --help to list every field that it can override.\n"
+                f"Recipes that come with the package, by name: {', '.join(bundled_recipes())}."
+            )
             raise SystemExit(0)
-        raise ValueError(f"give a recipe: {PROGRAM} --recipe FILE.toml (the folder recipes/ holds some).")
+        raise ValueError(
+            f"give a recipe: {program('train-lm')} --recipe FILE.toml, or the name of one that comes with the package: "
+            f"{', '.join(bundled_recipes())}."
+        )
     default = TrainOptions(recipe=Path(path), settings=read_toml(Recipe, path))
     return tyro.cli(
-        tyro.conf.AvoidSubcommands[TrainOptions], args=others, default=default, prog=PROGRAM, description=_description()
+        tyro.conf.AvoidSubcommands[TrainOptions],
+        args=others,
+        default=default,
+        prog=program("train-lm"),
+        description=_description(),
     )
 
 

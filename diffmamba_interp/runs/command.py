@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import ParamSpec
 
@@ -62,6 +63,16 @@ def errors_as_messages(*, stopped: str = STOPPED) -> Callable[[Callable[Paramete
         return run
 
     return decorate
+
+
+def program(command: str) -> str:
+    """How the command, such as "train-lens", was called: what its usage says, and what one types to call it again."""
+    caller = Path(sys.argv[0]).name
+    if caller == "__main__.py":
+        return f"python -m diffmamba_interp {command}"
+    if Path(caller).stem == "diffmamba-interp":
+        return f"diffmamba-interp {command}"
+    return f"python -m diffmamba_interp.{command.replace('-', '_')}"
 
 
 def quiet_interrupts() -> None:

@@ -53,8 +53,15 @@ def recipe_from_arguments(kind: type[Settings], args: Sequence[str], *, prog: st
     return tyro.cli(kind, default=default, args=others, description=described, prog=prog)
 
 
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes that come with the package by their names, wherever a wheel or a checkout has them."""
+    package = Path(__file__).resolve().parents[1]
+    folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None)
+    return {} if folder is None else {file.stem: file for file in sorted(folder.glob("*.toml"))}
+
+
 def read_toml(kind: type[Settings], path: str | Path) -> Settings:
-    """Settings of type `kind` from a TOML file.
+    """Settings of type `kind` from a TOML file, or from a recipe that comes with the package, by its name.
 
     Raises FileNotFoundError if there is none; ValueError, with the file and the key, for a folder, for TOML that does
     not parse, unknown or missing keys, and values of the wrong type.
@@ -62,6 +69,8 @@ def read_toml(kind: type[Settings], path: str | Path) -> Settings:
     path = Path(path).expanduser()
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the path of a recipe (.toml).")
+    if not path.exists():
+        path = bundled_recipes().get(str(path), path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: give the path of a recipe (.toml).")
     values = json_files.read_toml(path)

@@ -46,7 +46,7 @@ TRESPASSES = {
 }
 
 # Imports that the contracts cannot see: of libraries, and of the public names, which are listed for type checkers too.
-IMPORT_BY_NAME = {"__init__.py", "ops/fused.py", "ops/kernels/triton_import.py", "text/python_docs.py"}
+IMPORT_BY_NAME = {"__init__.py", "explore.py", "ops/fused.py", "ops/kernels/triton_import.py", "text/python_docs.py"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

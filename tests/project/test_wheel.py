@@ -11,7 +11,8 @@ from hatchling.builders.wheel import WheelBuilder
 
 DATA_FILES = ["weights.safetensors", "config.json", "recipe.toml", "CARD.md"]
 NEIGHBOURS = [
-    "app/main.py",
+    "app/pictures/stray.png",
+    "stray.py",
     "tests/test_stray.py",
     "analyses/stray/run.py",
     "lenses/stray/recipe.toml",
@@ -30,7 +31,8 @@ def wheel(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfi
         copy / "diffmamba_interp",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    shutil.copytree(project_root / "lenses", copy / "lenses")
+    for folder in ("app", "lenses", "recipes"):
+        shutil.copytree(project_root / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for stray in [*(f"diffmamba_interp/text/{name}" for name in DATA_FILES), *NEIGHBOURS]:
         (copy / stray).parent.mkdir(parents=True, exist_ok=True)
         (copy / stray).write_bytes(b"stray")
@@ -63,6 +65,21 @@ def test_data_files_inside_the_package_are_installed(wheel: zipfile.ZipFile, nam
 def test_the_demo_pairs_lenses_are_installed(wheel: zipfile.ZipFile, model: str) -> None:
     folder = f"diffmamba_interp/lens/demo_files/{model}"
     assert {f"{folder}/config.json", f"{folder}/params.pt"} <= set(wheel.namelist())
+
+
+def test_the_explorer_and_the_recipes_are_installed_as_data_of_the_package(
+    wheel: zipfile.ZipFile, project_root: Path
+) -> None:
+    kept = {path.relative_to(project_root) for path in (project_root / "app").rglob("*") if path.is_file()}
+    needed = {f"diffmamba_interp/explorer/{path}" for path in kept if not {"__pycache__", "pictures"} & {*path.parts}}
+    needed |= {f"diffmamba_interp/recipes/{path.name}" for path in (project_root / "recipes").iterdir()}
+    assert needed <= set(wheel.namelist())
+    assert not [name for name in wheel.namelist() if "/pictures/" in name]
+
+
+def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
+    (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/entry_points.txt")]
+    assert "diffmamba-interp = diffmamba_interp.__main__:main" in wheel.read(name).decode()
 
 
 def test_kernels_and_streamlit_are_asked_for_only_by_their_extras(metadata: Message) -> None:
