@@ -20,7 +20,15 @@ if TYPE_CHECKING:
         residual_attribution,
         token_contributions,
     )
-    from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_demo_lens, load_lens
+    from diffmamba_interp.lens import (
+        JacobianLens,
+        LogitLens,
+        TunedLens,
+        fit_jacobian_lens,
+        lens_trajectory,
+        load_demo_lens,
+        load_lens,
+    )
     from diffmamba_interp.models.conversion import convert_to_differential
     from diffmamba_interp.models.demo import load_demo
     from diffmamba_interp.models.inspection import inspect_checkpoint
@@ -33,12 +41,14 @@ _HOME = {
     "DifferentialConfig": "config",
     "HookedMamba": "models.language_model",
     "HookedMambaConfig": "config",
+    "JacobianLens": "lens",
     "LogitLens": "lens",
     "TunedLens": "lens",
     "contribution_along": "implicit_attention",
     "convert_to_differential": "models.conversion",
     "effective_attention": "implicit_attention",
     "extract_attention": "implicit_attention",
+    "fit_jacobian_lens": "lens",
     "hidden_attention": "implicit_attention",
     "inspect_checkpoint": "models.inspection",
     "lens_trajectory": "lens",
@@ -57,12 +67,14 @@ __all__ = [
     "DifferentialConfig",
     "HookedMamba",
     "HookedMambaConfig",
+    "JacobianLens",
     "LogitLens",
     "TunedLens",
     "contribution_along",
     "convert_to_differential",
     "effective_attention",
     "extract_attention",
+    "fit_jacobian_lens",
     "hidden_attention",
     "inspect_checkpoint",
     "lens_trajectory",

@@ -1,6 +1,8 @@
-"""`python -m diffmamba_interp.train_lens`: train a tuned lens, or measure one, and write it into a folder.
+"""`python -m diffmamba_interp.train_lens`: train a tuned lens, fit a Jacobian lens (--kind jacobian), or measure one,
+and write it into a folder.
 
-Without options: the bundled Diff-Mamba on built-in text. The same command resumes a run that was stopped.
+Without options: a tuned lens of the bundled Diff-Mamba on built-in text. The same command resumes a run that was
+stopped.
 Several GPUs: `torchrun --nproc-per-node N -m diffmamba_interp.train_lens ...`.
 """
 
@@ -28,11 +30,13 @@ from diffmamba_interp.lens.card import lens_sha256, measurement_table, write_car
 from diffmamba_interp.lens.evaluation import measure_lens
 from diffmamba_interp.lens.folders import load_lens
 from diffmamba_interp.lens.held_out import LensText
-from diffmamba_interp.lens.lenses import TunedLens, save_lens
+from diffmamba_interp.lens.jacobian_fit import FitRecord, JacobianFit
+from diffmamba_interp.lens.lenses import JacobianLens, TunedLens, save_lens
 from diffmamba_interp.lens.materials import (
     Materials,
     load_materials,
     open_batches,
+    open_prompts,
     open_text,
     require_same_tokenizer,
     resolved_split,
@@ -86,41 +90,33 @@ def run(recipe: LensRecipe, group: ProcessGroup) -> int:
         text = open_text(materials, recipe, group, for_training=False)
         return _finish(folder.path, lens, lens_sha256(recipe.eval_only), text, materials, recipe, group)
     folder.check()
-    lens = TunedLens.from_model(materials.model, name=recipe.model)
     text = open_text(materials, recipe, group, for_training=not folder.is_finished)
     if folder.is_finished:
         logger.info("%s holds the finished lens of this recipe: measuring it again", folder.path)
-        lens = load_lens(folder.path, materials.model)
     else:
         with stop_requests() as stop:
             try:
-                train(folder, lens, text, materials, recipe, group, stop)
+                lens = train(folder, text, materials, recipe, group, stop)
             except Stopped:
                 return stop.exit_code
         if group.is_writer:
-            save_lens(lens, folder.path, {"tokenizer_sha256": materials.identity["tokenizer"]})
+            made_with = {"tokenizer_sha256": materials.identity["tokenizer"]}
+            save_lens(lens, folder.path, made_with, storage=recipe.storage)
             folder.remove_snapshot()
     group.wait_for_all()
+    # As it was saved, which may be in fewer bits than it was made in.
+    lens = load_lens(folder.path, materials.model)
     return _finish(folder.path, lens, lens_sha256(folder.path), text, materials, recipe, group)
 
 
 def train(
-    folder: RunFolder,
-    lens: TunedLens,
-    text: LensText,
-    materials: Materials,
-    recipe: LensRecipe,
-    group: ProcessGroup,
-    stop: StopRequest,
-) -> None:
-    """Train `lens` in place, from the folder's snapshot if there is one; snapshots go to the folder.
+    folder: RunFolder, text: LensText, materials: Materials, recipe: LensRecipe, group: ProcessGroup, stop: StopRequest
+) -> TunedLens | JacobianLens:
+    """The lens, made from the folder's snapshot on if there is one; snapshots go to the folder.
 
     Raises Stopped or TrainingError, after a snapshot of the last whole step.
     """
-    batches = open_batches(text, materials, recipe, group)
-    training = LensTraining(
-        materials.model, lens, batches, recipe, group=group, dtype=materials.dtype, micro_batch=recipe.micro_batch
-    )
+    training = _training(text, materials, recipe, group)
     state = folder.read_snapshot()
     if state is not None:
         training.restore(state)
@@ -129,7 +125,7 @@ def train(
     if not group.is_writer:
         for _ in training.run(stop):
             pass
-        return
+        return training.lens
     folder.begin()
     try:
         with RunLog(folder.log_file, step=training.step, report_to=recipe.report_to, settings=to_values(recipe)) as log:
@@ -143,11 +139,34 @@ def train(
         raise
     # The lens is written next: until it is, a crash must not cost the run.
     folder.write_snapshot(training.state())
+    return training.lens
+
+
+def _training(
+    text: LensText, materials: Materials, recipe: LensRecipe, group: ProcessGroup
+) -> LensTraining | JacobianFit:
+    """What makes a lens of the recipe's kind, at its beginning."""
+    if recipe.kind == "jacobian":
+        prompts = open_prompts(text, materials, recipe, group)
+        return JacobianFit(
+            materials.model,
+            prompts,
+            branches=recipe.branches,
+            skip_first=recipe.skip_first,
+            micro_batch=recipe.micro_batch,
+            name=recipe.model,
+            group=group,
+        )
+    lens = TunedLens.from_model(materials.model, name=recipe.model)
+    batches = open_batches(text, materials, recipe, group)
+    return LensTraining(
+        materials.model, lens, batches, recipe, group=group, dtype=materials.dtype, micro_batch=recipe.micro_batch
+    )
 
 
 def _finish(
     out: Path,
-    lens: TunedLens,
+    lens: TunedLens | JacobianLens,
     sha256: str,
     text: LensText,
     materials: Materials,
@@ -158,19 +177,23 @@ def _finish(
     if not group.is_writer:
         return 0
     logger.info("measuring on held-out documents")
+    recipe = replace(recipe, kind=lens.kind)
     measurement = measure_lens(materials.model, lens, text.held_out, seed=recipe.seed)
     provenance = materials.provenance(recipe, lens_sha256=sha256)
     write_metrics(out, measurement, provenance, recipe)
     if recipe.eval_only is None:
-        write_card(out, measurement, provenance, recipe)
-    drawing = kl_drawing(measurement, title=f"Held-out KL of the lenses of {recipe.model}")
+        jacobian = lens.config if isinstance(lens, JacobianLens) else None
+        write_card(out, measurement, provenance, recipe, jacobian)
+    drawing = kl_drawing(measurement, title=f"Held-out KL of the lenses of {recipe.model}", kind=lens.kind)
     write_text(out / "figure.svg", to_svg(drawing))
-    print("\n".join(measurement_table(measurement)))
+    print("\n".join(measurement_table(measurement, lens.kind)))
     print(f"{measurement.n_tokens:,} held-out tokens; KL in nats [95 % interval]; written to {out}")
     return 0
 
 
-def _with_progress(training: LensTraining, stop: StopRequest) -> Iterator[tuple[StepRecord, float]]:
+def _with_progress(
+    training: LensTraining | JacobianFit, stop: StopRequest
+) -> Iterator[tuple[StepRecord | FitRecord, float]]:
     """Each step's record and its tokens per second, with a progress bar on the terminal."""
     with (
         logging_redirect_tqdm(),
@@ -181,18 +204,19 @@ def _with_progress(training: LensTraining, stop: StopRequest) -> Iterator[tuple[
             now = time.monotonic()
             tokens_per_s = record.n_tokens / max(now - before, 1e-9)
             before = now
-            bar.set_postfix_str(f"KL {record.mean_loss_nats:.3f} nats, {tokens_per_s:,.0f} tokens/s")
+            bar.total = training.n_steps
+            bar.set_postfix_str(f"{record.in_words}, {tokens_per_s:,.0f} tokens/s")
             bar.update()
             if bar.disable and record.step % max(training.n_steps // 10, 1) == 0:
                 logger.info(
-                    *("step %d of %d: KL %.3f nats, %.0f tokens/s", record.step, training.n_steps),
-                    *(record.mean_loss_nats, tokens_per_s),
+                    *("step %d of %d: %s, %.0f tokens/s", record.step, training.n_steps),
+                    *(record.in_words, tokens_per_s),
                 )
             yield record, tokens_per_s
 
 
 def _default_out(recipe: LensRecipe) -> Path:
-    name = Path(recipe.model).name
+    name = Path(recipe.model).name + ("-jacobian" if recipe.kind == "jacobian" else "")
     return RUNS / (name if recipe.eval_only is None else f"{name}-measured")
 
 

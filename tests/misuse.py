@@ -76,6 +76,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
     branch = plain.branches[0]
     tuned, logit = lens.TunedLens.from_model(model), lens.LogitLens.from_model(model)
     lens.save_lens(tuned, folder / "lens")
+    jacobian = lens.fit_jacobian_lens(model, tokens, skip_first=1)
     record = package.extract_attention(model, tokens, 0, reduce="mean")
     spans = implicit_attention.Spans(needle=((0, 2),), filler=((2, 4),))
     stories = needle.generate_stories("qa1", n=2)
@@ -148,8 +149,21 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             },
         ),
         "load_demo": (package.load_demo, {"name": "mamba2"}),
-        "load_demo_lens": (package.load_demo_lens, {"name": "mamba2", "model": None}),
-        "demo_lens_folder": (lens.demo_lens_folder, {"name": "mamba2"}),
+        "load_demo_lens": (package.load_demo_lens, {"name": "mamba2", "model": None, "kind": "tuned"}),
+        "demo_lens_folder": (lens.demo_lens_folder, {"name": "mamba2", "kind": "tuned"}),
+        "fit_jacobian_lens": (
+            package.fit_jacobian_lens,
+            {
+                "model": model,
+                "prompts": tokens,
+                "lengths": None,
+                "branches": False,
+                "skip_first": 1,
+                "micro_batch": 1,
+                "name": "",
+                "show_progress": False,
+            },
+        ),
         "load_lens": (
             lens.load_lens,
             {
@@ -160,7 +174,10 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "revision": None,
             },
         ),
-        "save_lens": (lens.save_lens, {"lens": tuned, "folder": folder / "saved", "extra": None}),
+        "save_lens": (
+            lens.save_lens,
+            {"lens": jacobian, "path": folder / "saved", "extra": None, "storage": "float16"},
+        ),
         "lens_trajectory": (
             lens.lens_trajectory,
             {
@@ -680,6 +697,8 @@ RIGHT_IN: dict[str, str] = {
     "differential_attention.tokens": "none",
     "differential_attention.block": "huge",
     "load_demo_lens.model": "none",
+    "fit_jacobian_lens.branches": "truth",
+    "fit_jacobian_lens.micro_batch": "none huge",
     "KnockOut.branch": "none",
     "faithfulness.sources": "none",
     "write_logit_shift.branch": "none",

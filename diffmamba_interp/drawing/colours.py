@@ -62,6 +62,7 @@ SPANS = {
 LENSES = {
     "tuned": Style(colour="#117733"),
     "logit": Style(colour="#AA4499", dash="dash", symbol="square"),
+    "jacobian": Style(colour="#332288", dash="dot", symbol="diamond"),
 }
 
 STATES = {

@@ -122,12 +122,15 @@ def lens_difference_drawing(
 lens_difference_heat_map = as_plotly(lens_difference_drawing)
 
 
-def kl_drawing(measurement: LensMeasurement, *, title: str = "") -> Drawing:
-    """KL from the final output, in nats on a logarithmic scale, by stage: both lenses with their 95 % intervals."""
+def kl_drawing(measurement: LensMeasurement, *, title: str = "", kind: str = "tuned") -> Drawing:
+    """KL from the final output, in nats on a logarithmic scale, by stage: both lenses with their 95 % intervals.
+
+    kind: of the lens that was measured, "tuned" or "jacobian".
+    """
     stages = [stage.stage for stage in measurement.stages]
     by_lens = {
         "logit": [stage.logit_lens_kl_nats for stage in measurement.stages],
-        "tuned": [stage.kl_nats for stage in measurement.stages],
+        kind: [stage.kl_nats for stage in measurement.stages],
     }
     return Drawing(
         title=title,

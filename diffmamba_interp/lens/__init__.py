@@ -1,10 +1,11 @@
-"""Logit lens and tuned lens: decoding the residual stream, training the translators, measuring them."""
+"""Logit, tuned and Jacobian lens: decoding the residual stream, training or fitting what that takes, measuring it."""
 
 from __future__ import annotations
 
 from diffmamba_interp.lens.evaluation import HeldOutDocument, LensMeasurement, measure_lens
 from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens
-from diffmamba_interp.lens.lenses import LogitLens, TunedLens, save_lens
+from diffmamba_interp.lens.jacobian_fit import FitRecord, JacobianFit, fit_jacobian_lens
+from diffmamba_interp.lens.lenses import JacobianLens, LensKind, LogitLens, TunedLens, save_lens
 from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
 from diffmamba_interp.lens.residual_stream import ResidualStream, residual_stream
 from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError
@@ -15,7 +16,11 @@ from diffmamba_interp.statistics import Estimate
 
 __all__ = [
     "Estimate",
+    "FitRecord",
     "HeldOutDocument",
+    "JacobianFit",
+    "JacobianLens",
+    "LensKind",
     "LensMeasurement",
     "LensRecipe",
     "LensTraining",
@@ -27,6 +32,7 @@ __all__ = [
     "TrainingError",
     "TunedLens",
     "demo_lens_folder",
+    "fit_jacobian_lens",
     "lens_trajectory",
     "load_demo_lens",
     "load_lens",

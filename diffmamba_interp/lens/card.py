@@ -14,8 +14,9 @@ from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.lens.evaluation import LensMeasurement
-from diffmamba_interp.lens.lenses import PARAMS_FILE
-from diffmamba_interp.lens.recipe import LensRecipe
+from diffmamba_interp.lens.jacobian_layout import JacobianLensConfig
+from diffmamba_interp.lens.lenses import PARAMS_FILE, LensKind
+from diffmamba_interp.lens.recipe import OF_ONE_KIND, LensRecipe
 
 METRICS_FILE = "metrics.json"
 CARD_FILE = "CARD.md"
@@ -23,11 +24,11 @@ METRICS_FORMAT = 1
 COLUMNS = (
     "lens",
     "model",
-    "trained on",
+    "made from",
     "made on",
     "held-out tokens",
     "mean KL, logit lens",
-    "mean KL, tuned lens",
+    "mean KL, this lens",
     "nearer in",
 )
 
@@ -58,11 +59,12 @@ def lens_sha256(folder: str | Path) -> str:
 
 
 def write_metrics(folder: str | Path, measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> None:
-    """Write metrics.json. The folder in which the run was made is left out of the recipe: it decides nothing."""
+    """Write metrics.json. Of the recipe, the folder of the run and the fields of other kinds of lens are left out."""
+    left_out = ("out", *(name for kind, names in OF_ONE_KIND.items() if kind != recipe.kind for name in names))
     content = {
         "format": METRICS_FORMAT,
         "provenance": asdict(provenance),
-        "recipe": {name: value for name, value in asdict(recipe).items() if value is not None and name != "out"},
+        "recipe": {name: value for name, value in asdict(recipe).items() if value is not None and name not in left_out},
         "measurement": measurement.to_dict(),
     }
     write_text(Path(folder) / METRICS_FILE, json.dumps(content, indent=1) + "\n")
@@ -77,34 +79,38 @@ def read_metrics(folder: str | Path) -> tuple[LensMeasurement, Provenance, Mappi
     return measurement, Provenance(**content["provenance"]), content["recipe"]
 
 
-def write_card(folder: str | Path, measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> None:
-    """Write CARD.md."""
-    write_text(Path(folder) / CARD_FILE, card_text(measurement, provenance, recipe))
+def write_card(
+    folder: str | Path,
+    measurement: LensMeasurement,
+    provenance: Provenance,
+    recipe: LensRecipe,
+    jacobian: JacobianLensConfig | None = None,
+) -> None:
+    """Write CARD.md; arguments as in `card_text`."""
+    write_text(Path(folder) / CARD_FILE, card_text(measurement, provenance, recipe, jacobian))
 
 
-def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: LensRecipe) -> str:
-    """The card in Markdown: what it is, how it was made, how good it is, how to use it, where it ends."""
-    assert recipe.steps is not None
-    assert recipe.tokens_per_step is not None
-    objective = {
-        "kl": "KL divergence from the model's final prediction",
-        "ce": "cross entropy with the next token",
-    }[recipe.loss]
-    n_tokens = recipe.steps * recipe.tokens_per_step
+def card_text(
+    measurement: LensMeasurement,
+    provenance: Provenance,
+    recipe: LensRecipe,
+    jacobian: JacobianLensConfig | None = None,
+) -> str:
+    """The card in Markdown: what it is, how it was made, how good it is, how to use it, where it ends.
+
+    jacobian: what the lens says of itself, if it is a Jacobian lens.
+    """
+    what, how, limits = _tuned(recipe) if jacobian is None else _jacobian(jacobian, recipe)
     pieces = "pieces of documents" if recipe.split == "run" else "documents"
     unsure = [s.stage for s in measurement.stages if s.kl_saved_nats.low <= 0]
     lines = [
-        f"# Tuned lens of {provenance.model}",
+        f"# {recipe.kind.capitalize()} lens of {provenance.model}",
         "",
-        "One affine translator per block, which makes the residual stream readable by the model's own final norm",
-        "and unembedding (Belrose et al. 2023, arXiv 2303.08112). Translator i reads what enters block i; translator",
-        "0 reads the embedding. Opens with `diffmamba_interp.load_lens(folder, model)` and with tuned-lens 0.2.0.",
+        *what,
         "",
-        "## Training",
+        "## Making",
         "",
-        f"- objective: {objective}",
-        f"- {recipe.steps} steps of {recipe.tokens_per_step:,} tokens ({n_tokens:,} in all) in sequences of "
-        f"{recipe.sequence_length}; {recipe.optimizer}, lr_scale {recipe.lr_scale:g}, seed {provenance.seed}",
+        *how,
         f"- data: {_data_text(provenance, recipe)}",
         f"- made on {provenance.device}; "
         + ", ".join(f"{name} {number}" for name, number in provenance.versions.items()),
@@ -114,9 +120,9 @@ def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: Lens
         f"{measurement.n_tokens:,} predictions in {measurement.n_documents:,} {pieces} that were not trained on. KL",
         f"is from the model's final output, in nats, with the 95 % bootstrap interval over {pieces}.",
         "",
-        *measurement_table(measurement),
+        *measurement_table(measurement, recipe.kind),
         "",
-        "In every row the tuned lens is nearer to the output than the logit lens, beyond the interval."
+        f"In every row the {recipe.kind} lens is nearer to the output than the logit lens, beyond the interval."
         if not unsure
         else f"Not beyond the interval nearer to the output than the logit lens: {', '.join(unsure)}.",
         "",
@@ -130,15 +136,15 @@ def card_text(measurement: LensMeasurement, provenance: Provenance, recipe: Lens
         "## Limits",
         "",
         "It holds for this model's weights only (loading checks the unembedding) and is measured on text like that",
-        "above. A translator finds what a linear map can read out; it does not show that the model uses it.",
+        *limits,
         "",
     ]
     return "\n".join(lines)
 
 
-def measurement_table(measurement: LensMeasurement) -> list[str]:
+def measurement_table(measurement: LensMeasurement, kind: LensKind = "tuned") -> list[str]:
     """The measurement as the lines of a Markdown table, which also reads well in a terminal."""
-    rows: list[tuple[str, ...]] = [("lens reads", "logit lens KL", "tuned lens KL", "KL saved", "bits per byte")]
+    rows: list[tuple[str, ...]] = [("lens reads", "logit lens KL", f"{kind} lens KL", "KL saved", "bits per byte")]
     for stage in measurement.stages:
         bits = "-" if stage.bits_per_byte is None else f"{stage.bits_per_byte.value:.3f}"
         kl_nats = (stage.logit_lens_kl_nats, stage.kl_nats, stage.kl_saved_nats)
@@ -151,7 +157,7 @@ def measurement_table(measurement: LensMeasurement) -> list[str]:
 def catalogue(root: str | Path) -> list[str]:
     """Lines of a Markdown table with a row for every `<model>/<name>/metrics.json` below `root`.
 
-    Mean KL is over the stages that have a translator, in nats; "nearer in" counts those in which the tuned lens is
+    Mean KL is over the stages that have a translator, in nats; "nearer in" counts those in which the lens is
     nearer to the model's output than the logit lens beyond the 95 % interval. Raises ValueError for a metrics.json
     of another format.
     """
@@ -159,6 +165,58 @@ def catalogue(root: str | Path) -> list[str]:
     folders = sorted(file.parent for file in root.glob(f"*/*/{METRICS_FILE}"))
     rows = [_catalogue_row(folder.relative_to(root).as_posix(), *read_metrics(folder)) for folder in folders]
     return [_catalogue_line(COLUMNS), _catalogue_line(["---"] * len(COLUMNS)), *map(_catalogue_line, rows)]
+
+
+def _tuned(recipe: LensRecipe) -> tuple[list[str], list[str], list[str]]:
+    """Of a tuned lens: what it is, how it was made, and the end of its limits."""
+    assert recipe.steps is not None
+    assert recipe.tokens_per_step is not None
+    objective = {
+        "kl": "KL divergence from the model's final prediction",
+        "ce": "cross entropy with the next token",
+    }[recipe.loss]
+    n_tokens = recipe.steps * recipe.tokens_per_step
+    what = [
+        "One affine translator per block, which makes the residual stream readable by the model's own final norm",
+        "and unembedding (Belrose et al. 2023, arXiv 2303.08112). Translator i reads what enters block i; translator",
+        "0 reads the embedding. Opens with `diffmamba_interp.load_lens(folder, model)` and with tuned-lens 0.2.0.",
+    ]
+    how = [
+        f"- objective: {objective}",
+        f"- {recipe.steps} steps of {recipe.tokens_per_step:,} tokens ({n_tokens:,} in all) in sequences of "
+        f"{recipe.sequence_length}; {recipe.optimizer}, lr_scale {recipe.lr_scale:g}, seed {recipe.seed}",
+    ]
+    return (
+        what,
+        how,
+        ["above. A translator finds what a linear map can read out; it does not show that the model uses it."],
+    )
+
+
+def _jacobian(config: JacobianLensConfig, recipe: LensRecipe) -> tuple[list[str], list[str], list[str]]:
+    """The same of a Jacobian lens."""
+    what = [
+        "One matrix per block: how what leaves the last block depends, on average and to first order, on what enters",
+        "this one, now and at all later positions (Gurnee et al. 2026, transformer-circuits.pub/2026/workspace).",
+        "Nothing is trained. Stage i reads what enters block i, stage 0 the embedding. Opens with",
+        '`diffmamba_interp.load_lens(folder, model)`; `lens.save("NAME.pt")` writes the public layout.',
+    ]
+    errors = config.relative_error or ()
+    how = [
+        f"- mean over {config.n_prompts} pieces of text of {config.prompt_tokens} tokens, without the first "
+        f"{config.skip_first} positions and the last; seed {recipe.seed}",
+        *(
+            [f"- standard error of the mean, as a share of its Frobenius norm: {min(errors):.3f} to {max(errors):.3f}"]
+            if errors
+            else []
+        ),
+        f"- stored in {recipe.storage}" + (", with those of the branches' outputs" if recipe.branches else ""),
+    ]
+    limits = [
+        "above. A mean derivative says what the stream causes to first order, not what it stands for, and it is no",
+        "best guess of the output: where it is further from it than the logit lens, the table says so.",
+    ]
+    return what, how, limits
 
 
 def _data_text(provenance: Provenance, recipe: LensRecipe) -> str:
@@ -173,11 +231,14 @@ def _catalogue_row(
 ) -> list[str]:
     stages = measurement.stages
     n_nearer = sum(stage.kl_saved_nats.low > 0 for stage in stages)
-    n_tokens = recipe["steps"] * recipe["tokens_per_step"]
+    if recipe.get("kind", "tuned") == "jacobian":
+        extent = f"{recipe['prompts']} prompts of {recipe['prompt_tokens']} tokens"
+    else:
+        extent = f"{recipe['steps']} steps, {recipe['steps'] * recipe['tokens_per_step']:,} tokens"
     return [
         f"[{name}]({name}/{CARD_FILE})",
         f"{provenance.model} (`{(provenance.model_sha256 or 'none')[:12]}`)",
-        f"{Path(provenance.data).name}, {recipe['steps']} steps, {n_tokens:,} tokens",
+        f"{Path(provenance.data).name}, {extent}",
         f"{provenance.device}, PyTorch {provenance.versions['torch']}",
         f"{measurement.n_tokens:,} in {measurement.n_documents:,} documents",
         f"{fmean(stage.logit_lens_kl_nats.value for stage in stages):.3f}",

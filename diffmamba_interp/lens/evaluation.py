@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import Natural, Seed, checked, checked_fields
 from diffmamba_interp.files.json_records import JsonRecord
-from diffmamba_interp.lens.lenses import TunedLens
+from diffmamba_interp.lens.lenses import JacobianLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
@@ -54,7 +54,7 @@ class HeldOutDocument:
 
 @dataclass(frozen=True, kw_only=True)
 class StageMeasurement:
-    """One stage, with the tuned lens and with the logit lens.
+    """One stage, with the lens that is measured and with the logit lens.
 
     kl_nats, logit_lens_kl_nats: divergence from the model's final output. kl_saved_nats: the second minus the
     first, paired by document. bits_per_byte, logit_lens_bits_per_byte: of the next token; None without text.
@@ -82,9 +82,14 @@ class LensMeasurement(JsonRecord):
 @checked
 @torch.no_grad()
 def measure_lens(
-    model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], *, seed: Seed = 0, force: bool = False
+    model: HookedMamba,
+    lens: TunedLens | JacobianLens,
+    documents: Sequence[HeldOutDocument],
+    *,
+    seed: Seed = 0,
+    force: bool = False,
 ) -> LensMeasurement:
-    """Measure a tuned lens, and the logit lens beside it, on held-out documents.
+    """Measure a tuned or a Jacobian lens, and the logit lens beside it, on held-out documents.
 
     seed: of the bootstrap. force: measure a lens of another model of the same sizes.
     Raises ValueError if there are no documents, and for a lens of another model.
@@ -131,7 +136,7 @@ def measure_lens(
 
 
 class _Sums:
-    """Sums in nats by document; kl and ce are [document, stage, (tuned, logit)]."""
+    """Sums in nats by document; kl and ce are [document, stage, (the lens, logit)]."""
 
     def __init__(self, n_documents: int, n_layers: int) -> None:
         self.kl = np.zeros((n_documents, n_layers, 2))
@@ -140,7 +145,11 @@ class _Sums:
 
 
 def _add_batch(
-    sums: _Sums, model: HookedMamba, lens: TunedLens, documents: Sequence[HeldOutDocument], indices: list[int]
+    sums: _Sums,
+    model: HookedMamba,
+    lens: TunedLens | JacobianLens,
+    documents: Sequence[HeldOutDocument],
+    indices: list[int],
 ) -> None:
     device = lens.unembed.weight.device
     read_out, of_model = ReadOut.of(lens.unembed), ReadOut.of(ModelUnembed(model))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from diffmamba_interp.lens.card import Provenance, read_metrics
 from diffmamba_interp.lens.evaluation import HeldOutDocument
@@ -158,6 +160,31 @@ def open_batches(text: LensText, materials: Materials, recipe: LensRecipe, group
     assert recipe.steps is not None
     logger.info("the training text will be read %.1f times", recipe.steps / batches.n_batches)
     return batches
+
+
+def open_prompts(
+    text: LensText, materials: Materials, recipe: LensRecipe, group: ProcessGroup
+) -> Int64[Tensor, "prompt pos"]:
+    """This process's share of the pieces of text over which a Jacobian lens is averaged."""
+    assert recipe.prompts is not None
+    assert recipe.prompt_tokens is not None
+    if recipe.prompts % group.size:
+        raise ValueError(f"prompts is {recipe.prompts}, which {group.size} processes cannot share evenly.")
+    settings: dict[str, Any] = {
+        "length": recipe.prompt_tokens,
+        "seed": recipe.seed,
+        "rank": group.rank,
+        "world_size": group.size,
+    }
+    if text.training is None:
+        return next(RandomTokenBatches(materials.model.cfg.d_vocab, batch_size=recipe.prompts, **settings))
+    n_pieces = len(text.training) // recipe.prompt_tokens
+    if n_pieces < recipe.prompts:
+        raise DataError(
+            f"the text has {n_pieces} pieces of {recipe.prompt_tokens} tokens to fit on, fewer than prompts = "
+            f"{recipe.prompts}: give more text, or fewer or shorter prompts."
+        )
+    return next(TokenBatches(text.training, batch_size=recipe.prompts, **settings))
 
 
 def require_same_tokenizer(lens_folder: str, materials: Materials) -> None:

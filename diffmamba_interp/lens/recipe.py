@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.paths import expand_fields
+from diffmamba_interp.lens.jacobian_layout import Storage
+from diffmamba_interp.lens.lenses import LensKind
 from diffmamba_interp.runs.run_log import Reporter
 from diffmamba_interp.runs.settings import (
     from_values,
@@ -36,14 +38,24 @@ OPERATIONAL = (
     "report_to",
     "eval_only",
     "max_unpacked_gb",
+    "storage",
 )
 """Fields that may change between the start of a run and its resumption; eval_tokens only where it holds nothing out."""
+
+OF_ONE_KIND: dict[LensKind, tuple[str, ...]] = {
+    "tuned": ("loss", "optimizer", "lr_scale", "steps", "tokens_per_step", "max_passes"),
+    "jacobian": ("prompts", "prompt_tokens", "skip_first", "branches", "storage"),
+}
+"""Fields that say nothing about a lens of the other kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensRecipe:
     """Options of `python -m diffmamba_interp.train_lens`; see `with_schedule` for what `None` means in a size."""
 
+    kind: LensKind = "tuned"
+    """tuned: an affine map for each block, trained to say what the model will say. jacobian: the mean derivative of
+    what leaves the last block by what enters each, which nothing is trained for."""
     model: str = "diff-mamba2"
     """A bundled model (diff-mamba2, mamba2), a checkpoint folder, or a hub id."""
     tokenizer: str | None = None
@@ -76,19 +88,29 @@ class LensRecipe:
     out: str | None = None
     """Folder for the lens; None: runs/lens/<model's name>."""
     loss: Loss = "kl"
-    """kl: divergence from the model's final prediction. ce: cross entropy with the next token."""
+    """Of a tuned lens. kl: divergence from the model's final prediction. ce: cross entropy with the next token."""
     optimizer: OptimizerName = "sgd"
-    """sgd: Nesterov momentum 0.9. adam: AMSGrad."""
+    """Of a tuned lens. sgd: Nesterov momentum 0.9. adam: AMSGrad."""
     lr_scale: float = 1.0
-    """Multiplies the learning rate, 0.1 for sgd and 0.001 for adam, which falls linearly to 0."""
+    """Of a tuned lens: multiplies the learning rate, 0.1 for sgd and 0.001 for adam, which falls linearly to 0."""
     steps: int | None = None
-    """Optimiser steps; None: 250, or 50 for a model of at most 20 million parameters."""
+    """Of a tuned lens: optimiser steps; None: 250, or 50 for a model of at most 20 million parameters."""
     tokens_per_step: int | None = None
-    """Tokens per optimiser step, over all processes; None: 2^18, or 4096 for such a model."""
+    """Of a tuned lens: tokens per optimiser step, over all processes; None: 2^18, or 4096 for such a model."""
     sequence_length: int | None = None
-    """Tokens per sequence; None: 2048, or 256 for such a model."""
+    """Tokens per sequence, of a tuned lens' training and of what is held out; None: 2048, or 256 for such a model."""
     max_passes: int | None = None
-    """Stop with an error when the data would be read more often than this; None: repeat it as needed."""
+    """Of a tuned lens: stop with an error when the data would be read more often; None: repeat it as needed."""
+    prompts: int | None = None
+    """Of a Jacobian lens: pieces of text that the derivatives are averaged over; None: 100, or 32 for such a model."""
+    prompt_tokens: int | None = None
+    """Of a Jacobian lens: tokens of each piece; None: 128."""
+    skip_first: int = 16
+    """Of a Jacobian lens: positions left out at the beginning of each piece; the last one always is."""
+    branches: bool = False
+    """Of a Jacobian lens: also the derivatives by what each branch of a differential block puts out."""
+    storage: Storage = "float16"
+    """Of a Jacobian lens: float16 as others read it, or int8 in half the bytes, which is read here alone."""
     eval_tokens: int | None = None
     """Held-out tokens that the finished lens is measured on; None: 2^19, or 2^14 for such a model. With split run it
     also decides how much is held out."""
@@ -99,7 +121,8 @@ class LensRecipe:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the model and the large products (sums are float32); auto: bfloat16 on cuda, float32 elsewhere."""
     micro_batch: int | None = None
-    """Sequences per forward pass and process; None: found from the memory."""
+    """Sequences per forward pass and process; None: found from the memory. A Jacobian lens keeps all that the pass
+    computed until its d_model backward passes are done."""
     snapshot_minutes: float = 5.0
     """Minutes between snapshots from which a stopped run resumes."""
     report_to: Reporter = "none"
@@ -112,6 +135,22 @@ class LensRecipe:
         require_seed(self.seed)
         expand_fields(self, "model", "tokenizer", "data", "out", "eval_only")
         require_positive(self, *_SIZES, "lr_scale", "max_unpacked_gb")
+        if self.eval_only is None:
+            other: LensKind = "jacobian" if self.kind == "tuned" else "tuned"
+            defaults = {field.name: field.default for field in fields(self)}
+            strange = [name for name in OF_ONE_KIND[other] if getattr(self, name) != defaults[name]]
+            if strange:
+                raise ValueError(
+                    f"{strange[0]} is {getattr(self, strange[0])!r}, which says nothing about a {self.kind} lens: "
+                    f"leave it out, or give kind = {other!r}."
+                )
+        if self.skip_first < 0:
+            raise ValueError(f"skip_first is {self.skip_first}: it cannot be negative.")
+        if self.kind == "jacobian" and (self.prompt_tokens or PROMPT_TOKENS) < self.skip_first + 2:
+            raise ValueError(
+                f"prompt_tokens is {self.prompt_tokens or PROMPT_TOKENS}, of which the first {self.skip_first} and the "
+                f"last are left out: give at least {self.skip_first + 2}, or a smaller skip_first."
+            )
         if self.split == "whole" and self.eval_only is None:
             raise ValueError("split is 'whole', which leaves nothing to train on: give it with eval_only.")
         if self.snapshot_minutes < 0:
@@ -134,19 +173,23 @@ class LensRecipe:
 
 
 def with_schedule(recipe: LensRecipe, *, quick: bool) -> LensRecipe:
-    """The recipe with the sizes filled in that are None: steps, tokens_per_step, sequence_length, eval_tokens.
+    """The recipe with the sizes of its kind filled in that are None.
 
-    The schedule of the tuned-lens paper is 250 steps of 2^18 tokens in sequences of 2048 (measured on 2^19
-    tokens). `quick`, for small models, is 50 steps of 4096 tokens in sequences of 256 (measured on 2^14).
+    The schedule of the tuned-lens paper is 250 steps of 2^18 tokens in sequences of 2048 (measured on 2^19 tokens).
+    `quick`, for small models, is 50 steps of 4096 tokens in sequences of 256 (measured on 2^14). A Jacobian lens takes
+    100 pieces of text (quick: 32) of 128 tokens.
     """
-    steps, tokens, length, eval_tokens = (50, 4096, 256, 2**14) if quick else (250, 2**18, 2048, 2**19)
+    steps, tokens, length, eval_tokens, prompts = (
+        (50, 4096, 256, 2**14, 32) if quick else (250, 2**18, 2048, 2**19, 100)
+    )
     length = recipe.sequence_length or length
+    recipe = replace(recipe, sequence_length=length, eval_tokens=recipe.eval_tokens or eval_tokens)
+    if recipe.kind == "jacobian":
+        return replace(recipe, prompts=recipe.prompts or prompts, prompt_tokens=recipe.prompt_tokens or PROMPT_TOKENS)
     return replace(
         recipe,
         steps=recipe.steps or steps,
         tokens_per_step=recipe.tokens_per_step or max(tokens - tokens % length, length),
-        sequence_length=length,
-        eval_tokens=recipe.eval_tokens or eval_tokens,
     )
 
 
@@ -183,4 +226,8 @@ def first_difference(
     return next(((name, *values) for name, values in differences.items()), None)
 
 
-_SIZES = ("max_documents", "steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens")
+PROMPT_TOKENS = 128
+_SIZES = (
+    *("max_documents", "steps", "tokens_per_step", "sequence_length", "max_passes", "micro_batch", "eval_tokens"),
+    *("prompts", "prompt_tokens"),
+)

@@ -12,10 +12,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.lens.folders import demo_lens_folder, load_lens, read_description
-from diffmamba_interp.lens.lenses import LogitLens, TunedLens
+from diffmamba_interp.lens.lenses import LogitLens
 from diffmamba_interp.models.checkpoint_hub import resolve_folder
 from diffmamba_interp.models.demo import DemoName, bundled_folder, load_demo_tokenizer
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.text import DataError, load_tokenizer, tokenizer_hash
 
 AUTO = "auto"
@@ -28,8 +29,8 @@ class Subject:
     """A model with what reads it.
 
     given: the option that named it. name: what it is called in results. folder: of the checkpoint. tokenizer: its own;
-    None where its folder holds none. lens_folder: of its tuned lens, if it has one. lenses: that one as "tuned", and
-    "logit".
+    None where its folder holds none. lens_folder: of its lens, if it has one. lenses: that one by its kind, "tuned" or
+    "jacobian", and "logit".
     """
 
     given: str
@@ -38,13 +39,13 @@ class Subject:
     folder: Path
     tokenizer: PreTrainedTokenizerBase | None
     lens_folder: str | None
-    lenses: dict[str, TunedLens | LogitLens]
+    lenses: dict[str, Lens]
 
 
 def load_subject(given: str, *, lens: str | None, device: torch.device | str, dtype: torch.dtype) -> Subject:
     """The model of a folder, a hub id or a bundled one's name, and its lenses.
 
-    lens: folder of its tuned lens; "auto": the bundled one of a bundled model, else none; None: none.
+    lens: folder of its tuned or Jacobian lens; "auto": the bundled tuned one of a bundled model, else none; None: none.
     Raises FileNotFoundError or ValueError if one cannot be had or they do not fit each other.
     """
     model, folder = load_checkpoint(given, device=device, dtype=dtype)
@@ -53,7 +54,10 @@ def load_subject(given: str, *, lens: str | None, device: torch.device | str, dt
         lens = str(demo_lens_folder(cast(DemoName, given))) if is_bundled else None
         if not is_bundled:
             logger.warning("%s: no tuned lens was given, so the logit lens reads alone", given)
-    lenses: dict[str, TunedLens | LogitLens] = {} if lens is None else {"tuned": load_lens(lens, model)}
+    lenses: dict[str, Lens] = {}
+    if lens is not None:
+        opened = load_lens(lens, model)
+        lenses[opened.kind] = opened
     return Subject(
         given=given,
         name=Path(given).name,
@@ -66,7 +70,7 @@ def load_subject(given: str, *, lens: str | None, device: torch.device | str, dt
 
 
 def require_comparable(baseline: Subject, subject: Subject) -> None:
-    """Raise ValueError unless the two have equally many blocks and one vocabulary."""
+    """Raise ValueError unless the two have equally many blocks, one vocabulary and, if each has one, lenses alike."""
     reasons = {"n_layers": "stage by stage, only models of equally many blocks", "d_vocab": "only one vocabulary"}
     for size, reason in reasons.items():
         theirs, ours = (getattr(one.model.cfg, size) for one in (baseline, subject))
@@ -75,6 +79,12 @@ def require_comparable(baseline: Subject, subject: Subject) -> None:
                 f"{subject.given} has {size} {ours}, but the baseline {baseline.given} has {theirs}: {reason} can be "
                 "compared. Give another --baseline, or --baseline none."
             )
+    of_baseline, of_subject = (next(iter(one.lenses)) for one in (baseline, subject))
+    if of_baseline != of_subject and None not in (baseline.lens_folder, subject.lens_folder):
+        raise ValueError(
+            f"{subject.given} is read by a {of_subject} lens, but {baseline.given} by a {of_baseline} lens, "
+            "which say different things: give lenses of one kind, or none."
+        )
 
 
 def common_tokenizer(subjects: Sequence[Subject], given: str | None) -> PreTrainedTokenizerBase:

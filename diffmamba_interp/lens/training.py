@@ -71,6 +71,11 @@ class StepRecord:
         """Mean over the blocks."""
         return sum(self.loss_nats) / len(self.loss_nats)
 
+    @property
+    def in_words(self) -> str:
+        """For whoever waits."""
+        return f"KL {self.mean_loss_nats:.3f} nats"
+
     def to_dict(self) -> dict[str, Any]:
         """As a line of the log."""
         return asdict(self) | {"mean_loss_nats": self.mean_loss_nats}

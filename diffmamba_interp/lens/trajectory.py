@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import Count, checked
 from diffmamba_interp.files.json_records import JsonRecord
-from diffmamba_interp.lens.lenses import LogitLens, TunedLens
+from diffmamba_interp.lens.lenses import JacobianLens, LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
 from diffmamba_interp.lens.residual_stream import residual_stream
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
@@ -53,7 +53,7 @@ class LensTrajectory(JsonRecord):
 @torch.no_grad()
 def lens_trajectory(
     model: HookedMamba,
-    lens: LogitLens | TunedLens,
+    lens: LogitLens | TunedLens | JacobianLens,
     tokens: Int[Tensor, "batch pos"],
     *,
     targets: Int[Tensor, "batch pos"] | None = None,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from diffmamba_interp import HookedMamba, HookedMambaConfig, train_lens
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig, train_lens
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
-from diffmamba_interp.lens import TunedLens, load_lens
+from diffmamba_interp.lens import JacobianLens, TunedLens, load_lens
 from diffmamba_interp.lens.card import read_metrics
 from diffmamba_interp.text import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.text.generated_text import generated_documents
@@ -96,6 +96,91 @@ def test_a_finished_run_is_measured_again_and_another_recipe_is_refused(
     assert train_lens.main(options) == 0
     assert (tmp_path / "lens" / "params.pt").read_bytes() == params
     assert "lr_scale = 1.0, but this command says lr_scale = 0.5" in failure([*options, "--lr-scale", "0.5"], capsys)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a model of two differential blocks, whose Jacobians have sixteen rows."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    cfg = HookedMambaConfig(
+        d_model=16, n_layers=2, d_vocab=40, d_state=4, d_head=8, differential=DifferentialConfig(placement="all")
+    )
+    model = HookedMamba(cfg)
+    model.embed.weight.data.normal_()
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def jacobian_options(tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A Jacobian lens of six prompts of random tokens, into tmp_path/lens: three batches of two steps."""
+    monkeypatch.chdir(tmp_path)
+    prompts = ["--prompts", "6", "--prompt-tokens", "24", "--micro-batch", "2", "--branches"]
+    sizes = ["--sequence-length", "16", "--eval-tokens", "32"]
+    return ["--kind", "jacobian", "--model", tiny_model, "--out", str(tmp_path / "lens"), *prompts, *sizes]
+
+
+def test_a_jacobian_lens_is_fitted_measured_and_shown_like_a_tuned_one(
+    jacobian_options: list[str], tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_lens.main([*jacobian_options, "--storage", "int8"]) == 0
+    out = tmp_path / "lens"
+    names = {"recipe.toml", "config.json", "params.pt", "lens.json", "metrics.json", "CARD.md", "figure.svg"}
+    assert {p.name for p in out.iterdir()} == names | {"log.jsonl"}
+    printed = capsys.readouterr().out
+    assert "| jacobian lens KL" in printed
+    measured, provenance, recipe = read_metrics(out)
+    assert (recipe["kind"], recipe["prompts"], recipe["branches"]) == ("jacobian", 6, True)
+    assert "optimizer" not in recipe
+    model = HookedMamba.from_pretrained(tiny_model)
+    lens = load_lens(out, model)
+    assert isinstance(lens, JacobianLens)
+    assert (lens.config.n_prompts, len(lens.branches)) == (6, 4)
+    card = (out / "CARD.md").read_text()
+    assert "# Jacobian lens of" in card
+    assert "mean over 6 pieces of text of 24 tokens, without the first 16 positions and the last" in card
+    lines = (out / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["n_prompts"] for line in lines] == [0, 2, 2, 4, 4, 6]
+    # The same command measures what is there, and so does another one, whatever kind it names.
+    params = (out / "params.pt").read_bytes()
+    assert train_lens.main(jacobian_options) == 0
+    assert (out / "params.pt").read_bytes() == params
+    sizes = ["--sequence-length", "16", "--eval-tokens", "32"]
+    assert train_lens.main(["--model", tiny_model, "--eval-only", str(out), "--out", "again", *sizes]) == 0
+    again, other_provenance, recipe = read_metrics("again")
+    assert (again, other_provenance.lens_sha256, recipe["kind"]) == (measured, provenance.lens_sha256, "jacobian")
+
+
+def test_a_jacobian_fit_that_was_killed_or_stopped_ends_where_a_whole_one_does(
+    jacobian_options: list[str], tmp_path: Path, forker: "Forker"
+) -> None:
+    options = [*jacobian_options, "--snapshot-minutes", "0"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert forker.run([*options, "--out", str(whole)])[0] == [0]
+    to_broken = {"args": [*options, "--out", str(broken)], "log": broken / "log.jsonl"}
+    # In the middle of the first batch, and in that of the second.
+    assert forker.run(**to_broken, kill=signal.SIGKILL, after_lines=1)[0] == [-signal.SIGKILL]
+    codes, output = forker.run(**to_broken, kill=signal.SIGTERM, after_lines=3)
+    assert codes == [128 + signal.SIGTERM]
+    assert "the same command resumes" in output
+    codes, output = forker.run(to_broken["args"])
+    assert codes == [0]
+    assert "resuming after step" in output
+    assert (broken / "params.pt").read_bytes() == (whole / "params.pt").read_bytes()
+    assert (broken / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+
+
+def test_two_processes_fit_the_jacobian_lens_of_one(
+    jacobian_options: list[str], tmp_path: Path, forker: "Forker"
+) -> None:
+    codes, output = forker.run([*jacobian_options, "--out", str(tmp_path / "two")], environments=two_processes())
+    assert codes == [0, 0], output
+    assert forker.run([*jacobian_options, "--out", str(tmp_path / "one")])[0] == [0]
+    one, two = (torch.load(tmp_path / name / "params.pt", weights_only=True) for name in ("one", "two"))
+    assert (two["n_prompts"], two["source_layers"]) == (one["n_prompts"], one["source_layers"])
+    for layer, matrix in one["J"].items():
+        torch.testing.assert_close(two["J"][layer].float(), matrix.float(), rtol=2e-3, atol=1e-4)
 
 
 def test_a_recipe_file_gives_options_that_the_command_line_overrides(options: list[str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from diffmamba_interp.lens import Estimate, LensMeasurement, LensRecipe
 from diffmamba_interp.lens.card import Provenance, card_text, measurement_table, read_metrics, write_metrics
 from diffmamba_interp.lens.evaluation import StageMeasurement
+from diffmamba_interp.lens.jacobian_layout import JacobianLensConfig
 from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 
 PROVENANCE = Provenance(
@@ -94,3 +95,18 @@ def test_a_single_weights_file_is_named_by_its_own_sha256(tmp_path: Path) -> Non
 
 def test_versions_name_what_decides_the_numbers() -> None:
     assert {"python", "torch", "tuned-lens"} <= set(package_versions())
+
+
+def test_the_card_of_a_jacobian_lens_says_what_it_is_a_mean_of(measurement: LensMeasurement) -> None:
+    recipe = LensRecipe(kind="jacobian", prompts=40, prompt_tokens=128, storage="int8")
+    config = JacobianLensConfig(
+        base_model_name_or_path="", d_model=8, num_hidden_layers=2, n_prompts=40, prompt_tokens=128,
+        relative_error=(0.25, 0.01),
+    )  # fmt: skip
+    card = card_text(measurement, PROVENANCE, recipe, config)
+    assert "# Jacobian lens of some/model" in card
+    assert "- mean over 40 pieces of text of 128 tokens, without the first 16 positions and the last" in card
+    assert "as a share of its Frobenius norm: 0.010 to 0.250" in card
+    assert "- stored in int8\n" in card
+    assert "\n".join(measurement_table(measurement, "jacobian")) in card
+    assert "optimizer" not in card

@@ -18,7 +18,7 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepps = 3", r"recipe.toml: unknown keys stepps\. Known: model, tokenizer"),
+        ("stepps = 3", r"recipe.toml: unknown keys stepps\. Known: kind, model, tokenizer"),
         ("steps = 'three'", "steps .* whole number"),
         ("steps = true", "steps .* whole number"),
         ("steps = 0", "steps is 0: it must be positive"),
@@ -37,6 +37,12 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("seed = -1", r"seed is -1: it must lie in \[0, 2\^32\)"),
         (f"seed = {10**30}", r"seed is 10+: it must be"),
         (f"steps = {10**30}", r"steps is 10+: it must be"),
+        ("branches = true", "branches is True, which says nothing about a tuned lens: leave it out, or give kind"),
+        ("kind = 'jacobian'\nsteps = 6", "steps is 6, which says nothing about a jacobian lens"),
+        ("kind = 'jacobian'\nprompt_tokens = 17", "prompt_tokens is 17, of which the first 16 and the last"),
+        ("kind = 'jacobian'\nskip_first = 200", "prompt_tokens is 128.*give at least 202, or a smaller skip_first"),
+        ("kind = 'jacobian'\nskip_first = -1", "skip_first is -1: it cannot be negative"),
+        ("kind = 'jacobian'\nprompts = 0", "prompts is 0: it must be positive"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -57,6 +63,14 @@ def test_the_full_schedule_is_the_papers_and_given_sizes_stay() -> None:
     given = with_schedule(LensRecipe(steps=3, sequence_length=100), quick=True)
     assert (given.steps, given.sequence_length, given.tokens_per_step) == (3, 100, 4000)
     assert with_schedule(LensRecipe(), quick=True).steps != 250
+
+
+def test_a_jacobian_lens_has_a_schedule_of_its_own() -> None:
+    full, quick = (with_schedule(LensRecipe(kind="jacobian"), quick=quick) for quick in (False, True))
+    assert (full.prompts, full.prompt_tokens, full.steps, full.tokens_per_step) == (100, 128, None, None)
+    assert (quick.prompts, quick.sequence_length, quick.eval_tokens) == (32, 256, 2**14)
+    given = with_schedule(LensRecipe(kind="jacobian", prompts=5, prompt_tokens=40), quick=False)
+    assert (given.prompts, given.prompt_tokens) == (5, 40)
 
 
 @pytest.mark.parametrize(
