@@ -169,5 +169,6 @@ def test_the_kernels_serve_a_write_that_is_read_or_replaced(kind: str) -> None:
             itself = model.run_with_hooks(tokens, [(name, lambda value, name: value.clone())])
             assert relative_error(itself, model(tokens)) < 2e-3
             results[impl] = [logits, cache[name], edited]
+    # The kernels' products are TF32 as shipped, and a differential block adds the errors of two scans.
     for given, expected in zip(results["fused"], results["reference"], strict=True):
-        assert relative_error(given, expected) < 2e-3
+        assert relative_error(given, expected) < 4e-3
