@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diffmamba_interp.mixer_sizes import MIXERS, BlockKind, MixerEntry, MixerSizes
 
-LambdaForm = Literal["sigmoid_sum", "exp_dot", "token_gate"]
+LambdaForm = Literal["sigmoid_sum", "sigmoid", "exp_dot", "one", "token_gate", "token_head_gate"]
+SubtractAt = Literal["mixer", "gated", "scan"]
 Normalisation = Literal["post", "pre", "none"]
 HeadDivision = Literal["d_head", "n_heads"]
 LambdaInitialisation = Literal["small", "published"]
 Placement = Literal["all", "alternate", "quarter"] | tuple[int, ...]
 
+UNPUBLISHED_LAMBDAS = ("one", "token_gate", "token_head_gate")
 NAMED_PLACEMENTS = ("all", "alternate", "quarter")
 POSITIVE_INTEGERS = (
     "d_model",
@@ -73,12 +75,20 @@ class DifferentialConfig:
     """How the differential blocks are built.
 
     placement: which blocks are differential (see `differential_blocks`).
-    lambda_form: `"sigmoid_sum"` (Eq. 16, published Mamba-2 models), `"exp_dot"` (Eq. 10), or `"token_gate"`, a score of
-        every token, sigmoid(w . u[t] + b) + lambda_init: after a popular summary of the method, not in the paper.
+    subtract_at: what is subtracted. `"mixer"` (Diff-Mamba): the outputs of two whole mixers. `"gated"` and `"scan"`
+        (Diff-S6): inside one mixer with two scans, their outputs behind gate and inner norm (as published over
+        Mamba-2), or the scans' own (the paper's Fig. 1; see `models.diff_s6_mixer`).
+    lambda_form: `"sigmoid_sum"` (Eq. 16, published Diff-Mamba-2), `"sigmoid"` (Eq. 16 of one number, published Diff-S6
+        over Mamba-2), `"exp_dot"` (Eq. 10, "re-parameterised"), `"one"` (lambda = 1, published Diff-S6 over Mamba-1),
+        or one of two departures from the paper. `"token_gate"`: a score of every token, sigmoid(w . u[t] + b) +
+        lambda_init, after a popular summary of the method. `"token_head_gate"`: a score of every token and head,
+        sigmoid(W u[t] + b)[h], after the successor of the differential Transformer (2026); the scans are subtracted,
+        and there is no norm on the difference (subtract_at `"scan"`, normalisation `"none"`).
     normalisation: RMSNorm after the subtraction (`"post"`, published), on each branch before it (`"pre"`),
         or `"none"`.
-    head_division: a branch has half the inner width of a plain mixer, either by halving `d_head`
-        (`"d_head"`, published checkpoints) or by halving the number of heads (`"n_heads"`, paper's Table 5).
+    head_division: of Diff-Mamba, where a branch has half the inner width of a plain mixer, either by halving `d_head`
+        (`"d_head"`, published checkpoints) or by halving the number of heads (`"n_heads"`, paper's Table 5). The
+        branches of a Diff-S6 are as wide as a plain mixer.
     lambda_initialisation: distribution of the lambda parameters of a new model. `"small"` is zero-mean with a
         small spread; `"published"` is N(0, 1) per entry, which saturates the sigmoid in most blocks.
     subnorm_eps: added to the mean square in the norm on the difference (1e-5 in the published code, whatever
@@ -86,6 +96,7 @@ class DifferentialConfig:
     """
 
     placement: Placement = "all"
+    subtract_at: SubtractAt = "mixer"
     lambda_form: LambdaForm = "sigmoid_sum"
     normalisation: Normalisation = "post"
     head_division: HeadDivision = "d_head"
@@ -99,12 +110,26 @@ class DifferentialConfig:
             object.__setattr__(self, "placement", tuple(self.placement))
         else:
             raise ValueError(f"placement is {self.placement!r}: give a name or a tuple of block indices.")
-        _require_one_of("lambda_form", self.lambda_form, ("sigmoid_sum", "exp_dot", "token_gate"))
+        _require_one_of("subtract_at", self.subtract_at, get_args(SubtractAt))
+        _require_one_of("lambda_form", self.lambda_form, get_args(LambdaForm))
         _require_one_of("normalisation", self.normalisation, ("post", "pre", "none"))
         _require_one_of("head_division", self.head_division, ("d_head", "n_heads"))
         _require_one_of("lambda_initialisation", self.lambda_initialisation, ("small", "published"))
-        if self.lambda_form == "token_gate" and self.lambda_initialisation == "published":
-            raise ValueError("lambda_form 'token_gate' was never published: use lambda_initialisation 'small'.")
+        if self.lambda_initialisation == "published" and self.lambda_form in UNPUBLISHED_LAMBDAS:
+            raise ValueError(
+                f"lambda_form {self.lambda_form!r} has no published parameters (two forms were never published, and "
+                "'one' has none): use lambda_initialisation 'small'."
+            )
+        if self.lambda_form == "token_head_gate" and (self.subtract_at, self.normalisation) != ("scan", "none"):
+            raise ValueError(
+                "lambda_form 'token_head_gate' weighs the scans' heads and has no norm on the difference: give "
+                f"subtract_at 'scan' (not {self.subtract_at!r}) and normalisation 'none' (not {self.normalisation!r})."
+            )
+        if self.subtract_at != "mixer" and self.head_division != "d_head":
+            raise ValueError(
+                f"head_division is {self.head_division!r}, but with subtract_at {self.subtract_at!r} the branches are "
+                "as wide as a plain mixer: leave head_division out."
+            )
         _require_number("subnorm_eps", self.subnorm_eps, at_least=0.0)
 
 
@@ -169,6 +194,11 @@ class HookedMambaConfig:
             if not isinstance(self.differential, DifferentialConfig):
                 raise ValueError(f"differential is {self.differential!r}: give a DifferentialConfig, or None.")
             differential_blocks(self.differential.placement, self.n_layers)
+            if self.differential.subtract_at != "mixer" and not self._entry.shows_scan:
+                raise ValueError(
+                    f"subtract_at is {self.differential.subtract_at!r}, but a mixer {self.mixer!r} does not show its "
+                    "scan apart from the rest: use subtract_at 'mixer'."
+                )
         _require_integer("d_vocab_padding", self.d_vocab_padding, at_least=0)
         if self.d_vocab_padding >= self.d_vocab:
             raise ValueError(f"d_vocab_padding is {self.d_vocab_padding}: it must lie in [0, {self.d_vocab}).")
@@ -216,8 +246,11 @@ class HookedMambaConfig:
         silent = {field.name for field in fields(self) if field.name in UNSAID and values[field.name] == field.default}
         for name in self._fields_of_other_mixers() | silent:
             del values[name]
-        if self.differential is not None and not isinstance(self.differential.placement, str):
-            values["differential"]["placement"] = list(self.differential.placement)
+        if self.differential is not None:
+            if self.differential.subtract_at == "mixer":
+                del values["differential"]["subtract_at"]
+            if not isinstance(self.differential.placement, str):
+                values["differential"]["placement"] = list(self.differential.placement)
         return values
 
     @classmethod

@@ -55,7 +55,8 @@ def mixer_prefix(block: int, branch: Branch | None) -> str:
 
 
 def mixer_point(block: int, point: MixerPoint, branch: Branch | None = None) -> str:
-    """A point inside a Mamba-2 mixer; `branch=None` in a plain block."""
+    """A point inside a mixer; `branch=None` in a plain block. A Diff-S6 that subtracts its scans has one gate, so the
+    subtrahend has no z."""
     return f"{mixer_prefix(block, branch)}.hook_{point}"
 
 
@@ -65,12 +66,18 @@ def inner_norm(block: int, point: Literal["scale", "gated"], branch: Branch | No
 
 
 def branch_out(block: int, branch: Branch) -> str:
-    """`blocks.{block}.mixer.{branch}.hook_out`: a branch's output, without lambda."""
+    """`blocks.{block}.mixer.{branch}.hook_out`: a branch's output, without lambda: [batch, pos, d_model].
+
+    In a Diff-S6, which subtracts before out_proj, what is subtracted: [batch, pos, d_inner], as hook_difference is.
+    """
     return f"blocks.{block}.mixer.{branch}.hook_out"
 
 
 def differential_point(block: int, point: Literal["lambda", "difference"]) -> str:
-    """`blocks.{block}.mixer.hook_lambda` and `.hook_difference`."""
+    """`blocks.{block}.mixer.hook_lambda` and `.hook_difference`, of the shape of `branch_out`.
+
+    lambda is a scalar; of a token gate it is [batch, pos, 1], of one with a score for each head [batch, pos, head].
+    """
     return f"blocks.{block}.mixer.hook_{point}"
 
 

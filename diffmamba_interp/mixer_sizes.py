@@ -55,6 +55,7 @@ class MixerSizes:
     """What every kind of mixer has, a plain one or one branch: all counts, no units.
 
     A head is what has a hidden attention of its own: `d_head` channels of a Mamba-2 mixer, one channel of Mamba-1.
+    has_gate: False for a scan whose output meets another one's gate, and which has neither z nor a norm behind it.
     """
 
     d_model: int
@@ -62,6 +63,7 @@ class MixerSizes:
     d_head: int
     d_state: int
     d_conv: int
+    has_gate: bool = True
 
     @property
     def n_heads(self) -> int:
@@ -96,7 +98,12 @@ class Mamba2Sizes(MixerSizes):
 
     @property
     def convolved(self) -> slice:
-        return slice(self.d_inner, self.d_inner + self.d_conv_channels)
+        return slice(self.d_gate, self.d_gate + self.d_conv_channels)
+
+    @property
+    def d_gate(self) -> int:
+        """Channels of z."""
+        return self.d_inner if self.has_gate else 0
 
     @property
     def d_conv_channels(self) -> int:
@@ -106,7 +113,7 @@ class Mamba2Sizes(MixerSizes):
     @property
     def d_in_proj(self) -> int:
         """Rows of in_proj: z | x | B | C | dt."""
-        return self.d_inner + self.d_conv_channels + self.n_heads
+        return self.d_gate + self.d_conv_channels + self.n_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +137,23 @@ class MixerEntry:
 
     sizes: of a plain block's mixer, or of one branch. fields: those of the config that only some kinds have, this one
     among them. require: raises ValueError for sizes that do not fit each other, beyond what is true of every kind.
+    shows_scan: whether its class is a `models.mixer.ScanMixer`, of which a Diff-S6 can be made.
     """
 
     sizes: Callable[[SizedConfig, BlockKind], MixerSizes]
     fields: frozenset[str] = frozenset()
     require: Callable[[SizedConfig], None] = lambda cfg: None
+    shows_scan: bool = False
+
+
+def has_whole_branches(cfg: SizedConfig) -> bool:
+    """Whether each branch of the differential blocks is as wide as a plain mixer, as in Diff-S6."""
+    return cfg.differential is not None and cfg.differential.subtract_at != "mixer"
 
 
 def _mamba2_sizes(cfg: SizedConfig, kind: BlockKind) -> Mamba2Sizes:
     d_inner, d_head = cfg.expand * cfg.d_model, cfg.d_head
-    if kind == "differential":
+    if kind == "differential" and not has_whole_branches(cfg):
         d_inner //= 2
         if cfg.differential is not None and cfg.differential.head_division == "d_head":
             d_head //= 2
@@ -154,10 +168,11 @@ def _mamba2_sizes(cfg: SizedConfig, kind: BlockKind) -> Mamba2Sizes:
 
 
 def _mamba1_sizes(cfg: SizedConfig, kind: BlockKind) -> Mamba1Sizes:
-    """A branch has half the channels of a plain mixer."""
+    """A branch of Diff-Mamba has half the channels of a plain mixer."""
+    halved = kind == "differential" and not has_whole_branches(cfg)
     return Mamba1Sizes(
         d_model=cfg.d_model,
-        d_inner=cfg.expand * cfg.d_model // (2 if kind == "differential" else 1),
+        d_inner=cfg.expand * cfg.d_model // (2 if halved else 1),
         d_head=1,
         d_state=cfg.d_state,
         d_conv=cfg.d_conv,
@@ -174,6 +189,8 @@ def _require_heads(cfg: SizedConfig) -> None:
         return
     plain, branch = _mamba2_sizes(cfg, "plain"), _mamba2_sizes(cfg, "differential")
     _require_divisible(branch, "differential", cfg.differential)
+    if has_whole_branches(cfg):
+        return
     if 2 * branch.n_heads * branch.d_head != plain.d_inner or plain.n_heads % branch.n_heads:
         assert cfg.differential is not None
         raise ValueError(
@@ -184,7 +201,7 @@ def _require_heads(cfg: SizedConfig) -> None:
 
 def _require_halves(cfg: SizedConfig) -> None:
     """Without heads there is one way to divide the channels among two branches."""
-    if not cfg.differential_blocks:
+    if not cfg.differential_blocks or has_whole_branches(cfg):
         return
     assert cfg.differential is not None
     if cfg.differential.head_division != "d_head":
@@ -209,7 +226,13 @@ MIXERS: dict[str, MixerEntry] = {
         sizes=_mamba2_sizes,
         fields=frozenset(("d_head", "n_groups", "dt_limit", "chunk_size")),
         require=_require_heads,
+        shows_scan=True,
     ),
-    "mamba1": MixerEntry(sizes=_mamba1_sizes, fields=frozenset(("dt_rank", "scan_norm_eps")), require=_require_halves),
+    "mamba1": MixerEntry(
+        sizes=_mamba1_sizes,
+        fields=frozenset(("dt_rank", "scan_norm_eps")),
+        require=_require_halves,
+        shows_scan=True,
+    ),
 }
 """Every kind of mixer by its name in a config; `models.mixer.register_mixer` gives each its class."""

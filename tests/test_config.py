@@ -82,6 +82,7 @@ def test_both_head_divisions_give_a_branch_half_the_inner_width() -> None:
         {"differential": {"subnorm_eps": -1.0}},
         {"differential": {"normalisation": "before"}},
         {"differential": {"lambda_form": "tanh"}},
+        {"differential": {"subtract_at": "difference"}},
         {"differential": {"head_division": "half"}},
         {"differential": {"lambda_initialisation": "zero"}},
         {"differential": {"placement": "some"}},

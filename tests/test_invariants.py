@@ -8,6 +8,7 @@ import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,9 +57,7 @@ def random_config(rng: random.Random) -> HookedMambaConfig:
         some = tuple(block for block in range(n_layers) if rng.random() < 0.5)
         differential = DifferentialConfig(
             placement=rng.choice(["all", "alternate", some or (0,)]),
-            lambda_form=rng.choice(["sigmoid_sum", "exp_dot", "token_gate"]),
-            normalisation=rng.choice(["post", "pre", "none"]),
-            head_division=rng.choice(["d_head", "n_heads"]),
+            **random_subtraction(rng),
         )
         try:
             if rng.random() < 0.3:
@@ -82,6 +81,19 @@ def random_config(rng: random.Random) -> HookedMambaConfig:
             )
         except ValueError:
             continue
+
+
+def random_subtraction(rng: random.Random) -> dict[str, Any]:
+    """Where and how it is subtracted, and lambda's form; some that do not fit each other are left out."""
+    subtract_at = rng.choice(["mixer", "mixer", "gated", "scan"])
+    if subtract_at == "scan" and rng.random() < 0.5:
+        return {"subtract_at": "scan", "lambda_form": "token_head_gate", "normalisation": "none"}
+    return {
+        "subtract_at": subtract_at,
+        "lambda_form": rng.choice(["sigmoid_sum", "sigmoid", "exp_dot", "one", "token_gate"]),
+        "normalisation": rng.choice(["post", "pre", "none"]),
+        "head_division": rng.choice(["d_head", "n_heads"]) if subtract_at == "mixer" else "d_head",
+    }
 
 
 def random_mamba1_config(rng: random.Random, n_layers: int, differential: DifferentialConfig) -> HookedMambaConfig:

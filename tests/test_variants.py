@@ -36,6 +36,7 @@ STEPS = 50
 
 Trained = tuple[HookedMamba, list[float]]
 
+HEAD_GATE = DifferentialConfig(lambda_form="token_head_gate", subtract_at="scan", normalisation="none")
 VARIANTS: dict[str, dict[str, Any]] = {
     "mamba2": {},
     "diff-mamba2": {"differential": DifferentialConfig()},
@@ -45,6 +46,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "diff-mamba1, every second": {"mixer": "mamba1", "differential": DifferentialConfig(placement="alternate")},
     "token gate": {"differential": DifferentialConfig(lambda_form="token_gate")},
     "token gate over mamba1": {"mixer": "mamba1", "differential": DifferentialConfig(lambda_form="token_gate")},
+    "diff-s6": {"differential": DifferentialConfig(subtract_at="gated", lambda_form="sigmoid")},
+    "diff-s6, scans": {"differential": DifferentialConfig(subtract_at="scan", lambda_form="exp_dot", placement=(1,))},
+    "diff-s6 over mamba1": {
+        "mixer": "mamba1",
+        "differential": DifferentialConfig(subtract_at="scan", lambda_form="one", normalisation="none"),
+    },
+    "head gate": {"differential": HEAD_GATE},
+    "head gate over mamba1": {"mixer": "mamba1", "d_state": 4, "differential": HEAD_GATE},
     "toy": {"mixer": "toy"},
     "diff-toy": {"mixer": "toy", "differential": DifferentialConfig()},
 }

@@ -5,17 +5,15 @@ Everything is frozen at its value in that run: gates, norm scales, B, C, dt and 
     branch_out[t] = W_out (gate[t] * y[t]) + b_out            gate: of a Mamba-2 mixer SiLU(z) w_norm / rms(y SiLU(z))
     mixer_out[t]  = sum_branches sign * out_gain[t] * branch_out[t]          sign: 1, and -lambda
 
-    out_gain[t] = (1 - lambda_init) w_sub / rms(m[t])              normalisation "post": the same for both
-                = (1 - lambda_init) w_sub_b / rms(M_b(u)[t])       "pre": each branch its own
-                = 1                                                "none", and plain blocks
+out_gain is the norm on what is subtracted (`DifferentialMixer.freeze_branch`), 1 in plain blocks. In a Diff-S6 the
+subtraction comes before out_proj, so that norm is a factor of the gate, and out_gain is 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,11 +24,9 @@ from diffmamba_interp.hook_names import (
     BRANCHES,
     Branch,
     block_point,
-    branch_out,
     differential_point,
     mixer_point,
     mixer_prefix,
-    subnorm,
 )
 from diffmamba_interp.hook_points import Recorder, attached
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
@@ -39,6 +35,7 @@ from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.mixer import FrozenMixer, Mixer
 from diffmamba_interp.models.token_checks import Lengths, counted, take_rows, valid_positions
+from diffmamba_interp.ops.frozen_scan import WeightedScan
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import choose_impl
 
@@ -48,12 +45,12 @@ class BranchActivations(FrozenMixer, ShortRepr):
     """One mixer of a block, plain or a branch, as it ran: a `FrozenMixer`, and its way into the block's output.
 
     out_gain: factor from the branch's output to mixer_out, without lambda; None for 1.
-    out: the branch's output, without lambda; None in a plain block, where it is mixer_out.
+    out: the branch's `hook_out`, without lambda; None in a plain block, where it is mixer_out.
     What the scan was made of (of a Mamba-2 mixer dt, log_decay, B, C) can be read here, too.
     """
 
     out_gain: Float[Tensor, "batch pos d_model"] | None
-    out: Float[Tensor, "batch pos d_model"] | None
+    out: Float[Tensor, "batch pos width"] | None
 
     def __getattr__(self, name: str) -> Any:
         if name in ("dt", "log_decay", "A", "B", "C", "D"):
@@ -75,7 +72,7 @@ class BlockActivations(ShortRepr):
 
     block: its index. kind: plain or differential. normalisation: of a differential block.
     branches: one mixer, or (minuend, subtrahend). lambda_: the weight of the subtrahend in this run, a scalar
-    or, where a hook made it so, [batch or 1, pos or 1, 1]. mixer_out: the block's mixer output.
+    or, of a gate or where a hook made it so, [batch or 1, pos or 1, 1 or head]. mixer_out: the block's mixer output.
     lengths: tokens per sample; positions behind have no meaning.
     """
 
@@ -92,14 +89,26 @@ class BlockActivations(ShortRepr):
         return self.mixer_out.shape[1]
 
     def lambda_at(self, rows: Int[Tensor, "batch row"] | None) -> Tensor | None:
-        """lambda for each destination: a scalar, or [batch, row] where a hook gave several."""
+        """lambda for each destination: a scalar, [batch, row], or [batch, row, head] where each head has its own."""
         if self.lambda_ is None:
             return None
         if self.lambda_.numel() == 1:
             return self.lambda_.reshape(())
-        n_batch = self.lengths.shape[0]
-        everywhere = self.lambda_[..., 0].expand(n_batch, self.n_pos)
-        return everywhere if rows is None else torch.gather(everywhere, 1, rows)
+        everywhere = self.lambda_.expand(self.lengths.shape[0], self.n_pos, -1)
+        return take_rows(everywhere if self._has_lambda_per_head else everywhere[..., 0], rows)
+
+    @property
+    def scaled_subtrahend(self) -> BranchActivations | None:
+        """The subtrahend times lambda, where each head has a lambda of its own: what is summed over heads has none."""
+        if not self._has_lambda_per_head:
+            return None
+        assert self.lambda_ is not None
+        subtrahend = self.branches[1]
+        return replace(subtrahend, scan=WeightedScan(subtrahend.scan, self.lambda_))
+
+    @property
+    def _has_lambda_per_head(self) -> bool:
+        return self.lambda_ is not None and self.lambda_.ndim > 2 and self.lambda_.shape[2] > 1
 
 
 @checked
@@ -148,7 +157,7 @@ def _points_read(model: HookedMamba, block: int) -> list[str]:
     """Attached last, a function at these sees what the other hooks have left. Raises for replaced scans."""
     kind = model.cfg.block_kind(block)
     _refuse_replaced_scans(model, block, _branches(kind))
-    return _names(model, block, _branches(kind))
+    return _names(model, block)
 
 
 def _branches(kind: BlockKind) -> tuple[Branch | None, ...]:
@@ -172,42 +181,22 @@ def _normalisation(model: HookedMamba, kind: BlockKind) -> Normalisation | None:
     return model.cfg.differential.normalisation if kind == "differential" and model.cfg.differential else None
 
 
-def _names(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> list[str]:
+def _names(model: HookedMamba, block: int) -> list[str]:
     """The hook points that a block's activations are read from."""
-    kind = model.cfg.block_kind(block)
-    normalisation = _normalisation(model, kind)
-    names = [block_point(block, "mixer_out")]
-    for branch in which:
-        mixer: Any = model.blocks[block].get_submodule("mixer" if branch is None else f"mixer.{branch}")
-        names += [f"{mixer_prefix(block, branch)}.{point}" for point in mixer.frozen_points]
-    if kind == "differential":
-        names += [differential_point(block, "lambda"), *(branch_out(block, branch) for branch in BRANCHES)]
-    if normalisation == "post":
-        names.append(subnorm(block, "scale"))
-    elif normalisation == "pre":
-        names += [subnorm(block, "scale", branch) for branch in BRANCHES]
-    return names
+    mixer: Any = model.blocks[block].mixer
+    return [block_point(block, "mixer_out"), *(f"{mixer_prefix(block, None)}.{point}" for point in mixer.frozen_points)]
 
 
 def _branch(model: HookedMamba, cache: ActivationCache, block: int, branch: Branch | None) -> BranchActivations:
-    mixer: Any = model.blocks[block].mixer
-    owner: Mixer = mixer if branch is None else mixer.get_submodule(branch)
-    frozen = owner.freeze(lambda point: upcast(cache[f"{mixer_prefix(block, branch)}.{point}"]))
-    return BranchActivations(
-        **vars(frozen),
-        out_gain=None if branch is None else _out_gain(mixer, cache, block, branch),
-        out=None if branch is None else upcast(cache[branch_out(block, branch)]),
-    )
+    mixer = model.blocks[block].mixer
 
+    def seen(point: str) -> Tensor:
+        return upcast(cache[f"{mixer_prefix(block, None)}.{point}"])
 
-def _out_gain(mixer: DifferentialMixer, cache: ActivationCache, block: int, branch: Branch) -> Tensor | None:
-    """(1 - lambda_init) times the frozen norm after the branch, or None without a norm."""
-    normalisation = mixer.cfg.normalisation
-    if normalisation == "none":
-        return None
-    norm: Any = mixer.subnorm if normalisation == "post" else mixer.subnorm.get_submodule(branch)
-    scale = cache[subnorm(block, "scale", None if normalisation == "post" else branch)]
-    return (1 - mixer.lambda_init) * upcast(norm.weight) / upcast(scale)
+    if branch is None:
+        return BranchActivations(**vars(cast(Mixer, mixer).freeze(seen)), out_gain=None, out=None)
+    frozen = cast(DifferentialMixer, mixer).freeze_branch(branch, seen)
+    return BranchActivations(**vars(frozen.mixer), out_gain=frozen.out_gain, out=frozen.out)
 
 
 def _refuse_replaced_scans(model: HookedMamba, block: int, which: tuple[Branch | None, ...]) -> None:

@@ -29,7 +29,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffmamba_interp.implicit_attention.activations import run_block
-from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES
 from diffmamba_interp.implicit_attention.span_measures import (
@@ -249,7 +248,8 @@ def _measure(contribution: Contribution, masks: Bool[Tensor, "batch span_class s
     missing = torch.full_like(parts[0], float("nan"))
     if contribution.is_differential:
         first, second = parts
-        scaled = _times_lambda(contribution, second)
+        scaled = contribution.lambda_subtrahend
+        scaled = scaled.sum(dim=1) if contribution.per_head else scaled
         pictures = (first - scaled, first, scaled)
         smaller = torch.minimum(first.abs(), scaled.abs())
         # Of the subtrahend itself: lambda may be 0 or negative, and a cosine should not see that.
@@ -274,7 +274,7 @@ def _head_mass(
         net = span_mass(first, masks).movedim(1, 2)
         missing = torch.full_like(net, float("nan"))
         return torch.stack([net, missing, missing, missing], dim=-2)
-    scaled = _times_lambda(contribution, contribution.parts[1])
+    scaled = contribution.lambda_subtrahend
     n_heads = first.shape[1]
     # One shift at a time: all pairs of heads at once would take n_heads times the memory.
     shifts = (span_mass(first - scaled.roll(shift, dims=1), masks) for shift in range(1, n_heads))
@@ -285,14 +285,5 @@ def _head_mass(
 
 def _head_sum(contribution: Contribution, masks: Tensor) -> Float[Tensor, "batch direction head branch span_class"]:
     first = contribution.parts[0]
-    if contribution.is_differential:
-        second = _times_lambda(contribution, contribution.parts[1])
-    else:
-        second = torch.full_like(first, float("nan"))
+    second = contribution.lambda_subtrahend if contribution.is_differential else torch.full_like(first, float("nan"))
     return torch.einsum("kbhrs,bcs->brhkc", torch.stack([first, second]), masks.to(first))
-
-
-def _times_lambda(
-    contribution: Contribution, part: Float[Tensor, "batch *head row src"]
-) -> Float[Tensor, "batch *head row src"]:
-    return along_rows(contribution.lambda_, part.ndim, part.ndim - 2) * part

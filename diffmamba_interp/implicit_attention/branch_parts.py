@@ -1,6 +1,8 @@
 """Values of the two branches of a block, and what their difference is: one rule for every kind of picture.
 
 difference = minuend - lambda * subtrahend             the subtrahend is always shown without lambda
+
+Where each head has a lambda of its own, lambda * subtrahend is summed over heads (or reduced) head by head, and kept.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ class ShortRepr:
 class BranchParts(ShortRepr):
     """Access by name to the values of a plain block (`weights`) or of a differential one.
 
-    parts: (weights,), or (minuend, subtrahend). weight: lambda, a scalar or [batch, row]; None if plain.
+    parts: (weights,), or (minuend, subtrahend). weight: lambda, a scalar, [batch, row] or [batch, row, head]; None if
+    plain. scaled: lambda times the subtrahend, where lambda is each head's own; otherwise None.
     row_axis: axis of the destinations in the parts. exact_difference: used instead of the rule where the
     difference is not linear in the parts (norms).
     """
 
     parts: tuple[Tensor, ...]
     weight: Tensor | None
+    scaled: Tensor | None
 
     @property
     def row_axis(self) -> int:
@@ -68,16 +72,21 @@ class BranchParts(ShortRepr):
 
     @property
     def lambda_(self) -> Tensor:
-        """The weight of the subtrahend: a scalar, or [batch, row] where a hook gave several."""
+        """The weight of the subtrahend: a scalar, [batch, row] of a gate or where a hook gave several, or [batch, row,
+        head], of all heads."""
         return self._of_differential("lambda_", self.weight)
+
+    @property
+    def lambda_subtrahend(self) -> Tensor:
+        """lambda times the subtrahend, as it enters the difference. Raises AttributeError in a plain block."""
+        second = self.subtrahend
+        return along_rows(self.lambda_, second.ndim, self.row_axis) * second if self.scaled is None else self.scaled
 
     @property
     def difference(self) -> Tensor:
         """minuend - lambda * subtrahend. Raises AttributeError in a plain block."""
-        first, second = self._of_differential("difference", self.parts)
-        if self.exact_difference is not None:
-            return self.exact_difference
-        return first - along_rows(self.lambda_, first.ndim, self.row_axis) * second
+        minuend = self._of_differential("difference", self.parts[0])
+        return minuend - self.lambda_subtrahend if self.exact_difference is None else self.exact_difference
 
     @property
     def net(self) -> Tensor:
@@ -91,11 +100,15 @@ class BranchParts(ShortRepr):
 
 
 def along_rows(weight: Tensor, ndim: int, row_axis: int) -> Tensor:
-    """A scalar as it is; [batch, row] so that it broadcasts against `ndim` axes with rows at `row_axis`."""
+    """A scalar as it is; [batch, row] so that it broadcasts against `ndim` axes with rows at `row_axis`; [batch, row,
+    head] likewise, with heads at the axis before the rows."""
     if weight.ndim == 0:
         return weight
     shape = [1] * ndim
-    shape[0], shape[row_axis] = weight.shape
+    shape[0], shape[row_axis] = weight.shape[:2]
+    if weight.ndim == 3:
+        shape[row_axis - 1] = weight.shape[2]
+        weight = weight.mT
     return weight.reshape(shape)
 
 

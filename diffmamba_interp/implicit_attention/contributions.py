@@ -53,7 +53,8 @@ class Contribution(BranchParts):
         [batch, row, src, d_model] vectors, in units of the residual stream (times the direction).
     bias_parts: per branch, what belongs to no source: out_proj's bias and, for input sources, the
         convolution's. No src axis.
-    weight: lambda, a scalar or [batch, row]; None in a plain block.
+    weight: lambda, a scalar, [batch, row] or [batch, row, head]; None in a plain block.
+    scaled, scaled_bias: lambda times the subtrahend's part and bias, where each head has a lambda of its own.
     per_head: whether the parts have a head axis.
     """
 
@@ -61,6 +62,8 @@ class Contribution(BranchParts):
     bias_parts: tuple[Tensor, ...]
     weight: Tensor | None
     per_head: bool = False
+    scaled: Tensor | None = None
+    scaled_bias: Tensor | None = None
 
     @property
     def row_axis(self) -> int:
@@ -72,7 +75,9 @@ class Contribution(BranchParts):
         if not self.is_differential:
             return self.bias_parts[0]
         first, second = self.bias_parts
-        return first - along_rows(self.lambda_, first.ndim, 1) * second
+        return first - (
+            along_rows(self.lambda_, first.ndim, 1) * second if self.scaled_bias is None else self.scaled_bias
+        )
 
 
 @checked
@@ -108,7 +113,7 @@ def contribution_along(
     v = _per_row(direction, activations, n_rows)
     _require_memory(activations, n_rows, heads, per_head, sources, max_bytes)
     parts, bias_parts = [], []
-    for branch in activations.branches:
+    for branch in _with_scaled(activations):
         r = v if branch.out_gain is None else v * take_rows(branch.out_gain, at)
         chosen = select_heads(heads, branch.n_heads)
         pulled_back = rearrange(r @ branch.out_weight, "b t (h p) -> b t h p", h=branch.n_heads)
@@ -116,12 +121,7 @@ def contribution_along(
         part = _along_sources(branch, pulled_back, at, chosen, sources, per_head, impl)
         parts.append(part)
         bias_parts.append(_bias_along(branch, r, pulled_back, at, chosen, sources))
-    return Contribution(
-        parts=tuple(parts),
-        bias_parts=tuple(bias_parts),
-        weight=activations.lambda_at(at),
-        per_head=per_head,
-    )
+    return _contribution(activations, parts, bias_parts, at, per_head)
 
 
 @checked
@@ -146,16 +146,16 @@ def token_contributions(
     d_model, element = activations.mixer_out.shape[2], activations.mixer_out.element_size()
     require_memory(
         f"token contributions for {n_batch} x {n_rows} rows, {activations.n_pos} sources and d_model {d_model}",
-        2 * n_batch * n_rows * activations.n_pos * d_model * element * len(activations.branches),
+        2 * n_batch * n_rows * activations.n_pos * d_model * element * len(_with_scaled(activations)),
         max_bytes,
         "Ask for fewer rows=, or for contribution_along a direction, which has no d_model axis",
     )
     parts, bias_parts = [], []
-    for branch in activations.branches:
+    for branch in _with_scaled(activations):
         by_row = [_vectors(branch, at[:, i], heads, sources) for i in range(n_rows)]
         parts.append(torch.stack([torch.cat(list(chunks), dim=1) for chunks, _ in by_row], dim=1))
         bias_parts.append(torch.stack([bias for _, bias in by_row], dim=1))
-    return Contribution(parts=tuple(parts), bias_parts=tuple(bias_parts), weight=activations.lambda_at(at))
+    return _contribution(activations, parts, bias_parts, at)
 
 
 @checked
@@ -164,8 +164,9 @@ def contribution_norms(
 ) -> tuple[Float[Tensor, "batch row pos"], ...]:
     """Euclidean norms of T: (weights,), or (minuend, subtrahend without lambda, difference).
 
-    The norm of the difference is that of the vectors' difference, not a difference of norms. The vectors are
-    made for one row and some sources at a time. Rows are required beyond 256 positions.
+    The norm of the difference is that of the vectors' difference, not a difference of norms. Where each head has a
+    lambda of its own, the norms of lambda times the subtrahend come before it. The vectors are made for one row and
+    some sources at a time. Rows are required beyond 256 positions.
     """
     _check_sources(sources)
     if rows is None and activations.n_pos > MAX_NORM_ROWS:
@@ -177,10 +178,36 @@ def contribution_norms(
     weight = activations.lambda_at(at)
     by_row = []
     for i in range(at.shape[1]):
-        chunks = zip(*(_vectors(branch, at[:, i], heads, sources)[0] for branch in activations.branches), strict=True)
+        vectors = [_vectors(branch, at[:, i], heads, sources)[0] for branch in _with_scaled(activations)]
         lambda_ = weight if weight is None or weight.ndim == 0 else weight[:, i, None, None]
-        by_row.append([torch.cat(pieces, dim=1) for pieces in zip(*(_norms(c, lambda_) for c in chunks), strict=True)])
+        norms = [_norms(chunk, lambda_) for chunk in zip(*vectors, strict=True)]
+        by_row.append([torch.cat(pieces, dim=1) for pieces in zip(*norms, strict=True)])
     return tuple(torch.stack(column, dim=1) for column in zip(*by_row, strict=True))
+
+
+def _with_scaled(activations: BlockActivations) -> tuple[BranchActivations, ...]:
+    """The branches, and lambda times the subtrahend where that is no multiple of it."""
+    scaled = activations.scaled_subtrahend
+    return activations.branches if scaled is None else (*activations.branches, scaled)
+
+
+def _contribution(
+    activations: BlockActivations,
+    parts: list[Tensor],
+    bias_parts: list[Tensor],
+    rows: Tensor | None,
+    per_head: bool = False,
+) -> Contribution:
+    """What was made of `_with_scaled`'s branches."""
+    n = len(activations.branches)
+    return Contribution(
+        parts=tuple(parts[:n]),
+        bias_parts=tuple(bias_parts[:n]),
+        weight=activations.lambda_at(rows),
+        per_head=per_head,
+        scaled=parts[n] if len(parts) > n else None,
+        scaled_bias=bias_parts[n] if len(parts) > n else None,
+    )
 
 
 def _along_sources(
@@ -281,7 +308,7 @@ def _norms(vectors: tuple[Tensor, ...], lambda_: Tensor | None) -> list[Tensor]:
     """Norms over d_model of each branch's vectors and of their difference."""
     all_vectors = list(vectors)
     if lambda_ is not None:
-        all_vectors.append(vectors[0] - lambda_ * vectors[1])
+        all_vectors.append(vectors[0] - (vectors[2] if len(vectors) == 3 else lambda_ * vectors[1]))
     return [torch.linalg.vector_norm(value, dim=-1) for value in all_vectors]
 
 
@@ -305,7 +332,7 @@ def _require_memory(
     element = activations.mixer_out.element_size()
     n_heads = max(len(select_heads(heads, branch.n_heads)) for branch in activations.branches)
     picture = n_batch * n_rows * n_pos * element * (n_heads if per_head else 1)
-    copies = len(activations.branches) + (2 if sources == "input" else 1)
+    copies = len(_with_scaled(activations)) + (2 if sources == "input" else 1)
     if n_rows == n_pos:
         at_work = n_batch * n_heads * min(TILE, n_pos) * (n_pos if per_head else TILE) * PAIR_BYTES
     else:

@@ -175,6 +175,7 @@ def _records(
 def _record(activations: BlockActivations, tokens: Tensor, request: _Request) -> AttentionRecord:
     """The picture that is asked for, of one block."""
     parts, extra = _MAKERS[request.kind](activations, request)
+    n_branches = len(activations.branches)
     n_batch, n_pos = tokens.shape
     rows = request.rows
     if rows is None:
@@ -190,6 +191,7 @@ def _record(activations: BlockActivations, tokens: Tensor, request: _Request) ->
         shape[0], shape[row_axis] = rows.shape
         return value.masked_fill(padding.reshape(shape), 0.0)
 
+    parts = [without_padding(part, 2 if per_head else 1) for part in parts]
     return AttentionRecord(
         kind=request.kind,
         block=activations.block,
@@ -197,7 +199,8 @@ def _record(activations: BlockActivations, tokens: Tensor, request: _Request) ->
         tokens=tokens,
         lengths=activations.lengths,
         rows=rows,
-        parts=tuple(without_padding(part, 2 if per_head else 1) for part in parts),
+        parts=tuple(parts[:n_branches]),
+        scaled=parts[n_branches] if len(parts) > n_branches else None,
         weight=activations.lambda_at(request.rows),
         heads=select_heads(request.heads, activations.branches[0].n_heads),
         per_head=per_head,
@@ -209,11 +212,10 @@ def _record(activations: BlockActivations, tokens: Tensor, request: _Request) ->
 
 
 def _hidden(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
-    parts = [
-        branch.scan.hidden(request.rows, select_heads(request.heads, branch.n_heads), request.reduce, impl=request.impl)
-        for branch in activations.branches
-    ]
-    return parts, {}
+    scaled = activations.scaled_subtrahend
+    scans = [branch.scan for branch in (*activations.branches, *([] if scaled is None else [scaled]))]
+    heads = select_heads(request.heads, activations.branches[0].n_heads)
+    return [scan.hidden(request.rows, heads, request.reduce, impl=request.impl) for scan in scans], {}
 
 
 def _contribution(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -228,12 +230,13 @@ def _contribution(activations: BlockActivations, request: _Request) -> tuple[lis
     if direction.ndim == 2:
         direction = direction[:, None]
     total = (mixer_out * direction.to(mixer_out)).sum(dim=-1)
-    return list(contribution.parts), {"bias": contribution.bias, "total": total}
+    parts = [*contribution.parts, *([] if contribution.scaled is None else [contribution.scaled])]
+    return parts, {"bias": contribution.bias, "total": total}
 
 
 def _contribution_norm(activations: BlockActivations, request: _Request) -> tuple[list[Tensor], dict[str, Tensor]]:
     norms = contribution_norms(activations, request.rows, request.heads, sources=request.sources)
-    return list(norms[:2]), ({"norm_of_difference": norms[2]} if len(norms) == 3 else {})
+    return (list(norms), {}) if len(norms) == 1 else (list(norms[:-1]), {"norm_of_difference": norms[-1]})
 
 
 _MAKERS: dict[str, Callable[[BlockActivations, _Request], tuple[list[Tensor], dict[str, Tensor]]]] = {
@@ -319,6 +322,12 @@ def _strings(
     return strings
 
 
+def _n_pictures(model: HookedMamba) -> int:
+    """Of a differential block: the branches, and lambda times the subtrahend where each head has its own."""
+    differential = model.cfg.differential
+    return 3 if differential is not None and differential.lambda_form == "token_head_gate" else 2
+
+
 def _require_memory(model: HookedMamba, blocks: tuple[int, ...], request: _Request, n_batch: int, n_pos: int) -> None:
     """Refuse before the model runs; contributions along a direction are estimated again where they are made."""
     for index in blocks:
@@ -330,7 +339,7 @@ def _require_memory(model: HookedMamba, blocks: tuple[int, ...], request: _Reque
         )
         require_memory(
             f"the pictures of block {index} ({n_batch} x {len(heads)} heads, {n_rows} rows, {n_pos} positions)",
-            one * (2 if kind == "differential" else 1),
+            one * (_n_pictures(model) if kind == "differential" else 1),
             request.max_bytes,
             'Ask for fewer rows= or heads=, or reduce="mean" | "abs_mean" | "max_abs" over heads',
         )

@@ -344,7 +344,7 @@ def _output_norm(
     norm = torch.stack(norms, dim=-1)
     lambda_ = activations.lambda_at(None)
     if name == "subtrahend" and lambda_ is not None:
-        norm = norm * (lambda_ if lambda_.ndim == 0 else lambda_[..., None]).abs()
+        norm = norm * (lambda_[..., None] if lambda_.ndim == 2 else lambda_).abs()
     tokens = torch.arange(norm.shape[1], device=norm.device) < activations.lengths[:, None]
     return _mean_where(norm, tokens[..., None].expand_as(norm), dim=1)
 

@@ -27,9 +27,12 @@ Kind = Literal["hidden", "contribution", "contribution_norm", "softmax"]
 
 DIFFERENCE_MEANS = {
     "hidden": "signed_difference: H1 - lambda H2, of the scans only; gates, norms and out_proj are left out, "
-    "and head h of one branch has no tie to head h of the other",
+    "and only in a Diff-S6, where both meet the same output weights, has head h of one branch a tie to head h of the "
+    "other",
     "hidden reduced": "difference of the branches' {reduce} over heads: {reduce}(H1) - lambda {reduce}(H2), of "
     "the scans only",
+    "hidden reduced by head": "difference of the branches' {reduce} over heads, each head of H2 times its own lambda: "
+    "{reduce}(H1) - {reduce}(lambda H2), of the scans only",
     "contribution": "exact: what each source adds to mixer_out along the direction, K1 - lambda K2, frozen scales",
     "contribution_norm": "norm of the vector difference: |T1 - lambda T2|, frozen scales; not a difference of norms",
     "softmax": "A1 - lambda A2 of two softmaxes, head by head, as in the differential Transformer",
@@ -37,7 +40,7 @@ DIFFERENCE_MEANS = {
 
 FORMAT = "diffmamba_interp.AttentionRecord/1"
 REMEDY = "Delete it, and extract the attention again."
-TENSORS = ("tokens", "lengths", "rows", "weight", "norm_of_difference", "bias", "total")
+TENSORS = ("tokens", "lengths", "rows", "weight", "scaled", "norm_of_difference", "bias", "total")
 VALUES = ("kind", "block", "normalisation", "heads", "per_head", "reduce", "sources", "token_strings")
 
 
@@ -51,7 +54,8 @@ class AttentionRecord(BranchParts):
     tokens: the ids that were read, [batch, pos]. lengths: tokens per sample; rows and columns behind are 0.
     rows: destination position of each row, [batch, row].
     parts: per branch, [batch, row, src], or [batch, head, row, src] if per_head. norm_of_difference: likewise.
-    weight: lambda, a scalar or [batch, row]; None in a plain block.
+    weight: lambda, a scalar, [batch, row] or, of all heads, [batch, row, head]; None in a plain block.
+    scaled: lambda times the subtrahend, like a part, where each head has a lambda of its own; otherwise None.
     bias: what belongs to no source, [batch, row], both branches together; None for kinds without it.
     total: <direction, mixer_out> in the run, [batch, row]; None for kinds without a direction.
     heads: heads shown, reduced or summed over. per_head: whether the parts have a head axis.
@@ -71,6 +75,7 @@ class AttentionRecord(BranchParts):
     per_head: bool
     reduce: Reduction | None = None
     sources: str = "convolved"
+    scaled: Tensor | None = None
     norm_of_difference: Tensor | None = None
     bias: Tensor | None = None
     total: Tensor | None = None
@@ -87,7 +92,9 @@ class AttentionRecord(BranchParts):
     @property
     def difference_means(self) -> str:
         """In words, which of the three honest differences `difference` is."""
-        key = "hidden reduced" if self.kind == "hidden" and self.reduce else self.kind
+        key: str = self.kind
+        if self.kind == "hidden" and self.reduce:
+            key = "hidden reduced" if self.scaled is None else "hidden reduced by head"
         return DIFFERENCE_MEANS[key].format(reduce=self.reduce)
 
     @property

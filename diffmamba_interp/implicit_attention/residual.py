@@ -50,8 +50,9 @@ class ResidualAttribution(JsonRecord, ShortRepr):
     position: the destination, per sample. answer: the token whose logit it is. versus: the one subtracted.
     embedding: from the token's own embedding. difference: from each block and source; in a plain block its only
     scan, in a differential one minuend - lambda * subtrahend. minuend, subtrahend: the branches, the
-    subtrahend without lambda; NaN in plain blocks. lambda_: per block; NaN in plain ones. bias: what a block
-    adds that belongs to no source. logit: what the model computed. kinds: plain or differential, per block.
+    subtrahend without lambda; NaN in plain blocks. lambda_subtrahend: as it enters the difference; likewise. lambda_:
+    per block; NaN in plain ones and where each head has its own. bias: what a block adds that belongs to no source.
+    logit: what the model computed. kinds: plain or differential, per block.
     """
 
     position: Int[Tensor, " batch"]
@@ -62,6 +63,7 @@ class ResidualAttribution(JsonRecord, ShortRepr):
     difference: Float[Tensor, "batch block src"]
     minuend: Float[Tensor, "batch block src"]
     subtrahend: Float[Tensor, "batch block src"]
+    lambda_subtrahend: Float[Tensor, "batch block src"]
     lambda_: Float[Tensor, "batch block"]
     bias: Float[Tensor, "batch block"]
     logit: Float[Tensor, " batch"]
@@ -92,7 +94,7 @@ class ResidualAttribution(JsonRecord, ShortRepr):
         plain = torch.tensor([kind == "plain" for kind in self.kinds], device=self.difference.device)
         entries.append((None, self.difference[sample].masked_fill(~plain[:, None], 0.0)))
         entries.append(("minuend", self.minuend[sample].nan_to_num(0.0)))
-        entries.append(("subtrahend", (-self.lambda_[sample, :, None] * self.subtrahend[sample]).nan_to_num(0.0)))
+        entries.append(("subtrahend", -self.lambda_subtrahend[sample].nan_to_num(0.0)))
         stacked = torch.stack([values for _, values in entries]).detach()
         best = stacked.abs().flatten().topk(min(k, stacked.numel())).indices
         writers = []
@@ -173,14 +175,16 @@ def _stacked(written: list[Contribution], scale: Tensor) -> dict[str, Tensor]:
         "minuend": torch.stack([column(made, "minuend") for made in written], dim=1),
         "subtrahend": torch.stack([column(made, "subtrahend") for made in written], dim=1),
         "bias": torch.stack([made.bias[:, 0] / scale for made in written], dim=1),
-        "lambda_": torch.stack(
-            [
-                made.lambda_.reshape(-1).expand_as(absent).to(absent) if made.is_differential else absent
-                for made in written
-            ],
-            dim=1,
-        ),
+        "lambda_subtrahend": torch.stack([column(made, "lambda_subtrahend") for made in written], dim=1),
+        "lambda_": torch.stack([_one_lambda(made, absent) for made in written], dim=1),
     }
+
+
+def _one_lambda(made: Contribution, absent: Tensor) -> Float[Tensor, " batch"]:
+    """lambda of the one row of each sample; `absent`, which is NaN, where there is none or every head has its own."""
+    if not made.is_differential or made.lambda_.ndim == 3:
+        return absent
+    return made.lambda_.reshape(-1).expand_as(absent).to(absent)
 
 
 def _logit(model: HookedMamba, resid: Tensor, at: Tensor, ids: Tensor, against: Tensor | None) -> Tensor:

@@ -32,7 +32,7 @@ def differential_attention(
 
     Args:
         queries: of the minuend and the subtrahend, [batch, pos, head, d_head] each. keys: likewise.
-        lambda_: weight of the subtrahend (`models.differential_mixer.lambda_from_parameters` makes it).
+        lambda_: weight of the subtrahend (`models.lambda_forms.lambda_from_parameters` makes it).
         tokens: the ids that were read, for labels; zeros when None. block: the index to show.
 
     Raises ValueError for queries and keys of different shapes.

@@ -90,11 +90,10 @@ def _of_reads(
 
 def _hidden(activations: BlockActivations, at: Tensor) -> Tensor:
     """[batch, src]: the mean size over heads, both branches added up with their weights."""
-    sizes = [
-        branch.scan.hidden(at, tuple(range(branch.n_heads)), "abs_mean", impl="auto") for branch in activations.branches
-    ]
-    weight = activations.lambda_at(at)
-    if weight is not None:
+    weight, scaled = activations.lambda_at(at), activations.scaled_subtrahend
+    branches = activations.branches if scaled is None else (activations.branches[0], scaled)
+    sizes = [branch.scan.hidden(at, tuple(range(branch.n_heads)), "abs_mean", impl="auto") for branch in branches]
+    if weight is not None and scaled is None:
         sizes[1] = along_rows(weight.abs(), sizes[1].ndim, 1) * sizes[1]
     return torch.stack([size[:, 0] for size in sizes]).sum(dim=0)
 

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.files.json_records import JsonRecord
-from diffmamba_interp.implicit_attention.branch_parts import along_rows
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
 from diffmamba_interp.statistics import DB_PER_NAT
@@ -186,10 +185,9 @@ def _pictures(record: AttentionRecord) -> dict[str, Tensor]:
     """The pictures that are compared: the subtrahend as it enters the difference, times lambda."""
     if not record.is_differential:
         return {"weights": record.weights}
-    weight = along_rows(record.lambda_, record.subtrahend.ndim, record.row_axis)
     return {
         "minuend": record.minuend,
-        "lambda_subtrahend": weight * record.subtrahend,
+        "lambda_subtrahend": record.lambda_subtrahend,
         "difference": record.difference,
     }
 

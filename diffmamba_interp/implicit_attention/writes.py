@@ -110,13 +110,14 @@ def write_logit_shift(
     against = None if versus is None else token_ids("versus", versus, n_batch, model.cfg.d_vocab, tokens.device)
     scale = final_scale(model, model(tokens, lengths=lengths, stop_at_block=model.cfg.n_layers))
     v = logit_direction(model, ids, against)[:, None] / take_rows(scale, at)
-    if branch == "subtrahend":
-        lambda_ = activations.lambda_at(at)
-        assert lambda_ is not None
-        v = v * (-lambda_ if lambda_.ndim == 0 else -lambda_[..., None])
     if scan.out_gain is not None:
         v = v * take_rows(scan.out_gain, at)
     along = rearrange(v @ scan.out_weight, "b 1 (h p) -> b h p", h=n_heads) * scan.gate_at(at)[:, 0]
+    if branch == "subtrahend":
+        lambda_ = activations.lambda_at(at)
+        assert lambda_ is not None
+        # Of the one row: a scalar, [batch, 1], or of each head [batch, 1, head].
+        along = along * -(lambda_ if lambda_.ndim == 0 else lambda_.flatten(1)[..., None])
     H = scan.scan.matrix(at, select_heads(None, n_heads))[:, :, 0]
     return WriteLogitShift(
         block=block,

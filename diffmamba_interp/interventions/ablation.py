@@ -1,7 +1,8 @@
 """Branches and heads taken out or exchanged, and lambda, the weight of the subtrahend, set or scaled.
 
     mixer_out = (1 - lambda_init) N(m)               lambda alone is changed, lambda_init stays
-    m = M1(u) - lambda M2(u)                         a branch's value is M1(u) or M2(u), its `hook_out`
+    m = M1(u) - lambda M2(u)                         a branch's value is M1(u) or M2(u), its `hook_out`; in a Diff-S6
+                                                     the scan's output or o, which are subtracted before out_proj
     y[t,h] = state[t,h] C[t] + D[h] x[t,h]           a head's value is y[.,h], `hook_ssm_y`, by default
     o = inner_norm(y * SiLU(z))                      or its slice of o, `inner_norm.hook_gated`
 
@@ -31,6 +32,7 @@ from diffmamba_interp.interventions.targets import (
     chosen_heads,
     chosen_scans,
     gated_point,
+    has_gate,
     one_scan,
     require_branch,
 )
@@ -237,7 +239,9 @@ def ablatable_points(model: HookedMamba) -> list[str]:
     """The outputs of every branch, and of every scan and gated norm, whose slices are the heads' outputs."""
     names = []
     for block, branch in chosen_scans(model, None, None):
-        names += [mixer_point(block, "ssm_y", branch), gated_point(model, block, branch)]
+        names.append(mixer_point(block, "ssm_y", branch))
+        if has_gate(model, block, branch):
+            names.append(gated_point(model, block, branch))
         if branch is not None:
             names.append(branch_out(block, branch))
     return names
@@ -283,7 +287,7 @@ def _swap_hooks(model: HookedMamba, block: int) -> list[Hook]:
 
     def exchange(m: Tensor, name: str) -> Tensor:
         a, b = term("minuend", minuend_name), term("subtrahend", subtrahend_name)
-        return upcast(m) + (1 + seen[lambda_name]) * (b - a)
+        return upcast(m) + (1 + mixer.per_output(seen[lambda_name])) * (b - a)
 
     looking = [(name, Observer(keep)) for name in (minuend_name, subtrahend_name, lambda_name)]
     return [*looking, (differential_point(block, "difference"), exchange)]

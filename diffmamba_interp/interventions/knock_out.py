@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from diffmamba_interp.interventions.targets import (
     require_positions,
 )
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.mixer import Mixer
 from diffmamba_interp.ops.precision import upcast
 
 Level = Literal["write", "input"]
@@ -141,7 +142,7 @@ class KnockOut:
         return [(write_name, self._edit(clear))]
 
     def _no_input(self, model: HookedMamba, scan: Scan, where: Callable[[Tensor], Tensor]) -> Any:
-        convolved = model.cfg.mixer_sizes(model.cfg.block_kind(scan[0])).convolved
+        convolved = cast(Mixer, model.get_submodule(mixer_prefix(*scan))).sizes.convolved
 
         def clear(projected: Tensor, name: str) -> Tensor:
             edited = projected.clone()

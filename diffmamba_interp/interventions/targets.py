@@ -93,10 +93,24 @@ def one_scan(model: HookedMamba, block: int, branch: Branch | None) -> Scan:
 
 
 def gated_point(model: HookedMamba, block: int, branch: Branch | None) -> str:
-    """The hook point of the scan's output behind its gate: what enters out_proj."""
+    """The hook point of the scan's output behind its gate: what enters out_proj.
+
+    Raises ValueError for a branch that has none of its own, since the scans are subtracted before the gate.
+    """
+    if not has_gate(model, block, branch):
+        raise ValueError(
+            f"block {block} subtracts its scans before the gate (subtract_at 'scan'), so what enters out_proj is not "
+            f"the {branch}'s alone: take its heads at 'ssm_y', the scan's output."
+        )
     prefix = mixer_prefix(block, branch)
     mixer = cast(Mixer, model.get_submodule(prefix))
     return f"{prefix}.{mixer.gated_point}"
+
+
+def has_gate(model: HookedMamba, block: int, branch: Branch | None) -> bool:
+    """Whether what enters the block's out_proj holds this scan's output apart from the other branch's."""
+    differential = model.cfg.differential
+    return branch is None or differential is None or differential.subtract_at != "scan"
 
 
 def chosen_heads(model: HookedMamba, block: int, heads: int | Sequence[int], name: str = "heads") -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models import mamba1_mixer, mamba2_mixer  # noqa: F401 - each registers its kind
 from diffmamba_interp.models.branch_stack import BranchStack
+from diffmamba_interp.models.diff_s6_mixer import DiffS6Mixer
 from diffmamba_interp.models.differential_mixer import DifferentialMixer, OpenNorm
 from diffmamba_interp.models.mixer import BlockState, new_mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
@@ -110,17 +111,14 @@ def _is_watched(module: nn.Module) -> bool:
 def make_mixer(cfg: HookedMambaConfig, index: int) -> nn.Module:
     """The mixer of block `index`, a `Mixer` or a differential one over two of them."""
     kind = cfg.block_kind(index)
+    sizes, differential = cfg.mixer_sizes(kind), cfg.differential
     if kind == "plain":
-        return new_mixer(cfg, kind)
-    differential = cfg.differential
+        return new_mixer(cfg, sizes)
     assert differential is not None
+    if differential.subtract_at != "mixer":
+        return DiffS6Mixer(cfg, block=index)
     return DifferentialMixer(
-        lambda: new_mixer(cfg, kind),
-        differential,
-        block=index,
-        d_model=cfg.d_model,
-        d_lambda=cfg.d_state if differential.lambda_form == "exp_dot" else cfg.d_model,
-        stack=BranchStack.of(cfg, cfg.mixer_sizes(kind)),
+        lambda branch: new_mixer(cfg, sizes), differential, block=index, stack=BranchStack.of(cfg, sizes)
     )
 
 

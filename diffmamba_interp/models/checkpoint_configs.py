@@ -134,7 +134,8 @@ def _require_our_sizes(fields: ConfigFields, shapes: Shapes) -> None:
         return
     require_layers(n_layers, shapes, OUR_LAYER, name="model.n_layers")
     mixer = fields.value("mixer", "mamba2")
-    stored = stored_sizes(_published_shapes(shapes), mixer)
+    whole = fields.mapping("differential").get("subtract_at", "mixer") != "mixer"
+    stored = stored_sizes(_published_shapes(shapes), mixer, has_whole_branches=whole)
     for name, size in (("d_model", stored.d_model), ("d_vocab", stored.d_vocab), ("d_conv", stored.d_conv)):
         fields.stored_size(name, size, 1)
     fields.stored_flag("proj_bias", stored.proj_bias, False)
@@ -254,8 +255,11 @@ def _write_hf(cfg: HookedMambaConfig, format: Format) -> dict[str, Any]:
                 "format 'diff_mamba' knows only normalisation 'post', subnorm_eps 1e-5 and expand 2; the model has "
                 f"{differential.normalisation!r}, {differential.subnorm_eps} and {cfg.expand}: use 'diffmamba_interp'."
             )
-        if differential.lambda_form == "token_gate":
-            raise ValueError("format 'diff_mamba' knows no lambda_form 'token_gate': use 'diffmamba_interp'.")
+        if differential.lambda_form not in ("sigmoid_sum", "exp_dot") or differential.subtract_at != "mixer":
+            raise ValueError(
+                f"format 'diff_mamba' knows only lambda_form 'sigmoid_sum' and 'exp_dot' and subtract_at 'mixer'; the "
+                f"model has {differential.lambda_form!r} and {differential.subtract_at!r}: use 'diffmamba_interp'."
+            )
         placement = differential.placement
         values |= {
             "diffmamba": True,

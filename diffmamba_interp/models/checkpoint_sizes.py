@@ -38,7 +38,7 @@ class StoredSizes:
     """What the tensors of a checkpoint with published names say; None where they do not.
 
     n_heads, d_bc (n_groups x d_state): of Mamba-2 mixers. d_state, dt_rank: of Mamba-1 mixers.
-    d_inner: of a plain mixer, also where only branches, which have half of it, are stored.
+    d_inner: of a plain mixer, also where only branches, which have half of it but in a Diff-S6, are stored.
     """
 
     d_vocab: int | None = None
@@ -54,7 +54,7 @@ class StoredSizes:
     conv_bias: bool | None = None
 
 
-def stored_sizes(shapes: Shapes, mixer: str = "mamba2") -> StoredSizes:
+def stored_sizes(shapes: Shapes, mixer: str = "mamba2", *, has_whole_branches: bool = False) -> StoredSizes:
     """The sizes that the tensors tell. Raises ValueError for tensors whose number of dimensions is wrong."""
     layers = {int(match[1]) for name in shapes if (match := LAYER.match(name))}
     embedding = next((name for name in EMBEDDINGS if name in shapes), None)
@@ -78,7 +78,7 @@ def stored_sizes(shapes: Shapes, mixer: str = "mamba2") -> StoredSizes:
         d_vocab=d_vocab,
         d_model=d_model,
         n_layers=len(layers),
-        d_inner=2 * d_inner if is_branch else d_inner,
+        d_inner=2 * d_inner if is_branch and not has_whole_branches else d_inner,
         # A branch alone does not tell whether it has half the heads or heads of half the width.
         n_heads=None if is_branch or mixer != "mamba2" else A_log[0],
         d_bc=(channels - d_inner) // 2 if channels > d_inner else None,

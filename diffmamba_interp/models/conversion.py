@@ -58,6 +58,11 @@ def convert_to_differential(
         )
     if model.cfg.mixer != "mamba2":
         raise ValueError(f"the model's mixers are {model.cfg.mixer!r}: only a 'mamba2' model can be converted.")
+    if differential is not None and differential.subtract_at != "mixer":
+        raise ValueError(
+            f"differential has subtract_at {differential.subtract_at!r}: halves of a mixer make a Diff-Mamba, whose "
+            "branches are whole mixers. Use subtract_at 'mixer'."
+        )
     cfg = _converted_config(model.cfg, placement, differential)
     if alignment == "published" and cfg.differential is not None and cfg.differential.head_division != "d_head":
         raise ValueError("alignment 'published' halves d_head: use head_division='d_head', or 'by_component'.")

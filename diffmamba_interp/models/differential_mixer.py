@@ -5,15 +5,12 @@ mixer_out = (1 - lambda_init) N(m)                       normalisation "post" (p
 mixer_out = (1 - lambda_init) (N1(M1(u)) - lambda N2(M2(u)))               "pre" (the paper's text)
 mixer_out = m                                                              "none"
 
-lambda = sigmoid(sum(lambda_q1)) + lambda_init           "sigmoid_sum", Eq. 16; lambda_q1 has d_model entries
-lambda = exp(q1.k1) - exp(q2.k2) + lambda_init           "exp_dot", Eq. 10; d_state entries each
-lambda[t] = sigmoid(w.u[t] + b) + lambda_init            "token_gate", one for each token: a departure from the paper,
-                                                         after a popular summary of it; u is the block's input, normed
+lambda: one number, or one for each token, in the forms of `lambda_forms`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,68 +22,71 @@ from diffmamba_interp.config import DifferentialConfig, lambda_init
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.models.branch_stack import BranchStack, parameter_versions
+from diffmamba_interp.models.lambda_forms import FORMS, lambda_from_parameters, lambda_of_tokens
 from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
-from diffmamba_interp.models.mixer import BranchStates, Mixer
+from diffmamba_interp.models.mixer import BranchStates, FrozenMixer, Mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops.precision import upcast
 
 SMALL_LAMBDA_STD = 0.1
-"""Standard deviation of sum(lambda_q1), or of each dot product's terms, in a new model with `"small"`."""
+"""Standard deviation of lambda_q1's sum, of a dot product's terms, or of a gate's score, in a new `"small"` model."""
 
-LAMBDA_PARAMETERS = {
-    "sigmoid_sum": ("lambda_q1",),
-    "exp_dot": ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"),
-    "token_gate": ("lambda_w", "lambda_b"),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenBranch:
+    """A branch as it ran. mixer: from x to what leaves the block, its own factors held. out_gain: what multiplies that
+    there, without lambda, [batch, pos, d_model]; None for 1. out: its `hook_out`, in float32 or wider."""
+
+    mixer: FrozenMixer
+    out_gain: Tensor | None
+    out: Tensor
 
 
 class DifferentialMixer(nn.Module):
-    """Two branches and the scalar lambda; the branches are whole mixers with their own in_proj and out_proj.
+    """Two branches and lambda; the branches are whole mixers with their own in_proj and out_proj.
 
     make_branch: builds one mixer, a `Mixer`.
     block: 0-based index in the whole model, which fixes `lambda_init`.
-    d_lambda: entries of each lambda parameter.
     stack: runs both branches in one pass of the GPU kernels; None for branches that cannot be stacked.
     """
 
     def __init__(
         self,
-        make_branch: Callable[[], nn.Module],
+        make_branch: Callable[[Branch], nn.Module],
         cfg: DifferentialConfig,
         *,
         block: int,
-        d_model: int,
-        d_lambda: int,
         stack: BranchStack | None = None,
     ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.form = FORMS[cfg.lambda_form]
         self.stack = stack if cfg.normalisation != "pre" and self.has_one_lambda else None
         self.lambda_init = lambda_init(block)
         self.hook_lambda = HookPoint(broadcast=True)
-        self.minuend = make_branch()
-        self.subtrahend = make_branch()
+        self.minuend = make_branch("minuend")
+        self.subtrahend = make_branch("subtrahend")
         self.minuend.add_module("hook_out", HookPoint())
         self.subtrahend.add_module("hook_out", HookPoint())
         modules = (*self.minuend.modules(), *self.subtrahend.modules())
         self._branch_points = tuple(module for module in modules if isinstance(module, HookPoint))
         self.hook_difference = HookPoint()
-        for name in LAMBDA_PARAMETERS[cfg.lambda_form]:
-            self.register_parameter(name, nn.Parameter(torch.empty(() if name == "lambda_b" else d_lambda)))
+        sizes = self._branches[0].sizes
+        for name, axes in self.form.parameters.items():
+            self.register_parameter(name, nn.Parameter(torch.empty([getattr(sizes, axis) for axis in axes])))
         if cfg.normalisation == "post":
-            self.subnorm: nn.Module = RMSNorm(d_model, cfg.subnorm_eps)
+            self.subnorm: nn.Module = RMSNorm(self._width, cfg.subnorm_eps)
         elif cfg.normalisation == "pre":
-            self.subnorm = nn.ModuleDict({branch: RMSNorm(d_model, cfg.subnorm_eps) for branch in BRANCHES})
-        if next(iter(self._lambda_parameters().values())).device.type != "meta":
+            self.subnorm = nn.ModuleDict({branch: RMSNorm(self._width, cfg.subnorm_eps) for branch in BRANCHES})
+        if next(self.parameters()).device.type != "meta":
             self.initialise_lambda()
 
     @torch.no_grad()
     def initialise_lambda(self) -> None:
         """`"small"`: zero mean and a spread that leaves the sigmoid open; `"published"`: N(0, 1) per entry."""
-        for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]:
-            parameter = getattr(self, name)
-            small = SMALL_LAMBDA_STD / parameter.numel() ** 0.5
+        for parameter in self._lambda_parameters().values():
+            small = SMALL_LAMBDA_STD / (parameter.shape[-1] if parameter.ndim else 1) ** 0.5
             parameter.normal_(0.0, 1.0 if self.cfg.lambda_initialisation == "published" else small)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DifferentialMixer:
@@ -111,23 +111,67 @@ class DifferentialMixer(nn.Module):
         """The parameters that set the size of what the mixer adds to the residual stream."""
         if self.cfg.normalisation != "none":
             return list(self.subnorm.parameters())
-        branches = cast(tuple[Mixer, Mixer], (self.minuend, self.subtrahend))
-        return [weight for branch in branches for weight in branch.writing_weights()]
+        return [weight for branch in self._branches for weight in branch.writing_weights()]
 
     @property
     def has_one_lambda(self) -> bool:
         """Whether lambda is one number, which `lambda_()` tells without an input."""
-        return self.cfg.lambda_form != "token_gate"
+        return self.form.scope == "block"
 
     def lambda_(self, u: Float[Tensor, "batch pos d_model"] | None = None) -> Tensor:
-        """lambda without hooks, in float32 or wider: a scalar, or of a token gate, which needs `u`, [batch, pos, 1]."""
+        """lambda without hooks, in float32 or wider: a scalar; of a gate, which needs `u`, [batch, pos, 1 or head]."""
+        parameters = self._lambda_parameters()
         if self.has_one_lambda:
-            return lambda_from_parameters(self._lambda_parameters(), self.lambda_init)
+            value = lambda_from_parameters(parameters, self.lambda_init)
+            return value if parameters else value.to(upcast(next(self.parameters())))
         if u is None:
-            raise ValueError("lambda of a token gate is one for each token: give u, the mixer's input.")
-        weight, bias = (upcast(parameter) for parameter in self._lambda_parameters().values())
-        score = upcast(u) @ weight + bias
-        return torch.sigmoid(score)[..., None] + self.lambda_init
+            raise ValueError(f"lambda of a {self.cfg.lambda_form!r} is one for each token: give u, the mixer's input.")
+        return lambda_of_tokens(parameters, self.lambda_init, u)
+
+    def per_output(self, lambda_: Tensor) -> Tensor:
+        """lambda so that it broadcasts against what a branch puts out, its `hook_out`."""
+        return lambda_
+
+    @property
+    def frozen_points(self) -> tuple[str, ...]:
+        """Hook points, by their names inside the mixer, that `freeze_branch` reads for the two branches."""
+        names = [f"{name}.{point}" for name, branch in self._named_branches() for point in branch.frozen_points]
+        scales = {"post": ["subnorm"], "pre": [f"subnorm.{branch}" for branch in BRANCHES], "none": []}
+        names += [f"{norm}.hook_scale" for norm in scales[self.cfg.normalisation]]
+        return ("hook_lambda", *names, *(f"{branch}.hook_out" for branch in BRANCHES))
+
+    def freeze_branch(self, branch: Branch, seen: Callable[[str], Tensor]) -> FrozenBranch:
+        """The branch as it ran when the `frozen_points` had the values `seen`, which are float32 or wider.
+
+        out_gain[t] = (1 - lambda_init) w_sub / rms(m[t])              normalisation "post": the same for both
+                    = (1 - lambda_init) w_sub_b / rms(M_b(u)[t])       "pre": each branch its own
+                    = 1                                                "none"
+        """
+        mixer = dict(self._named_branches())[branch]
+        return FrozenBranch(
+            mixer=mixer.freeze(lambda point: seen(f"{branch}.{point}")),
+            out_gain=self._norm_gain(branch, seen),
+            out=seen(f"{branch}.hook_out"),
+        )
+
+    def _norm_gain(self, branch: Branch, seen: Callable[[str], Tensor]) -> Tensor | None:
+        """(1 - lambda_init) times the frozen norm after the branch, or None without a norm."""
+        if self.cfg.normalisation == "none":
+            return None
+        name = "subnorm" if self.cfg.normalisation == "post" else f"subnorm.{branch}"
+        return (1 - self.lambda_init) * upcast(self.get_parameter(f"{name}.weight")) / seen(f"{name}.hook_scale")
+
+    @property
+    def _width(self) -> int:
+        """Of what is subtracted."""
+        return self._branches[0].sizes.d_model
+
+    @property
+    def _branches(self) -> tuple[Mixer, Mixer]:
+        return cast(tuple[Mixer, Mixer], (self.minuend, self.subtrahend))
+
+    def _named_branches(self) -> tuple[tuple[Branch, Mixer], ...]:
+        return tuple(zip(BRANCHES, self._branches, strict=True))
 
     def forward(
         self,
@@ -152,7 +196,7 @@ class DifferentialMixer(nn.Module):
             m, states = self._run_stacked(u, self.lambda_, self._lambda_key(), keep_state)
             return self._normalise(m, fused, leave_norm), states
         weight = self.hook_lambda(self.lambda_(u))
-        _require_fits(weight, u)
+        require_fits(weight, u)
         if stackable and weight.numel() == 1:
             m, states = self._run_stacked(u, lambda: weight.reshape(()), None, keep_state)
             return self._normalise(m, fused, leave_norm), states
@@ -179,7 +223,7 @@ class DifferentialMixer(nn.Module):
         return parameter_versions(list(self._lambda_parameters().values()))
 
     def _lambda_parameters(self) -> dict[str, nn.Parameter]:
-        return {name: getattr(self, name) for name in LAMBDA_PARAMETERS[self.cfg.lambda_form]}
+        return {name: getattr(self, name) for name in self.form.parameters}
 
     def _branch_out(self, branch: Branch, value: Tensor) -> Tensor:
         return self.get_submodule(f"{branch}.hook_out")(value)
@@ -190,7 +234,7 @@ class DifferentialMixer(nn.Module):
         if self.cfg.normalisation == "pre":
             minuend = self.subnorm.get_submodule("minuend")(minuend, fused=fused)
             subtrahend = self.subnorm.get_submodule("subtrahend")(subtrahend, fused=fused)
-        m = upcast(minuend) - weight * upcast(subtrahend)
+        m = upcast(minuend) - self.per_output(weight) * upcast(subtrahend)
         return self._normalise(m.to(minuend.dtype), fused, leave_norm)
 
     def _normalise(self, m: Tensor, fused: bool, leave_norm: bool) -> Tensor | OpenNorm:
@@ -220,20 +264,10 @@ class OpenNorm:
         return kernels.rms_norm(self.m, self.norm.weight, self.norm.eps, gain=self.norm.gain)
 
 
-def _require_fits(weight: Tensor, u: Tensor) -> None:
+def require_fits(weight: Tensor, u: Tensor) -> None:
     """Broadcasting a lambda for more samples than there are would silently make as many outputs."""
     if weight.ndim and any(given not in (1, needed) for given, needed in zip(weight.shape, u.shape[:2], strict=False)):
         raise ValueError(
             f"lambda was replaced by shape {tuple(weight.shape)}, for {u.shape[0]} samples of {u.shape[1]} positions: "
             "give a scalar, [batch, 1, 1] or [batch, pos, 1]."
         )
-
-
-def lambda_from_parameters(parameters: Mapping[str, Tensor], init: float) -> Float[Tensor, ""]:
-    """lambda from the tensors of a form that has one for all tokens, by their names (see the head of this file)."""
-    values = {name: upcast(value) for name, value in parameters.items()}
-    if set(values) == set(LAMBDA_PARAMETERS["sigmoid_sum"]):
-        return torch.sigmoid(values["lambda_q1"].sum()) + init
-    first = torch.exp(values["lambda_q1"] @ values["lambda_k1"])
-    second = torch.exp(values["lambda_q2"] @ values["lambda_k2"])
-    return first - second + init

@@ -12,7 +12,7 @@ import torch
 from diffmamba_interp.config import DifferentialConfig, lambda_init
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.checkpoints import Checkpoint, load_model, open_checkpoint
-from diffmamba_interp.models.differential_mixer import LAMBDA_PARAMETERS, lambda_from_parameters
+from diffmamba_interp.models.lambda_forms import FORMS, lambda_from_parameters
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.loading_options import named_device
 from diffmamba_interp.ops.select import Impl, choose_impl
@@ -127,15 +127,14 @@ def _block_report(checkpoint: Checkpoint, index: int) -> BlockReport:
     if kind == "plain":
         return BlockReport(index=index, kind=kind, n_parameters=count)
     differential = checkpoint.cfg.differential or DifferentialConfig()
-    names = {
-        name: checkpoint.table[f"blocks.{index}.mixer.{name}"] for name in LAMBDA_PARAMETERS[differential.lambda_form]
-    }
+    form = FORMS[differential.lambda_form]
+    names = {name: checkpoint.table[f"blocks.{index}.mixer.{name}"] for name in form.parameters}
     unfit = {*checkpoint.missing, *(name for name, _, _ in checkpoint.misshapen)}
     lambda_, saturated = None, None
-    if differential.lambda_form != "token_gate" and not unfit & set(names.values()):
+    if form.scope == "block" and not unfit & set(names.values()):
         tensors = checkpoint.files.read(list(names.values()))
         lambda_ = float(lambda_from_parameters({ours: tensors[names[ours]] for ours in names}, lambda_init(index)))
-        if differential.lambda_form == "sigmoid_sum" and math.isfinite(lambda_):
+        if form.has_sigmoid and math.isfinite(lambda_):
             saturated = is_saturated(lambda_ - lambda_init(index))
     return BlockReport(
         index=index,
@@ -184,8 +183,12 @@ def _conventions(checkpoint: Checkpoint) -> tuple[str, ...]:
     if cfg.differential_blocks and cfg.differential is not None:
         d = cfg.differential
         sizes = cfg.mixer_sizes("differential")
+        if d.subtract_at == "mixer":
+            branches = f"each branch {sizes.heads} (half the {d.head_division if sizes.d_head > 1 else 'channels'})"
+        else:
+            branches = f"Diff-S6, two scans of {sizes.heads} in one mixer, subtract_at {d.subtract_at}"
         lines.append(
             f"differential blocks: {d.placement}; lambda form {d.lambda_form}; normalisation {d.normalisation}; "
-            f"each branch {sizes.heads} (half the {d.head_division if sizes.d_head > 1 else 'channels'})"
+            + branches
         )
     return tuple(lines)

@@ -25,7 +25,14 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import Mamba1Sizes
-from diffmamba_interp.models.mixer import FrozenMixer, MixerState, both_replaced, next_conv_state, register_mixer
+from diffmamba_interp.models.mixer import (
+    FrozenMixer,
+    MixerState,
+    Scanned,
+    both_replaced,
+    next_conv_state,
+    register_mixer,
+)
 from diffmamba_interp.models.rms_norm import root_mean_square
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference, selective
@@ -38,8 +45,9 @@ from diffmamba_interp.ops.writes import WriteChange, change_of_writes, selective
 class Mamba1Mixer(nn.Module):
     """One Mamba-1 mixer: a plain block's, or one branch of a differential block."""
 
-    frozen_points = ("hook_in_proj", "hook_z", "hook_conv", "hook_x", "hook_B", "hook_C", "hook_dt")
+    frozen_points: tuple[str, ...] = ("hook_in_proj", "hook_z", "hook_conv", "hook_x", "hook_B", "hook_C", "hook_dt")
     gated_point = "hook_gated"
+    shared_parts = ("in_proj", "conv1d", "out_proj")
 
     def __init__(self, cfg: HookedMambaConfig, sizes: Mamba1Sizes) -> None:
         super().__init__()
@@ -52,7 +60,8 @@ class Mamba1Mixer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(sizes.d_inner, sizes.d_state))
         self.D = nn.Parameter(torch.empty(sizes.d_inner))
         self.hook_in_proj = HookPoint()
-        self.hook_z = HookPoint()
+        if sizes.has_gate:
+            self.hook_z = HookPoint()
         self.hook_conv = HookPoint()
         self.hook_x = HookPoint()
         self.hook_B = HookPoint()
@@ -62,7 +71,10 @@ class Mamba1Mixer(nn.Module):
         self.hook_hidden_attention = HookPoint()
         self.hook_state = HookPoint()
         self.hook_ssm_y = HookPoint()
-        self.hook_gated = HookPoint()
+        if sizes.has_gate:
+            self.hook_gated = HookPoint()
+        else:
+            self.frozen_points = tuple(point for point in self.frozen_points if point != "hook_z")
         self.out_proj = nn.Linear(sizes.d_inner, sizes.d_model, bias=cfg.proj_bias)
         if self.A_log.device.type != "meta":
             self.initialise(cfg)
@@ -100,38 +112,70 @@ class Mamba1Mixer(nn.Module):
 
         The kernel's final state carries no gradient: where one is wanted, the reference runs.
         """
-        fused = fused and not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked)
-        fused = fused and not (keep_state and torch.is_grad_enabled())
-        conv_in, z = self.hook_in_proj(self.in_proj(u)).chunk(2, dim=-1)
-        z = self.hook_z(z)
-        x = self.hook_x(self._convolve(conv_in, state, fused))
+        fused = fused and self.kernels_serve(keep_state)
+        projected = self.hook_in_proj(self.in_proj(u))
+        y, z, state = self.scan(projected, state, valid, fused=fused, keep_state=keep_state)
+        assert z is not None
+        return self.out_proj(self.gate(y, z)), state
+
+    def kernels_serve(self, keep_state: bool) -> bool:
+        """Whether no hook asks for a value that they never make, and no gradient for that of the final state."""
+        is_hooked = self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked
+        return not (is_hooked or (keep_state and torch.is_grad_enabled()))
+
+    def scan(
+        self,
+        projected: Float[Tensor, "batch pos d_in_proj"],
+        state: MixerState | None,
+        valid: Bool[Tensor, "batch pos"] | None,
+        *,
+        lender: Mamba1Mixer | None = None,
+        fused: bool,
+        keep_state: bool,
+    ) -> Scanned:
+        """y, z and the state after the last valid position; see `ScanMixer`."""
+        conv_in, z = projected.chunk(2, dim=-1)
+        gate = self.hook_z(z) if self.sizes.has_gate else None
+        x = self.hook_x(self._convolve(conv_in, (lender or self).conv1d, state, fused))
         dt_low, B, C = self._project(x)
         B, C = self.hook_B(B), self.hook_C(C)
         y, ssm = self._scan(x, dt_low, B, C, None if state is None else state.ssm, valid, fused)
-        gated = self.hook_gated((upcast(self.hook_ssm_y(y)) * F.silu(upcast(z))).to(y.dtype))
-        out = self.out_proj(gated)
+        y = self.hook_ssm_y(y)
         if not keep_state:
-            return out, None
-        return out, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm)
+            return Scanned(y, gate, None)
+        return Scanned(y, gate, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm))
 
-    def freeze(self, seen: Callable[[str], Tensor]) -> FrozenMixer:
+    def gate(
+        self,
+        y: Float[Tensor, "batch pos channel"],
+        z: Float[Tensor, "batch pos channel"],
+        *,
+        lender: Mamba1Mixer | None = None,
+        fused: bool = False,
+    ) -> Float[Tensor, "batch pos channel"]:
+        """y * SiLU(z), of no parameters and on no kernel; see `ScanMixer`."""
+        return self.hook_gated((upcast(y) * F.silu(upcast(z))).to(y.dtype))
+
+    def freeze(self, seen: Callable[[str], Tensor], lender: Mamba1Mixer | None = None) -> FrozenMixer:
         """gate[t] = SiLU(z[t]); every channel is a head of one channel."""
-        bias, out_bias = self.conv1d.bias, self.out_proj.bias
+        parts = lender or self
+        bias, out_bias = parts.conv1d.bias, parts.out_proj.bias
+        x = seen("hook_x")
         return FrozenMixer(
             scan=FrozenSelective(seen("hook_dt"), self.A, seen("hook_B"), seen("hook_C"), self.D),
             x_in=seen("hook_in_proj")[..., : self.sizes.d_inner, None],
             conv=seen("hook_conv")[..., None],
-            x=seen("hook_x")[..., None],
-            gate=F.silu(seen("hook_z"))[..., None],
-            conv_weight=upcast(self.conv1d.weight[:, 0]),
+            x=x[..., None],
+            gate=(F.silu(seen("hook_z")) if self.sizes.has_gate else torch.ones_like(x))[..., None],
+            conv_weight=upcast(parts.conv1d.weight[:, 0]),
             conv_bias=None if bias is None else upcast(bias),
-            out_weight=upcast(self.out_proj.weight),
+            out_weight=upcast(parts.out_proj.weight),
             out_bias=None if out_bias is None else upcast(out_bias),
         )
 
-    def _convolve(self, conv_in: Tensor, state: MixerState | None, fused: bool) -> Tensor:
+    def _convolve(self, conv_in: Tensor, conv1d: nn.Conv1d, state: MixerState | None, fused: bool) -> Tensor:
         """x after convolution and SiLU; the kernel does both at once unless a hook looks between."""
-        weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        weight, bias = conv1d.weight[:, 0], conv1d.bias
         initial = None if state is None else state.conv
         if not fused:
             return F.silu(self.hook_conv(reference.causal_conv1d(conv_in, weight, bias, initial)))

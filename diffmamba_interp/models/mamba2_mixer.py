@@ -25,7 +25,14 @@ from torch.nn import functional as F
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.hook_points import HookPoint
 from diffmamba_interp.mixer_sizes import Mamba2Sizes
-from diffmamba_interp.models.mixer import FrozenMixer, MixerState, both_replaced, next_conv_state, register_mixer
+from diffmamba_interp.models.mixer import (
+    FrozenMixer,
+    MixerState,
+    Scanned,
+    both_replaced,
+    next_conv_state,
+    register_mixer,
+)
 from diffmamba_interp.models.rms_norm import GatedRMSNorm
 from diffmamba_interp.ops import fused as kernels
 from diffmamba_interp.ops import reference
@@ -54,11 +61,12 @@ class ScanInputs:
 class Mamba2Mixer(nn.Module):
     """One Mamba-2 mixer: a plain block's, or one branch of a differential block."""
 
-    frozen_points = (
+    frozen_points: tuple[str, ...] = (
         *("hook_in_proj", "hook_z", "hook_conv", "hook_x", "hook_B", "hook_C", "hook_dt", "hook_log_decay"),
         "inner_norm.hook_scale",
     )
     gated_point = "inner_norm.hook_gated"
+    shared_parts = ("conv1d", "inner_norm.weight", "out_proj")
 
     def __init__(self, cfg: HookedMambaConfig, sizes: Mamba2Sizes) -> None:
         super().__init__()
@@ -72,7 +80,8 @@ class Mamba2Mixer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(sizes.n_heads))
         self.D = nn.Parameter(torch.empty(sizes.n_heads))
         self.hook_in_proj = HookPoint()
-        self.hook_z = HookPoint()
+        if sizes.has_gate:
+            self.hook_z = HookPoint()
         self.hook_conv = HookPoint()
         self.hook_dt = HookPoint()
         self.hook_x = HookPoint()
@@ -83,7 +92,10 @@ class Mamba2Mixer(nn.Module):
         self.hook_hidden_attention = HookPoint()
         self.hook_state = HookPoint()
         self.hook_ssm_y = HookPoint()
-        self.inner_norm = GatedRMSNorm(sizes.d_inner, sizes.n_groups, cfg.norm_eps)
+        if sizes.has_gate:
+            self.inner_norm = GatedRMSNorm(sizes.d_inner, sizes.n_groups, cfg.norm_eps)
+        else:
+            self.frozen_points = tuple(p for p in self.frozen_points if p not in ("hook_z", "inner_norm.hook_scale"))
         self.out_proj = nn.Linear(sizes.d_inner, sizes.d_model, bias=cfg.proj_bias)
         points = [module for module in self.modules() if isinstance(module, HookPoint)]
         self._inner_points = tuple(point for point in points if point is not self.hook_in_proj)
@@ -119,39 +131,74 @@ class Mamba2Mixer(nn.Module):
         positions then leave the state as it is. `fused`: run the GPU kernels, unless a hook needs a value that
         they never make (`hook_state`, `hook_hidden_attention`), which takes the reference path for this call.
         """
-        fused = fused and not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked)
+        fused = fused and self.kernels_serve(keep_state)
         projected = self.hook_in_proj(self.in_proj(u))
         if fused and self._runs_whole(projected, state, valid, keep_state):
             return run_whole(projected, self.parameters_by_name(), self, keep_state)
+        y, z, state = self.scan(projected, state, valid, fused=fused, keep_state=keep_state)
+        assert z is not None
+        return self.out_proj(self.gate(y.flatten(-2), z, fused=fused)), state
+
+    def kernels_serve(self, keep_state: bool) -> bool:
+        """Whether no hook asks for a value that they never make."""
+        return not (self.hook_state.is_hooked or self.hook_hidden_attention.is_hooked)
+
+    def scan(
+        self,
+        projected: Float[Tensor, "batch pos d_in_proj"],
+        state: MixerState | None,
+        valid: Bool[Tensor, "batch pos"] | None,
+        *,
+        lender: Mamba2Mixer | None = None,
+        fused: bool,
+        keep_state: bool,
+    ) -> Scanned:
+        """y, z and the state after the last valid position; see `ScanMixer`."""
         z, conv_in, dt = self.split_projection(projected)
-        z = self.hook_z(z.unflatten(-1, (-1, self.sizes.d_head)))
-        inputs = self._scan_inputs(self._convolve(conv_in, state, fused), dt, valid, fused)
+        gate = self.hook_z(z.unflatten(-1, (-1, self.sizes.d_head))) if self.sizes.has_gate else None
+        conv1d = (lender or self).conv1d
+        inputs = self._scan_inputs(self._convolve(conv_in, conv1d, state, fused), dt, valid, fused)
         y, ssm = self._scan(inputs, None if state is None else state.ssm)
         y = self.hook_ssm_y(y)
-        out = self.out_proj(self.inner_norm(y.flatten(-2), z.flatten(-2), fused=fused))
         if not keep_state:
-            return out, None
-        return out, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm)
+            return Scanned(y, gate, None)
+        return Scanned(y, gate, MixerState(conv=next_conv_state(conv_in, state, valid, self.sizes.d_conv), ssm=ssm))
 
-    def freeze(self, seen: Callable[[str], Tensor]) -> FrozenMixer:
+    def gate(
+        self,
+        y: Float[Tensor, "batch pos d_inner"],
+        z: Float[Tensor, "batch pos head d_head"],
+        *,
+        lender: Mamba2Mixer | None = None,
+        fused: bool,
+    ) -> Float[Tensor, "batch pos d_inner"]:
+        """inner_norm(y * SiLU(z)); see `ScanMixer`."""
+        return self.inner_norm(y, z.flatten(-2), weight=(lender or self).inner_norm.weight, fused=fused)
+
+    def freeze(self, seen: Callable[[str], Tensor], lender: Mamba2Mixer | None = None) -> FrozenMixer:
         """gate[t] = SiLU(z[t]) w_norm / rms(y[t] SiLU(z[t])), the root mean square as it was."""
-        sizes = self.sizes
-        norm = upcast(self.inner_norm.weight).unflatten(0, (sizes.n_groups, -1))
-        gain = (norm / seen("inner_norm.hook_scale")[..., None]).flatten(2)
-        bias, out_bias = self.conv1d.bias, self.out_proj.bias
+        sizes, parts = self.sizes, lender or self
+        bias, out_bias = parts.conv1d.bias, parts.out_proj.bias
+        conv, x_in = seen("hook_conv"), seen("hook_in_proj")[..., sizes.convolved]
+        x = seen("hook_x")
 
         def by_head(value: Tensor) -> Tensor:
-            return value.unflatten(-1, (-1, sizes.d_head))
+            return value[..., : sizes.d_inner].unflatten(-1, (-1, sizes.d_head))
 
+        gate = torch.ones_like(x)
+        if sizes.has_gate:
+            norm = upcast(parts.inner_norm.weight).unflatten(0, (sizes.n_groups, -1))
+            gain = (norm / seen("inner_norm.hook_scale")[..., None]).flatten(2)
+            gate = F.silu(seen("hook_z")) * by_head(gain)
         return FrozenMixer(
             scan=FrozenSSD(seen("hook_dt"), seen("hook_log_decay"), seen("hook_B"), seen("hook_C"), upcast(self.D)),
-            x_in=by_head(seen("hook_in_proj")[..., sizes.d_inner : 2 * sizes.d_inner]),
-            conv=by_head(seen("hook_conv")[..., : sizes.d_inner]),
-            x=seen("hook_x"),
-            gate=F.silu(seen("hook_z")) * by_head(gain),
-            conv_weight=upcast(self.conv1d.weight[: sizes.d_inner, 0]),
+            x_in=by_head(x_in),
+            conv=by_head(conv),
+            x=x,
+            gate=gate,
+            conv_weight=upcast(parts.conv1d.weight[: sizes.d_inner, 0]),
             conv_bias=None if bias is None else upcast(bias[: sizes.d_inner]),
-            out_weight=upcast(self.out_proj.weight),
+            out_weight=upcast(parts.out_proj.weight),
             out_bias=None if out_bias is None else upcast(out_bias),
         )
 
@@ -185,18 +232,18 @@ class Mamba2Mixer(nn.Module):
     def split_projection(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z | x, B, C before the convolution | dt before its bias."""
         sizes = self.sizes
-        return torch.split(projected, [sizes.d_inner, sizes.d_conv_channels, sizes.n_heads], dim=-1)  # type: ignore[return-value]
+        return torch.split(projected, [sizes.d_gate, sizes.d_conv_channels, sizes.n_heads], dim=-1)  # type: ignore[return-value]
 
-    def _convolve(self, conv_in: Tensor, state: MixerState | None, fused: bool) -> Tensor:
+    def _convolve(self, conv_in: Tensor, conv1d: nn.Conv1d, state: MixerState | None, fused: bool) -> Tensor:
         """x | B | C after convolution and SiLU; the kernel does both at once unless a hook looks between."""
-        weight = self.conv1d.weight[:, 0]
+        weight = conv1d.weight[:, 0]
         initial = None if state is None else state.conv
         if not fused:
-            return F.silu(self.hook_conv(reference.causal_conv1d(conv_in, weight, self.conv1d.bias, initial)))
+            return F.silu(self.hook_conv(reference.causal_conv1d(conv_in, weight, conv1d.bias, initial)))
         if self.hook_conv.is_hooked:
-            conv = kernels.causal_conv1d(conv_in, weight, self.conv1d.bias, initial, silu=False)
+            conv = kernels.causal_conv1d(conv_in, weight, conv1d.bias, initial, silu=False)
             return F.silu(self.hook_conv(conv))
-        return kernels.causal_conv1d(conv_in, weight, self.conv1d.bias, initial, silu=True)
+        return kernels.causal_conv1d(conv_in, weight, conv1d.bias, initial, silu=True)
 
     def _scan_inputs(self, xBC: Tensor, dt: Tensor, valid: Tensor | None, fused: bool) -> ScanInputs:
         sizes = self.sizes

@@ -130,6 +130,62 @@ class Mixer(Protocol):
         ...
 
 
+class Scanned(NamedTuple):
+    """What a scan gives. y: its output, [batch, pos, head, d_head], or [batch, pos, channel] where heads are channels.
+    z: the gate that it meets, before SiLU, alike; None for a scan without one. state: where it ended, or None."""
+
+    y: Tensor
+    z: Tensor | None
+    state: MixerState | None
+
+
+@runtime_checkable
+class ScanMixer(Mixer, Protocol):
+    """A mixer that shows its scan apart from what follows, so that two scans can share the rest (Diff-S6).
+
+        scanned = scan(hook_in_proj(in_proj(u)));   out = out_proj(gate(scanned.y, scanned.z))
+
+    lender: the mixer whose `shared_parts` are used; the mixer itself by default.
+    """
+
+    shared_parts: tuple[str, ...]
+    """Modules and parameters, by name, that both branches of a Diff-S6 use; only the minuend has them."""
+
+    hook_in_proj: HookPoint
+
+    def kernels_serve(self, keep_state: bool) -> bool:
+        """Whether no hook, and no gradient, is wanted of a value that the GPU kernels never make."""
+        ...
+
+    def scan(
+        self,
+        projected: Float[Tensor, "batch pos d_in_proj"],
+        state: MixerState | None,
+        valid: Bool[Tensor, "batch pos"] | None,
+        *,
+        lender: ScanMixer | None = None,
+        fused: bool,
+        keep_state: bool,
+    ) -> Scanned:
+        """The scan of what in_proj gave; arguments as in `Mixer`."""
+        ...
+
+    def gate(
+        self,
+        y: Float[Tensor, "batch pos d_inner"],
+        z: Tensor,
+        *,
+        lender: ScanMixer | None = None,
+        fused: bool,
+    ) -> Float[Tensor, "batch pos d_inner"]:
+        """What enters out_proj."""
+        ...
+
+    def freeze(self, seen: Callable[[str], Tensor], lender: ScanMixer | None = None) -> FrozenMixer:
+        """As of a `Mixer`; the gate of a scan without one is 1."""
+        ...
+
+
 AnyMixer = TypeVar("AnyMixer", bound=type[nn.Module])
 
 _CLASSES: dict[str, type[nn.Module]] = {}
@@ -152,9 +208,9 @@ def register_mixer(name: str, entry: MixerEntry | None = None) -> Callable[[AnyM
     return register
 
 
-def new_mixer(cfg: HookedMambaConfig, kind: BlockKind) -> nn.Module:
+def new_mixer(cfg: HookedMambaConfig, sizes: MixerSizes) -> nn.Module:
     """A mixer of the config's kind: of a plain block, or one branch of a differential one."""
-    return _CLASSES[cfg.mixer](cfg, cfg.mixer_sizes(kind))
+    return _CLASSES[cfg.mixer](cfg, sizes)
 
 
 def both_replaced(first: HookPoint, second: HookPoint) -> ValueError:

@@ -63,17 +63,22 @@ class GatedRMSNorm(nn.Module):
         y: Float[Tensor, "batch pos d_inner"],
         z: Float[Tensor, "batch pos d_inner"],
         *,
+        weight: Float[Tensor, " d_inner"] | None = None,
         fused: bool = False,
     ) -> Float[Tensor, "batch pos d_inner"]:
-        """The gated and normalised value; `fused` uses the GPU kernel where no hook looks inside."""
+        """The gated and normalised value; `fused` uses the GPU kernel where no hook looks inside.
+
+        `weight`: of another norm, for one that has none of its own.
+        """
+        weight = self.weight if weight is None else weight
         if fused and not self.is_hooked:
-            return kernels.gated_rms_norm(y, z, self.weight, self.eps, self.n_groups)
+            return kernels.gated_rms_norm(y, z, weight, self.eps, self.n_groups)
         # SiLU rounds by memory layout: contiguous, so that z patched with its own copy changes no bit.
         gate = F.silu(upcast(z).contiguous())
         gated = rearrange(upcast(y) * gate, "b t (g c) -> b t g c", g=self.n_groups)
         scale = self.hook_scale(root_mean_square(gated, self.eps)[..., 0])
         normalized = rearrange(gated / scale[..., None], "b t g c -> b t (g c)")
-        return self.hook_gated(self.weight * normalized.to(self.weight.dtype))
+        return self.hook_gated(weight * normalized.to(weight.dtype))
 
 
 def root_mean_square(x: Float[Tensor, "*batch d"], eps: float) -> Float[Tensor, "*batch 1"]:

@@ -61,12 +61,11 @@ class FrozenScan(ABC):
 
         Raises ValueError for impl "fused" where the scan has no kernel.
         """
-        self._require_no_kernel_asked(impl, "hidden attention")
         if reduce is None:
-            return self.matrix(rows, heads)
+            return self.per_head(rows, heads, impl)
         result: Tensor | None = None
         for some in self._head_chunks(rows, heads):
-            H = self.matrix(rows, some)
+            H = self.per_head(rows, some, impl)
             if reduce == "max_abs":
                 part = H.abs().amax(dim=1)
                 result = part if result is None else torch.maximum(result, part)
@@ -75,6 +74,13 @@ class FrozenScan(ABC):
                 result = part if result is None else result + part
         assert result is not None
         return result
+
+    def per_head(
+        self, rows: Int[Tensor, "batch row"] | None, heads: tuple[int, ...], impl: Impl
+    ) -> Float[Tensor, "batch selected row pos"]:
+        """`matrix`, by the kernel where there is one. Raises ValueError for impl "fused" where there is none."""
+        self._require_no_kernel_asked(impl, "hidden attention")
+        return self.matrix(rows, heads)
 
     def along(
         self,
@@ -117,6 +123,50 @@ class FrozenScan(ABC):
     def _require_no_kernel_asked(self, impl: Impl, what: str) -> None:
         if impl == "fused":
             raise ValueError(f'{what} of this mixer has no kernel: use impl="auto" or "reference".')
+
+
+class WeightedScan(FrozenScan):
+    """A scan whose output is weighed by position and head: weight[t,h] y[t,h].
+
+    weight: [batch, pos, head], each axis whole or of length 1.
+    """
+
+    def __init__(self, scan: FrozenScan, weight: Float[Tensor, "samples positions heads"]) -> None:
+        self.scan, self.D = scan, scan.D
+        self.n_batch, self.n_pos = scan.n_batch, scan.n_pos
+        self.weight = weight.expand(scan.n_batch, scan.n_pos, len(scan.D))
+
+    def matrix(self, rows: Tensor | None, heads: tuple[int, ...]) -> Tensor:
+        return self._weight_at(rows, heads) * self.scan.matrix(rows, heads)
+
+    def per_head(self, rows: Tensor | None, heads: tuple[int, ...], impl: Impl) -> Tensor:
+        return self._weight_at(rows, heads) * self.scan.hidden(rows, heads, impl=impl)
+
+    def operator(self, rows: Tensor | None, heads: tuple[int, ...]) -> Tensor:
+        return self._weight_at(rows, heads) * self.scan.operator(rows, heads)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.weight[..., None] * self.scan.apply(x)
+
+    def along(
+        self,
+        v: Tensor,
+        x: Tensor,
+        rows: Tensor | None,
+        heads: tuple[int, ...],
+        *,
+        per_head: bool = False,
+        impl: Impl = "auto",
+    ) -> Tensor:
+        weighed = v * _at_rows(self.weight, rows)[..., None]
+        return self.scan.along(weighed, x, rows, heads, per_head=per_head, impl=impl)
+
+    def _weight_at(self, rows: Tensor | None, heads: tuple[int, ...]) -> Float[Tensor, "batch selected row 1"]:
+        return _at_rows(self.weight, rows)[..., list(heads)].mT[..., None]
+
+
+def _at_rows(weight: Float[Tensor, "batch pos head"], rows: Int[Tensor, "batch row"] | None) -> Tensor:
+    return weight if rows is None else weight.gather(1, rows[..., None].expand(-1, -1, weight.shape[2]))
 
 
 class DenseScan(FrozenScan):

@@ -28,7 +28,7 @@ from diffmamba_interp.interventions import Head, knock_out_heads, largest_heads,
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.text import boundary_tokens
 from tests.models import mixers  # noqa: F401 - registers the toy
-from tests.models.tiny import random_tokens, relative_error, tiny_model
+from tests.models.tiny import DIFF_S6_VARIANTS, random_tokens, relative_error, tiny_model
 
 PLACEMENT = DifferentialConfig(placement=(0,))
 STOP = 5
@@ -175,6 +175,7 @@ def test_prompts_in_batches_keep_their_order_and_their_numbers(model: HookedMamb
         {"differential": PLACEMENT, "n_groups": 2, "d_model": 32},
         {"differential": DifferentialConfig(placement=(0,), normalisation="pre")},
         {"differential": DifferentialConfig(placement=(0,), normalisation="none"), "mixer": "mamba1"},
+        {"differential": DIFF_S6_VARIANTS[1], "n_groups": 2},
         {"mixer": "mamba1"},
     ],
 )
@@ -189,9 +190,12 @@ def test_norms_of_single_heads_are_those_of_their_vectors(kind: dict[str, Any]) 
             vectors = token_contributions(activations, rows, head, sources="convolved")
             assert relative_error(made[:, head], vectors.parts[number].norm(dim=-1)) < 1e-5
             whole = token_contributions(activations, list(range(7)), head, sources="convolved")
-            added = whole.parts[number].sum(dim=2).norm(dim=-1).mean(dim=1)
-            lambda_ = activations.lambda_.abs() if number and activations.lambda_ is not None else torch.tensor(1.0)
-            np.testing.assert_allclose(expected[:, number, head], (lambda_ * added).numpy(), rtol=1e-4)
+            added = whole.parts[number].sum(dim=2).norm(dim=-1)
+            if number:
+                lambda_ = activations.lambda_at(None)
+                assert lambda_ is not None
+                added = added * (lambda_ if lambda_.ndim == 0 else lambda_[..., head]).abs()
+            np.testing.assert_allclose(expected[:, number, head], added.mean(dim=1).numpy(), rtol=1e-4)
 
 
 def test_matrices_set_by_hand_have_the_negative_mass_and_the_redundancy_they_should() -> None:

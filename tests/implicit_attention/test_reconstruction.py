@@ -17,7 +17,14 @@ from diffmamba_interp.implicit_attention import (
     token_contributions,
 )
 from diffmamba_interp.ops.reference import hidden_attention_matrix
-from tests.models.tiny import DIFFERENTIAL_VARIANTS, random_tokens, relative_error, tiny_model, variant_id
+from tests.models.tiny import (
+    DIFF_S6_VARIANTS,
+    DIFFERENTIAL_VARIANTS,
+    random_tokens,
+    relative_error,
+    tiny_model,
+    variant_id,
+)
 
 BAR = 1e-5
 LENGTHS = (1, 2, 7, 63, 130, 500)
@@ -31,7 +38,7 @@ def published(request: pytest.FixtureRequest, published_models: Path) -> HookedM
 @pytest.fixture(
     scope="module",
     # Every variant once, with one or two groups in turn.
-    params=[(cfg, 1 + index % 2) for index, cfg in enumerate(DIFFERENTIAL_VARIANTS)],
+    params=[(cfg, 1 + index % 2) for index, cfg in enumerate([*DIFFERENTIAL_VARIANTS, *DIFF_S6_VARIANTS])],
     ids=lambda param: f"{variant_id(param[0])}-{param[1]}groups",
 )
 def variant(request: pytest.FixtureRequest) -> HookedMamba:
@@ -70,6 +77,9 @@ def check_effective_attention(activations: BlockActivations, rows: list[int]) ->
         E, bias = effective_attention(branch, rows)
         inputs = branch.x_in.flatten(2).mT
         gated = torch.einsum("bcts,bcs->btc", E, inputs) + bias.mT
+        if branch.out is not None and branch.out.shape != activations.mixer_out.shape:
+            assert relative_error(gated, (branch.gate * branch.scan.apply(branch.x)).flatten(2)[:, rows]) < BAR
+            continue
         out = gated @ branch.out_weight.mT + (0 if branch.out_bias is None else branch.out_bias)
         expected = activations.mixer_out if branch.out is None else branch.out
         assert relative_error(out, expected[:, rows]) < BAR
@@ -129,6 +139,10 @@ def test_the_branches_contributions_are_those_of_their_outputs(variant: HookedMa
     vectors = token_contributions(activations, range(9))
     for branch, part, bias in zip(activations.branches, vectors.parts, vectors.bias_parts, strict=True):
         expected = branch.out if branch.out_gain is None else branch.out * branch.out_gain
+        if branch.out.shape != activations.mixer_out.shape:
+            # A Diff-S6 subtracts before out_proj, and its own norm and gate are factors there.
+            gated = (branch.gate * branch.scan.apply(branch.x)).flatten(2)
+            expected = gated @ branch.out_weight.mT + (0 if branch.out_bias is None else branch.out_bias)
         assert relative_error(part.sum(dim=2) + bias, expected) < BAR
 
 
@@ -147,7 +161,9 @@ def test_norms_are_those_of_the_vectors(variant: HookedMamba) -> None:
     for activations in captured_blocks(variant, 9):
         vectors = token_contributions(activations, range(9), sources="convolved")
         norms = contribution_norms(activations)
-        for norm, value in zip(norms, [*vectors.parts, vectors.net], strict=False):
+        scaled = [] if vectors.scaled is None else [vectors.scaled]
+        net = [vectors.net] if vectors.is_differential else []
+        for norm, value in zip(norms, [*vectors.parts, *scaled, *net], strict=True):
             assert relative_error(norm, value.norm(dim=-1)) < BAR
 
 

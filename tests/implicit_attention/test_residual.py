@@ -8,7 +8,7 @@ import torch
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.implicit_attention import ResidualAttribution, residual_attribution
-from tests.models.tiny import DIFFERENTIAL_VARIANTS, random_tokens, tiny_model, variant_id
+from tests.models.tiny import DIFF_S6_VARIANTS, DIFFERENTIAL_VARIANTS, random_tokens, tiny_model, variant_id
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,15 @@ def test_the_parts_sum_to_the_logit_of_published_checkpoints(published_models, p
     assert made.logit.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("cfg", DIFFERENTIAL_VARIANTS, ids=variant_id)
+@pytest.mark.parametrize("cfg", [*DIFFERENTIAL_VARIANTS, *DIFF_S6_VARIANTS], ids=variant_id)
 def test_the_parts_sum_to_a_logit_difference_in_every_kind_of_block(cfg: DifferentialConfig) -> None:
     tiny = tiny_model(cfg, n_groups=2, d_model=32, proj_bias=True)
     made = residual_attribution(tiny, random_tokens(2, 9), 3, 4, versus=torch.tensor([1, 2]), sources="input")
     assert made.remainder.abs().max() < 1e-4
     assert torch.allclose(made.embedding + made.by_source.sum(dim=1) + made.bias.sum(dim=1), made.total, atol=1e-5)
     assert made.difference[..., 5:].abs().max() == 0
+    by_branch = made.minuend[:, 0] - made.lambda_subtrahend[:, 0]
+    assert torch.allclose(made.difference[:, 0], by_branch, atol=1e-5)
 
 
 def test_branches_and_lambda_are_told_apart(model: HookedMamba) -> None:

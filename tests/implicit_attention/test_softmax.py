@@ -8,7 +8,7 @@ import torch
 
 from diffmamba_interp import AttentionRecord
 from diffmamba_interp.implicit_attention import differential_attention, removed_share
-from diffmamba_interp.models.differential_mixer import lambda_from_parameters
+from diffmamba_interp.models.lambda_forms import lambda_from_parameters
 
 torch.manual_seed(0)
 QUERIES = (torch.randn(2, 7, 3, 4), torch.randn(2, 7, 3, 4))

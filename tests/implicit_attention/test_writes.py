@@ -13,7 +13,7 @@ from diffmamba_interp.implicit_attention import WriteLogitShift, contribution_al
 from diffmamba_interp.implicit_attention.activations import capture_block
 from diffmamba_interp.models.read_out import final_scale, logit_direction
 from tests.models import mixers  # noqa: F401 - registers the toy
-from tests.models.tiny import random_tokens, relative_error, tiny_model
+from tests.models.tiny import DIFF_S6_VARIANTS, random_tokens, relative_error, tiny_model
 
 BAR = 1e-4
 """In logits, in float32."""
@@ -29,6 +29,8 @@ KINDS: dict[str, DifferentialConfig | None] = {
     "pre": DifferentialConfig(placement=(0,), normalisation="pre"),
     "none": DifferentialConfig(placement=(0,), normalisation="none"),
     "token gate": DifferentialConfig(placement=(0,), lambda_form="token_gate"),
+    "diff-s6": DIFF_S6_VARIANTS[0],
+    "head gate": DIFF_S6_VARIANTS[1],
 }
 CASES = {
     f"{kind} {name}": (mixer, differential)

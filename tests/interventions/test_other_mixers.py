@@ -40,10 +40,21 @@ def test_means_are_collected_and_fill_a_channel(model: HookedMamba) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("level", ["write", "input"])
-@pytest.mark.parametrize("differential", [None, DifferentialConfig()], ids=["plain", "differential"])
-def test_a_token_that_is_knocked_out_writes_nothing(differential: DifferentialConfig | None, level: str) -> None:
+@pytest.mark.parametrize(
+    ("differential", "mixer"),
+    [
+        (None, "mamba1"),
+        (DifferentialConfig(), "mamba1"),
+        (DifferentialConfig(subtract_at="scan"), "mamba1"),
+        (DifferentialConfig(subtract_at="scan"), "mamba2"),
+    ],
+    ids=["plain", "differential", "diff-s6", "diff-s6 over mamba2"],
+)
+def test_a_token_that_is_knocked_out_writes_nothing(
+    differential: DifferentialConfig | None, mixer: str, level: str
+) -> None:
     """Of earlier tokens taken out of every convolution that has no bias, the last position sees nothing."""
-    model = tiny_model(differential, mixer="mamba1", conv_bias=False)
+    model = tiny_model(differential, mixer=mixer, conv_bias=False)
     tokens = random_tokens(2, 6)
     with intervene(model, KnockOut(positions=range(5), level=level)):  # type: ignore[arg-type]
         given = model(tokens)[:, -1]

@@ -8,6 +8,7 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, COSTLY_LEAVES
 from tests.models.tiny import (
     COVERING_VARIANTS,
+    DIFF_S6_VARIANTS,
     DIFFERENTIAL_VARIANTS,
     random_tokens,
     relative_error,
@@ -18,7 +19,7 @@ from tests.models.tiny import (
 BATCH, POS = 2, 9
 
 
-@pytest.fixture(scope="module", params=COVERING_VARIANTS, ids=variant_id)
+@pytest.fixture(scope="module", params=[*COVERING_VARIANTS, *DIFF_S6_VARIANTS[:2]], ids=variant_id)
 def model(request: pytest.FixtureRequest) -> HookedMamba:
     return tiny_model(request.param, n_groups=2)
 
@@ -62,15 +63,27 @@ def documented_shapes(cfg: HookedMambaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def differential_shapes(cfg: HookedMambaConfig, norm: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    assert cfg.differential is not None
-    stream = norm["hook_normalized"]
-    inside: dict[str, tuple[int, ...]] = {"mixer.hook_lambda": (), "mixer.hook_difference": stream}
+    differential = cfg.differential
+    assert differential is not None
+    sizes = cfg.mixer_sizes("differential")
+    width = cfg.d_model if differential.subtract_at == "mixer" else sizes.d_inner
+    norm = norm | {"hook_normalized": (BATCH, POS, width)}
+    lambdas = {"token_gate": (BATCH, POS, 1), "token_head_gate": (BATCH, POS, sizes.n_heads)}
+    inside: dict[str, tuple[int, ...]] = {
+        "mixer.hook_lambda": lambdas.get(differential.lambda_form, ()),
+        "mixer.hook_difference": norm["hook_normalized"],
+    }
     for branch in BRANCHES:
-        inside[f"mixer.{branch}.hook_out"] = stream
-        inside |= {f"mixer.{branch}.{leaf}": s for leaf, s in mixer_shapes(cfg, "differential").items()}
-        if cfg.differential.normalisation == "pre":
+        shapes = mixer_shapes(cfg, "differential")
+        if branch == "subtrahend" and differential.subtract_at == "scan":
+            # One gate, the minuend's, so in_proj makes no z either.
+            shapes = {leaf: shape for leaf, shape in shapes.items() if leaf != "hook_z" and "inner_norm" not in leaf}
+            shapes["hook_in_proj"] = (BATCH, POS, sizes.d_in_proj - sizes.d_inner)  # type: ignore[attr-defined]
+        inside[f"mixer.{branch}.hook_out"] = norm["hook_normalized"]
+        inside |= {f"mixer.{branch}.{leaf}": shape for leaf, shape in shapes.items()}
+        if differential.normalisation == "pre":
             inside |= {f"mixer.subnorm.{branch}.{leaf}": shape for leaf, shape in norm.items()}
-    if cfg.differential.normalisation == "post":
+    if differential.normalisation == "post":
         inside |= {f"mixer.subnorm.{leaf}": shape for leaf, shape in norm.items()}
     return inside
 
@@ -88,7 +101,7 @@ def test_the_covering_variants_take_every_value_of_every_option() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("differential", DIFFERENTIAL_VARIANTS, ids=variant_id)
+@pytest.mark.parametrize("differential", [*DIFFERENTIAL_VARIANTS, *DIFF_S6_VARIANTS], ids=variant_id)
 def test_every_documented_point_exists_with_its_shape_and_no_other(differential: DifferentialConfig) -> None:
     model = tiny_model(differential, n_groups=2)
     _, cache = model.run_with_cache(random_tokens(BATCH, POS), everything)

@@ -23,8 +23,18 @@ COVERING_VARIANTS = [DIFFERENTIAL_VARIANTS[at] for at in (0, 7, 9)]
 """A few of them, in which every option takes every value."""
 
 
+DIFF_S6_VARIANTS = [
+    DifferentialConfig(placement=(0,), subtract_at="gated", lambda_form="sigmoid"),
+    DifferentialConfig(placement=(0,), subtract_at="scan", normalisation="none", lambda_form="token_head_gate"),
+    DifferentialConfig(placement=(0,), subtract_at="gated", normalisation="pre", lambda_form="token_gate"),
+    DifferentialConfig(placement=(0,), subtract_at="scan", lambda_form="one"),
+]
+"""The same with two scans in one mixer: both places of the subtraction, every norm, the other forms of lambda."""
+
+
 def variant_id(cfg: DifferentialConfig) -> str:
-    return f"{cfg.normalisation}-{cfg.head_division}-{cfg.lambda_form}"
+    where = cfg.head_division if cfg.subtract_at == "mixer" else cfg.subtract_at
+    return f"{cfg.normalisation}-{where}-{cfg.lambda_form}"
 
 
 def tiny_config(differential: DifferentialConfig | None = None, **changes: Any) -> HookedMambaConfig:

@@ -20,10 +20,13 @@ from diffmamba_interp.spans import SPAN_CLASSES
 
 LEVEL_NAMES = {"write": "what the state takes in", "input": "everything that the convolution makes of it"}
 BOTH = "every scan"
-CHANGES = re.compile(r"lambda_(factor|\d+)$|heads_off_\d|branches_off$|swapped$|knock_(spans|positions|blocks|branch)$")
+CHANGES = re.compile(
+    r"lambda_(factor|\d+(_set)?)$|heads_off_\d|branches_off$|swapped$|knock_(spans|positions|blocks|branch)$"
+)
 """Keys of the widgets that change something."""
 
 MAX_LAMBDA = 2.0
+EACH_TOKEN = "Every token has a λ of its own here; switched on, one number takes the place of all of them"
 DEFAULT_ANSWER = "hallway"
 
 
@@ -63,18 +66,23 @@ def forget_changes() -> None:
 
 
 def choose_lambdas(chosen: ChosenModel, blocks: list[int]) -> dict[str, object]:
-    """A factor for all blocks, and a value for those that get their own."""
+    """A factor for all blocks, and a value for those that get their own; where every token has a lambda of its own, one
+    number takes their place only when it is asked for."""
     report = loading.report(chosen.key)
     factor = float_slider("λ of all differential blocks, times", "lambda_factor", 0.0, 2.0, 1.0)
     by_block: list[tuple[int, float]] = []
     with st.expander("Block by block"):
         columns = st.columns(4)
         for place, block in enumerate(blocks):
-            default = round(float(report.blocks[block].lambda_ or 0.0), 2)
+            given = report.blocks[block].lambda_
+            default = round(float(given or 0.0), 2)
             low, high = min(0.0, default), max(MAX_LAMBDA, default)
             with columns[place % 4]:
-                value = float_slider(f"λ of block {block}", f"lambda_{block}", low, high, default)
-            if value != default:
+                label, key = f"λ of block {block}", f"lambda_{block}"
+                if given is None and not state.toggle(f"One {label}", f"{key}_set", help=EACH_TOKEN):
+                    continue
+                value = float_slider(label, key, low, high, default)
+            if given is None or value != default:
                 by_block.append((block, value))
     return {"lambda_factor": factor, "lambdas": tuple(by_block)}
 

@@ -68,7 +68,8 @@ def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
         st.plotly_chart(figure, width="stretch", key="lambda_figure", config=FIGURE_BUTTONS)
     st.caption(
         "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
-        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it."
+        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it. "
+        "A block in which every token has a λ of its own has no point here."
     )
     return figure
 
