@@ -51,7 +51,8 @@ verify: $(STAMP)
 			echo "verify: $$run --recipe $$name"; \
 			$(PY) $$run --recipe $$name; \
 		done; \
-	done
+	done; \
+	$(PY) analyses/findings/run.py
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
