@@ -29,13 +29,24 @@ from diffmamba_interp.runs.settings import read_toml
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "demo_diff_mamba2.toml"
 MAMBA1: dict[str, Any] = {"mixer": "mamba1", "d_state": 16}
+HEAD_GATE = DifferentialConfig(subtract_at="scan", lambda_form="token_head_gate", normalisation="none")
 KINDS: dict[str, dict[str, Any]] = {
     "mamba2": {"d_head": 32},
     "diff-mamba2": {"d_head": 32, "differential": DifferentialConfig()},
     "diff-mamba2, token gate": {"d_head": 32, "differential": DifferentialConfig(lambda_form="token_gate")},
+    "diff-s6 over mamba2": {
+        "d_head": 32,
+        "differential": DifferentialConfig(subtract_at="gated", lambda_form="sigmoid"),
+    },
+    "diff-s6 over mamba2, scans": {"d_head": 32, "differential": DifferentialConfig(subtract_at="scan")},
+    "head gate over mamba2": {"d_head": 32, "differential": HEAD_GATE},
     "mamba1": MAMBA1,
     "falcon-mamba": {**MAMBA1, "scan_norm_eps": 1e-6},
     "diff-mamba1": {**MAMBA1, "differential": DifferentialConfig(lambda_form="exp_dot")},
+    "diff-s6 over mamba1": {
+        **MAMBA1,
+        "differential": DifferentialConfig(subtract_at="scan", lambda_form="one", normalisation="none"),
+    },
 }
 """What of the config each kind changes in that of the recipe."""
 

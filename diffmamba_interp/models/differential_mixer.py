@@ -122,8 +122,11 @@ class DifferentialMixer(nn.Module):
         """lambda without hooks, in float32 or wider: a scalar; of a gate, which needs `u`, [batch, pos, 1 or head]."""
         parameters = self._lambda_parameters()
         if self.has_one_lambda:
-            value = lambda_from_parameters(parameters, self.lambda_init)
-            return value if parameters else value.to(upcast(next(self.parameters())))
+            if parameters:
+                return lambda_from_parameters(parameters, self.lambda_init)
+            # A constant is made where the mixer lies: a copy from the CPU could not be captured in a graph.
+            like = next(self.parameters())
+            return torch.ones((), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
         if u is None:
             raise ValueError(f"lambda of a {self.cfg.lambda_form!r} is one for each token: give u, the mixer's input.")
         return lambda_of_tokens(parameters, self.lambda_init, u)

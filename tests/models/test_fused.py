@@ -30,7 +30,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "mamba2 of two groups": {"n_groups": 2},
     "mamba1": {"mixer": "mamba1", "d_state": 16},
     "falcon-mamba": {"mixer": "mamba1", "d_state": 16, "scan_norm_eps": 1e-6},
+    "diff-s6": {"n_groups": 2},
+    "diff-s6, scans": {},
+    "diff-s6 over mamba1": {"mixer": "mamba1", "d_state": 16},
+    "head gate": {},
+    "head gate over mamba1": {"mixer": "mamba1", "d_state": 16},
 }
+HEAD_GATE = {"subtract_at": "scan", "lambda_form": "token_head_gate", "normalisation": "none"}
+DIFFERENTIAL: dict[str, dict[str, str]] = {
+    "diff-s6": {"subtract_at": "gated", "lambda_form": "sigmoid"},
+    "diff-s6, scans": {"subtract_at": "scan", "lambda_form": "exp_dot", "normalisation": "pre"},
+    "diff-s6 over mamba1": {"subtract_at": "scan", "lambda_form": "one", "normalisation": "none"},
+    "head gate": HEAD_GATE,
+    "head gate over mamba1": HEAD_GATE,
+}
+"""What of the differential blocks a kind changes."""
 of_every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -38,12 +52,12 @@ def make_model(kind: str, dtype: torch.dtype = torch.float32, **changes: Any) ->
     """Block 0 differential, block 1 plain."""
     sizes = {"d_model": 64, "n_layers": 2, "d_vocab": 96, "d_state": 32}
     heads = {} if "mixer" in KINDS[kind] else {"d_head": 32}
-    differential = DifferentialConfig(placement="alternate", **changes)
+    differential = DifferentialConfig(placement="alternate", **(DIFFERENTIAL.get(kind, {}) | changes))
     cfg = HookedMambaConfig(**{**sizes, **heads, **KINDS[kind]}, differential=differential)
     torch.manual_seed(0)
     model = HookedMamba(cfg).to("cuda", dtype)
     for name, parameter in model.named_parameters():
-        if name.endswith(("A_log", "D", "dt_bias", "lambda_q1")):
+        if "lambda" in name or name.endswith(("A_log", "D", "dt_bias")):
             parameter.data = parameter.data.float()
     return model
 

@@ -729,19 +729,23 @@ def test_a_capture_that_cuda_breaks_off_is_mended_and_said(fake_cuda: list[str])
 LENGTHS = (1, 7, 63, 130, 500, 2047)
 
 
-def gpu_model(placement: str, dtype: torch.dtype = torch.float32) -> HookedMamba:
+DIFF_S6 = {"subtract_at": "gated", "lambda_form": "sigmoid"}
+HEAD_GATE = {"subtract_at": "scan", "lambda_form": "token_head_gate", "normalisation": "none"}
+
+
+def gpu_model(placement: str, dtype: torch.dtype = torch.float32, **changes: Any) -> HookedMamba:
     cfg = HookedMambaConfig(
         d_model=64,
         n_layers=4,
         d_vocab=96,
         d_state=32,
         d_head=32,
-        differential=DifferentialConfig(placement=placement),  # type: ignore[arg-type]
+        differential=DifferentialConfig(placement=placement, **changes),  # type: ignore[arg-type]
     )
     torch.manual_seed(0)
     model = HookedMamba(cfg).to("cuda", dtype)
     for name, parameter in model.named_parameters():
-        if name.endswith(("A_log", "D", "dt_bias", "lambda_q1")):
+        if name.endswith(("A_log", "D", "dt_bias", "lambda_q1", "lambda_w", "lambda_b")):
             parameter.data = parameter.data.float()
     return model.eval()
 
@@ -774,13 +778,22 @@ def gpu_calls(length: int, state: object) -> dict[str, Callable[[HookedMamba, Te
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("placement", "dtype"),
-    [("alternate", torch.float32), ("alternate", torch.bfloat16), ("all", torch.bfloat16)],
+    ("placement", "dtype", "changes"),
+    [
+        ("alternate", torch.float32, {}),
+        ("alternate", torch.bfloat16, {}),
+        ("all", torch.bfloat16, {}),
+        ("alternate", torch.bfloat16, DIFF_S6),
+        ("alternate", torch.float32, HEAD_GATE),
+    ],
+    ids=["alternate-float32", "alternate-bfloat16", "all-bfloat16", "diff-s6", "head gate"],
 )
 @pytest.mark.parametrize("length", LENGTHS)
 @torch.no_grad()
-def test_a_graph_gives_the_eager_numbers(length: int, placement: str, dtype: torch.dtype) -> None:
-    model = gpu_model(placement, dtype)
+def test_a_graph_gives_the_eager_numbers(
+    length: int, placement: str, dtype: torch.dtype, changes: dict[str, str]
+) -> None:
+    model = gpu_model(placement, dtype, **changes)
     given = [gpu_tokens(length, seed=seed) for seed in range(3)]
     _, state = model.forward_with_state(gpu_tokens(5))
     for name, call in gpu_calls(length, state).items():
@@ -795,11 +808,17 @@ def test_a_graph_gives_the_eager_numbers(length: int, placement: str, dtype: tor
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("placement", ["alternate", "all"])
+@pytest.mark.parametrize(
+    ("placement", "changes"),
+    [("alternate", {}), ("all", {}), ("alternate", DIFF_S6), ("all", HEAD_GATE)],
+    ids=["alternate", "all", "diff-s6", "head gate"],
+)
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.no_grad()
-def test_generation_by_graph_gives_the_eager_tokens_on_a_gpu(batch: int, placement: str) -> None:
-    model, prompts = gpu_model(placement), [gpu_tokens(9, batch, seed) for seed in range(3)]
+def test_generation_by_graph_gives_the_eager_tokens_on_a_gpu(
+    batch: int, placement: str, changes: dict[str, str]
+) -> None:
+    model, prompts = gpu_model(placement, **changes), [gpu_tokens(9, batch, seed) for seed in range(3)]
     model.cuda_graphs = False
     expected = [model.generate(prompt, 12) for prompt in prompts]
     model.cuda_graphs = True
