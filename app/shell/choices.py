@@ -25,7 +25,7 @@ from app.shell.prompts import (
 if TYPE_CHECKING:
     from diffmamba_interp.needle import NeedleSample
 
-from app.shell.lens_reading import BUNDLED_LENS, LOGIT_LENS, LensRequest, bundled_lens, lens_request
+from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, lens_request
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import load_lens
 from diffmamba_interp.text.tokenizer import Bos, bos_tokens
@@ -169,21 +169,25 @@ def needle_sample(key: ModelKey, task: str, length: int, seed: int, bos: Bos = "
 def choose_fitting_lenses(models: list[ChosenModel], key: str) -> list[LensRequest]:
     """The lens that is chosen, for each model; the logit lens, with a note, where a bundled one does not fit.
 
-    Raises as `lens_request`, and ValueError where a lens folder is of another model, once it is read.
+    Raises as `lens_request`, and ValueError where two models have lenses of different kinds or, once it is read, where
+    a lens folder is of another model.
     """
     names = [choose_lens("Lens", key, models[0])]
     names += [lens_of_second(names[0], model) for model in models[1:]]
     requests = [request_for(name, model) for name, model in zip(names, models, strict=True)]
+    kinds = sorted({request.name for request in requests})
+    if len(kinds) > 1:
+        raise ValueError(f"the lenses are of different kinds ({' and '.join(kinds)}): choose lenses of one kind.")
     unfit = [
         model.name
         for name, model, request in zip(names, models, requests, strict=True)
-        if name == BUNDLED_LENS and not fits(model, request)
+        if name in BUNDLED_LENSES and not fits(model, request)
     ]
     if not unfit:
         return requests
     st.caption(
-        f"The bundled tuned lens of {markdown(', '.join(unfit))} was trained for other weights than "
-        "these: the logit lens reads instead."
+        f"The {names[0]} of {markdown(', '.join(unfit))} was made for other weights than these: the logit lens reads "
+        "instead."
     )
     return [request_for(LOGIT_LENS, model) for model in models]
 
@@ -209,14 +213,14 @@ def fits(model: ChosenModel, request: LensRequest) -> bool:
 def choose_lens(label: str, key: str, model: ChosenModel) -> str:
     """A lens by name; the tuned one that comes with the model, if there is one, unless told otherwise."""
     _, folders = loading.found_folders(loading.options().root)
-    bundled = [BUNDLED_LENS] if bundled_lens(model.key) else []
+    bundled = [name for name, kind in BUNDLED_LENSES.items() if bundled_lens(model.key, kind)]
     names = [*bundled, LOGIT_LENS, *folders]
     return state.selectbox(label, key, names, names[0], accept_new_options=True)
 
 
 def lens_of_second(name: str, second: ChosenModel) -> str:
     """The same lens for the second model; a folder holds the lens of one model only, so another is asked for."""
-    if name == LOGIT_LENS or (name == BUNDLED_LENS and bundled_lens(second.key)):
+    if name == LOGIT_LENS or (name in BUNDLED_LENSES and bundled_lens(second.key, BUNDLED_LENSES[name])):
         return name
     return choose_lens("Lens of the second model", "lens_beside", second)
 

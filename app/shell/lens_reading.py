@@ -18,8 +18,8 @@ from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.lens import lens_csv
 from diffmamba_interp.files.archives import arrays_to_bytes
-from diffmamba_interp.lens import LensTrajectory, LogitLens, lens_trajectory, load_lens
-from diffmamba_interp.lens.folders import demo_lens_folder
+from diffmamba_interp.lens import LensKind, LensTrajectory, LogitLens, lens_trajectory, load_lens
+from diffmamba_interp.lens.folders import demo_lens_folder, lens_kind
 
 STATISTICS = {
     "probability": "probability of the top token",
@@ -29,7 +29,8 @@ STATISTICS = {
     "target_probability": "probability of the next token",
 }
 LOGIT_LENS = "logit lens"
-BUNDLED_LENS = "bundled tuned lens"
+BUNDLED_LENSES: dict[str, LensKind] = {"bundled tuned lens": "tuned", "bundled Jacobian lens": "jacobian"}
+"""What comes with a bundled model, by the name under which it is offered; the first is taken unless told otherwise."""
 TOP_K = 10
 STAGE_HEIGHT, FRAME_HEIGHT = 25, 170
 COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.7}
@@ -39,7 +40,7 @@ COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 1
 class LensRequest:
     """lens: its folder, None for the logit lens. revision: changes with the folder's files. first, last: the
     positions that are read, last included. target: a token, None for each position's next one; needs_target:
-    whether the statistic is about it."""
+    whether the statistic is about it. kind: of the lens in the folder."""
 
     lens: Path | None
     revision: str
@@ -47,11 +48,12 @@ class LensRequest:
     last: int
     needs_target: bool = False
     target: int | None = None
+    kind: LensKind = "tuned"
 
     @property
     def name(self) -> str:
         """As curves call it."""
-        return "logit" if self.lens is None else "tuned"
+        return "logit" if self.lens is None else self.kind
 
     def targets(self, prompt: Prompt) -> list[int] | None:
         """One token per position of the prompt; the last one's, which has no next, is never read."""
@@ -62,13 +64,13 @@ class LensRequest:
         return [*prompt.tokens[1:], prompt.tokens[-1]]
 
 
-def bundled_lens(key: ModelKey) -> Path | None:
-    """The folder of the tuned lens that comes with a bundled model; None if there is none."""
+def bundled_lens(key: ModelKey, kind: LensKind = "tuned") -> Path | None:
+    """The folder of the lens of a kind that comes with a bundled model; None if there is none."""
     name = bundled_name(key.folder)
     if name is None:
         return None
     try:
-        return demo_lens_folder(name)
+        return demo_lens_folder(name, kind)
     except FileNotFoundError:
         return None
 
@@ -76,16 +78,18 @@ def bundled_lens(key: ModelKey) -> Path | None:
 def lens_request(
     name: str, key: ModelKey, *, first: int, last: int, needs_target: bool, target: int | None
 ) -> LensRequest:
-    """`name`: LOGIT_LENS, BUNDLED_LENS or a lens folder below the root. Raises as `resolve_below`."""
-    if name == BUNDLED_LENS:
-        folder = bundled_lens(key)
+    """`name`: LOGIT_LENS, one of BUNDLED_LENSES or a lens folder below the root. Raises as `resolve_below`."""
+    kind = BUNDLED_LENSES.get(name)
+    if kind is not None:
+        folder = bundled_lens(key, kind)
         if folder is None:
-            raise FileNotFoundError("no tuned lens comes with this model: choose the logit lens, or a lens folder.")
+            raise FileNotFoundError(f"no {kind} lens comes with this model: choose the logit lens, or a lens folder.")
     else:
         folder = None if name == LOGIT_LENS else resolve_below(loading.options().root, name)
+        kind = "tuned" if folder is None else lens_kind(folder)
     return LensRequest(
         lens=folder, revision=fingerprint(folder) if folder else "", first=first, last=last,
-        needs_target=needs_target, target=target,
+        needs_target=needs_target, target=target, kind=kind,
     )  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from app.shell.folders import ModelKey, bundled_name, hub_id, tokenizer_folder
 from app.shell.prompts import TOKENIZER_FILE, Prompt
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.lens import demo_lens_folder
+from diffmamba_interp.lens import LensKind, demo_lens_folder
 from diffmamba_interp.models.demo import DEMO_NAMES, demo_folder
 
 LINE_WIDTH = 100
@@ -210,14 +212,15 @@ def _home(value: Any, imports: set[str]) -> str:
 
 def _place(path: Path, imports: set[str]) -> str:
     """A bundled folder by its function, one of the hub by its id, any other relative to where the explorer runs."""
-    name = bundled_name(path)
-    if name is not None:
+    model = bundled_name(path)
+    if model is not None:
         imports.add("from diffmamba_interp.models.demo import demo_folder")
-        return f"demo_folder({name!r})"
-    lens = next((name for name in DEMO_NAMES if path == demo_lens_folder(name)), None)
-    if lens is not None:
-        imports.add("from diffmamba_interp.lens import demo_lens_folder")
-        return f"demo_lens_folder({lens!r})"
+        return f"demo_folder({model!r})"
+    for name, kind in product(DEMO_NAMES, get_args(LensKind)):
+        with suppress(FileNotFoundError):
+            if path == demo_lens_folder(name, kind):
+                imports.add("from diffmamba_interp.lens import demo_lens_folder")
+                return f"demo_lens_folder({name!r})" if kind == "tuned" else f"demo_lens_folder({name!r}, {kind!r})"
     bundle = demo_folder(DEMO_NAMES[0]).parent
     if path.is_relative_to(bundle):
         imports.add("from diffmamba_interp.models.demo import DEMO_FOLDER")

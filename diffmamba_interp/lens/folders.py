@@ -98,7 +98,7 @@ def load_lens(
     folder = _resolve(path, revision)
     values = read_json(folder / CONFIG_FILE)
     described = read_json(folder / LENS_FILE) if (folder / LENS_FILE).is_file() else {}
-    if values.get("lens_type") == JACOBIAN_LENS:
+    if lens_kind(folder) == "jacobian":
         return _open_jacobian_folder(folder, values, described, model, reads, allow_other_unembedding)
     config = _tuned_config(folder / CONFIG_FILE, values)
     _require_same_model(folder, config, described, model, allow_other_unembedding)
@@ -157,6 +157,11 @@ def demo_lens_folder(name: DemoName, kind: LensKind = "tuned") -> Path:
         f"released wheel, or make one with `python -m diffmamba_interp.train_lens --model {name}"
         f"{'' if kind == 'tuned' else f' --kind {kind}'}` and open it with load_lens."
     )
+
+
+def lens_kind(path: str | Path) -> LensKind:
+    """What kind of lens a folder holds, by its config.json. Raises FileNotFoundError or ValueError as `load_lens`."""
+    return "jacobian" if read_json(Path(path) / CONFIG_FILE).get("lens_type") == JACOBIAN_LENS else "tuned"
 
 
 def read_description(path: str | Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Lens page: tokens by stages, with the lens, the colour and the positions that the widgets say."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.lens import LogitLens, TunedLens, lens_trajectory, load_lens, save_lens
+from diffmamba_interp.lens import LogitLens, TunedLens, fit_jacobian_lens, lens_trajectory, load_lens, save_lens
 from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, figures, run_code
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
@@ -45,6 +46,22 @@ def test_a_tuned_lens_below_the_root_is_offered_and_used(
     app.selectbox(key="lens").select(lens_name).run()
     found = lens_trajectory(model, load_lens(root / lens_name, model), TOKENS)
     assert np.array_equal(drawn(app)["data"][0]["z"], found.top_probabilities[0, ..., 0])
+
+
+def test_a_jacobian_lens_below_the_root_is_read_and_named(open_app: OpenApp, model: HookedMamba, root: Path) -> None:
+    lens = fit_jacobian_lens(model, TOKENS, skip_first=2)
+    save_lens(lens, root / "lenses" / "jacobian")
+    app = open_app("lens", ids=IDS, lens="lenses/jacobian")
+    found = lens_trajectory(model, load_lens(root / "lenses" / "jacobian", model), TOKENS)
+    trace = drawn(app)["data"][0]
+    assert np.array_equal(trace["z"], found.top_probabilities[0, ..., 0])
+    assert not np.allclose(
+        trace["z"], lens_trajectory(model, LogitLens.from_model(model), TOKENS).top_probabilities[0, ..., 0]
+    )
+    assert any("the token that the Jacobian lens finds" in element.value for element in app.caption)
+    (made,) = run_code(app)["figure"].data
+    assert np.array_equal(trace["z"], made.z)
+    shutil.rmtree(root / "lenses" / "jacobian")
 
 
 def test_the_colour_says_what_is_drawn(open_app: OpenApp, model: HookedMamba) -> None:

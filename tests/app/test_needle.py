@@ -188,7 +188,7 @@ def test_a_bundled_lens_of_other_weights_is_replaced_by_the_logit_lens_with_a_no
 
     monkeypatch.setattr(choices, "fits", lambda *_: False)
     app = open_app("needle", **TINY | {"needle_lens": "bundled tuned lens"}, needle_attention="False")
-    assert any("trained for other weights" in text for text in texts(app.caption))
+    assert any("made for other weights" in text for text in texts(app.caption))
     assert found_by(app)[0].trajectory.lenses == ("logit",)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,10 +83,7 @@ def page() -> None:
                 log = state.toggle("Logarithmic axis", "change_log")
         window = NARROW_WINDOW if maps == "beside" else WINDOW
         last = len(prompt.tokens) - 1
-        request = LensRequest(
-            lens=lens.lens, revision=lens.revision, first=max(0, last + 1 - window), last=last,
-            needs_target=True, target=answer.token,
-        )  # fmt: skip
+        request = replace(lens, first=max(0, last + 1 - window), last=last, needs_target=True, target=answer.token)
         what = (prompt, answer, request, changes)
         if agreed(chosen.key, N_PASSES * len(prompt.tokens), what=what, reduce="Shorten the prompt"):
             with numbers, st.spinner("Computing", show_time=True):

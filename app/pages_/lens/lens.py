@@ -99,10 +99,10 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
                 if len(reads) > 1:
                     st.text(read.chosen.name)
                 draw_figure(figures[place], f"lens_figure_{place}" if place else "lens_figure")
+    kind = reads[0].request.name.replace("jacobian", "Jacobian")
     st.caption(
-        f"Each cell: the token that {'the tuned' if reads[0].request.lens else 'the logit'} lens finds most likely to "
-        f"follow the token below, at that depth. Positions {first} to {reads[0].request.last} of "
-        f"{len(prompt.tokens)}. Click a cell for its list."
+        f"Each cell: the token that the {kind} lens finds most likely to follow the token below, at that depth. "
+        f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list."
     )
     draw_cell(prompt, reads)
     for read in reads:

@@ -21,7 +21,8 @@ from app.shell.needle_runs import MAX_SAMPLES, NeedleReading
 from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention.allocation import allocate_prompts
-from diffmamba_interp.lens import LogitLens, TunedLens, load_lens
+from diffmamba_interp.lens import LogitLens, load_lens
+from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.needle import NeedleSample, Story, make_needle_samples, needle_trajectory
 from diffmamba_interp.statistics import N_RESAMPLES
 
@@ -31,7 +32,7 @@ STEP_TOKENS = 1024
 FACT_TOKENS = {"qa1": 55, "qa2": 105, "qa3": 310, "qa4": 35, "qa5": 155}
 """About what a story without filler takes, in the bundled tokens."""
 
-TUNED, LOGIT = "tuned", "logit"
+LOGIT = "logit"
 MAX_CHARACTERS = 400_000
 SOURCE = "pasted"
 TASK = "qa1"
@@ -111,7 +112,7 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleRead:
-    """One model and how it is read. lens: of the first curves. with_logit: the logit lens beside a tuned one?
+    """One model and how it is read. lens: of the first curves. with_logit: the logit lens beside another one?
     attention: what the last position reads, block by block, too?"""
 
     name: str
@@ -125,14 +126,14 @@ class NeedleRead:
         """As the curves call them."""
         if self.lens.lens is None:
             return [LOGIT]
-        return [TUNED, LOGIT] if self.with_logit else [TUNED]
+        return [self.lens.name, LOGIT] if self.with_logit else [self.lens.name]
 
     @property
     def lenses_step(self) -> Step:
         """The lenses of `model` by name."""
         logit = Step("", LogitLens.from_model, Ref("model"))
-        tuned = logit if self.lens.lens is None else Step("", load_lens, self.lens.lens, Ref("model"))
-        return Step("lenses", dict, **{name: logit if name == LOGIT else tuned for name in self.lens_names})
+        opened = logit if self.lens.lens is None else Step("", load_lens, self.lens.lens, Ref("model"))
+        return Step("lenses", dict, **{name: logit if name == LOGIT else opened for name in self.lens_names})
 
     def trajectory_step(self, name: str = "trajectory") -> Step:
         return Step(name, needle_trajectory, Ref("model"), Ref("lenses"), Ref("samples"), name=self.name)
@@ -148,7 +149,7 @@ def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[
     Between the steps others can use the models. What was read before comes from the cache.
     """
     samples = request.samples(reads[0].key)
-    lenses: dict[NeedleRead, dict[str, LogitLens | TunedLens]] = {}
+    lenses: dict[NeedleRead, dict[str, Lens]] = {}
     at_a_time = max(1, STEP_TOKENS // max(sample.n_tokens for sample in samples))
     readings: list[NeedleReading] = []
     for start in range(0, len(samples), at_a_time):
@@ -165,7 +166,7 @@ def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[
 
 def _read(
     read: NeedleRead, request: SampleRequest, start: int, samples: list[NeedleSample],
-    opened: dict[NeedleRead, dict[str, LogitLens | TunedLens]],
+    opened: dict[NeedleRead, dict[str, Lens]],
 ) -> NeedleReading:  # fmt: skip
     """opened: the lenses of this run, which are read from their files once."""
 
@@ -305,7 +306,7 @@ def n_stages(read: NeedleRead) -> int:
 
 
 def lens_bytes(read: NeedleRead) -> int:
-    """Of a tuned lens, which is read in float32; the logit lens has nothing of its own."""
+    """Of a tuned or Jacobian lens, which is read in float32; the logit lens has nothing of its own."""
     if read.lens.lens is None:
         return 0
     cfg = loading.config(read.key)
