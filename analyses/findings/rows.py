@@ -99,6 +99,8 @@ def inner_snr() -> Row:
         claim(one["winner"] == DIFFERENTIAL, f"inner SNR at {name} is higher in Diff-Mamba")
         parts.append(f"{told([one['difference_db'], one['low'], one['high']], 1, unit='dB')} at {name}")
         n = one["n"]
+    novels = results("retrieval/paper")["text"][PLAIN]["novels"]["n_documents"]
+    claim(novels == 2, "the novels of the evaluation split are two")
     return Row(
         question="The same in the shipped pair",
         answer=f"Yes: {', '.join(parts)}. Its fillers are two held-out novels; for twenty others see below.",

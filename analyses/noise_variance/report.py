@@ -30,12 +30,12 @@ from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, crossed_
 
 BASELINE, MODEL = "mamba2", "diff-mamba2"
 SOURCES = ("filler", "needle")
-BRANCHES = ("minuend", "subtrahend")
-"""Of the plain model the minuend is all there is. The subtrahend is taken times lambda."""
+BRANCHES = ("minuend", "lambda_subtrahend")
+"""Of the plain model the minuend is all there is."""
 HEADS = "heads.parquet"
 MEASURES = (
-    *("mean_minuend", "mean_subtrahend", "mean_net"),
-    *("sd_minuend", "sd_subtrahend", "sd_net"),
+    *("mean_minuend", "mean_lambda_subtrahend", "mean_net"),
+    *("sd_minuend", "sd_lambda_subtrahend", "sd_net"),
     *("kept", "cancelled"),
     *("needle_minuend", "needle_net", "snr_minuend_db", "snr_net_db", "snr_gained_db"),
 )
@@ -249,10 +249,10 @@ def finding(results: Results, title: str) -> list[str]:
         f"- All blocks together: kept {text(whole['kept'])} of the minuend's variance over fillers, cancelled "
         f"{text(whole['cancelled'], signed=True)} of both branches'.",
         f"- Standard deviation over fillers, logits: minuend {text(whole['sd_minuend'], 2)}, λ · subtrahend "
-        f"{text(whole['sd_subtrahend'], 2)}, difference {text(whole['sd_net'], 2)}; "
+        f"{text(whole['sd_lambda_subtrahend'], 2)}, difference {text(whole['sd_net'], 2)}; "
         f"`{BASELINE}` {text(plain['sd_net'], 2)}.",
         f"- Mean over fillers and stories, logits: minuend {text(whole['mean_minuend'], 2, signed=True)}, λ · "
-        f"subtrahend {text(whole['mean_subtrahend'], 2, signed=True)}, difference "
+        f"subtrahend {text(whole['mean_lambda_subtrahend'], 2, signed=True)}, difference "
         f"{text(whole['mean_net'], 2, signed=True)}; "
         f"`{BASELINE}` {text(plain['mean_net'], 2, signed=True)}.",
         f"- The needle over that spread: minuend {text(whole['snr_minuend_db'], 1, signed=True)} dB, difference "
@@ -289,7 +289,7 @@ def section(results: Results) -> list[str]:
         "mean_minuend",
         "mean_net",
         "sd_minuend",
-        "sd_subtrahend",
+        "sd_lambda_subtrahend",
         "sd_net",
         "kept",
         "cancelled",
