@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from diffmamba_interp.interventions import (
 )
 from diffmamba_interp.lens import LogitLens, lens_trajectory
 from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, run_code, texts
-from tests.models.tiny import tiny_model
+from tests.models.tiny import random_tokens, tiny_model
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 ANSWER = {"ids": IDS, "answer": "8", "wrong": "5;60"}
@@ -186,6 +187,29 @@ def test_a_change_that_is_none_is_an_error_box_and_the_app_lives_on(
 def test_a_lambda_of_the_address_that_is_none_is_told_and_left_out(open_app: OpenApp, value: str) -> None:
     app = open_app("interventions", **ANSWER, lambda_2=value)
     assert any("There is no lambda_2" in text for text in texts(app.warning))
+    assert np.array_equal(curve(app, "before"), curve(app, "after"))
+
+
+def test_a_block_whose_heads_have_their_own_lambda_gets_one_number_when_it_is_asked_for(
+    open_app: OpenApp, tmp_path: Path
+) -> None:
+    gated = DifferentialConfig(placement=(1,), subtract_at="scan", lambda_form="token_head_gate", normalisation="none")
+    own = tiny_model(gated)
+    own.save_pretrained(tmp_path / "gated")
+    tokens = random_tokens(1, 6)
+    where: dict[str, Any] = {"at_root": tmp_path, "model": "gated", "ids": " ".join(map(str, tokens[0].tolist()))}
+    app = open_app("interventions", **where, answer="8", wrong="5")
+    assert np.array_equal(curve(app, "before"), curve(app, "after"))
+    assert not [slider for slider in app.slider if slider.key == "lambda_1"]
+    app.toggle(key="lambda_1_set").set_value(True).run()
+    reading = AnswerReading(tokens=tokens, answers=[8], labels=[8, 5], lenses={"lens": LogitLens.from_model(own)})
+    for value in (0.0, 0.75):
+        app.slider(key="lambda_1").set_value(value).run()
+        record = compare(reading, own, [SetLambda(value=value, blocks=1)])
+        assert np.allclose(curve(app, "after"), probability(record.intervened), rtol=1e-4)
+        assert not np.allclose(curve(app, "after"), curve(app, "before"), rtol=1e-4)
+    app.button(key="reset_changes").click().run()
+    assert not app.toggle(key="lambda_1_set").value
     assert np.array_equal(curve(app, "before"), curve(app, "after"))
 
 
