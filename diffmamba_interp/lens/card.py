@@ -103,6 +103,7 @@ def card_text(
     what, how, limits = _tuned(recipe) if jacobian is None else _jacobian(jacobian, recipe)
     pieces = "pieces of documents" if recipe.split == "run" else "documents"
     unsure = [s.stage for s in measurement.stages if s.kl_saved_nats.low <= 0]
+    further = [s.stage for s in measurement.stages if s.kl_saved_nats.high < 0]
     lines = [
         f"# {recipe.kind.capitalize()} lens of {provenance.model}",
         "",
@@ -125,6 +126,7 @@ def card_text(
         f"In every row the {recipe.kind} lens is nearer to the output than the logit lens, beyond the interval."
         if not unsure
         else f"Not beyond the interval nearer to the output than the logit lens: {', '.join(unsure)}.",
+        *([f"Beyond it further away: {', '.join(further)}."] if further else []),
         "",
         "## Provenance",
         "",

@@ -110,3 +110,6 @@ def test_the_card_of_a_jacobian_lens_says_what_it_is_a_mean_of(measurement: Lens
     assert "- stored in int8\n" in card
     assert "\n".join(measurement_table(measurement, "jacobian")) in card
     assert "optimizer" not in card
+    assert "further away" not in card
+    worse = replace(measurement, stages=(*measurement.stages, stage("after block 1", -0.5)))
+    assert "Beyond it further away: after block 1." in card_text(worse, PROVENANCE, recipe, config)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffmamba_interp import DifferentialConfig, HookedMamba
+from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, block_point, branch_out
 from diffmamba_interp.lens import (
     JacobianFit,
@@ -287,3 +287,22 @@ def test_a_lens_of_another_width_or_number_of_stages_is_refused(model: HookedMam
 def test_the_first_batch_fits_the_device(model: HookedMamba, monkeypatch: pytest.MonkeyPatch) -> None:
     assert jacobian_fit.first_micro_batch(model, 128) == 4
     assert jacobian_fit.first_micro_batch(model, 10_000) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("impl", ["fused", "reference"])
+def test_on_a_gpu_the_fit_is_that_of_the_cpu(impl: str) -> None:
+    torch.manual_seed(0)
+    cfg = HookedMambaConfig(
+        d_model=64, n_layers=2, d_vocab=96, d_state=32, d_head=32, differential=DifferentialConfig(placement=(0,))
+    )
+    model = HookedMamba(cfg).requires_grad_(False)
+    prompts = random_tokens(5, 40, d_vocab=96)
+    options: dict[str, Any] = {"branches": True, "skip_first": 4, "micro_batch": 2}
+    on_cpu = fit_jacobian_lens(model, prompts, **options)
+    model.to("cuda").impl = impl
+    on_gpu = fit_jacobian_lens(model, prompts, **options)
+    assert on_gpu.jacobians.is_cuda
+    # Triton's products are TF32 unless it was told otherwise.
+    for name, matrix in matrices(on_cpu).items():
+        assert relative_error(matrices(on_gpu)[name].cpu(), matrix) < (2e-3 if impl == "fused" else 1e-4), name

@@ -189,6 +189,7 @@ def test_files_that_are_missing_changed_or_of_another_convention_are_refused(
         save_lens(TunedLens.from_model(model), tmp_path / "tuned.pt")
 
 
+@pytest.mark.filterwarnings("default")
 def test_transformer_lens_opens_the_file_and_carries_the_stream_as_we_do(
     model: HookedMamba, lens: JacobianLens, tmp_path: Path
 ) -> None:
