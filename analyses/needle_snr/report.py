@@ -27,6 +27,10 @@ from diffmamba_interp.statistics import Interval, Statistic, bootstrap, holm, pa
 
 BASELINE, MODEL = "mamba2", "diff-mamba2"
 LENSES = ("tuned", "logit")
+MEASURES_FILE, MEASURES_MADE = "measures.parquet", "measures_made_with"
+"""Records that measures.py makes, and what they were made with, in results.json."""
+
+NO_BITS = -999
 DRAWN: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("snr_db", "median"), ("probability", "mean"))
 COMPARED: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("probability", "mean"))
 

@@ -9,25 +9,30 @@ import plotly.graph_objects as go
 from app.shell.needle_runs import NeedleRun
 from app.shell.steps import Ref, Step, run_steps
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_curves, allocation_figure
-from diffmamba_interp.figures.needle import figures_by_measure
+from diffmamba_interp.figures.needle import figures_by_measure, probes_by_stage
 from diffmamba_interp.needle import (
     Criterion,
     NeedleTrajectory,
+    ProbeRecord,
     compare,
     compare_formation,
+    compare_probes,
     formation_table,
     summarise,
     summarise_formation,
+    summarise_probes,
 )
 from diffmamba_interp.needle.curves import Curve
 
 TRAJECTORIES = ("trajectory", "second_trajectory")
+PROBES = ("probes", "second_probes")
 ALLOCATIONS = ("allocation", "second_allocation")
 FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
 """What the page asks of when an answer forms."""
 
 FIGURE_HEIGHT = 380
 MAX_TICKS = 16
+LEGEND_BELOW = {"orientation": "h", "y": -0.3}
 LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 
@@ -99,14 +104,41 @@ def allocation_steps(models: Sequence[str]) -> list[Step]:
     ]
 
 
+def probe_steps(models: Sequence[str], stages: Sequence[int]) -> list[Step]:
+    """Curves and figure of `PROBES`, which are those of the models; of two with as many stages, the difference too."""
+    probes = [Ref(name) for name, _ in zip(PROBES, models, strict=False)]
+    steps = [
+        Step("probe_curves", summarise_probes, probes),
+        Step("probe_figure", probes_by_stage, Ref("probe_curves"), title="Linear probes of the answer"),
+    ]
+    if len(models) == 2 and len(set(stages)) == 1:
+        steps += [
+            Step("probe_differences", compare_probes, *probes[::-1]),
+            Step("probe_difference_figure", probes_by_stage, Ref("probe_differences"), title="Paired difference"),
+        ]
+    return steps
+
+
+def probe_pictures(records: Sequence[ProbeRecord]) -> tuple[list[go.Figure], list[Curve]]:
+    """The figures, and all curves in them and beside them."""
+    steps = probe_steps([record.model for record in records], [len(record.stages) for record in records])
+    results = run_steps(steps, dict(zip(PROBES, records, strict=False)))
+    figures = [results[name] for name in ("probe_figure", "probe_difference_figure") if name in results]
+    for figure in figures:
+        figure.update_layout(legend=LEGEND_BELOW, height=FIGURE_HEIGHT, margin={"t": 90, "b": 10})
+        name_stages_shortly(figure, records[0].stages)
+        figure.update_xaxes(title_text="the probe reads after block")
+    return figures, [*results["probe_curves"], *results.get("probe_differences", [])]
+
+
 def attention_picture(run: NeedleRun) -> tuple[go.Figure, list[AllocationCurve]] | None:
     """What the last position reads, and the curves in the figure; None if it was not asked for."""
     read = {reading.trajectory.model: reading.allocation for reading in run.readings if reading.allocation is not None}
     if not read:
         return None
     results = run_steps(allocation_steps(list(read)), dict(zip(ALLOCATIONS, read.values(), strict=False)))
-    margin, legend = {"t": 70, "b": 10}, {"orientation": "h", "y": -0.3}
-    results["figure"].update_layout(height=FIGURE_HEIGHT, margin=margin, legend=legend)
+    margin = {"t": 70, "b": 10}
+    results["figure"].update_layout(height=FIGURE_HEIGHT, margin=margin, legend=LEGEND_BELOW)
     return results["figure"], results["curves"]
 
 

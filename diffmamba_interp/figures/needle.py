@@ -105,6 +105,39 @@ def stages_drawing(curves: Sequence[Curve], *, title: str, log: bool = False) ->
     )
 
 
+def probes_drawing(curves: Sequence[Curve], *, measure: Measure = "is_right", title: str = "") -> Drawing:
+    """What probes read, by stage: a panel for every group; models differ in colour, shuffled answers are dashed.
+
+    curves: of `summarise_probes`, or differences of `compare_probes`, with a line at 0; those of `measure` are drawn.
+    Raises ValueError if there are none of it.
+    """
+    chosen = [curve for curve in curves if curve.measure == measure]
+    if not chosen:
+        raise ValueError(f"curves holds none of {measure!r}: summarise at least one record of probes first.")
+    is_paired = isinstance(chosen[0], PairedCurve)
+    lenses = list(dict.fromkeys(curve.lens for curve in chosen))
+    panels = []
+    for group in dict.fromkeys(curve.group for curve in chosen):
+        of_group = [curve for curve in chosen if curve.group == group]
+        lines = [
+            replace(
+                line,
+                name=f"{line.name}, {curve.lens}",
+                style=replace(line.style, dash=DASHES[lenses.index(curve.lens) % len(DASHES)]),
+            )
+            for line, curve in zip(_lines(of_group, full=False), of_group, strict=True)
+        ]
+        zero = [Level(at=0.0, colour=GREY)] if any(low < 0 for curve in of_group for low in curve.low) else []
+        panels.append(Panel(title=f"{group_name(group)}, n = {of_group[0].n}", marks=[*zero, *lines]))
+    name = f"difference in {MEASURED[measure].title}" if is_paired else MEASURED[measure].title
+    limits = (0.0, 1.0) if measure == "is_right" and not is_paired else None
+    x = replace(_stage_axis(chosen), title="probe reads")
+    return Drawing(title=title, x=x, y=Axis(title=name, limits=limits), panels=panels)
+
+
+probes_by_stage = as_plotly(probes_drawing)
+
+
 def group_name(group: Group) -> str:
     """`qa1, 1k`, or `all tasks, 1k` for a group that names no task."""
     values = dict(group)

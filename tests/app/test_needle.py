@@ -89,6 +89,31 @@ def test_when_the_answers_form_stands_in_a_table_that_the_python_makes_too(open_
     )
 
 
+def test_probes_are_fitted_when_asked_for_and_the_python_gives_the_same_numbers(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY | {"needle_n": "12", "needle_attention": "False", "beside": "none"})
+    assert len(figures(app)) == 2
+    app.button(key="run_probes").click().run()
+    probes = figures(app)[-1]
+    (name,) = [found.trajectory.model for found in found_by(app)]
+    assert [t["name"] for t in probes["data"] if t.get("name")] == [
+        "diff-mamba2, probe", "diff-mamba2, shuffled answers",
+    ]  # fmt: skip
+    *_, made = codes(app)
+    assert made["probes"].model == name
+    printed = [trace for trace in made["probe_figure"].data if trace.name]
+    drawn = [trace for trace in probes["data"] if trace.get("name")]
+    for trace, again in zip(drawn, printed, strict=True):
+        assert np.allclose(trace["y"], again.y)
+    assert drawn[0]["y"] == pytest.approx(made["probes"].is_right.mean(axis=0))
+
+
+def test_probes_of_too_few_prompts_are_refused_and_the_rest_of_the_page_stays(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY | {"needle_attention": "False", "beside": "none"})
+    app.button(key="run_probes").click().run()
+    assert "samples hold 2 stories" in complaint(app)
+    assert len(app.get("plotly_chart")) == 2
+
+
 def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_app: OpenApp) -> None:
     app = open_app("needle", **{**TINY, "needle_source": "pasted", "beside": "none"}, needle_attention="False")
     probability, _ = figures(app)

@@ -14,6 +14,7 @@ from diffmamba_interp.figures.needle import (
     group_name,
     needle_difference_drawing,
     needle_drawing,
+    probes_drawing,
     stages_drawing,
 )
 from diffmamba_interp.needle.curves import Curve, PairedCurve
@@ -157,3 +158,41 @@ def test_each_measure_has_a_figure_and_a_logarithmic_axis_only_where_it_is_no_lo
     figures = figures_by_measure([curve(), curve(measure="snr_db")], log=True)
     assert [figures[measure].layout.yaxis.type for measure in ("probability", "snr_db")] == ["log", None]
     assert "difference" in figures_by_measure([paired()])[paired().measure].layout.yaxis.title.text
+
+
+def test_probes_have_a_panel_a_group_a_colour_a_model_and_dashes_for_shuffled_answers() -> None:
+    groups = ((("task", "qa1"), ("length", "0")), (("task", "qa2"), ("length", "0")))
+    curves = [
+        curve(model, lens, measure=measure, group=group)
+        for group in groups
+        for model in ("mamba2", "diff-mamba2")
+        for lens in ("probe", "shuffled answers")
+        for measure in ("is_right", "calibrated_bits")
+    ]
+    drawing = probes_drawing(curves, title="t")
+    assert [panel.title for panel in drawing.panels] == ["qa1, 0k, n = 30", "qa2, 0k, n = 30"]
+    assert drawing.y.title == "share of prompts with the answer on top of the labels"
+    assert (drawing.y.limits, drawing.x.title) == ((0.0, 1.0), "probe reads")
+    for panel in drawing.panels:
+        made = [mark for mark in panel.marks if isinstance(mark, Line)]
+        assert [line.name for line in made] == [
+            *("mamba2, probe", "mamba2, shuffled answers", "diff-mamba2, probe", "diff-mamba2, shuffled answers"),
+        ]
+        plain, shuffled, other, _ = (line.style for line in made)
+        assert plain.colour == shuffled.colour == MODELS["mamba2"].colour
+        assert other.colour == MODELS["diff-mamba2"].colour
+        assert (plain.dash == other.dash, plain.dash == shuffled.dash) == (True, False)
+        assert not any(isinstance(mark, Level) for mark in panel.marks)
+
+
+def test_a_difference_of_probes_says_whose_it_is_and_has_a_line_at_0() -> None:
+    drawing = probes_drawing(
+        [paired(measure="calibrated_bits", lens="probe", low=(-0.1, 0.1, 0.5))], measure="calibrated_bits"
+    )
+    (line,) = lines(drawing)
+    assert line.name == "diff-mamba2 − mamba2, probe"
+    assert line.hollow == [True, True, False]
+    assert [mark.at for mark in drawing.panels[0].marks if isinstance(mark, Level)] == [0.0]
+    assert drawing.y.title == "difference in calibrated bits about the answer"
+    with pytest.raises(ValueError, match="curves holds none of 'is_right'"):
+        probes_drawing([curve()])

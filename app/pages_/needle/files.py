@@ -11,13 +11,21 @@ import plotly.graph_objects as go
 from app.pages_.needle.request import NeedleRead, SampleRequest
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
-from app.shell.needle_pictures import ALLOCATIONS, TRAJECTORIES, allocation_steps, curve_steps, formation_steps
+from app.shell.needle_pictures import (
+    ALLOCATIONS,
+    PROBES,
+    TRAJECTORIES,
+    allocation_steps,
+    curve_steps,
+    formation_steps,
+    probe_steps,
+)
 from app.shell.needle_runs import NeedleReading, NeedleRun
 from app.shell.steps import Lines, Steps, model_steps, tokenizer_step
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_by_block
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.table_text import csv_text
-from diffmamba_interp.needle import Curve, PairedCurve
+from diffmamba_interp.needle import Curve, PairedCurve, ProbeRecord
 from diffmamba_interp.needle.trajectory_records import ARRAYS
 
 
@@ -40,6 +48,17 @@ def attention_files(
         html_file(figure, "attention.html"),
         csv_file(lambda: allocation_curves_csv(curves), "attention.csv"),
         npz_file(lambda: attention_npz(readings), "attention.npz"),
+    ]
+
+
+def probe_files(
+    figures: Sequence[go.Figure], curves: Sequence[Curve], records: Sequence[ProbeRecord]
+) -> list[Download]:
+    names = ("probes.html", "probes_difference.html")
+    return [
+        *(html_file(figure, name) for figure, name in zip(figures, names, strict=False)),
+        csv_file(lambda: curves_csv(curves), "probes.csv"),
+        npz_file(lambda: probes_npz(records), "probes.npz"),
     ]
 
 
@@ -91,6 +110,13 @@ def attention_npz(readings: Sequence[NeedleReading]) -> bytes:
     return arrays_to_bytes({**arrays, "models": np.array([reading.trajectory.model for reading in readings])})
 
 
+def probes_npz(records: Sequence[ProbeRecord]) -> bytes:
+    """[prompt, stage] of every model, as "0.bits"; `models` says which is which."""
+    names = ("is_right", "bits", "shuffled_right", "shuffled_bits", "l2")
+    arrays = {f"{k}.{name}": getattr(record, name) for k, record in enumerate(records) for name in names}
+    return arrays_to_bytes({**arrays, "models": np.array([record.model for record in records])})
+
+
 def printed_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> Steps:
     """Trajectories, curves, figures and when answers form, of the prompts that were read; of two models the
     difference."""
@@ -106,6 +132,14 @@ def printed_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: 
     for read, name in zip(reads, ALLOCATIONS, strict=False):
         steps += [*model_steps(read.key), read.allocation_step(name)]
     return [*steps, *allocation_steps([read.name for read in reads])]
+
+
+def printed_probes(reads: Sequence[NeedleRead], request: SampleRequest, records: Sequence[ProbeRecord]) -> Steps:
+    """The probes of all prompts, their curves and figures."""
+    steps = [tokenizer_step(reads[0].key), request.step]
+    for read, name in zip(reads, PROBES, strict=False):
+        steps += [*model_steps(read.key), read.probes_step(name)]
+    return [*steps, *probe_steps([read.name for read in reads], [len(record.stages) for record in records])]
 
 
 def _samples(key: ModelKey, request: SampleRequest, n: int) -> list:

@@ -8,7 +8,14 @@ from typing import cast
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.needle.files import attention_files, curve_files, printed_attention, printed_curves
+from app.pages_.needle.files import (
+    attention_files,
+    curve_files,
+    printed_attention,
+    printed_curves,
+    printed_probes,
+    probe_files,
+)
 from app.pages_.needle.request import (
     EXAMPLE,
     MAX_CHARACTERS,
@@ -17,7 +24,9 @@ from app.pages_.needle.request import (
     SampleRequest,
     estimate,
     parse_stories,
+    probe_seconds,
     run_needle,
+    run_probes,
 )
 from app.shell import state
 from app.shell.choices import (
@@ -33,13 +42,14 @@ from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, draw_downloads, keep
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.loading import ChosenModel, baseline_last
-from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines
+from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from app.shell.steps import as_python
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
+from diffmamba_interp.needle.probes import MIN_STORIES
 from diffmamba_interp.statistics import Statistic
 
-READ, STOPPED = "needle_readings", "needle_stopped"
+READ, STOPPED, PROBED = "needle_readings", "needle_stopped", "needle_probed"
 SOURCES = {"generated": "generated", "pasted": "pasted"}
 SHOWN = tuple(measure for measure in MEASURES if measure not in ("snr_db", "snr"))
 """The signal-to-noise ratio has a figure of its own."""
@@ -64,6 +74,7 @@ def page() -> None:
             draw_curves(reads, request, run)
             draw_attention(reads, request, run)
             keep_run(reads, request, run)
+            draw_probes(reads, request)
 
 
 def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[list[NeedleReading], float]:
@@ -148,6 +159,35 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
     )
     code = as_python(printed_attention(reads, request, run))
     draw_downloads(attention_files(figure, curves, run.readings), code, name="needle")
+
+
+def draw_probes(reads: Sequence[NeedleRead], request: SampleRequest) -> None:
+    """Linear probes of all prompts, when asked for: they need many prompts and a time of their own."""
+    what = (tuple((read.name, read.key) for read in reads), request)
+    st.subheader("Can the answer be read at all?")
+    left, words = st.columns([1, 5])
+    if left.button("Fit probes", key="run_probes"):
+        st.session_state[PROBED] = what
+    words.caption(
+        f"A linear classifier of the answer at every stage, fitted and read on different stories; {MIN_STORIES} "
+        f"stories at least, a hundred say something. About {probe_seconds(reads, request):.0f} s for all "
+        f"{request.n_prompts} prompts."
+    )
+    if st.session_state.get(PROBED) != what:
+        return
+    with st.spinner("Fitting the probes"):
+        records = [run_probes(reads, request, at) for at in range(len(reads))]
+    figures, curves = probe_pictures(records)
+    for column, (place, figure) in zip(st.columns(2), enumerate(figures), strict=False):
+        with column:
+            draw_figure(figure, f"needle_probes_{place}")
+    st.caption(
+        "Cross-validated over stories; bands: 95 % bootstrap intervals over them. Dashed: the same with the answers "
+        "shuffled, what a probe gets right of anything. What a probe reads need not be what the model uses."
+    )
+    draw_downloads(
+        probe_files(figures, curves, records), as_python(printed_probes(reads, request, records)), name="needle"
+    )
 
 
 def draw_figure(figure: go.Figure, key: str) -> None:

@@ -23,7 +23,15 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention.allocation import allocate_prompts
 from diffmamba_interp.lens import LogitLens, load_lens
 from diffmamba_interp.models.read_out import Lens
-from diffmamba_interp.needle import NeedleSample, Story, make_needle_samples, needle_trajectory
+from diffmamba_interp.needle import (
+    NeedleSample,
+    ProbeRecord,
+    Story,
+    make_needle_samples,
+    needle_trajectory,
+    probe_answers,
+)
+from diffmamba_interp.needle.calibration import N_FOLDS
 from diffmamba_interp.statistics import N_RESAMPLES
 
 STEP_TOKENS = 1024
@@ -60,6 +68,12 @@ FIGURES_S, DRAW_S = 0.3, 1.2e-9
 
 MEASURES = 2
 """Drawn at a time: the chosen one and the SNR."""
+
+PROBE_BYTES = 40
+"""What is kept of a prompt at a stage, of probes."""
+
+PROBES_S = 0.03
+"""For the probes of a stage and fold, of the answers or the shuffled ones."""
 
 FOUND_BYTES = 6_000
 """What is kept of a prompt, a model and a lens."""
@@ -138,9 +152,25 @@ class NeedleRead:
     def trajectory_step(self, name: str = "trajectory") -> Step:
         return Step(name, needle_trajectory, Ref("model"), Ref("lenses"), Ref("samples"), name=self.name)
 
+    def probes_step(self, name: str = "probes") -> Step:
+        """Linear probes of the answer."""
+        return Step(name, probe_answers, Ref("model"), Ref("samples"), name=self.name)
+
     def allocation_step(self, name: str = "allocation") -> Step:
         """What the last position reads."""
         return Step(name, allocate_prompts, Ref("model"), Ref("samples"))
+
+
+def run_probes(reads: Sequence[NeedleRead], request: SampleRequest, at: int) -> ProbeRecord:
+    """Probes of one of the models, from memory where they were fitted before. Raises ValueError for too few stories."""
+    read = reads[at]
+    samples = request.samples(reads[0].key)
+
+    def make(model: HookedMamba) -> ProbeRecord:
+        return read.probes_step().run({"model": model, "samples": samples})
+
+    size = PROBE_BYTES * len(samples) * n_stages(read)
+    return loading.result(read.key, ("probes", read.name, request), make, lambda _: size)
 
 
 def run_needle(reads: Sequence[NeedleRead], request: SampleRequest) -> Iterator[tuple[float, list[NeedleReading]]]:
@@ -294,6 +324,12 @@ def estimate(reads: Sequence[NeedleRead], request: SampleRequest) -> NeedleEstim
         + step
         + FOUND_BYTES * n_prompts * sum(len(read.lens_names) for read in reads),
     )
+
+
+def probe_seconds(reads: Sequence[NeedleRead], request: SampleRequest) -> float:
+    """For the probes of all models together."""
+    fits = sum(2 * N_FOLDS * n_stages(read) for read in reads)
+    return PROBES_S * fits + sum(forward_seconds(read.key, request.n_tokens) for read in reads)
 
 
 def n_read_outs(read: NeedleRead, n_prompts: int) -> int:
