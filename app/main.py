@@ -24,6 +24,7 @@ def page(name: str, title: str, icon: str) -> st.Page:  # type: ignore[valid-typ
 PAGES = [
     page("overview", "Overview", "home"),
     page("attention", "Attention", "grid_on"),
+    page("heads", "Heads", "apps"),
     page("lens", "Lens", "layers"),
     page("needle", "Needle", "search"),
     page("interventions", "Interventions", "tune"),

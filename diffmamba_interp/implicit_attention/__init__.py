@@ -15,6 +15,7 @@ from diffmamba_interp.implicit_attention.head_scores import (
     DEFINITIONS,
     HeadScores,
     gather_and_aggregate,
+    gather_prompts,
     head_contribution_norms,
     state_sink,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "effective_attention",
     "extract_attention",
     "gather_and_aggregate",
+    "gather_prompts",
     "head_contribution_norms",
     "head_rivals",
     "hidden_attention",

@@ -38,7 +38,7 @@ from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.prompt_batches import batches, padded, unless_equal
 from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens, take_rows
 from diffmamba_interp.ops.frozen_scan import HEAD_CHUNK_BYTES
-from diffmamba_interp.spans import MarkedPrompt
+from diffmamba_interp.spans import MarkedPrompt, Spans, prompt_spans
 
 DEFINITIONS = {
     "dt_ratio": "mean dt over boundary tokens, over the mean over all others",
@@ -90,6 +90,11 @@ class HeadScores(JsonRecord):
             for row, (block, part) in enumerate(self.rows)
             if part in (None, *BRANCHES)
         }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers."""
+        return sum(value.nbytes for value in (*self.values.values(), *self.uniform.values()))
 
     def joined(self, other: HeadScores) -> HeadScores:
         """The measures of both, of the same rows and samples. Raises ValueError for others."""
@@ -153,12 +158,39 @@ def state_sink(
 @torch.no_grad()
 def gather_and_aggregate(
     model: HookedMamba,
+    tokens: Int[Tensor, "batch pos"],
+    spans: Spans | Sequence[Spans],
+    *,
+    lengths: Lengths | None = None,
+) -> HeadScores:
+    """Gather, aggregate and output norm of every head; gather is NaN without facts, aggregate without needle.
+
+    Args:
+        spans: one for all samples, or one per sample. Each interval of needle and distractors is a fact; those of the
+            needle are what the answer follows from. lengths: tokens per sample, if padded on the right.
+
+    Raises ValueError for tokens or spans that do not fit.
+    """
+    tokens, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
+    each = [spans] * len(tokens) if isinstance(spans, Spans) else list(spans)
+    in_use = counted(tokens, valid)
+    if len(each) != len(tokens):
+        raise ValueError(f"spans holds {len(each)} Spans for {len(tokens)} samples: give one per sample, or one.")
+    for sample, length in zip(each, in_use.tolist(), strict=True):
+        sample.masks(length)
+    reading = _FactReading.of(each, in_use, tokens.shape[1])
+    return _scores(_blocks(model, tokens, valid), reading.measure, reading.uniform)
+
+
+@checked
+def gather_prompts(
+    model: HookedMamba,
     prompts: Sequence[MarkedPrompt],
     *,
     batch_tokens: Count = BATCH_TOKENS,
     on_progress: Callable[[int], None] | None = None,
 ) -> HeadScores:
-    """Gather, aggregate and output norm of every head for every prompt, in the prompts' order.
+    """Gather and aggregate of every head for every retrieval prompt, in the prompts' order.
 
     batch_tokens: tokens per forward pass, padding included; one longer prompt makes a batch of its own.
     on_progress: called with the number of prompts done since the last call.
@@ -171,13 +203,9 @@ def gather_and_aggregate(
     lengths = [len(prompt.tokens) for prompt in prompts]
     for indices in batches(lengths, batch_tokens):
         chosen = [prompts[index] for index in indices]
-        tokens, valid = prepared_tokens(
-            padded([prompt.tokens for prompt in chosen]).to(device),
-            model.cfg.d_vocab,
-            lengths=unless_equal([lengths[index] for index in indices], device),
-        )
-        reading = _FactReading.of(chosen, tokens.shape[1], device)
-        parts.append(_scores(_blocks(model, tokens, valid), reading.measure, reading.uniform))
+        tokens = padded([prompt.tokens for prompt in chosen]).to(device)
+        valid = unless_equal([lengths[index] for index in indices], device)
+        parts.append(gather_and_aggregate(model, tokens, [prompt_spans(prompt) for prompt in chosen], lengths=valid))
         order += indices
         if on_progress is not None:
             on_progress(len(indices))
@@ -213,7 +241,7 @@ def head_contribution_norms(
 
 @dataclass(frozen=True, eq=False)
 class _FactReading:
-    """Where facts of a batch of prompts end, and what of their sources counts, for every chosen destination.
+    """Where the facts of some prompts end, and which sources count, for every chosen destination.
 
     rows: destinations: the facts' last tokens, then the last position, which also fills up. visible, own, needle: of
     each destination. is_fact: whether it is the end of a fact that has other tokens.
@@ -226,21 +254,21 @@ class _FactReading:
     is_fact: Bool[Tensor, "batch row"]
 
     @classmethod
-    def of(cls, prompts: Sequence[MarkedPrompt], n_pos: int, device: torch.device) -> _FactReading:
-        n_rows = 1 + max(len(prompt.fact_spans) for prompt in prompts)
-        rows = torch.tensor([[len(prompt.tokens) - 1] * n_rows for prompt in prompts])
-        own, is_fact = torch.zeros(len(prompts), n_rows, n_pos, dtype=torch.bool), torch.zeros_like(rows).bool()
-        needle = torch.zeros(len(prompts), n_pos, dtype=torch.bool)
-        for sample, prompt in enumerate(prompts):
-            for row, fact in enumerate(prompt.fact_spans):
-                start, end = fact.token_start, fact.token_end
+    def of(cls, spans: Sequence[Spans], lengths: Int[Tensor, " batch"], n_pos: int) -> _FactReading:
+        facts = [[*sample.needle, *sample.distractors] for sample in spans]
+        rows = (lengths[:, None] - 1).repeat(1, 1 + max(map(len, facts))).cpu()
+        own, is_fact = torch.zeros(*rows.shape, n_pos, dtype=torch.bool), torch.zeros_like(rows, dtype=torch.bool)
+        needle = torch.zeros(len(spans), n_pos, dtype=torch.bool)
+        for sample, of_sample in enumerate(facts):
+            for row, (start, end) in enumerate(of_sample):
                 rows[sample, row] = end - 1
                 own[sample, row, start : end - 1] = True
                 is_fact[sample, row] = end - start > 1
-                if row in prompt.supporting:
-                    needle[sample, max(start, end - 2) : end] = True
+            for start, end in spans[sample].needle:
+                needle[sample, max(start, end - 2) : end] = True
         visible = torch.arange(n_pos) <= rows[..., None]
-        return cls(*(value.to(device) for value in (rows, own, needle, visible, is_fact)))
+        rows, own, needle, visible, is_fact = (t.to(lengths.device) for t in (rows, own, needle, visible, is_fact))
+        return cls(rows=rows, own=own, needle=needle, visible=visible, is_fact=is_fact)
 
     def measure(self, activations: BlockActivations, branch: BranchActivations) -> dict[str, Tensor]:
         norms = head_contribution_norms(branch, self.rows)

@@ -209,14 +209,14 @@ def _of_state_spaces(source: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def boundary_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def boundary_tokens(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> tuple[int, ...]:
     """Tokens at which a piece of text begins or ends: beginning of text, and whatever is a full stop or a line break.
 
     White space around these does not matter; a token that holds anything else, as "</" behind a stop, is none.
     """
-    beginning = tokenizer.bos_token_id
+    beginning = getattr(tokenizer, "bos_token_id", None)
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    every = [[token] for token in range(len(tokenizer))]
+    every = [[token] for token in range(backend.get_vocab_size())]
     return tuple(
         token
         for token, text in enumerate(backend.decode_batch(every, skip_special_tokens=False))

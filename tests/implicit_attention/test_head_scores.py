@@ -18,6 +18,7 @@ from diffmamba_interp.implicit_attention import (
     HeadScores,
     capture_block,
     gather_and_aggregate,
+    gather_prompts,
     head_contribution_norms,
     head_rivals,
     state_sink,
@@ -26,6 +27,7 @@ from diffmamba_interp.implicit_attention import (
 from diffmamba_interp.implicit_attention.head_rivals import matrix_measures
 from diffmamba_interp.interventions import Head, knock_out_heads, largest_heads, matched_heads
 from diffmamba_interp.models.demo import load_demo_tokenizer
+from diffmamba_interp.spans import Spans
 from diffmamba_interp.text import boundary_tokens
 from tests.models import mixers  # noqa: F401 - registers the toy
 from tests.models.tiny import DIFF_S6_VARIANTS, random_tokens, relative_error, tiny_model
@@ -138,7 +140,7 @@ def test_gather_and_aggregate_are_those_of_weights_set_by_hand(model: HookedMamb
     weights = torch.ones(2, 12)
     weights[:, 2], weights[:, 7] = 5.0, 9.0
     with with_hooks(model, transparent(weights)):
-        scores = gather_and_aggregate(model, prompts)  # type: ignore[arg-type]
+        scores = gather_prompts(model, prompts)  # type: ignore[arg-type]
     # The first prompt: fact 1..3 read at 3 (weights 1 1 5 1), fact 5..8 at 8; the fact of one token has no other.
     first = np.mean([6 / 8, (1 + 1 + 9) / (1 + 1 + 5 + 1 + 1 + 1 + 1 + 9 + 1)])
     second = np.mean([2 / 7, 2 / 10])
@@ -155,8 +157,8 @@ def test_gather_and_aggregate_are_those_of_weights_set_by_hand(model: HookedMamb
 def test_prompts_in_batches_keep_their_order_and_their_numbers(model: HookedMamba) -> None:
     prompts = [prompt(8, [(0, 3)], (0,)), prompt(12, [(1, 4), (5, 9)], (1,)), prompt(7, [(2, 5)], ())]
     done: list[int] = []
-    together = gather_and_aggregate(model, prompts)  # type: ignore[arg-type]
-    apart = gather_and_aggregate(model, prompts, batch_tokens=1, on_progress=done.append)  # type: ignore[arg-type]
+    together = gather_prompts(model, prompts)  # type: ignore[arg-type]
+    apart = gather_prompts(model, prompts, batch_tokens=1, on_progress=done.append)  # type: ignore[arg-type]
     assert sum(done) == 3
     assert done[0] == 1
     for name, value in together.values.items():
@@ -165,7 +167,17 @@ def test_prompts_in_batches_keep_their_order_and_their_numbers(model: HookedMamb
     assert np.isnan(together.values["aggregate"][2]).all()
     assert not np.isnan(together.values["aggregate"][:2]).any()
     with pytest.raises(ValueError, match="prompts is empty"):
-        gather_and_aggregate(model, [])
+        gather_prompts(model, [])
+
+
+def test_spans_that_do_not_fit_the_tokens_are_refused(model: HookedMamba) -> None:
+    spans = Spans(needle=((0, 4),), distractors=((5, 8),))
+    made = gather_and_aggregate(model, random_tokens(2, 9), spans)
+    assert not np.isnan(made.values["gather"]).any()
+    with pytest.raises(ValueError, match="spans holds 1 Spans for 2 samples"):
+        gather_and_aggregate(model, random_tokens(2, 9), [spans])
+    with pytest.raises(ValueError, match=r"distractors has the interval \(5, 8\), but there are 6 positions"):
+        gather_and_aggregate(model, random_tokens(2, 9), spans, lengths=[9, 6])
 
 
 @torch.no_grad()
@@ -241,7 +253,7 @@ def test_scores_go_to_json_and_back_and_join(model: HookedMamba) -> None:
     both = HeadRivals.from_dict(json.loads(json.dumps(rivals.to_dict())))
     np.testing.assert_array_equal(both.branch_cosine, rivals.branch_cosine)
     prompts = [prompt(9, [(0, 3)], (0,))] * 2
-    joined = sink.joined(gather_and_aggregate(model, prompts))  # type: ignore[arg-type]
+    joined = sink.joined(gather_prompts(model, prompts))  # type: ignore[arg-type]
     assert set(joined.values) == {"dt_ratio", "sink_share", "gather", "aggregate", "output_norm"}
     with pytest.raises(ValueError, match="the scores are of other scans or samples"):
         sink.joined(rivals)
