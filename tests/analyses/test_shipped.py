@@ -35,13 +35,28 @@ SHIPPED = [
 MAX_FILE_BYTES = 1_500_000
 
 # Columns that say what a line is of; the others are measures.
-KEYS = ("model", "lens", "direction", "picture", "kind", "where", "dose", "task", "length", "story", "filler")
+KEYS = (
+    "model",
+    "lens",
+    "direction",
+    "picture",
+    "kind",
+    "where",
+    "dose",
+    "task",
+    "length",
+    "story",
+    "filler",
+    "source",
+    "document",
+)
 # How the small recipe is cut down to be measured again, and how many lines that gives.
 AGAIN: dict[str, tuple[dict[str, Any], int]] = {
     "cancellation": ({"lengths": (0,), "n": (1,)}, 5 * 2),
     "needle_snr": ({"lengths": (0,), "n": (1,)}, 5 * 2 * 2),
     "unseen_novels": ({"n": (1,), "fillers": 2}, 5 * 2 * 2),
     "noise_variance": ({"n": (1,), "fillers": 2}, 5 * 2 * 2),
+    "held_out_text": ({"n_chars": 2_000}, 2),
     "overallocation": ({"lengths": (0,), "n": (1,)}, 5 * 4),
     "lambda_causality": ({"lengths": (0,), "n": (5,), "factors": (0.0,), "block_factors": ()}, 2 * 5 * 3),
     "noise_robustness": ({"lengths": (0,), "n": (5,), "snr_db": (10.0,)}, 2 * 5 * 4),
