@@ -5,7 +5,8 @@
     recovered           = (patched - corrupted) / (clean - corrupted)         0: no effect, 1: all of it
 
 A grid's rows are blocks, or what is patched of them: their branches, or the heads of their scans. Each cell is one row
-of a batch: one forward pass serves many of them. `attribution_patching` estimates the same grid by one backward pass.
+of a batch, which runs from the patched block on: one pass serves many of them. `attribution_patching` estimates the
+same grid by one backward pass.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from diffmamba_interp.interventions.targets import (
     require_tokens,
 )
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.ops.select import choose_impl
 
 PointOfBlock = ResidualPoint | Literal["branch_out"] | HeadValue | Callable[[int], str]
 """What is patched of a block: a point of the residual stream; "branch_out", the output of each branch; "ssm_y" or
@@ -179,17 +182,26 @@ def patch_grid(
     """
     asked = ask(model, clean, corrupted, answers, against, point, blocks, positions)
     values, clean_logits = clean_run(asked, range(len(clean)))
-    cells = [_Cell(s, row, positions_of(p)) for s in range(len(clean)) for row in asked.rows for p in asked.places]
-    patched: list[float] = []
-    for first in range(0, len(cells), rows):
-        batch = cells[first : first + rows]
-        samples = [cell.sample for cell in batch]
-        with model.hooks(_hooks_of_cells(batch, values)):
-            patched += asked.read("corrupted", samples).double().tolist()
-        if on_progress is not None:
-            on_progress(len(batch))
-    corrupted_logits = asked.read("corrupted", range(len(clean)))
-    return asked.grid(clean_logits, corrupted_logits, np.array(patched).reshape(len(clean), -1, len(asked.places)))
+    n_rows, n_places = len(asked.rows), len(asked.places)
+    patched = np.zeros((len(clean), n_rows, n_places))
+    runs = _CorruptedRuns(asked)
+    for block in sorted({row.block for row in asked.rows}):
+        runs.advance(block)
+        cells = [
+            _Cell(sample, row, column)
+            for sample in range(len(clean))
+            for row in range(n_rows)
+            for column in range(n_places)
+            if asked.rows[row].block == block
+        ]
+        for first in range(0, len(cells), rows):
+            batch = cells[first : first + rows]
+            with model.hooks(_hooks_of_cells(asked, batch, values)):
+                logits = runs.from_block(block, [cell.sample for cell in batch])
+            patched[tuple(zip(*batch, strict=True))] = logits.double().cpu().numpy()
+            if on_progress is not None:
+                on_progress(len(batch))
+    return asked.grid(clean_logits, asked.read("corrupted", range(len(clean))), patched)
 
 
 class GridRow(NamedTuple):
@@ -222,7 +234,10 @@ class AskedGrid:
     def read(self, which: Literal["clean", "corrupted"], samples: Sequence[int]) -> Float[Tensor, " sample"]:
         """Answer logits at the last position of these samples, minus `against`'s; hooks in force take effect."""
         index = torch.tensor(list(samples), device=self.answers.device)
-        logits = self.model(self.prompts[which][index], positions=[-1])[:, 0]
+        return self.of_logits(self.model(self.prompts[which][index], positions=[-1])[:, 0], index)
+
+    def of_logits(self, logits: Float[Tensor, "sample d_vocab"], index: Tensor) -> Float[Tensor, " sample"]:
+        """The answers' logits minus `against`'s. index: the samples that they are of."""
         read = logits.gather(-1, self.answers[index, None])[:, 0]
         return read if self.against is None else read - logits.gather(-1, self.against[index, None])[:, 0]
 
@@ -296,24 +311,63 @@ def clean_run(asked: AskedGrid, samples: Sequence[int]) -> tuple[dict[str, Tenso
 
 
 class _Cell(NamedTuple):
+    """Indices into a grid's axes."""
+
     sample: int
-    row: GridRow
-    positions: tuple[int, ...]
+    row: int
+    column: int
 
 
-def _hooks_of_cells(cells: Sequence[_Cell], values: dict[str, Tensor]) -> list[Hook]:
+class _CorruptedRuns:
+    """Runs of the corrupted prompts that start where the patch is: what comes before it is the same in every cell.
+
+    Where the caller's hooks are in force they may carry something from one block to the next, so all blocks run; and so
+    they do for a point that is not its block's own.
+    """
+
+    def __init__(self, asked: AskedGrid) -> None:
+        self.asked, self.block = asked, 0
+        elsewhere = any(not row.name.startswith(f"blocks.{row.block}.") for row in asked.rows)
+        self.from_start = elsewhere or any(point.is_hooked for point in asked.model.hook_points.values())
+        self.resid = torch.empty(0) if self.from_start else asked.model(asked.prompts["corrupted"], stop_at_block=0)
+
+    def from_block(self, block: int, samples: Sequence[int]) -> Float[Tensor, " sample"]:
+        """What is read with the hooks in force, none of them before this block; blocks are asked for in their order."""
+        if self.from_start:
+            return self.asked.read("corrupted", samples)
+        index = torch.tensor(list(samples), device=self.resid.device)
+        resid, model = self.resid[index], self.asked.model
+        for later in range(block, model.cfg.n_layers):
+            resid = self._run(resid, later)
+        logits = upcast(model.unembed(model.ln_final(resid[:, -1:])))[:, 0]
+        return self.asked.of_logits(logits, index)
+
+    def advance(self, block: int) -> None:
+        """Run the unpatched prompts up to the entrance of a block."""
+        while not self.from_start and self.block < block:
+            self.resid = self._run(self.resid, self.block)
+            self.block += 1
+
+    def _run(self, resid: Tensor, block: int) -> Tensor:
+        model = self.asked.model
+        fused = choose_impl(model.impl, resid.device, model.embed.weight.dtype).impl == "fused"
+        return model.blocks[block](resid, None, None, fused=fused, keep_state=False)[0]
+
+
+def _hooks_of_cells(asked: AskedGrid, cells: Sequence[_Cell], values: dict[str, Tensor]) -> list[Hook]:
     """One function per hook point, which patches those rows of the batch that are cells of this point."""
 
     def hook(at: str) -> Hook:
         clean = values[at][[cell.sample for cell in cells]]
         mask = torch.zeros(clean.shape[:3], dtype=torch.bool)
         for number, cell in enumerate(cells):
-            if cell.row.name == at:
-                mask[number, list(cell.positions), cell.row.part] = True
+            row = asked.rows[cell.row]
+            if row.name == at:
+                mask[number, list(positions_of(asked.places[cell.column])), row.part] = True
         mask = mask.to(clean.device).reshape(*mask.shape, *[1] * (clean.ndim - 3))
         return at, lambda value, name: torch.where(mask, clean.to(value), value)
 
-    return [hook(name) for name in dict.fromkeys(cell.row.name for cell in cells)]
+    return [hook(name) for name in dict.fromkeys(asked.rows[cell.row].name for cell in cells)]
 
 
 def _grid_rows(model: HookedMamba, point: PointOfBlock, blocks: Blocks) -> list[GridRow]:

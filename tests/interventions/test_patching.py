@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
-from diffmamba_interp.hook_names import branch_out, mixer_point
+from diffmamba_interp.hook_names import block_point, branch_out, mixer_point
 from diffmamba_interp.interventions import Patch, PatchGrid, SetLambda, hooks_of, intervene, patch_grid
 from tests.models.tiny import random_tokens, relative_error, tiny_model
 
@@ -81,6 +81,25 @@ def test_a_one_token_difference_is_recovered_by_patching_its_embedding(model: Ho
     recovered = patch_grid(model, clean, corrupted, answers=(5,), blocks=0).recovered[0, 0]
     assert recovered[3] == pytest.approx(1.0, abs=1e-4)
     assert np.allclose(np.delete(recovered, 3), 0.0, atol=1e-4)
+
+
+def test_runs_that_start_at_the_patched_block_give_what_whole_runs_do(
+    model: HookedMamba, pairs: tuple[Tensor, Tensor]
+) -> None:
+    seen: list[int] = []
+    begun = model.blocks[0].register_forward_pre_hook(lambda block, args: seen.append(len(args[0])))
+    short = patch_grid(model, *pairs, answers=ANSWERS, blocks=1, rows=5)
+    assert max(seen) == 2  # of the first block the unpatched prompts alone
+    with model.hooks([("hook_embed", lambda value, name: None)]):
+        whole = patch_grid(model, *pairs, answers=ANSWERS, blocks=1, rows=5)
+    assert max(seen) == 5
+    first = [
+        patch_grid(model, *pairs, answers=ANSWERS, blocks=b, point=lambda _: block_point(0, "mixer_out"))
+        for b in (0, 1)
+    ]
+    begun.remove()
+    assert np.allclose(first[0].patched, first[1].patched, atol=1e-6)
+    assert np.allclose(short.patched, whole.patched, atol=1e-6)
 
 
 def test_equal_prompts_leave_nothing_to_recover(model: HookedMamba) -> None:
