@@ -3,6 +3,7 @@
 The package is imported nowhere here: jaxtyping's import hook instruments only what is imported after it.
 """
 
+import gc
 import os
 import random
 from pathlib import Path
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(mark)
+
+
+def pytest_collection_finish() -> None:
+    # Libraries and tests are here to stay: looking through them for garbage, again and again, took a twentieth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
