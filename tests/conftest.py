@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Libraries and tests are here to stay: looking through them for garbage, again and again, took a twentieth of the time.
+    # Libraries and tests are here to stay: looking through them for garbage took a twentieth of the time.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
