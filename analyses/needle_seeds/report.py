@@ -18,6 +18,7 @@ from diffmamba_interp.analysis.page import table, write_figures, write_page
 from diffmamba_interp.analysis.results import read_records, read_results, write_results
 from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.figures.curves import Curves, curves_drawing
+from diffmamba_interp.needle.formation import Clearness, lead_and_timing
 from diffmamba_interp.stages import formation_stage, stage_names
 from diffmamba_interp.statistics import Estimate, t_test
 
@@ -30,8 +31,12 @@ UNITS = {
     "SNR at the output": "dB",
     **{f"median stage from which SNR stays above {db} dB": "stages" for db in THRESHOLDS_DB},
     "SNR at the stage of formation (7 dB)": "dB",
+    "share of prompts in which the answer never forms (7 dB)": "",
 }
 """What runs are compared by."""
+
+LEAD = ("SNR over the inner stages", "timing, with the SNR of mamba2", "timing, with the SNR of diff-mamba2")
+"""Of a pair: the lead of the differential model, and how much of it is that answers form earlier (7 dB)."""
 
 
 def write(out: Path = HERE) -> None:
@@ -60,14 +65,18 @@ def of_length(records: Mapping[str, np.ndarray], length: int) -> dict[str, Any]:
         name: {model: [run[name] for run in runs] for model, runs in by_model.items()} for name in ("curve", *UNITS)
     }
     differences = {name: np.subtract(measures[name]["diff-mamba2"], measures[name]["mamba2"]) for name in measures}
-    return {"runs": measures, "difference": {name: t_test(each).estimates for name, each in differences.items()}}
+    leads = np.stack([lead_of_pair(records, seed, length) for seed in seeds(records)])
+    return {
+        "runs": measures,
+        "difference": {name: t_test(each).estimates for name, each in differences.items()},
+        "lead": {name: {"seeds": of_seeds.tolist(), "mean": t_test(of_seeds).estimates[0]}
+                 for name, of_seeds in zip(LEAD, leads.T, strict=True)},
+    }  # fmt: skip
 
 
 def of_run(records: Mapping[str, np.ndarray], model: str, seed: int, length: int) -> dict[str, Any]:
     """SNR by stage ("curve") and the measures of `UNITS`, every task counting the same."""
-    chosen = (records["model"] == model) & (records["seed"] == seed) & (records["length"] == length)
-    tasks = records["task"][chosen]
-    snr = np.stack([records[f"snr_db_{stage}"][chosen] for stage in range(n_stages(records))], axis=1)
+    tasks, snr = snr_of_run(records, model, seed, length)
 
     def over_tasks(values: Float[np.ndarray, "prompt ..."], middle: Any = np.mean, *, of: Any = True) -> Any:
         by_task = [values[of & (tasks == task)] for task in sorted(set(tasks.tolist()))]
@@ -81,8 +90,30 @@ def of_run(records: Mapping[str, np.ndarray], model: str, seed: int, length: int
         over_tasks(snr[:, -1]),
         *(over_tasks(formed[db].astype(float), np.median) for db in THRESHOLDS_DB),
         over_tasks(snr[np.arange(len(snr)), at], of=formed[7] < snr.shape[1]),
+        over_tasks((formed[7] == snr.shape[1]).astype(float)),
     ]
     return {"curve": over_tasks(snr), **dict(zip(UNITS, numbers, strict=True))}
+
+
+def snr_of_run(
+    records: Mapping[str, np.ndarray], model: str, seed: int, length: int
+) -> tuple[np.ndarray, Float[np.ndarray, "prompt stage"]]:
+    """Task of each prompt, and its SNR by stage."""
+    chosen = (records["model"] == model) & (records["seed"] == seed) & (records["length"] == length)
+    snr = np.stack([records[f"snr_db_{stage}"][chosen] for stage in range(n_stages(records))], axis=1)
+    return records["task"][chosen], snr.astype(np.float64)
+
+
+def lead_of_pair(records: Mapping[str, np.ndarray], seed: int, length: int) -> Float[np.ndarray, " part"]:
+    """`LEAD` of the two models of a seed (see `needle.formation`), the mean over tasks."""
+    (tasks, first), (_, second) = (snr_of_run(records, model, seed, length) for model in MODELS)
+    read = [Clearness(snr_db=snr, is_clear=snr >= 7) for snr in (first, second)]
+    by_task = []
+    for task in sorted(set(tasks.tolist())):
+        pair = [one.select(tasks == task) for one in read]
+        statistic = lead_and_timing(*pair, tasks[tasks == task])
+        by_task.append(statistic(np.ones((1, len(pair[0].snr_db))))[0])
+    return np.mean(by_task, axis=0)
 
 
 def curves(results: Mapping[str, Any], length: str) -> Curves:
@@ -102,9 +133,20 @@ def findings(results: Mapping[str, Any]) -> list[str]:
             runs = cell["runs"][name]
             each = np.subtract(runs["diff-mamba2"], runs["mamba2"])
             lines.append(
-                f"- {length_name(int(length))}, {name}: {estimate.text(2, signed=True)} {unit}, "
+                f"- {length_name(int(length))}, {name}: {estimate.text(2, signed=True)}{unit and f' {unit}'}, "
                 f"{verdict(estimate)}; seed by seed {', '.join(f'{value:+.2f}' for value in each)}."
             )
+        whole, *parts = (cell["lead"][name] for name in LEAD)
+        lines.append(
+            f"- {length_name(int(length))}, of the {Estimate(*whole['mean']).text(2, signed=True)} dB over the inner "
+            "stages, timing is "
+            + " or ".join(
+                f"{Estimate(*part['mean']).text(2, signed=True)} dB (seed by seed "
+                f"{', '.join(f'{value:+.2f}' for value in part['seeds'])})"
+                for part in parts
+            )
+            + ", with the SNR by stage of formation of `mamba2` or of `diff-mamba2`."
+        )
     return lines
 
 

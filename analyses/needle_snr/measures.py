@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analyses.needle_snr import report
+from analyses.needle_snr import report, stages
 from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.analysis.results import read_results, write_records, write_results
 from diffmamba_interp.files.atomic import write_bytes, write_text
@@ -61,11 +61,11 @@ def main(
     tables = [table for name in DEMO_NAMES for table in tables_of(name, chosen, device)]
     columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
     order = np.lexsort([columns[key] for key in ("story", "length", "task", "lens", "model")])
-    write_records(out / report.MEASURES_FILE, {key: column[order] for key, column in columns.items()})
+    write_records(out / stages.MEASURES_FILE, {key: column[order] for key, column in columns.items()})
     made = {
         "models": {name: weights_sha256(demo_folder(name)) for name in DEMO_NAMES},
         "lenses": {name: lens_sha256(demo_lens_folder(name)) for name in DEMO_NAMES},
-        "records": file_sha256(out / report.MEASURES_FILE),
+        "records": file_sha256(out / stages.MEASURES_FILE),
         "data": about["data"],
         "seed": SEED,
         "device": device_name(device),
@@ -93,7 +93,7 @@ def table(
     name: str, lens: str, samples: Sequence[NeedleSample], on_top: np.ndarray, bits: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """A line for each prompt."""
-    tenths = np.full(on_top.shape, report.NO_BITS) if bits is None else np.round(10 * bits).astype(int)
+    tenths = np.full(on_top.shape, stages.NO_BITS) if bits is None else np.round(10 * bits).astype(int)
     columns: dict[str, Any] = {
         "model": np.full(len(samples), name),
         "lens": np.full(len(samples), lens),
@@ -109,10 +109,10 @@ def table(
 def take_over(measured: Path) -> None:
     """Records and what they were made with into the folder of the recipe, then results and page."""
     made = read_json_object(measured / ABOUT)
-    write_bytes(FOLDER / report.MEASURES_FILE, (measured / report.MEASURES_FILE).read_bytes())
+    write_bytes(FOLDER / stages.MEASURES_FILE, (measured / stages.MEASURES_FILE).read_bytes())
     results = read_results(FOLDER / "results.json")
     provenance = results.pop("provenance")
-    write_results(FOLDER / "results.json", provenance, results | {report.MEASURES_MADE: made})
+    write_results(FOLDER / "results.json", provenance, results | {stages.MEASURES_MADE: made})
     report.PAGE.complete(FOLDER)
     report.PAGE.write()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.needle_snr import relation
+from analyses.needle_snr import relation, stages
 from diffmamba_interp.analysis.page import RECORDS, Page, Results, made_with, points, text
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.labels import length_name
@@ -27,26 +27,29 @@ from diffmamba_interp.statistics import Interval, Statistic, bootstrap, holm, pa
 
 BASELINE, MODEL = "mamba2", "diff-mamba2"
 LENSES = ("tuned", "logit")
-MEASURES_FILE, MEASURES_MADE = "measures.parquet", "measures_made_with"
-"""Records that measures.py makes, and what they were made with, in results.json."""
-
-NO_BITS = -999
 DRAWN: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("snr_db", "median"), ("probability", "mean"))
 COMPARED: tuple[tuple[Measure, Statistic], ...] = (("snr_db", "mean"), ("probability", "mean"))
 
 
 def summarise(folder: Path, results: Results) -> dict[str, Any]:
-    """Of all tasks by length, then of each task: verdicts, curves and differences; and the relation to attention.
+    """Of all tasks by length, then of each task: verdicts, curves, differences and when answers form; the relation to
+    attention; and what measures.py has measured.
 
     The stages of a curve are the same for all, and named once beside them.
     """
     records = read_records(folder / RECORDS)
-    by_kind: dict[str, list[dict[str, Any]]] = {"verdicts": [], "curves": [], "differences": []}
+    kinds = ("verdicts", "curves", "differences", "formations", "formation_differences")
+    by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for group in groups(records):
-        for kind, more in of_group(records, group).items():
+        snr_db = {model: values_of(records, model, LENSES[0], group)["snr_db"] for model in (BASELINE, MODEL)}
+        formed = stages.formation_of(snr_db, tasks_of(records, group), group)
+        for kind, more in [*of_group(records, group).items(), *formed.items()]:
             by_kind[kind] += more
     attention = relation.lines_of(records, relation.attention(results["provenance"]))
-    return {"stages": stage_names(n_stages(records) - 1), **by_kind, "attention": attention}
+    made = {name: results[name] for name in (stages.MEASURES_MADE,) if name in results}
+    measures = stages.measures_of(folder, groups(records))
+    names = {"stages": stage_names(n_stages(records) - 1)}
+    return {**names, **by_kind, "attention": attention, **measures, **made}
 
 
 def groups(records: Records) -> list[Group]:
@@ -82,16 +85,26 @@ def without_stages(curve: Curve) -> dict[str, Any]:
 
 def values_of(records: Records, model: str, lens: str, group: Group) -> dict[str, np.ndarray]:
     """Each measure, [prompt, stage], prompts in an order that both models share."""
-    chosen = (records["model"] == model) & (records["lens"] == lens)
-    for key, value in group:
-        chosen &= records[key] == (float(value) if key == "length" else value)
-    places = np.flatnonzero(chosen)
-    places = places[np.lexsort((records["story"][places], records["task"][places]))]
+    places = places_of(records, model, lens, group)
 
     def by_stage(name: str) -> np.ndarray:
         return np.stack([records[f"{name}_{stage}"][places] for stage in range(n_stages(records))], axis=1)
 
     return {"snr_db": by_stage("snr_db"), "probability": np.exp(by_stage("log_p"))}
+
+
+def tasks_of(records: Records, group: Group) -> np.ndarray:
+    """Of the prompts in the order of `values_of`."""
+    return records["task"][places_of(records, BASELINE, LENSES[0], group)]
+
+
+def places_of(records: Records, model: str, lens: str, group: Group) -> np.ndarray:
+    """Lines of the prompts, in an order that both models share."""
+    chosen = (records["model"] == model) & (records["lens"] == lens)
+    for key, value in group:
+        chosen &= records[key] == (float(value) if key == "length" else value)
+    places = np.flatnonzero(chosen)
+    return places[np.lexsort((records["story"][places], records["task"][places]))]
 
 
 def n_stages(records: Records) -> int:
@@ -105,9 +118,9 @@ def numbers(interval: Interval) -> dict[str, Any]:
 
 def figures(results: Results, title: str) -> dict[str, Drawing]:
     """Every figure by its name. Fig. 5 of the paper: `probability` and `probability_log`."""
-    stages = {"stages": results["stages"]}
-    curves = [Curve.from_dict(values | stages) for values in results["curves"]]
-    paired = [PairedCurve.from_dict(values | stages) for values in results["differences"]]
+    of_stages = {"stages": results["stages"]}
+    curves = [Curve.from_dict(values | of_stages) for values in results["curves"]]
+    paired = [PairedCurve.from_dict(values | of_stages) for values in results["differences"]]
     drawn = {}
     for measure in ("snr_db", "probability"):
         means = [curve for curve in curves if (curve.measure, curve.statistic) == (measure, "mean")]
@@ -119,6 +132,7 @@ def figures(results: Results, title: str) -> dict[str, Drawing]:
             drawn["probability_log"] = stages_drawing(whole, title=title, log=True)
     whole_paired = [curve for curve in paired if curve.measure == "snr_db" and "task" not in dict(curve.group)]
     drawn["difference"] = stages_drawing(whole_paired, title=f"{title}: {minus(MODEL, BASELINE)}")
+    drawn |= stages.drawings(results, title)
     if results["attention"]:
         drawn["attention"] = relation_drawing(results["attention"], title)
     return drawn
@@ -152,7 +166,8 @@ def finding(results: Results, title: str) -> list[str]:
             f"- Task by task, {place}: higher in `{MODEL}` in {more}, in `{BASELINE}` in {less}, undecided in "
             f"{len(own) - more - less} of {len(own)} cells."
         )
-    return [*lines, *(f"- {line}" for line in about_attention(results["attention"])), ""]
+    said = [*stages.finding(results), *about_attention(results["attention"])]
+    return [*lines, *(f"- {line}" for line in said), ""]
 
 
 def headline(whole: Sequence[Verdict]) -> str:
@@ -193,7 +208,8 @@ def about_attention(lines: Sequence[dict[str, Any]]) -> list[str]:
 
 def section(results: Results) -> list[str]:
     judged = [Verdict.from_dict(values) for values in results["verdicts"]]
-    return [*verdict_table([one for one in judged if one.lens == LENSES[0]]), "", made_with(results), ""]
+    verdicts = verdict_table([one for one in judged if one.lens == LENSES[0]])
+    return [*verdicts, *stages.section(results), made_with(results), ""]
 
 
 PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)

@@ -66,18 +66,31 @@ def cell(records: Records, task: str, length: int) -> Cell:
     """`shares`, `differences`, and their sign-flip `p_values`."""
     chosen = (records["length"] == length) & ((records["task"] == task) | (task == ALL))
     values = np.stack([of_picture(records, chosen & (records["picture"] == name)) for name in PICTURES], axis=1)
+    n_snr = keep_snr_of_both(values)
     shares = dict(zip(PICTURES, by_measure(values), strict=True))
     differences, p_values = {}, {}
     for first, second in COMPARED:
         a, b = (values[:, PICTURES.index(name)] for name in (first, second))
-        # Where nothing is noise, a signal-to-noise ratio is infinite and its differences are unknown.
+        # Where a share is 0, a signal-to-noise ratio is infinite and its differences are unknown.
         with np.errstate(invalid="ignore"):
             (differences[f"{first} - {second}"],) = by_measure((a - b)[:, None])
         noise = [MEASURES.index(measure) for measure in TESTED]
         p = paired_test(b[:, noise], a[:, noise]).p_value
         p_values[f"{first} - {second}"] = dict(zip(TESTED, map(float, p), strict=True))
-    about = {"task": task, "length": length, "n": len(values)}
+    about = {"task": task, "length": length, "n": len(values), "n_snr": n_snr}
     return {**about, "shares": shares, "differences": differences, "p_values": p_values}
+
+
+def keep_snr_of_both(values: np.ndarray) -> int:
+    """How many prompts [prompt, picture, measure] have a finite SNR in what both models write; NaN in the others.
+
+    Shares are kept to three decimals, so that the needle's may be 0 in one model and not in the other: means over the
+    prompts that each model has left would be of different prompts.
+    """
+    snr = values[:, [PICTURES.index(name) for name in WRITTEN], MEASURES.index("snr_db")]
+    both = np.isfinite(snr).all(axis=1)
+    values[~both, :, MEASURES.index("snr_db")] = np.nan
+    return int(both.sum())
 
 
 def by_measure(values: np.ndarray) -> list[dict[str, Estimate]]:
@@ -215,8 +228,11 @@ def length_table(cells: Sequence[Cell]) -> list[str]:
         row = [length_name(cell["length"]), cell["n"], *(text(cell["shares"][name]["noise"]) for name in PICTURES)]
         for name in (f"{a} - {b}" for a, b in COMPARED):
             row += [text(cell["differences"][name]["noise"], signed=True), f"{cell['p_values'][name]['noise']:.2g}"]
-        rows.append([*row, *(text(cell["shares"][name]["snr_db"], 1, signed=True) for name in WRITTEN)])
+        snr = [text(cell["shares"][name]["snr_db"], 1, signed=True) for name in WRITTEN]
+        difference = text(cell["differences"]["difference - plain"]["snr_db"], 2, signed=True)
+        rows.append([*row, *snr, difference, cell["n_snr"]])
     compared = ["Diff-Mamba-2 less Mamba-2", "p", "difference less minuend", "p", "SNR, dB: Mamba-2", "Diff-Mamba-2"]
+    compared += ["SNR: Diff-Mamba-2 less Mamba-2", "n, SNR"]
     return table(["length", "n", *(f"noise, {SHOWN[name]}" for name in PICTURES), *compared], rows)
 
 

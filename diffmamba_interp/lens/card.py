@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +27,7 @@ COLUMNS = (
     "made from",
     "made on",
     "held-out tokens",
-    "mean KL, logit lens",
+    "mean KL, logit lens (without the embedding)",
     "mean KL, this lens",
     "nearer in",
 )
@@ -37,8 +37,8 @@ COLUMNS = (
 class Provenance:
     """What a lens was made with.
 
-    model, data: as they were named. The sha256 are of the model's weight files (of the one file, or of the
-    files' digests), of params.pt, of the tokenizer and of the text (None where there is none).
+    model: as it was named. data: its name, a path's last part. The sha256 are of the model's weight files (of the one
+    file, or of the files' digests), of params.pt, of the tokenizer and of the text (None where there is none).
     versions: of Python and of the packages that decide the numbers.
     """
 
@@ -243,10 +243,16 @@ def _catalogue_row(
         f"{Path(provenance.data).name}, {extent}",
         f"{provenance.device}, PyTorch {provenance.versions['torch']}",
         f"{measurement.n_tokens:,} in {measurement.n_documents:,} documents",
-        f"{fmean(stage.logit_lens_kl_nats.value for stage in stages):.3f}",
-        f"{fmean(stage.kl_nats.value for stage in stages):.3f}",
+        _mean_kl([stage.logit_lens_kl_nats.value for stage in stages]),
+        _mean_kl([stage.kl_nats.value for stage in stages]),
         f"{n_nearer} of {len(stages)} stages",
     ]
+
+
+def _mean_kl(by_stage: Sequence[float]) -> str:
+    """With and, in brackets, without the embedding, which no lens reads well and which outweighs the rest."""
+    without = f" ({fmean(by_stage[1:]):.3f})" if len(by_stage) > 1 else ""
+    return f"{fmean(by_stage):.3f}{without}"
 
 
 def _catalogue_line(cells: list[str] | tuple[str, ...]) -> str:

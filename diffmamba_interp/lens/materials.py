@@ -63,7 +63,8 @@ class Materials:
             model_sha256=self.identity["model"],
             lens_sha256=lens_sha256,
             tokenizer_sha256=self.identity["tokenizer"],
-            data=self.location,
+            # Where it lay says nothing to whom it is told.
+            data=self.location if is_hub_id(self.location) else Path(self.location).name,
             data_sha256=self.identity["data"],
             seed=recipe.seed,
             device=device_name(self.model.embed.weight.device),

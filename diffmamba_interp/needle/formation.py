@@ -241,7 +241,7 @@ def estimate_difference(
     (share_formed,) = paired_test(*(one.has_formed.astype(float) for one in (first, second)), **draws).estimates
     both = second.snr_db_there - first.snr_db_there
     (snr_db,) = bootstrap_of(mean_of(both), len(both), **draws).estimates
-    inner_db, *timing_db = bootstrap_of(_lead(first, second, tasks), len(tasks), **draws).estimates
+    inner_db, *timing_db = bootstrap_of(lead_and_timing(first, second, tasks), len(tasks), **draws).estimates
     return FormationDifference(
         **about,
         n=tested.n,
@@ -256,7 +256,7 @@ def estimate_difference(
     )
 
 
-def _lead(first: Clearness, second: Clearness, tasks: np.ndarray) -> WeightedStatistic:
+def lead_and_timing(first: Clearness, second: Clearness, tasks: np.ndarray) -> WeightedStatistic:
     """Of the inner stages' mean SNR, [resample, 3]: second minus first; its timing with the SNR of each model."""
     n_stages = first.is_clear.shape[-1]
     of_task = np.unique(tasks, return_inverse=True)[1] * (n_stages + 1)

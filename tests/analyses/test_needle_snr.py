@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyses.needle_snr import relation, report
+from analyses.needle_snr import measures, relation, report, stages
 from analyses.needle_snr.run import QUESTION
 from diffmamba_interp.analysis.page import RECORDS, RESULTS
 from diffmamba_interp.analysis.results import read_records, read_results, write_records, write_results
-from diffmamba_interp.models.demo import DEMO_NAMES
+from diffmamba_interp.drawing.panels import Line
+from diffmamba_interp.models.demo import DEMO_NAMES, load_demo_tokenizer
+from diffmamba_interp.needle import make_needle_samples
 from diffmamba_interp.needle.findings import Verdict
+from diffmamba_interp.needle.probes import PROBE, SHUFFLED
 
 
 def made_up_records(folder: Path, n: int = 12) -> Path:
@@ -53,6 +56,12 @@ def test_records_from_another_machine_give_results_figures_and_page_here(tmp_pat
     assert {(v["n"], v["winner"]) for v in results["verdicts"]} == {(12, "diff-mamba2"), (6, None)}
     probability = next(c for c in results["curves"] if c["measure"] == "probability")
     assert probability["value"] == pytest.approx(np.exp([-1.0, -2.0, -3.0, -4.0]), rel=1e-3)
+    # Noise about 0 dB comes to stay above a threshold at the output or never; 3 dB more make it earlier.
+    whole = [one for one in results["formation_differences"] if "task" not in one["group"]]
+    assert [one["criterion"] for one in whole] == ["3 dB", "7 dB", "10 dB"]
+    assert whole[0]["mean"]["value"] < 0 < whole[0]["share_formed"]["value"]
+    assert whole[0]["inner_db"]["value"] == 3.0
+    assert (results["measure_means"], "bits.svg" in (tmp_path / "here" / "README.md").read_text()) == ([], False)
     page = (tmp_path / "here" / "README.md").read_text()
     assert "**the claim holds**" in page
     assert "attention.svg" not in page
@@ -109,3 +118,51 @@ def test_the_headline_follows_the_verdicts(winners: tuple[str | None, ...], word
         numbers = {"baseline_db": 0.0, "model_db": value, "difference_db": value, "low": low, "high": high}
         whole.append(Verdict(**about, **numbers, group=(("length", length),), p_value=0.1))
     assert words in report.headline(whole)
+
+
+def test_bits_and_probes_are_paired_by_prompt_and_drawn_with_their_sign(tmp_path: Path) -> None:
+    """Diff-Mamba is 0.5 bits above Mamba-2 at each stage, whatever reads it."""
+    samples = make_needle_samples(load_demo_tokenizer(), task="qa1", n=12, length=0)
+    bits = np.random.default_rng(0).normal(size=(12, 4)).round(1)
+    tables = [
+        measures.table(
+            model, lens, samples, bits > 0, None if lens == SHUFFLED else bits + 0.5 * (model == "diff-mamba2")
+        )
+        for model in DEMO_NAMES
+        for lens in (stages.TUNED, PROBE, SHUFFLED)
+    ]
+    # The records of the models are in different orders; prompts are known by story.
+    tables[0] = {name: column[::-1] for name, column in tables[0].items()}
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    write_records(tmp_path / stages.MEASURES_FILE, columns)
+    found = stages.measures_of(tmp_path, [(("length", "0"),), (("task", "qa1"), ("length", "0"))])
+    means = [one for one in found["measure_means"] if one["measure"] == "calibrated_bits"]
+    assert [(one["lens"], one["place"]) for one in means[:4]] == [
+        (lens, place) for lens in (stages.TUNED, PROBE) for place in ("inner stages", "output")
+    ]
+    for one in means:
+        assert one["difference"].value == pytest.approx(0.5)
+        assert one["values"][0] == pytest.approx(
+            bits[:, 1:-1].mean() if one["place"] != "output" else bits[:, -1].mean()
+        )
+    assert {(c["lens"], c["measure"]) for c in found["measure_curves"]} == {
+        *((lens, measure) for lens in (stages.TUNED, PROBE) for measure in stages.READINGS),
+        (SHUFFLED, "is_right"),
+    }
+    drawn = stages.drawings(
+        {"stages": ["embedding", "after block 0", "after block 1", "output"], "curves": FORMED, **found}, "t"
+    )
+    (tuned, probe) = drawn["bits_difference"].marks(Line)
+    assert (tuned.name, probe.name) == ("diff-mamba2 − mamba2, tuned lens", "diff-mamba2 − mamba2, probe")
+    assert tuned.y == pytest.approx([0.5] * 4)
+    assert len(list(drawn["probes"].marks(Line))) == 6
+    assert drawn["probes"].y.title == "share of prompts with the answer on top of the labels"
+
+
+FORMED = [
+    {
+        **{"model": "mamba2", "lens": "tuned", "measure": "formed_7db", "statistic": "mean", "group": {"length": "0"}},
+        **{name: [0.1, 0.2, 0.3, 0.4] for name in ("value", "low", "high")},
+        "n": 12,
+    }
+]

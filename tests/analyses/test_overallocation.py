@@ -35,3 +35,14 @@ def test_the_verdict_follows_the_signs(signs: tuple[int, ...], words: str) -> No
 
 
 BY_SIGN = {-1: [-0.2, -0.3, -0.1], 0: [0.0, -0.1, 0.1], 1: [0.2, 0.1, 0.3]}
+
+
+def test_the_ratio_is_of_prompts_that_have_one_in_both_models() -> None:
+    place = report.MEASURES.index("snr_db")
+    values = np.zeros((4, len(report.PICTURES), len(report.MEASURES)))
+    values[1, report.PICTURES.index("plain"), place] = -np.inf
+    values[2, report.PICTURES.index("difference"), place] = np.inf
+    values[3, report.PICTURES.index("minuend"), place] = np.inf
+    assert report.keep_snr_of_both(values) == 2
+    assert np.isnan(values[1:3, :, place]).all()
+    assert not np.isnan(values[[0, 3]]).any()
