@@ -162,6 +162,20 @@ def test_branches_and_heads_are_taken_out_and_exchanged_where_they_are_subtracte
     assert torch.equal(ablated[f"{AT}.minuend.hook_out"][..., d_head:], a[..., d_head:])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_lambda_of_a_head_gate_is_a_score_of_every_token_and_head_and_nothing_else(mixer: str) -> None:
+    model = model_of(mixer, subtract_at="scan", normalisation="none", lambda_form="token_head_gate")
+    weight, bias = model.get_parameter(f"{AT}.lambda_w").normal_(), model.get_parameter(f"{AT}.lambda_b").normal_()
+    n_heads = model.cfg.mixer_sizes("plain").n_heads
+    assert weight.shape == (n_heads, 16)
+    _, cache = model.run_with_cache(random_tokens(), ["blocks.1.hook_mixer_in", f"{AT}.hook_lambda"])
+    u, lambda_ = cache["blocks.1.hook_mixer_in"], cache[f"{AT}.hook_lambda"]
+    assert lambda_.shape == (2, 9, n_heads)
+    for t, h in ((0, 0), (4, 3), (8, n_heads - 1)):
+        assert float(lambda_[1, t, h]) == pytest.approx(float(torch.sigmoid(weight[h] @ u[1, t] + bias[h])), abs=1e-12)
+
+
 def test_a_lambda_of_fewer_heads_is_refused_and_one_number_or_one_for_each_token_is_not() -> None:
     model = model_of("mamba2", subtract_at="scan", normalisation="none", lambda_form="token_head_gate")
     for shape in ((2, 9, 3), (2, 8, 4), (3, 1, 1)):
