@@ -7,7 +7,7 @@ minus its baseline, and its label says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,12 @@ from diffmamba_interp.needle.trajectory_records import MEASURED, Measure
 
 SIGNIFICANT = 0.05
 """A difference is marked where its corrected p-value lies below this."""
+
+PROBED: Mapping[Measure, str] = {"is_right": "accuracy", "calibrated_bits": "bits about the answer"}
+"""What the measures of probes are called on their axes."""
+
+_TOP_OF_SHARES = 1.05
+"""Room for markers at 1."""
 
 _LEAST_PROBABILITY = 1e-6
 """An axis of probabilities is not drawn to a smaller scale than this."""
@@ -129,10 +135,10 @@ def probes_drawing(curves: Sequence[Curve], *, measure: Measure = "is_right", ti
         ]
         zero = [Level(at=0.0, colour=GREY)] if any(low < 0 for curve in of_group for low in curve.low) else []
         panels.append(Panel(title=f"{group_name(group)}, n = {of_group[0].n}", marks=[*zero, *lines]))
-    name = f"difference in {MEASURED[measure].title}" if is_paired else MEASURED[measure].title
-    limits = (0.0, 1.0) if measure == "is_right" and not is_paired else None
-    x = replace(_stage_axis(chosen), title="probe reads")
-    return Drawing(title=title, x=x, y=Axis(title=name, limits=limits), panels=panels)
+    what = PROBED.get(measure, MEASURED[measure].title)
+    limits = (0.0, _TOP_OF_SHARES) if measure == "is_right" and not is_paired else None
+    y = Axis(title=f"difference in {what}" if is_paired else what, limits=limits)
+    return Drawing(title=title, x=replace(_stage_axis(chosen), title="probe reads"), y=y, panels=panels)
 
 
 probes_by_stage = as_plotly(probes_drawing)

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from diffmamba_interp.argument_checks import Resamples, Seed, checked
+from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.drawing.panels import minus
 from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.needle.curves import Group, GroupKey, GroupRecord, matched, prompt_groups
@@ -299,11 +300,12 @@ def formation_table(formations: Sequence[Formation], differences: Sequence[Forma
         what = group_texts(one)
         if isinstance(one, Formation):
             never = f"{1 - one.share_formed.value:.1%}"
-            rows.append((*what, one.model, one.median.text(1), never, one.snr_db.text(1)))
+            rows.append((*what, short_name(one.model), one.median.text(1), never, one.snr_db.text(1)))
         else:
             never = f"{0 - one.share_formed.value:+.1%}"
             there = f"{one.snr_db.text(1, signed=True)}, n = {one.n_both}"
-            rows.append((*what, minus(one.model, one.baseline), one.median.text(1, signed=True), never, there))
+            whose = minus(short_name(one.model), short_name(one.baseline))
+            rows.append((*what, whose, one.median.text(1, signed=True), never, there))
     return aligned_table(rows)
 
 

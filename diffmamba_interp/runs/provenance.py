@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from diffmamba_interp.files.checksums import file_sha256
+from diffmamba_interp.files.json_files import read_toml
 
-_PACKAGES = ("diffmamba-interp", "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
+_OWN = "diffmamba-interp"
+_PACKAGES = (_OWN, "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
 
 
 def weights_sha256(folder: str | Path) -> str:
@@ -30,11 +32,22 @@ def device_name(device: torch.device | str) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers; "not installed" for a bare source tree."""
+    """Versions of Python and of the packages that decide the numbers; "not installed" for one that is not there.
+
+    This package's own, where it runs from a bare source tree, is that of the tree, which it says.
+    """
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
-            versions[name] = "not installed"
+            versions[name] = _of_source_tree() if name == _OWN else "not installed"
     return versions
+
+
+def _of_source_tree() -> str:
+    """The version that pyproject.toml beside the package states."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if not project.is_file():
+        return "not installed"
+    return f"{read_toml(project)['project']['version']} (source tree)"

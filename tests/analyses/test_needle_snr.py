@@ -156,7 +156,7 @@ def test_bits_and_probes_are_paired_by_prompt_and_drawn_with_their_sign(tmp_path
     assert (tuned.name, probe.name) == ("diff-mamba2 − mamba2, tuned lens", "diff-mamba2 − mamba2, probe")
     assert tuned.y == pytest.approx([0.5] * 4)
     assert len(list(drawn["probes"].marks(Line))) == 6
-    assert drawn["probes"].y.title == "share of prompts with the answer on top of the labels"
+    assert drawn["probes"].y.title == "accuracy"
 
 
 FORMED = [

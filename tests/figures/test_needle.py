@@ -171,8 +171,8 @@ def test_probes_have_a_panel_a_group_a_colour_a_model_and_dashes_for_shuffled_an
     ]
     drawing = probes_drawing(curves, title="t")
     assert [panel.title for panel in drawing.panels] == ["qa1, 0k, n = 30", "qa2, 0k, n = 30"]
-    assert drawing.y.title == "share of prompts with the answer on top of the labels"
-    assert (drawing.y.limits, drawing.x.title) == ((0.0, 1.0), "probe reads")
+    assert (drawing.y.title, drawing.x.title) == ("accuracy", "probe reads")
+    assert drawing.y.limits == (0.0, 1.05)
     for panel in drawing.panels:
         made = [mark for mark in panel.marks if isinstance(mark, Line)]
         assert [line.name for line in made] == [
@@ -193,6 +193,6 @@ def test_a_difference_of_probes_says_whose_it_is_and_has_a_line_at_0() -> None:
     assert line.name == "diff-mamba2 − mamba2, probe"
     assert line.hollow == [True, True, False]
     assert [mark.at for mark in drawing.panels[0].marks if isinstance(mark, Level)] == [0.0]
-    assert drawing.y.title == "difference in calibrated bits about the answer"
+    assert drawing.y.title == "difference in bits about the answer"
     with pytest.raises(ValueError, match="curves holds none of 'is_right'"):
         probes_drawing([curve()])

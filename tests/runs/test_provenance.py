@@ -1,11 +1,14 @@
 """What results were made with: sums of weights, whatever files they lie in."""
 
 import hashlib
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
-from diffmamba_interp.runs.provenance import weights_sha256
+from diffmamba_interp.runs import provenance
+from diffmamba_interp.runs.provenance import package_versions, weights_sha256
 
 
 def sha256(content: bytes) -> str:
@@ -23,3 +26,19 @@ def test_the_sum_of_weights_is_that_of_the_file_or_of_the_shards_sums_in_order(t
 def test_a_folder_without_weights_has_no_sum(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         weights_sha256(tmp_path)
+
+
+def test_a_package_that_runs_from_its_source_tree_has_the_version_of_the_tree(
+    monkeypatch: pytest.MonkeyPatch, project_root: Path
+) -> None:
+    def none_of_ours(name: str) -> str:
+        if name in ("diffmamba-interp", "tuned-lens"):
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(provenance, "version", none_of_ours)
+    versions = package_versions()
+    stated = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]["version"]
+    assert versions["diffmamba-interp"] == f"{stated} (source tree)"
+    assert versions["tuned-lens"] == "not installed"
+    assert versions["numpy"] == version("numpy")
