@@ -35,7 +35,7 @@ def faithfulness_drawing(record: FaithfulnessRecord, *, title: str = "") -> Draw
 
     The two that know nothing of the model, random and recency, are grey.
     """
-    styles = _ranking_styles(record.rankings)
+    styles = ranking_styles(record.rankings)
     panels = []
     for name, curves in (
         ("taken out, the highest first", record.deletion),
@@ -114,6 +114,7 @@ def areas_drawing(
 areas_figure = as_plotly(areas_drawing)
 
 
-def _ranking_styles(rankings: Iterable[str]) -> dict[str, Style]:
+def ranking_styles(rankings: Iterable[str]) -> dict[str, Style]:
+    """A look for each ranking; those that know nothing of the model are grey."""
     others = [ranking for ranking in rankings if ranking not in _BASELINES]
     return {**series_styles(others), **_BASELINES}

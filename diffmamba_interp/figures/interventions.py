@@ -155,57 +155,65 @@ block_effect_figure = as_plotly(block_effect_drawing)
 
 
 def patch_grid_drawing(
-    grid: PatchGrid,
+    grid: PatchGrid | Mapping[str, PatchGrid],
     *,
     show: Literal["change", "recovered"] = "change",
     sample: int | None = None,
     token_strings: Sequence[str] | None = None,
+    place_names: Sequence[str] | None = None,
     title: str = "",
 ) -> Drawing:
     """Blocks, their branches or heads by positions: what patching there does to the answer's logit, on one symmetric
     scale; of an estimated grid, what attribution patching says that it does.
 
     Args:
-        grid: what `patch_grid` or `attribution_patching` made.
+        grid: what `patch_grid` or `attribution_patching` made; or several of the same cells by name, side by side.
         show: the "change" of the logit, or the share of the prompts' distance that is "recovered".
         sample: which pair of prompts; None for the mean over those that have a value.
         token_strings: the tokens of a whole prompt, to label the positions with.
+        place_names: what each column is called, in place of its positions.
         title: shown above.
 
     Raises:
-        ValueError: a sample that there is not, another `show`, or fewer tokens than positions.
+        ValueError: a sample that there is not, another `show`, fewer tokens than positions, as many names as there are
+            not columns, no grid, or grids of other cells.
     """
     if show not in ("change", "recovered"):
         raise ValueError(f"show is {show!r}: it must be 'change' or 'recovered'.")
-    values = getattr(grid, show)
-    if sample is not None and not 0 <= sample < len(values):
-        raise ValueError(f"sample is {sample}: the grid has samples 0 to {len(values) - 1}.")
-    shown = _mean_of_finite(values) if sample is None else values[sample]
-    places = [_place_name(place) for place in grid.positions]
-    cells = HeatMap(
-        values=shown,
-        x=range(len(places)),
-        y=list(grid.row_names),
-        notes=[
-            [f"block {name}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
-            for name, row in zip(grid.row_names, shown, strict=True)
-        ],
-    )
-    which = f"mean of {len(values)} pairs of prompts" if sample is None else f"pair of prompts {sample}"
-    labels = _position_labels(grid, token_strings)
+    grids = {"": grid} if isinstance(grid, PatchGrid) else dict(grid)
+    if not grids:
+        raise ValueError("grid is empty: give at least one.")
+    first = next(iter(grids.values()))
+    if any((one.row_names, one.positions) != (first.row_names, first.positions) for one in grids.values()):
+        raise ValueError("grid holds grids of other rows or positions: give those of the same cells.")
+    n = len(first.patched)
+    if sample is not None and not 0 <= sample < n:
+        raise ValueError(f"sample is {sample}: the grid has samples 0 to {n - 1}.")
+    labels = list(place_names) if place_names is not None else _position_labels(first, token_strings)
+    if len(labels) != len(first.positions):
+        raise ValueError(
+            f"place_names holds {len(labels)} names for {len(first.positions)} columns: give one for each."
+        )
+    values = {name: getattr(one, show) for name, one in grids.items()}
+    shown = {name: _mean_of_finite(of) if sample is None else of[sample] for name, of in values.items()}
+    places = [_place_name(place) for place in first.positions] if place_names is None else labels
+    mean = f"mean of {n} pairs of prompts" if n > 1 else "one pair of prompts"
+    which = mean if sample is None else f"pair of prompts {sample}"
     step = -(-len(labels) // MAX_TICKS)
+    row_height = 22.0 if first.heads is None else 12.0
     return Drawing(
-        title=title or ("Attribution patching (estimate)" if grid.estimated else "Activation patching"),
-        subtitle=f"{grid.point}, {which}",
+        title=title or ("Attribution patching (estimate)" if first.estimated else "Activation patching"),
+        subtitle=f"{first.point}, {which}",
         x=Axis(
             title="patched position",
             upright=True,
             ticks={number: labels[number] for number in range(0, len(labels), step)},
         ),
         y=Axis(title="block", kind="category", backwards=True),
-        scale=symmetric("change of logit" if show == "change" else "share recovered", [shown]),
-        panels=[Panel(marks=[cells])],
-        panel_size=(max(300.0, 12.0 * len(places)), (22.0 if grid.heads is None else 12.0) * len(grid.blocks)),
+        scale=symmetric("change of logit" if show == "change" else "share recovered", list(shown.values())),
+        panels=[Panel(title=name, marks=[_cells(first, of, places)]) for name, of in shown.items()],
+        columns=2,
+        panel_size=(max(300.0, 12.0 * len(places)), row_height * len(first.blocks)),
     )
 
 
@@ -274,6 +282,18 @@ def _axis_title(reading: str, unit: str, quantity: Quantity) -> str:
 
 def _subtitle(n_samples: list[int]) -> str:
     return f"n = {', '.join(map(str, n_samples))}, 95 % bootstrap intervals over samples"
+
+
+def _cells(grid: PatchGrid, values: np.ndarray, places: Sequence[str]) -> HeatMap:
+    return HeatMap(
+        values=values,
+        x=range(len(places)),
+        y=list(grid.row_names),
+        notes=[
+            [f"block {name}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
+            for name, row in zip(grid.row_names, values, strict=True)
+        ],
+    )
 
 
 def _mean_of_finite(values: np.ndarray) -> np.ndarray:

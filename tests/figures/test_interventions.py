@@ -162,6 +162,26 @@ def test_a_grid_has_blocks_by_positions_on_a_symmetric_scale() -> None:
     assert np.allclose(one.z, grid.recovered[1])
 
 
+def test_grids_of_the_same_cells_stand_side_by_side_on_one_scale() -> None:
+    exact = grid_of()
+    estimate = PatchGrid(**{**vars(exact), "patched": 3 * exact.patched, "estimated": True})
+    drawing = patch_grid_drawing({"exact": exact, "estimate": estimate}, place_names=["<a>", "b", "c"])
+    assert [panel.title for panel in drawing.panels] == ["exact", "estimate"]
+    for panel, grid in zip(drawing.panels, (exact, estimate), strict=True):
+        assert np.allclose(panel.marks[0].values, grid.change.mean(axis=0))
+    assert drawing.scale is not None
+    assert drawing.scale.high == pytest.approx(np.abs(estimate.change.mean(axis=0)).max())
+    assert drawing.scale.low == -drawing.scale.high
+    assert list((drawing.x.ticks or {}).values()) == ["<a>", "b", "c"]
+    assert "position <a>" in next(iter(drawing.marks(HeatMap))).notes[0][0]
+    with pytest.raises(ValueError, match="grids of other rows"):
+        patch_grid_drawing({"a": exact, "b": PatchGrid(**{**vars(exact), "blocks": (0, 4)})})
+    with pytest.raises(ValueError, match="place_names holds 2 names for 3 columns"):
+        patch_grid_drawing(exact, place_names=["a", "b"])
+    with pytest.raises(ValueError, match="grid is empty"):
+        patch_grid_drawing({})
+
+
 def test_rows_are_named_after_what_they_patch_and_an_estimate_is_called_one() -> None:
     branches = PatchGrid(**{**vars(grid_of()), "blocks": (0, 0), "branches": ("minuend", "subtrahend")})
     (cells,) = patch_grid_drawing(branches).marks(HeatMap)

@@ -1,4 +1,5 @@
-"""Interventions: lambda, branches, heads and tokens changed, and what becomes of the answer, before and after."""
+"""Interventions: lambda, branches, heads and tokens changed, and what becomes of the answer, before and after; where it
+comes from, by patching and by taking tokens out."""
 
 from __future__ import annotations
 
@@ -35,6 +36,7 @@ from app.pages_.interventions.request import (
     sweep_steps,
     swept_record,
 )
+from app.pages_.interventions.tracing import draw_faithfulness, draw_patching
 from app.shell import state
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
@@ -105,6 +107,8 @@ def page() -> None:
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
                 draw_dose_response(chosen, prompt, answer, changes, record, log=log)
+                draw_patching(chosen, prompt, answer)
+                draw_faithfulness(chosen, prompt, answer)
 
 
 def draw_numbers(record: InterventionRecord) -> None:

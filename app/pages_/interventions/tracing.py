@@ -1,0 +1,256 @@
+"""Where the answer comes from: values patched from one prompt into another, and tokens taken out in the order in which
+an account of them ranks them. Both ask the model as it is, without the page's changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import streamlit as st
+import torch
+
+from app.pages_.interventions.request import Answer, differential_blocks
+from app.shell import loading, state
+from app.shell.downloads import FIGURE_BUTTONS, csv_file, draw_downloads, html_file
+from app.shell.errors import shown_errors
+from app.shell.estimates import agreed
+from app.shell.folders import ModelKey
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, markdown, parse_prompt, token_text
+from app.shell.steps import Ref, Step, as_python, model_steps, run_steps, tokens_step
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.figures.faithfulness import faithfulness_figure, ranking_name
+from diffmamba_interp.figures.interventions import patch_grid_figure
+from diffmamba_interp.files.table_text import csv_text
+from diffmamba_interp.implicit_attention import SOURCE_SCORES, source_scores
+from diffmamba_interp.interventions import (
+    FaithfulnessRecord,
+    PatchGrid,
+    attribution_patching,
+    estimate_error,
+    faithfulness,
+    patch_grid,
+)
+from diffmamba_interp.interventions.faithfulness import FRACTIONS
+from diffmamba_interp.spans import SPAN_CLASSES
+
+NOTHING = "nothing"
+POINTS = {
+    NOTHING: "nothing",
+    "resid_pre": "what enters each block",
+    "mixer_out": "what each block writes",
+    "branch_out": "what each branch writes",
+    "gated": "what each head writes",
+}
+COLUMNS = {"tokens": "each token", "spans": "needle, other facts, question and the rest"}
+EXACT, ESTIMATE = "exact", "estimate, one backward pass"
+SHORTER = "Shorten the prompt, or patch whole spans"
+
+
+def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
+    """The widgets, and both grids if something is patched."""
+    st.subheader("Patching from this prompt into another")
+    left, right = st.columns(2)
+    offered = [point for point in POINTS if point != "branch_out" or differential_blocks(chosen.cfg)]
+    with left:
+        point = state.selectbox("Patched", "patched", offered, NOTHING, format_func=POINTS.get)
+    if point == NOTHING:
+        return
+    with right:
+        ready = "spans" if point == "gated" else "tokens"
+        columns = state.selectbox("Columns", "patch_columns", list(COLUMNS), ready, format_func=COLUMNS.get)
+    with shown_errors("Patching", SHORTER):
+        other = choose_other(chosen, prompt, answer)
+        places = places_of(prompt, columns)
+        steps = patching_steps(chosen.key, prompt, other, answer, point, places)
+        n_rows = len(rows_of(chosen, point))
+        n_tokens = (n_rows * len(places) + 4) * len(prompt.tokens)
+        if not agreed(chosen.key, n_tokens, what=as_python(steps), reduce=SHORTER, slot="patching"):
+            return
+        with st.spinner("Patching", show_time=True):
+            made = kept(chosen.key, steps, ("exact", "estimate"))
+        figure = run_steps(steps, {**made, "model": None})["patching_figure"]
+        st.plotly_chart(figure, width="stretch", key="patching_grids", config=FIGURE_BUTTONS)
+        st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer))
+        files = [html_file(figure, "patching.html"), csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
+        draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="patching")
+
+
+def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
+    """A switch, and the curves if it is on."""
+    st.subheader("Which account of the tokens holds?")
+    hint = "Source tokens are knocked out of every scan in the order of each account, or left in alone"
+    if not state.toggle("Take tokens out in the order of each account", "faithful", help=hint):
+        return
+    with shown_errors("Taking tokens out", "Shorten the prompt."):
+        steps = faithfulness_steps(chosen.key, prompt, answer)
+        n_runs = 2 * len(FRACTIONS) * (len(SOURCE_SCORES) + 2) + 4
+        n_tokens = n_runs * len(prompt.tokens)
+        if not agreed(chosen.key, n_tokens, what=as_python(steps), reduce="Shorten the prompt", slot="faithful"):
+            return
+        with st.spinner("Taking tokens out", show_time=True):
+            made = kept(chosen.key, steps, ("faithful",))
+        figure = run_steps(steps, {**made, "model": None, "scores": None})["faithful_figure"]
+        st.plotly_chart(figure, width="stretch", key="faithful_curves", config=FIGURE_BUTTONS)
+        st.caption(
+            "An account holds where its curve falls at once on the left, and rises at once on the right. One prompt "
+            "decides nothing; grey: orders that know nothing of the model."
+        )
+        files = [html_file(figure, "faithfulness.html"), csv_file(lambda: curves_csv(made["faithful"]), "curves.csv")]
+        draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="faithfulness")
+
+
+def choose_other(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> Prompt:
+    """The other prompt, ready with the answer and the first wrong one exchanged. Raises ValueError for one of another
+    length."""
+    ready = exchanged(prompt.tokens, answer)
+    between = "" if chosen.tokenizer else " "
+    text = between.join(token_text(token, chosen.tokenizer) for token in ready)
+    hint = "As many tokens as the prompt; ready: the answer and the first wrong answer exchanged"
+    typed = state.text_area("The other prompt", "other_prompt", text, height=100, help=hint)
+    other = parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, bos="never")
+    if len(other.tokens) != len(prompt.tokens):
+        raise ValueError(
+            f"the other prompt has {len(other.tokens)} tokens and the prompt {len(prompt.tokens)}: a value is moved to "
+            "the same position, so exchange words for others of as many tokens."
+        )
+    return other
+
+
+def exchanged(tokens: Sequence[int], answer: Answer) -> tuple[int, ...]:
+    """The tokens with the answer's and the first wrong label's exchanged."""
+    wrong = other_answer(answer)
+    if wrong is None:
+        return tuple(tokens)
+    return tuple({answer.token: wrong, wrong: answer.token}.get(token, token) for token in tokens)
+
+
+def other_answer(answer: Answer) -> int | None:
+    """The first wrong label."""
+    return next((label for label in answer.labels if label != answer.token), None)
+
+
+def rows_of(chosen: ChosenModel, point: str) -> list[int]:
+    """The block of each row that a grid will have."""
+    rows: list[int] = []
+    for block in range(chosen.cfg.n_layers):
+        kind = chosen.cfg.block_kind(block)
+        n_branches = 2 if kind == "differential" else 0 if point == "branch_out" else 1
+        n_heads = chosen.cfg.mixer_sizes(kind).n_heads if point == "gated" else 1
+        rows += [block] * (n_heads * (n_branches if point in ("branch_out", "gated") else 1))
+    return rows
+
+
+def places_of(prompt: Prompt, columns: str) -> dict[str, tuple[int, ...]]:
+    """The positions of each column by its name; spans that the prompt does not have are left out."""
+    if columns == "tokens":
+        return {f"{place} {text}": (place,) for place, text in enumerate(prompt.strings)}
+    spans = {
+        name: tuple(place for start, end in getattr(prompt.spans, name) for place in range(start, end))
+        for name in SPAN_CLASSES
+    }
+    named = {place for places in spans.values() for place in places}
+    spans["the rest"] = tuple(place for place in range(len(prompt.tokens)) if place not in named)
+    return {name: places for name, places in spans.items() if places}
+
+
+def patching_steps(
+    key: ModelKey,
+    prompt: Prompt,
+    other: Prompt,
+    answer: Answer,
+    point: str,
+    places: Mapping[str, tuple[int, ...]],
+) -> list[Step]:
+    """Both grids, and the figure that has them side by side."""
+    wrong = other_answer(answer)
+    given: dict[str, Any] = {"answers": [answer.token], **({} if wrong is None else {"against": [wrong]})}
+    given |= {"point": point, "positions": [*places.values()]}
+    prompts = (Ref("model"), Ref("tokens"), Ref("other"))
+    return [
+        tokens_step(key, prompt),
+        Step("other", torch.tensor, [list(other.tokens)], device=key.device),
+        Step("exact", patch_grid, *prompts, **given),
+        Step("estimate", attribution_patching, *prompts, **given),
+        Step(
+            "patching_figure",
+            patch_grid_figure,
+            {EXACT: Ref("exact"), ESTIMATE: Ref("estimate")},
+            place_names=list(places),
+            title="Change of the answer's logit",
+        ),
+    ]
+
+
+def faithfulness_steps(key: ModelKey, prompt: Prompt, answer: Answer) -> list[Step]:
+    """Scores, curves and the figure. Of a prompt with spans the context is ranked, else all but the last token."""
+    context = sorted(
+        {
+            place
+            for name in ("needle", "distractors", "filler")
+            for start, end in getattr(prompt.spans, name)
+            for place in range(start, end)
+            if place < len(prompt.tokens) - 1
+        }
+    )
+    given: dict[str, Any] = {"answers": [answer.token]}
+    if answer.labels:
+        given |= {"labels": list(answer.labels), "reading": "label_probability"}
+    given |= {"sources": context} if context else {}
+    return [
+        tokens_step(key, prompt),
+        Step("scores", source_scores, Ref("model"), Ref("tokens"), answer.token),
+        Step("faithful", faithfulness, Ref("model"), Ref("tokens"), Ref("scores"), **given),
+        Step("faithful_figure", faithfulness_figure, Ref("faithful")),
+    ]
+
+
+def kept(key: ModelKey, steps: Sequence[Step], names: Sequence[str]) -> dict[str, Any]:
+    """The results of these names, from the cache if they were made before."""
+    needed = [step for step in steps if not step.name.endswith("_figure")]
+
+    def make(model: HookedMamba) -> dict[str, Any]:
+        results = run_steps(needed, {"model": model})
+        return {name: results[name] for name in names}
+
+    def size(made: Mapping[str, Any]) -> int:
+        arrays = [a for record in made.values() for a in vars(record).values() if isinstance(a, np.ndarray)]
+        return sum(array.nbytes for array in arrays) + 20_000
+
+    return cast(dict[str, Any], loading.result(key, ("tracing", as_python(needed)), make, size))
+
+
+def in_numbers(exact: PatchGrid, estimate: PatchGrid, chosen: ChosenModel, answer: Answer) -> str:
+    """What is read of both prompts, and how well the estimate orders the cells."""
+    wrong = other_answer(answer)
+    text = markdown(repr(token_text(answer.token, chosen.tokenizer)))
+    less = "" if wrong is None else f" less that of {markdown(repr(token_text(wrong, chosen.tokenizer)))}"
+    error = estimate_error(estimate, exact)
+    return (
+        f"Logit of {text}{less}: {exact.clean[0]:.3g} in this prompt, {exact.corrupted[0]:.3g} in the other. Red: "
+        f"a value of this prompt moves the other's answer towards this one's. Rank correlation of estimate and exact: "
+        f"{error.rank_correlation[0]:.2f}; the estimate misses {error.missed[0]:.0%} of the changes' size."
+    )
+
+
+def grids_csv(made: Mapping[str, PatchGrid], places: Sequence[str]) -> str:
+    """One line per cell: exact change and its estimate, in logits."""
+    exact, estimate = made["exact"], made["estimate"]
+    lines = [
+        [name, place, float(exact.change[0, row, column]), float(estimate.change[0, row, column])]
+        for row, name in enumerate(exact.row_names)
+        for column, place in enumerate(places)
+    ]
+    return csv_text(["block", "position", "change", "estimate"], lines)
+
+
+def curves_csv(record: FaithfulnessRecord) -> str:
+    """One line per ranking and share."""
+    lines = [
+        [ranking_name(ranking), fraction, float(record.deletion[0, row, at]), float(record.insertion[0, row, at])]
+        for row, ranking in enumerate(record.rankings)
+        for at, fraction in enumerate(record.fractions)
+    ]
+    return csv_text(["ranking", "share", f"{record.reading}, taken out", f"{record.reading}, put back"], lines)

@@ -1,0 +1,95 @@
+"""Patching and faithfulness on the interventions page: the library's numbers, and the program that makes them again."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from app.pages_.interventions.request import Answer
+from app.pages_.interventions.tracing import curves_csv, exchanged, grids_csv, places_of, rows_of
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.implicit_attention import source_scores
+from diffmamba_interp.interventions import attribution_patching, faithfulness, patch_grid
+from diffmamba_interp.spans import Spans
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, texts
+from tests.app.test_interventions import ANSWER, TOKENS
+
+OTHER = torch.tensor([[8 if token == 5 else 5 if token == 8 else token for token in TOKENS[0].tolist()]])
+READ = {"answers": [8], "against": [5]}
+
+
+@pytest.fixture(scope="module")
+def model(root) -> HookedMamba:
+    return HookedMamba.from_pretrained(root / MODEL).eval()
+
+
+def programs(app) -> list[str]:
+    return [element.value for element in app.code if element.language == "python"]
+
+
+def test_the_exact_grid_stands_beside_its_estimate_and_both_come_out_of_the_program(
+    open_app: OpenApp, model: HookedMamba
+) -> None:
+    app = open_app("interventions", **ANSWER, patched="mixer_out")
+    exact = patch_grid(model, TOKENS, OTHER, **READ, point="mixer_out")
+    estimate = attribution_patching(model, TOKENS, OTHER, **READ, point="mixer_out")
+    heats = [trace for trace in figures(app)[-1]["data"] if trace["type"] == "heatmap"]
+    for heat, grid in zip(heats, (exact, estimate), strict=True):
+        assert np.allclose(np.array(heat["z"], dtype=float), grid.change[0], atol=1e-4)
+    assert heats[0]["coloraxis"] == heats[1]["coloraxis"]
+    assert any("Rank correlation of estimate and exact" in text for text in texts(app.caption))
+    made: dict = {}
+    exec(compile(programs(app)[-1], "copied", "exec"), made)
+    assert np.allclose(made["exact"].patched, exact.patched, atol=1e-5)
+    assert np.allclose(made["estimate"].patched, estimate.patched, atol=1e-4)
+    assert len(made["patching_figure"].data) == len(figures(app)[-1]["data"])
+
+
+def test_a_prompt_of_another_length_is_refused_in_words(open_app: OpenApp) -> None:
+    app = open_app("interventions", **ANSWER, patched="resid_pre", other_prompt=f"{IDS} 7")
+    assert "has 12 tokens and the prompt 11" in complaint(app)
+
+
+def test_curves_follow_the_accounts_and_come_out_of_the_program(open_app: OpenApp, model: HookedMamba) -> None:
+    app = open_app("interventions", **ANSWER, faithful="True")
+    scores = {str(name): values for name, values in source_scores(model, TOKENS, 8).items()}
+    record = faithfulness(model, TOKENS, scores, answers=[8], labels=[8, 5, 60], reading="label_probability")
+    lines = [trace for trace in figures(app)[-1]["data"] if trace.get("mode") == "lines+markers"]
+    assert [line["name"] for line in lines[:2]] == ["hidden attention", "contribution"]
+    drawn = np.array([line["y"] for line in lines], dtype=float)
+    assert np.allclose(drawn, np.concatenate([record.deletion[0], record.insertion[0]]), atol=1e-4)
+    made: dict = {}
+    exec(compile(programs(app)[-1], "copied", "exec"), made)
+    assert np.allclose(made["faithful"].deletion, record.deletion, atol=1e-5)
+    rows = list(csv.DictReader(io.StringIO(curves_csv(record))))
+    assert len(rows) == len(record.rankings) * len(record.fractions)
+    assert float(rows[0]["label_probability, taken out"]) == pytest.approx(record.deletion[0, 0, 0], rel=1e-4)
+
+
+def test_nothing_is_patched_until_it_is_asked_for(open_app: OpenApp) -> None:
+    app = open_app("interventions", **ANSWER)
+    assert len(figures(app)) == 3
+    assert len(programs(app)) == 1
+
+
+def test_rows_columns_and_files_are_those_of_the_grid(model: HookedMamba, root) -> None:
+    chosen = ChosenModel.__new__(ChosenModel)
+    object.__setattr__(chosen, "cfg", model.cfg)
+    prompt = Prompt(tokens=(5, 8, 3, 9), strings=("a", "b", "c", "d"), spans=Spans(needle=((1, 3),)))
+    assert places_of(prompt, "spans") == {"needle": (1, 2), "the rest": (0, 3)}
+    assert list(places_of(prompt, "tokens")) == ["0 a", "1 b", "2 c", "3 d"]
+    for point in ("resid_pre", "branch_out", "gated"):
+        grid = patch_grid(model, TOKENS, OTHER, **READ, point=point, positions=[3, (1, 2)])
+        assert rows_of(chosen, point) == list(grid.blocks)
+    rows = list(csv.DictReader(io.StringIO(grids_csv({"exact": grid, "estimate": grid}, ["x", "y"]))))
+    assert (rows[0]["block"], rows[1]["position"]) == (grid.row_names[0], "y")
+    assert float(rows[1]["change"]) == pytest.approx(grid.change[0, 0, 1], rel=1e-4)
+
+
+def test_labels_are_exchanged_both_ways() -> None:
+    assert exchanged((8, 5, 60, 8), Answer(token=8, labels=(8, 5, 60))) == (5, 8, 60, 5)
+    assert exchanged((8, 5), Answer(token=8)) == (8, 5)
