@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from analyses.heads import report
-from diffmamba_interp.analysis.conditions import BATCH_TOKENS, CLEAN, ORDER, Condition, read_prompts
+from diffmamba_interp.analysis.conditions import CLEAN, ORDER, Condition, read_prompts
 from diffmamba_interp.analysis.prompts import (
     PromptOptions,
     TaskRecipe,
@@ -184,7 +184,7 @@ def scores_of(asked: Asked, name: DemoName, model: HookedMamba) -> HeadScores:
     if key not in _SCORES:
         boundary = boundary_tokens(load_demo_tokenizer())
         sinks = [state_sink(model, tokens, boundary) for tokens in text_batches(asked, 0, asked.recipe.n_scored_texts)]
-        read = gather_prompts(model, scored_prompts(asked), batch_tokens=asked.by_device(BATCH_TOKENS))
+        read = gather_prompts(model, scored_prompts(asked))
         means = {m: read.mean(m) for m in ("gather", "aggregate", "output_norm")}
         means |= {m: mean_over(sinks, m) for m in ("dt_ratio", "sink_share")}
         shares = {m: np.nanmean(read.uniform[m], keepdims=True) for m in ("gather", "aggregate")}

@@ -234,9 +234,11 @@ def head_contribution_norms(
     else:
         gram = torch.einsum("hdp,brd,hdq->brhpq", W, take_rows(branch.out_gain, rows).square(), W)
     gram = gate[..., None] * gram * gate[..., None, :]
-    x = rearrange(branch.x, "b s h p -> b 1 h p s")
-    size = (x * (gram @ x)).sum(dim=-2).clamp(min=0).sqrt()
-    return branch.scan.operator(rows, select_heads(None, n_heads)).abs() * rearrange(size, "b r h s -> b h r s")
+    x = rearrange(branch.x, "b s h p -> b h p s")
+    # A row at a time: all rows together would take their number times the memory of x.
+    squares = [(x * (of_row @ x)).sum(dim=-2) for of_row in gram.unbind(dim=1)]
+    size = torch.stack(squares, dim=2).clamp(min=0).sqrt()
+    return branch.scan.operator(rows, select_heads(None, n_heads)).abs() * size
 
 
 @dataclass(frozen=True, eq=False)
