@@ -1,6 +1,8 @@
 """README's "What was found" is what the records say: it is rebuilt byte by byte, and follows a record that changes."""
 
 import copy
+import gzip
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -125,11 +127,19 @@ def test_the_shipped_bits_are_those_of_the_whole_sample() -> None:
     assert differential == pytest.approx(text["diff-mamba2"]["pile"]["bits_per_byte"], abs=1e-4)
 
 
-def test_a_step_lies_on_the_line_between_two_lines_of_the_log() -> None:
-    assert 1500 < sources.step_of_answers(0, "mamba2") < 1550
-    assert 500 < sources.step_of_answers(0, "diff-mamba2") < 550
+def test_a_step_lies_on_the_line_between_two_lines_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "retrieval" / "training" / "mamba2-seed3"
+    folder.mkdir(parents=True)
+    lines = [
+        {"step": step, "answer_accuracy": value} for step, value in ((100, 0.2), (200, 0.4), (300, 0.8), (400, 0.9))
+    ]
+    lines.append({"step": 400, "bits_per_byte": 1.0})
+    with gzip.open(folder / "log.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(sources, "ANALYSES", tmp_path)
+    assert sources.step_of_answers(3, "mamba2") == pytest.approx(225.0)
     with pytest.raises(ValueError, match="never pass"):
-        sources.step_of_answers(0, "mamba2", 0.999)
+        sources.step_of_answers(3, "mamba2", 0.95)
 
 
 def test_a_ratio_over_seeds_is_of_logarithms() -> None:
