@@ -6,7 +6,7 @@ are put in where they stand. What speaks against the paper stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +75,36 @@ def earlier_or_cleaner() -> Row:
         (difference,) = zero["difference"][measure]
         claim(not estimate_from(difference).excludes_zero, f"{measure} is not told apart over seeds")
         parts.append(f"{words} {told(difference, 1, unit=unit)}")
-    first = {name: [zero["runs"][name][model][0] for model in (PLAIN, DIFFERENTIAL)] for name in (FORMED, AT_FORMATION)}
-    claim(first[FORMED][0] > first[FORMED][1], "in the shipped pair the answer forms earlier in Diff-Mamba")
-    claim(first[AT_FORMATION][0] > first[AT_FORMATION][1], "in the shipped pair plain Mamba-2 is cleaner at formation")
     return Row(
         question="Is the answer cleaner there, or formed earlier?",
-        answer=(
-            f"Not told apart at 0k: {', '.join(parts)}. In the shipped pair it is earlier and not cleaner: median "
-            f"stage {first[FORMED][1]:.1f} against {first[FORMED][0]:.1f}, and there {first[AT_FORMATION][1]:.1f} "
-            f"against {first[AT_FORMATION][0]:.1f} dB in plain Mamba-2."
-        ),
+        answer=f"Not told apart at 0k: {', '.join(parts)}.",
         holds_for=FIVE,
         n="5 pairs",
         page="needle_seeds",
+    )
+
+
+def formation() -> Row:
+    kept = [one for one in results("needle_snr/paper")["formation_differences"] if one["criterion"] == "7 dB"]
+    parts, both = [], []
+    for length, name in LENGTHS.items():
+        one = cell(kept, group={"length": length})
+        median, clean, lead = (bounds(one[key]) for key in ("median", "snr_db", "inner_db"))
+        claim(median.high < 0, f"the answer forms earlier in the shipped Diff-Mamba at {name}")
+        claim(clean.high < 0, f"plain Mamba-2 is cleaner at formation at {name}")
+        timing = sorted(part["value"] / lead.value for part in one["timing_db"])
+        parts.append(
+            f"at {name} the median stage from which 7 dB are kept {told(median, 0)}, SNR at that stage "
+            f"{told(clean, 1, unit='dB')}, and {timing[0]:.0%} to {timing[1]:.0%} of the lead over the inner stages is "
+            "timing"
+        )
+        both.append(f"{one['n_both']:,}")
+    return Row(
+        question="The same in the shipped pair",
+        answer=f"Earlier, and not cleaner: {'; '.join(parts)}.",
+        holds_for=WEIGHTS,
+        n=f"{kept[0]['n']:,} prompts a length; {' and '.join(both)} in which both form",
+        page="needle_snr",
     )
 
 
@@ -170,6 +187,30 @@ def output_snr_by_task() -> Row:
         answer=f"It depends on the task: {'; '.join(parts)} dB. Plain Mamba-2 is ahead in {listed(ahead)}.",
         holds_for=WEIGHTS,
         n="242 (qa4) or 500 prompts a cell",
+        page="needle_snr",
+    )
+
+
+def output_bits() -> Row | None:
+    means = [
+        one
+        for one in results("needle_snr/paper")["measure_means"]
+        if (one["lens"], one["measure"], one["place"]) == ("tuned", "calibrated_bits", "output")
+    ]
+    if not means:
+        return None
+    parts = []
+    for length, name in LENGTHS.items():
+        whole = cell(means, group={"length": length})
+        by_task = [one for one in means if "task" in one["group"] and one["group"]["length"] == length]
+        of_tasks = ", ".join(f"{one['group']['task']} {told(one['difference'])}" for one in by_task)
+        apart = "" if estimate_from(whole["difference"]).excludes_zero else " (not told apart)"
+        parts.append(f"{told(whole['difference'], unit='bits')}{apart} at {name}{f' ({of_tasks})' if by_task else ''}")
+    return Row(
+        question="The same in bits about the answer, calibrated",
+        answer=f"{'; '.join(parts)}.",
+        holds_for=WEIGHTS,
+        n=f"{cell(means, group={'length': '0'})['n']:,} prompts a length",
         page="needle_snr",
     )
 
@@ -480,6 +521,11 @@ def conversion() -> Row:
     )
 
 
+def bounds(values: Mapping[str, float]) -> Estimate:
+    """An estimate that results.json holds by name."""
+    return Estimate(values["value"], values["low"], values["high"])
+
+
 def texts_of(folder: str) -> str:
     """Which text a recipe's results are of, in words."""
     recipe = folder.split("/")[1]
@@ -495,13 +541,15 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-ROWS: tuple[Callable[[], Row], ...] = (
+ROWS: tuple[Callable[[], Row | None], ...] = (
     inner_snr_over_seeds,
     inner_snr,
     earlier_or_cleaner,
+    formation,
     early_probability,
     output_snr,
     output_snr_by_task,
+    output_bits,
     learning,
     learning_curve,
     after_training,
@@ -517,4 +565,4 @@ ROWS: tuple[Callable[[], Row], ...] = (
     long_context,
     conversion,
 )
-"""In the order of the table: questions over seeds first, what one pair shows beside them."""
+"""In the order of the table: questions over seeds first, what one pair shows beside them. None: not measured yet."""

@@ -30,7 +30,7 @@ def main(out: Path = ROOT) -> None:
 
 def lines() -> list[str]:
     """The table's lines, row by row in the order of `rows.ROWS`."""
-    told = [row() for row in rows.ROWS]
+    told = [one for one in (row() for row in rows.ROWS) if one is not None]
     return table(HEADS, [(one.question, one.answer, one.holds_for, one.n, f"`analyses/{one.page}`") for one in told])
 
 
