@@ -11,7 +11,6 @@ The same values and seed give the same numbers. Values are [sample, ...]; every 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,19 +19,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from diffmamba_interp.resampling import (
+    DRAWS_AT_ONCE,
+    N_RESAMPLES,
+    Counts,
+    clustered_counts,
+    members_of,
+    plain_counts,
+)
+
 Statistic = Literal["mean", "median"]
-Counts = Float[np.ndarray, "resample sample"]
 WeightedStatistic = Callable[[Counts], np.ndarray]
 """A statistic of how often each sample counts: [resample, sample] to [resample, ...] (`mean_of`, `ratio_of`)."""
 Test = Literal["sign_flip", "wilcoxon"]
 
-N_RESAMPLES = 10_000
 MIN_SAMPLES = 10
 """With fewer samples a bootstrap interval is too narrow to decide anything."""
 DB_PER_NAT = 10 / math.log(10)
 """10 log10(x) = DB_PER_NAT * ln(x)."""
-# Draws whose counts are held at once.
-_DRAWS_AT_ONCE = 1_000
 # Sums that are equal but for rounding count as equal, which makes a p-value larger, never smaller.
 _RELATIVE_ROUNDING = 1e-9
 
@@ -125,10 +129,10 @@ def bootstrap(
         raise ValueError(f"level is {level}: it must lie between 0 and 1, such as 0.95.")
     n = len(rows)
     if clusters is None:
-        counts = _counts(n, n_resamples, seed)
+        counts = plain_counts(n, n_resamples, seed)
     else:
-        counts = _clustered_counts(_members(clusters, n), n, n_resamples, seed)
-    chunks = [counts[first : first + _DRAWS_AT_ONCE] for first in range(0, n_resamples, _DRAWS_AT_ONCE)]
+        counts = clustered_counts(members_of(clusters, n), n, n_resamples, seed)
+    chunks = [counts[first : first + DRAWS_AT_ONCE] for first in range(0, n_resamples, DRAWS_AT_ONCE)]
     by_median = _medians if clusters is not None else _medians_by_rank
     resampled = np.concatenate([(_means if statistic == "mean" else by_median)(rows, chunk) for chunk in chunks])
     value = rows.mean(axis=0) if statistic == "mean" else np.median(rows, axis=0)
@@ -159,42 +163,12 @@ def bootstrap_of(
     """
     if n_samples < 1:
         raise ValueError("there are no samples to draw from: measure at least one.")
-    drawn = _counts(n_samples, n_resamples, seed).astype(np.float64) if counts is None else counts
+    drawn = plain_counts(n_samples, n_resamples, seed).astype(np.float64) if counts is None else counts
     value, resampled = np.asarray(statistic(np.ones((1, n_samples))))[0], np.asarray(statistic(drawn))
     # A ratio over nothing is infinite in some resamples.
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
     return Interval(value=np.asarray(value), low=np.asarray(low), high=np.asarray(high), n=n_samples)
-
-
-def crossed_counts(
-    first: Sequence[object], second: Sequence[object], *, n_resamples: int = N_RESAMPLES, seed: int = 0
-) -> Counts:
-    """Draws over two kinds of clusters at once, for `bootstrap_of`: stories, say, and the novels they are hidden in.
-
-    count(sample) = times its first key is drawn * times its second key is drawn
-
-    Keys of each kind are drawn with replacement, independently (the pigeonhole bootstrap of Owen 2007, Annals of
-    Applied Statistics 1(2)): the interval covers new stories in new novels. For effects of either kind it is as wide as
-    a bootstrap of their keys, for what is of single samples wider than it need be. Not every pair need have a sample.
-
-    Args:
-        first, second: one key per sample.
-
-    Raises:
-        ValueError: no samples, different numbers of keys, or one key only of a kind.
-    """
-    if len(first) != len(second) or not len(first):
-        raise ValueError(
-            f"there are {len(first)} first and {len(second)} second keys: give one of each kind for every sample."
-        )
-    rng, counts = np.random.default_rng(seed), np.ones((n_resamples, len(first)))
-    for keys in (first, second):
-        members = _members(keys, len(keys))
-        times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
-        for k, cluster in zip(times.T, members, strict=True):
-            counts[:, cluster] *= k[:, None]
-    return counts
 
 
 def weighted_sum(counts: Counts, values: Float[np.ndarray, "sample ..."]) -> Float[np.ndarray, "resample ..."]:
@@ -350,40 +324,6 @@ def _rows(values: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _members(clusters: Sequence[object] | None, n: int) -> list[np.ndarray]:
-    """Indices of each cluster's samples, in order of first appearance. Raises ValueError."""
-    if clusters is None:
-        return [np.array([i]) for i in range(n)]
-    if len(clusters) != n:
-        raise ValueError(f"there are {len(clusters)} cluster keys for {n} samples: give one for each.")
-    members: dict[object, list[int]] = {}
-    for i, key in enumerate(clusters):
-        members.setdefault(key, []).append(i)
-    if len(members) < 2:
-        raise ValueError("all samples are of one cluster: resampling clusters needs at least two; leave clusters out.")
-    return [np.array(indices) for indices in members.values()]
-
-
-@functools.lru_cache(maxsize=16)
-def _counts(n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """How often each draw holds each sample, [draw, sample]; kept, since many groups have equally many samples."""
-    rng, counts = np.random.default_rng(seed), np.empty((n_resamples, n), dtype=np.min_scalar_type(n))
-    for first in range(0, n_resamples, _DRAWS_AT_ONCE):
-        chunk = counts[first : first + _DRAWS_AT_ONCE]
-        chunk[:] = rng.multinomial(n, np.full(n, 1 / n), size=len(chunk))
-    counts.flags.writeable = False
-    return counts
-
-
-def _clustered_counts(members: list[np.ndarray], n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Clusters are drawn first: one that is drawn k times gives k draws of its own size."""
-    rng, counts = np.random.default_rng(seed), np.zeros((n_resamples, n), dtype=np.int32)
-    times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
-    for k, cluster in zip(times.T, members, strict=True):
-        counts[:, cluster] = rng.multinomial(k * len(cluster), np.full(len(cluster), 1 / len(cluster)))
-    return counts
-
-
 def _means(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean of every draw and column, [draw, column]."""
     return counts.astype(np.float64) @ rows / counts.sum(axis=1)[:, None]
@@ -413,7 +353,7 @@ def _middles(counts: np.ndarray) -> np.ndarray:
 
 def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples: int, seed: int) -> np.ndarray:
     """Two-sided p-value of every column's mean under exchange of the two models, sample by sample or by cluster."""
-    sums = np.stack([rows[cluster].sum(axis=0) for cluster in _members(clusters, len(rows))])
+    sums = np.stack([rows[cluster].sum(axis=0) for cluster in members_of(clusters, len(rows))])
     observed = np.abs(sums.sum(axis=0))
     bound = observed - _RELATIVE_ROUNDING * np.abs(sums).sum(axis=0)
     n = len(sums)
@@ -422,8 +362,8 @@ def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples:
         return (np.abs((1 - 2 * patterns) @ sums) >= bound).mean(axis=0)
     rng = np.random.default_rng(seed)
     as_extreme = np.ones(rows.shape[1])
-    for first in range(0, n_resamples, _DRAWS_AT_ONCE):
-        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(_DRAWS_AT_ONCE, n_resamples - first), n))
+    for first in range(0, n_resamples, DRAWS_AT_ONCE):
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(DRAWS_AT_ONCE, n_resamples - first), n))
         as_extreme += (np.abs(signs @ sums) >= bound).sum(axis=0)
     # The pattern that was observed is one of them, so no p-value is 0.
     return as_extreme / (n_resamples + 1)

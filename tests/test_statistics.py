@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diffmamba_interp.resampling import crossed_counts
 from diffmamba_interp.statistics import (
     MIN_SAMPLES,
     Estimate,
     bootstrap,
     bootstrap_of,
-    crossed_counts,
     holm,
     mean_of,
     paired_difference,

@@ -28,7 +28,8 @@ from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.allocation import head_map_drawing
 from diffmamba_interp.figures.curves import Curves, curves_drawing
 from diffmamba_interp.implicit_attention.allocation import DIRECTIONS, HEAD_PICTURES, PICTURES
-from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, mean_of, weighted_sum
+from diffmamba_interp.resampling import Counts
+from diffmamba_interp.statistics import Estimate, bootstrap_of, mean_of, weighted_sum
 
 NOISE = ("distractors", "filler")
 SOURCES = ("needle", "noise")

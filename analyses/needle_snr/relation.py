@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, read_records, read_results
-from diffmamba_interp.statistics import Counts, bootstrap_of, weighted_sum
+from diffmamba_interp.resampling import Counts
+from diffmamba_interp.statistics import bootstrap_of, weighted_sum
 
 OVERALLOCATION = Path(__file__).parents[1] / "overallocation"
 PICTURES = {"mamba2": "plain", "diff-mamba2": "difference"}

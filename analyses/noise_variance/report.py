@@ -26,7 +26,8 @@ from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_fro
 from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.allocation import head_map_drawing
 from diffmamba_interp.figures.curves import Curves, curves_drawing
-from diffmamba_interp.statistics import Counts, Estimate, bootstrap_of, crossed_counts, weighted_sum
+from diffmamba_interp.resampling import Counts, crossed_counts
+from diffmamba_interp.statistics import Estimate, bootstrap_of, weighted_sum
 
 BASELINE, MODEL = "mamba2", "diff-mamba2"
 SOURCES = ("filler", "needle")

@@ -15,7 +15,8 @@ from diffmamba_interp.analysis.page import ALL, RECORDS, Page, Results, made_wit
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.panels import Drawing, minus
 from diffmamba_interp.figures.curves import Curves, curves_drawing
-from diffmamba_interp.statistics import bootstrap, bootstrap_of, crossed_counts, mean_of
+from diffmamba_interp.resampling import crossed_counts
+from diffmamba_interp.statistics import bootstrap, bootstrap_of, mean_of
 
 BASELINE, MODEL = "mamba2", "diff-mamba2"
 MEASURES = {

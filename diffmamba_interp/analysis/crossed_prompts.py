@@ -4,7 +4,7 @@
 
 So all texts serve a task equally often, neighbouring stories share some of them, and what a model makes of one story
 can be compared over fillers. Facts lie at the same depths whatever the filler. Intervals are drawn over stories and
-texts at once (`statistics.crossed_counts`).
+texts at once (`resampling.crossed_counts`).
 """
 
 from __future__ import annotations

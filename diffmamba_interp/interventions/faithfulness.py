@@ -29,7 +29,8 @@ from diffmamba_interp.interventions.patching import ROWS
 from diffmamba_interp.interventions.reading import UNITS, answer_readings
 from diffmamba_interp.interventions.targets import Blocks, require_tokens
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.statistics import N_RESAMPLES, Estimate, bootstrap
+from diffmamba_interp.resampling import N_RESAMPLES
+from diffmamba_interp.statistics import Estimate, bootstrap
 from diffmamba_interp.text.stable_random import StableRandom
 
 FaithfulnessReading = Literal["answer_logit", "answer_log_probability", "label_probability", "snr_db"]

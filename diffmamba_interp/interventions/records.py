@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmamba_interp.files.json_records import JsonRecord
-from diffmamba_interp.statistics import N_RESAMPLES, bootstrap_of, weighted_sum
+from diffmamba_interp.resampling import N_RESAMPLES
+from diffmamba_interp.statistics import bootstrap_of, weighted_sum
 
 LOG_PROBABILITY, PROBABILITY = "answer_log_probability", "answer_probability"
 Values = Mapping[str, Float[np.ndarray, "..."]]

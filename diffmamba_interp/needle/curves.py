@@ -17,17 +17,8 @@ from diffmamba_interp.argument_checks import Resamples, Seed, checked
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory
-from diffmamba_interp.statistics import (
-    N_RESAMPLES,
-    Interval,
-    PairedTest,
-    Statistic,
-    Test,
-    bootstrap,
-    holm,
-    paired_test,
-    t_test,
-)
+from diffmamba_interp.resampling import N_RESAMPLES
+from diffmamba_interp.statistics import Interval, PairedTest, Statistic, Test, bootstrap, holm, paired_test, t_test
 
 GroupKey = Literal["task", "length", "depth", "needle_depth", "seed"]
 Group = tuple[tuple[str, str], ...]

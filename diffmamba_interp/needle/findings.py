@@ -31,7 +31,8 @@ from diffmamba_interp.needle.formation import (
 )
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import MEASURED, Measure, NeedleTrajectory
-from diffmamba_interp.statistics import N_RESAMPLES, paired_test
+from diffmamba_interp.resampling import N_RESAMPLES
+from diffmamba_interp.statistics import paired_test
 
 Place = Literal["inner stages", "output"]
 

@@ -29,10 +29,9 @@ from diffmamba_interp.drawing.panels import minus
 from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.needle.curves import Group, GroupKey, GroupRecord, matched, prompt_groups
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory
+from diffmamba_interp.resampling import N_RESAMPLES, Counts
 from diffmamba_interp.stages import formation_stage
 from diffmamba_interp.statistics import (
-    N_RESAMPLES,
-    Counts,
     Estimate,
     WeightedStatistic,
     bootstrap,

@@ -33,8 +33,9 @@ from diffmamba_interp.needle.curves import Curve, GroupKey, PairedCurve, prompt_
 from diffmamba_interp.needle.records import NeedleSample, ReadSample
 from diffmamba_interp.needle.trajectory import BATCH_TOKENS, PIECE_TOKENS, plan_batches, read_prompts
 from diffmamba_interp.needle.trajectory_records import Measure
+from diffmamba_interp.resampling import N_RESAMPLES
 from diffmamba_interp.stages import stage_names
-from diffmamba_interp.statistics import N_RESAMPLES, bootstrap, holm, paired_test
+from diffmamba_interp.statistics import bootstrap, holm, paired_test
 
 PROBE, SHUFFLED = "probe", "shuffled answers"
 MIN_STORIES = 10

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analyses.noise_variance import report
-from diffmamba_interp.statistics import crossed_counts
+from diffmamba_interp.resampling import crossed_counts
 
 N_STORIES, N_FILLERS = 60, 12
 STORY = np.repeat([f"s{i}" for i in range(N_STORIES)], N_FILLERS).tolist()

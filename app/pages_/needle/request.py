@@ -32,7 +32,7 @@ from diffmamba_interp.needle import (
     probe_answers,
 )
 from diffmamba_interp.needle.calibration import N_FOLDS
-from diffmamba_interp.statistics import N_RESAMPLES
+from diffmamba_interp.resampling import N_RESAMPLES
 
 STEP_TOKENS = 1024
 """Of the prompts that are read before the page is drawn again: about a second."""
