@@ -396,6 +396,35 @@ def cancellation() -> Row:
     )
 
 
+def circuit() -> Row:
+    folder = newest("circuit", "paper", "builtin")
+    whole = {
+        model: cell(results(folder)["cells"], task="all", length=0, model=model) for model in (PLAIN, DIFFERENTIAL)
+    }
+    heads = {model: one["heads"] for model, one in whole.items()}
+    first = {model: max(of, key=lambda name, of=of: of[name][0]) for model, of in heads.items()}
+    claim(first[DIFFERENTIAL] == "3 minuend, head 1", "head 1 of block 3's minuend brings most of the label")
+    others = [values for name, values in heads[DIFFERENTIAL].items() if name != first[DIFFERENTIAL]]
+    claim(
+        max(values[2] for values in others) < heads[DIFFERENTIAL][first[DIFFERENTIAL]][1], "no other head comes near it"
+    )
+    claim(first[PLAIN].startswith("10, "), "block 10 of plain Mamba-2 brings the label")
+    several = [values for values in heads[PLAIN].values() if values[1] > 0.03]
+    early, late = (whole[DIFFERENTIAL]["whole"][f"{block} subtrahend"] for block in (0, 3))
+    claim(late[2] < 0.05 < early[1], "the subtrahend of block 3 carries none of the label, that of block 0 some")
+    return Row(
+        question="Which heads bring the needle's label to the answer? Share that comes back by patching swapped facts",
+        answer=(
+            f"In Diff-Mamba one, head 1 of block 3's minuend: {told(heads[DIFFERENTIAL][first[DIFFERENTIAL]])}; in "
+            f"Mamba-2 {len(several)} of block 10, the largest {told(heads[PLAIN][first[PLAIN]])}. Of the subtrahends "
+            f"that of block 3 carries none of it ({told(late)}), that of block 0 some ({told(early)})."
+        ),
+        holds_for=WEIGHTS,
+        n=f"{whole[PLAIN]['n']} and {whole[DIFFERENTIAL]['n']} pairs of prompts",
+        page="circuit",
+    )
+
+
 def noise_variance() -> Row:
     folder = newest("noise_variance", "unseen", "builtin")
     found = results(folder)
@@ -561,6 +590,7 @@ ROWS: tuple[Callable[[], Row | None], ...] = (
     cause,
     cancellation,
     noise_variance,
+    circuit,
     robustness,
     long_context,
     conversion,
