@@ -5,9 +5,11 @@ import pytest
 
 from diffmamba_interp.needle.formation import (
     CRITERIA,
+    Clearness,
     Formation,
     FormationDifference,
     compare_formation,
+    estimate_formation,
     formation_stages,
     formation_table,
     summarise_formation,
@@ -116,6 +118,15 @@ def test_the_ratio_there_is_paired_over_prompts_in_which_both_answers_form() -> 
     (difference,) = compare_formation(plain, other, criteria=("7 dB",), by=(), n_resamples=100)
     assert (difference.n, difference.n_both, difference.snr_db.value) == (N, 18, pytest.approx(20.0))
     assert difference.share_formed.value == pytest.approx((22 - 20) / N)
+
+
+def test_the_ratio_there_is_that_of_the_stage_of_formation_and_not_of_a_later_one() -> None:
+    snr_db = np.array([[-5.0, 8, 12, 20], [9, -5, 10, 30], [-5, -5, -5, 6]])
+    read = Clearness(snr_db=snr_db, is_clear=snr_db >= 7)
+    np.testing.assert_array_equal(read.snr_db_there, [8, 10, np.nan])
+    about = {"model": "m", "lens": "l", "criterion": "7 dB", "group": ()}
+    one = estimate_formation(read, about=about, n_resamples=50)
+    assert (one.snr_db.value, one.median.value, one.mean.value) == (9.0, 2.0, pytest.approx((1 + 2 + 4) / 3))
 
 
 def test_records_come_back_from_json_and_stand_in_a_table_with_a_signed_difference() -> None:
