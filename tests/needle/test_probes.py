@@ -85,7 +85,8 @@ def test_curves_have_a_line_beside_and_the_difference_is_second_minus_first(reco
     right, bits = compare_probes(record, moved, n_resamples=200)
     assert (right.model, right.baseline, right.lens) == ("blind", "carrier", PROBE)
     assert right.value == pytest.approx(-record.is_right.mean(axis=0))
-    assert bits.value == pytest.approx([-1.0] * 4)
+    # Paired by prompt, nothing varies.
+    assert bits.value == bits.low == bits.high == pytest.approx([-1.0] * 4)
     with pytest.raises(ValueError, match="other prompts or folds"):
         compare_probes(record, replace(record, n_folds=4))
     with pytest.raises(ValueError, match="4 and 3 stages"):
