@@ -138,7 +138,7 @@ def probes_drawing(curves: Sequence[Curve], *, measure: Measure = "is_right", ti
     what = PROBED.get(measure, MEASURED[measure].title)
     limits = (0.0, _TOP_OF_SHARES) if measure == "is_right" and not is_paired else None
     y = Axis(title=f"difference in {what}" if is_paired else what, limits=limits)
-    return Drawing(title=title, x=replace(_stage_axis(chosen), title="probe reads"), y=y, panels=panels)
+    return Drawing(title=title, x=replace(_stage_axis(chosen), title="stage"), y=y, panels=panels)
 
 
 probes_by_stage = as_plotly(probes_drawing)

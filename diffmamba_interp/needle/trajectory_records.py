@@ -193,7 +193,7 @@ class Measured(NamedTuple):
     reported: bool = False
 
 
-_FORMED = "share of prompts in which {} from here on"
+_FORMED = "share formed: {}"
 
 MEASURED: Mapping[Measure, Measured] = {
     "snr_db": Measured("signal-to-noise ratio, dB", lambda t: t.snr_db, "logarithm", reported=True),

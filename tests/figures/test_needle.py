@@ -171,7 +171,7 @@ def test_probes_have_a_panel_a_group_a_colour_a_model_and_dashes_for_shuffled_an
     ]
     drawing = probes_drawing(curves, title="t")
     assert [panel.title for panel in drawing.panels] == ["qa1, 0k, n = 30", "qa2, 0k, n = 30"]
-    assert (drawing.y.title, drawing.x.title) == ("accuracy", "probe reads")
+    assert (drawing.y.title, drawing.x.title) == ("accuracy", "stage")
     assert drawing.y.limits == (0.0, 1.05)
     for panel in drawing.panels:
         made = [mark for mark in panel.marks if isinstance(mark, Line)]
