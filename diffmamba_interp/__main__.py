@@ -15,7 +15,7 @@ from diffmamba_interp.runs.command import errors_as_messages, quiet_interrupts
 COMMANDS = {
     "explore": "open the explorer of models in a browser",
     "inspect": "say what a checkpoint holds, and whether it loads",
-    "train-lens": "train a tuned lens of a model, or measure one",
+    "train-lens": "train a tuned lens of a model, fit a Jacobian lens, or measure one",
     "evaluate-needle": "needle probability and signal-to-noise per block, two models, one report",
     "train-lm": "train a language model, plain or differential",
 }

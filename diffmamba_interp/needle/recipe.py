@@ -34,8 +34,8 @@ class NeedleRecipe:
     baseline: str = "mamba2"
     """The model that it is compared with, of equally many blocks and the same tokenizer; none: no comparison."""
     lens: str = AUTO
-    """Folder of the model's tuned lens; auto: the bundled one of a bundled model, else none; none: the logit lens
-    alone."""
+    """Folder of the model's tuned or Jacobian lens; auto: the bundled tuned one of a bundled model, else none; none:
+    the logit lens alone."""
     baseline_lens: str = AUTO
     """The same for the baseline."""
     tokenizer: str | None = None

@@ -17,12 +17,11 @@ def cells(line: str) -> list[str]:
 def test_each_lens_has_a_row_with_its_own_numbers(lenses_dir: Path) -> None:
     head, _, *rows = catalogue(lenses_dir)
     assert cells(head) == list(COLUMNS)
-    assert [cells(row)[0] for row in rows] == [
-        "[diff-mamba2/pile](diff-mamba2/pile/CARD.md)",
-        "[mamba2/pile](mamba2/pile/CARD.md)",
-    ]
-    for row, name in zip(rows, ("diff-mamba2", "mamba2"), strict=True):
-        measurement, provenance, _ = read_metrics(lenses_dir / name / "pile")
+    names = [f"{model}/{name}" for model in ("diff-mamba2", "mamba2") for name in ("jacobian", "pile")]
+    assert [cells(row)[0] for row in rows] == [f"[{name}]({name}/CARD.md)" for name in names]
+    assert "pile_test, 32 prompts of 128 tokens" in rows[0]
+    for row, name in zip(rows, names, strict=True):
+        measurement, provenance, _ = read_metrics(lenses_dir / name)
         kl = [stage.kl_nats.value for stage in measurement.stages]
         assert str(provenance.model_sha256)[:12] in row
         assert cells(row)[-2] == f"{sum(kl) / len(kl):.3f} ({sum(kl[1:]) / len(kl[1:]):.3f})"

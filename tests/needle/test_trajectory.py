@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
-from diffmamba_interp import DifferentialConfig, HookedMamba, LogitLens, TunedLens
+from diffmamba_interp import DifferentialConfig, HookedMamba, LogitLens, TunedLens, fit_jacobian_lens
 from diffmamba_interp.needle import trajectory as module
 from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.trajectory import needle_trajectory
@@ -114,9 +114,10 @@ def test_equally_probable_labels_share_the_mean_of_their_ranks() -> None:
 @pytest.mark.parametrize("differential", [None, DifferentialConfig(placement=(0,))], ids=["plain", "differential"])
 def test_readings_equal_a_full_forward_per_label(differential: DifferentialConfig | None) -> None:
     model, samples = tiny_model(differential), ragged_samples()
-    lenses = {"tuned": tuned_lens(model), "logit": LogitLens.from_model(model)}
+    jacobian = fit_jacobian_lens(model, torch.tensor(samples[4].tokens)[None], skip_first=2)
+    lenses = {"tuned": tuned_lens(model), "logit": LogitLens.from_model(model), "jacobian": jacobian}
     read = needle_trajectory(model, lenses, samples, batch_tokens=40)
-    assert read.lenses == ("tuned", "logit")
+    assert read.lenses == ("tuned", "logit", "jacobian")
     for k, lens in enumerate(lenses.values()):
         for s, sample in enumerate(samples):
             expected, n_labels = plain_reading(model, lens, sample), len(sample.labels)

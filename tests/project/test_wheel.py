@@ -63,8 +63,9 @@ def test_data_files_inside_the_package_are_installed(wheel: zipfile.ZipFile, nam
 
 @pytest.mark.parametrize("model", ["diff-mamba2", "mamba2"])
 def test_the_demo_pairs_lenses_are_installed(wheel: zipfile.ZipFile, model: str) -> None:
-    folder = f"diffmamba_interp/lens/demo_files/{model}"
-    assert {f"{folder}/config.json", f"{folder}/params.pt"} <= set(wheel.namelist())
+    for kind in ("", "-jacobian"):
+        folder = f"diffmamba_interp/lens/demo_files/{model}{kind}"
+        assert {f"{folder}/config.json", f"{folder}/params.pt"} <= set(wheel.namelist())
 
 
 def test_the_explorer_and_the_recipes_are_installed_as_data_of_the_package(
