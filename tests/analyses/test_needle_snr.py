@@ -10,6 +10,7 @@ from analyses.needle_snr.run import QUESTION
 from diffmamba_interp.analysis.page import RECORDS, RESULTS
 from diffmamba_interp.analysis.results import read_records, read_results, write_records, write_results
 from diffmamba_interp.drawing.panels import Line
+from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.models.demo import DEMO_NAMES, load_demo_tokenizer
 from diffmamba_interp.needle import make_needle_samples
 from diffmamba_interp.needle.findings import Verdict
@@ -166,3 +167,20 @@ FORMED = [
         "n": 12,
     }
 ]
+
+
+def test_the_shipped_bits_and_probes_are_of_the_shipped_weights_lenses_and_prompts() -> None:
+    folder = report.PAGE.folder / "paper"
+    results = read_results(folder / RESULTS)
+    made = results[stages.MEASURES_MADE]
+    assert made["records"] == file_sha256(folder / stages.MEASURES_FILE)
+    assert {name: made[name] for name in ("models", "lenses", "data")} == {
+        name: results["provenance"][name] for name in ("models", "lenses", "data")
+    }
+    records, bits = (read_records(folder / name) for name in (RECORDS, stages.MEASURES_FILE))
+    keys = ("model", "task", "length", "story")
+    prompts = [
+        sorted(zip(*(table[key][table["lens"] == lens].tolist() for key in keys), strict=True))
+        for table, lens in ((records, "tuned"), (bits, stages.TUNED), (bits, PROBE), (bits, SHUFFLED))
+    ]
+    assert all(one == prompts[0] for one in prompts)
