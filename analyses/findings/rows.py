@@ -425,6 +425,32 @@ def circuit() -> Row:
     )
 
 
+def faithful_account() -> Row:
+    folder = newest("faithfulness", "paper", "builtin")
+    whole = {
+        model: cell(results(folder)["cells"], task="all", length=0, model=model) for model in (PLAIN, DIFFERENTIAL)
+    }
+    gaps = {
+        model: {name: areas["over_random"] for name, areas in one["areas"].items() if name not in ("random", "recency")}
+        for model, one in whole.items()
+    }
+    for of_model in gaps.values():
+        claim(max(of_model, key=lambda name, of=of_model: of[name][0]) == "contribution", "contributions hold best")
+        claim(min(of_model, key=lambda name, of=of_model: of[name][0]) == "hidden", "hidden attention holds least")
+        claim(all(values[1] > 0 for values in of_model.values()), "every account is better than a random order")
+    said = [
+        f"{told(gaps[model]['contribution'])} in {name}, hidden attention {told(gaps[model]['hidden'])}"
+        for model, name in ((DIFFERENTIAL, "Diff-Mamba"), (PLAIN, "Mamba-2"))
+    ]
+    return Row(
+        question="Which account of what is read holds when the tokens are knocked out? Insertion less deletion area",
+        answer=f"Contributions hold best, hidden attention least; over a random order {'; '.join(said)}.",
+        holds_for=WEIGHTS,
+        n=f"{whole[DIFFERENTIAL]['n']} and {whole[PLAIN]['n']} prompts",
+        page="faithfulness",
+    )
+
+
 def noise_variance() -> Row:
     folder = newest("noise_variance", "unseen", "builtin")
     found = results(folder)
@@ -591,6 +617,7 @@ ROWS: tuple[Callable[[], Row | None], ...] = (
     cancellation,
     noise_variance,
     circuit,
+    faithful_account,
     robustness,
     long_context,
     conversion,

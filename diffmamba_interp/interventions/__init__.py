@@ -26,7 +26,8 @@ from diffmamba_interp.interventions.head_sets import (
 from diffmamba_interp.interventions.intervention import Intervention, describe, hooks_of, intervene
 from diffmamba_interp.interventions.knock_out import KnockOut
 from diffmamba_interp.interventions.noise import AddNoise, randomise_tokens
-from diffmamba_interp.interventions.patching import Patch, PatchGrid, patch_grid
+from diffmamba_interp.interventions.patch import Patch
+from diffmamba_interp.interventions.patching import PatchGrid, patch_grid
 from diffmamba_interp.interventions.reading import AnswerReading, answer_readings
 from diffmamba_interp.interventions.records import Effect, InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.targets import AtTokens

@@ -52,6 +52,7 @@ KEYS = (
 )
 # How the small recipe is cut down to be measured again, and how many lines that gives.
 AGAIN: dict[str, tuple[dict[str, Any], int]] = {
+    "faithfulness": ({"n": (1,), "tasks": ("qa4",)}, 2 * 7),
     "circuit": ({"n": (1,), "tasks": ("qa4",)}, 156 + 100),
     "cancellation": ({"lengths": (0,), "n": (1,)}, 5 * 2),
     "needle_snr": ({"lengths": (0,), "n": (1,)}, 5 * 2 * 2),
