@@ -208,9 +208,17 @@ def finding(results: Results, title: str) -> list[str]:
         "",
         *table(["ablated", "model", *heads], rows),
         "",
+        *(overlap(model, chosen) for model, chosen in results["chosen"].items()),
+        "",
         *rival_lines(results["rivals"]),
         "",
     ]
+
+
+def overlap(model: str, chosen: Mapping[str, Any]) -> str:
+    """How many of the sink's heads are chosen for the needle, too."""
+    both = sum(head in chosen["aggregate"] for head in chosen["sink"])
+    return f"- {model}: {both} of the {len(chosen['sink'])} heads of the sink are among those of aggregate."
 
 
 def where(task: str, length: int) -> str:
