@@ -12,6 +12,7 @@ Prompts count in which the answer has more than half of the labels' probability.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,16 @@ def figures(results: Results, title: str) -> dict[str, Drawing]:
     styles = {ranking_name(ranking): style for ranking, style in ranking_styles(RANKINGS).items()}
     return {
         "areas": areas_drawing(areas, unit="label probability", title=f"{title}: which ranking holds", subtitle=n),
-        "curves": curves_drawing(
-            panels,
-            title=f"{title}: the answer as the highest tokens are taken out, or put back",
-            x_axis="share of the context's tokens",
-            y_axis="share of the labels' probability",
-            y_limits=(0.0, 1.0),
-            styles=styles,
+        "curves": replace(
+            curves_drawing(
+                panels,
+                title=f"{title}: the answer as the highest tokens are taken out, or put back",
+                x_axis="share of the context's tokens",
+                y_axis="share of the labels' probability",
+                y_limits=(0.0, 1.0),
+                styles=styles,
+            ),
+            columns=2,
         ),
     }
 

@@ -77,7 +77,8 @@ faithfulness_figure = as_plotly(faithfulness_drawing)
 def areas_drawing(
     areas: Mapping[str, Mapping[str, Areas]], *, unit: str = "", title: str = "", subtitle: str = ""
 ) -> Drawing:
-    """The gap of every ranking less that of a random one, with 95 % intervals, one colour per model.
+    """The gap of every ranking, insertion less deletion area, over that of a random one, with 95 % intervals, one
+    colour per model.
 
     areas: by model, then by ranking (`FaithfulnessRecord.areas`). unit: of the reading. Above 0: better than chance.
     Raises ValueError for no models.
@@ -104,8 +105,8 @@ def areas_drawing(
     return Drawing(
         title=title or "Faithfulness of rankings of source tokens",
         subtitle=subtitle,
-        x=Axis(title="ranking", kind="category"),
-        y=Axis(title="insertion − deletion area, less random's" + (f" ({unit})" if unit else "")),
+        x=Axis(title="ranking", kind="category", upright=True),
+        y=Axis(title="gap over that of a random order" + (f" ({unit})" if unit else "")),
         panels=[Panel(marks=[*lines, Level(at=0.0, colour=GREY, dashed=True)])],
         panel_size=(460.0, 220.0),
     )

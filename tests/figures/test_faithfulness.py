@@ -65,6 +65,6 @@ def test_areas_are_set_against_random_with_one_colour_per_model() -> None:
     assert not plain.joined
     (level,) = drawing.marks(Level)
     assert (level.at, level.axis) == (0.0, "y")
-    assert areas_figure({"mamba2": areas}).layout.yaxis.title.text == "insertion − deletion area, less random's"
+    assert areas_figure({"mamba2": areas}).layout.yaxis.title.text == "gap over that of a random order"
     with pytest.raises(ValueError, match="no areas to draw"):
         areas_drawing({})
