@@ -43,7 +43,7 @@ def write(out: Path = HERE) -> None:
     results = read_json_object(out / "results.json")
     rows = read_rows(out / "records.csv.xz")
     drawing = accuracy_drawing(summarise([row for row in rows if row.model in DRAWN], DRAWN), title=TITLE)
-    write_figures(out, {"accuracy": drawing}, plotly=True)
+    write_figures(out, {"accuracy": drawing})
     cells = [Cell.from_dict(values) for values in results["cells"]]
     blocks = {"findings": finding(results, rows), "method": method(results), "results": by_task(cells)}
     write_page(HERE, out, {**blocks, "limits": limits(results)})

@@ -6,8 +6,8 @@
     python analyses/conversion/run.py
 
 Measures the demo Mamba-2, and what each alignment makes of it, before and after the same fine-tuning: held-out bAbI
-stories bare and in held-out novels, bits per byte of held-out text. Writes records.csv.xz, results.json, accuracy.svg,
-accuracy.plotly.json and README.md.
+stories bare and in held-out novels, bits per byte of held-out text. Writes records.csv.xz, results.json, accuracy.svg
+and README.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(
     """Measure three finished runs of train_lm, and the models that they started from.
 
     n: prompts per task and length; fewer where there are fewer stories. text_tokens: of each held-out text; None takes
-    it whole. page: False leaves figure and README to report.py, on a machine that has Plotly.
+    it whole. page: False leaves figure and README to report.py, elsewhere.
     """
     if torch.device(device).type == "cpu":
         torch.set_num_threads(1)

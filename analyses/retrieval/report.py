@@ -261,7 +261,6 @@ PAGE = Page(
     section=section,
     blocks=limits,
     read=read,
-    plotly=True,
     digits=17,
 )
 

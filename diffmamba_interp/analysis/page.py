@@ -46,7 +46,7 @@ class Page:
     figures: of the results and the recipe's title, by name; they go beside results.json and on the page.
     finding: of the same: lines of the block "findings". section: lines below the recipe's figures in the block
     "results". blocks: of all results by recipe: further blocks by name.
-    after: what else is written of the folder that the page is in. plotly: keep figures as Plotly's JSON, too.
+    after: what else is written of the folder that the page is in.
     """
 
     folder: Path
@@ -58,7 +58,6 @@ class Page:
     titles: Mapping[str, str] = field(default_factory=lambda: TITLES)
     read: Callable[[Path], Results] = results_of
     after: Callable[[Path], None] | None = None
-    plotly: bool = False
     digits: int = RESULT_DIGITS
 
     def complete(self, folder: Path) -> None:
@@ -76,7 +75,7 @@ class Page:
         for name, results in by_recipe.items():
             title = self.titles[name]
             drawings = self.figures(results, title)
-            write_figures(out / name, drawings, plotly=self.plotly)
+            write_figures(out / name, drawings)
             findings += self.finding(results, title)
             pictures = [line for figure in drawings for line in (f"![{figure}]({name}/{figure}.svg)", "")]
             sections += [f"## {title} (recipe `{name}`)", "", *pictures, *self.section(results)]
@@ -106,14 +105,10 @@ def write_page(folder: Path, out: Path, blocks: Mapping[str, Sequence[str]]) -> 
     write_text(out / "README.md", text)
 
 
-def write_figures(folder: Path, drawings: Mapping[str, Drawing], *, plotly: bool = False) -> None:
-    """Each figure as SVG, and with `plotly` as Plotly's JSON."""
+def write_figures(folder: Path, drawings: Mapping[str, Drawing]) -> None:
+    """Each figure as SVG."""
     for name, drawing in drawings.items():
         write_text(folder / f"{name}.svg", to_svg(drawing))
-        if plotly:
-            from diffmamba_interp.drawing.plotly_figure import to_plotly
-
-            write_text(folder / f"{name}.plotly.json", to_plotly(drawing).to_json())
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
