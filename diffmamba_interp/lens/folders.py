@@ -153,8 +153,8 @@ def demo_lens_folder(name: DemoName, kind: LensKind = "tuned") -> Path:
             return folder
     what = "lens" if kind == "tuned" else f"{kind} lens"
     raise FileNotFoundError(
-        f"this copy of the package holds no {what} of {name!r} (neither {places[0]} nor {places[1]}): install a "
-        f"released wheel, or make one with `python -m diffmamba_interp.train_lens --model {name}"
+        f"this copy of the package holds no {what} of {name!r} (neither {places[0]} nor {places[1]}): "
+        f"{'install a released wheel, or ' if kind == 'tuned' else ''}make one with `python -m diffmamba_interp.train_lens --model {name}"
         f"{'' if kind == 'tuned' else f' --kind {kind}'}` and open it with load_lens."
     )
 
