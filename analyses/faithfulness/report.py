@@ -74,6 +74,7 @@ def of_cell(records: Records, fractions: Sequence[float]) -> dict[str, Any]:
         "n": int(given.sum()),
         "n_asked": n_asked,
         "areas": {ranking: areas[ranking]._asdict() for ranking in RANKINGS},
+        "contribution_less_hidden": means(record.gap[:, [RANKINGS.index("contribution")]] - record.gap[:, [0]])[0],
         "curves": {
             kind: {ranking: means(curves[:, row]) for row, ranking in enumerate(RANKINGS)}
             for kind, curves in (("deletion", record.deletion), ("insertion", record.insertion))
@@ -163,7 +164,8 @@ def finding(results: Results, title: str) -> list[str]:
         beaten = [ranking_name(name) for name in order if over[name].sign(cell["n"]) <= 0]
         lines.append(
             f"- `{model}` (n = {cell['n']} of {cell['n_asked']}), gap over that of a random order: {said}. "
-            + (f"Not better than random: {', '.join(beaten)}." if beaten else "All are better than random.")
+            + (f"Not better than random: {', '.join(beaten)}. " if beaten else "All are better than random. ")
+            + f"Contribution less hidden attention: {text(cell['contribution_less_hidden'], 2, signed=True)}."
         )
     return [*lines, ""]
 

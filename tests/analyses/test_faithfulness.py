@@ -28,6 +28,7 @@ def test_areas_are_of_the_prompts_whose_answer_is_given() -> None:
     assert cell["areas"]["contribution"]["gap"].value == 0.5
     assert cell["areas"]["contribution"]["over_random"].value == 0.5
     assert cell["areas"]["hidden"]["gap"].value == 0.0
+    assert cell["contribution_less_hidden"].value == 0.5
     assert [one.value for one in cell["curves"]["deletion"]["contribution"]] == [1.0, 0.0, 0.0]
 
 
@@ -37,10 +38,23 @@ def test_the_page_says_which_ranking_holds_and_which_is_not_better_than_chance()
         ranking: {name: [one.value, one.low, one.high] for name, one in areas.items()}
         for ranking, areas in cell["areas"].items()
     }
-    results = {"cells": [{**cell, "areas": as_lists, "model": "mamba2", "task": "all", "length": 0}]}
+    difference = list(vars(cell["contribution_less_hidden"]).values())
+    results = {
+        "cells": [
+            {
+                **cell,
+                "contribution_less_hidden": difference,
+                "areas": as_lists,
+                "model": "mamba2",
+                "task": "all",
+                "length": 0,
+            }
+        ]
+    }
     (line,) = [line for line in report.finding(results, "Here") if line.startswith("- ")]
     assert "`mamba2` (n = 10 of 12), gap over that of a random order: contribution +0.50 [+0.50, +0.50]," in line
     assert line.endswith(
-        "Not better than random: hidden attention, contribution norm, Jacobian, gradient × write, recency."
+        "Not better than random: hidden attention, contribution norm, Jacobian, gradient × write, recency. "
+        "Contribution less hidden attention: +0.50 [+0.50, +0.50]."
     )
     assert report.of_cell(records_of(4, unanswered=4), FRACTIONS) == {"n": 0, "n_asked": 4}
