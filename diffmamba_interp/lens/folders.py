@@ -151,11 +151,12 @@ def demo_lens_folder(name: DemoName, kind: LensKind = "tuned") -> Path:
     for folder in places:
         if (folder / "config.json").is_file():
             return folder
-    what = "lens" if kind == "tuned" else f"{kind} lens"
+    what, install, option = ("lens", "install a released wheel, or ", "")
+    if kind != "tuned":
+        what, install, option = (f"{kind} lens", "", f" --kind {kind}")
     raise FileNotFoundError(
-        f"this copy of the package holds no {what} of {name!r} (neither {places[0]} nor {places[1]}): "
-        f"{'install a released wheel, or ' if kind == 'tuned' else ''}make one with `python -m diffmamba_interp.train_lens --model {name}"
-        f"{'' if kind == 'tuned' else f' --kind {kind}'}` and open it with load_lens."
+        f"this copy of the package holds no {what} of {name!r} (neither {places[0]} nor {places[1]}): {install}make "
+        f"one with `python -m diffmamba_interp.train_lens --model {name}{option}` and open it with load_lens."
     )
 
 
