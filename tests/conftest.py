@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.published import write_converted
+from tests.published import unpack, write_converted
 
 # Read once, when Triton is imported: without a GPU its kernels run in its interpreter.
 if not torch.cuda.is_available():
@@ -60,9 +60,12 @@ def project_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def fixtures_dir() -> Path:
-    """`tests/fixtures`: small checkpoints, with what their published implementation computes for them."""
-    return Path(__file__).resolve().parent / "fixtures"
+def fixtures_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tests/fixtures`, unpacked: small checkpoints, with what their published implementation computes for them."""
+    source, folder = Path(__file__).resolve().parent / "fixtures", tmp_path_factory.mktemp("fixtures")
+    for name in ("published_conversion", "published_diffmamba2/all", "published_diffmamba2/alternate"):
+        unpack(source / name, folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")
