@@ -151,12 +151,11 @@ def demo_lens_folder(name: DemoName, kind: LensKind = "tuned") -> Path:
     for folder in places:
         if (folder / "config.json").is_file():
             return folder
-    what, install, option = ("lens", "install a released wheel, or ", "")
-    if kind != "tuned":
-        what, install, option = (f"{kind} lens", "", f" --kind {kind}")
+    what, option = ("lens", "") if kind == "tuned" else (f"{kind} lens", f" --kind {kind}")
     raise FileNotFoundError(
-        f"this copy of the package holds no {what} of {name!r} (neither {places[0]} nor {places[1]}): {install}make "
-        f"one with `python -m diffmamba_interp.train_lens --model {name}{option}` and open it with load_lens."
+        f"this copy of the package holds no {what} of {name!r} (neither {places[0]} nor {places[1]}): install a "
+        f"released wheel, or make one with `python -m diffmamba_interp.train_lens --model {name}{option}` and open it "
+        "with load_lens."
     )
 
 

@@ -63,7 +63,7 @@ def test_values_are_imported_from_the_highest_package_that_gives_them_out() -> N
     [
         (demo_folder("mamba2"), "demo_folder('mamba2')"),
         (demo_lens_folder("diff-mamba2"), "demo_lens_folder('diff-mamba2')"),
-        (demo_lens_folder("diff-mamba2", "jacobian"), "demo_lens_folder('diff-mamba2', 'jacobian')"),
+        (demo_lens_folder("mamba2", "jacobian"), "demo_lens_folder('mamba2', 'jacobian')"),
         (Path("/elsewhere/lens"), "'/elsewhere/lens'"),
         (Path("/cache/models--owner--name/snapshots/0f"), "'owner/name'"),
     ],

@@ -17,7 +17,7 @@ def cells(line: str) -> list[str]:
 def test_each_lens_has_a_row_with_its_own_numbers(lenses_dir: Path) -> None:
     head, _, *rows = catalogue(lenses_dir)
     assert cells(head) == list(COLUMNS)
-    names = ["diff-mamba2/jacobian", "diff-mamba2/pile", "mamba2/pile"]
+    names = [f"{model}/{name}" for model in ("diff-mamba2", "mamba2") for name in ("jacobian", "pile")]
     assert [cells(row)[0] for row in rows] == [f"[{name}]({name}/CARD.md)" for name in names]
     assert "pile_test, 32 prompts of 128 tokens" in rows[0]
     for row, name in zip(rows, names, strict=True):

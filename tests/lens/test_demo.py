@@ -2,9 +2,10 @@
 
 import hashlib
 import inspect
+import itertools
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,8 +19,7 @@ from diffmamba_interp.models.demo import DEMO_FOLDER, DEMO_NAMES, DemoName, demo
 SAME_NATS = 0.01
 
 
-SHIPPED: list[tuple[DemoName, LensKind]] = [*((name, "tuned") for name in DEMO_NAMES), ("diff-mamba2", "jacobian")]
-of_every_lens = pytest.mark.parametrize(("name", "kind"), SHIPPED)
+of_every_lens = pytest.mark.parametrize(("name", "kind"), list(itertools.product(DEMO_NAMES, get_args(LensKind))))
 
 
 def sha256(file: Path) -> str:
@@ -76,9 +76,10 @@ def test_a_copy_without_lenses_says_what_to_do(tmp_path: Path, monkeypatch: pyte
         demo_lens_folder("mamba2", "jacobian")
 
 
-def test_the_demo_jacobian_lens_has_a_matrix_for_every_stage() -> None:
-    model, _ = load_demo("diff-mamba2")
-    lens = load_demo_lens("diff-mamba2", model, kind="jacobian")
+@pytest.mark.parametrize("name", DEMO_NAMES)
+def test_a_demo_jacobian_lens_has_a_matrix_for_every_stage(name: DemoName) -> None:
+    model, _ = load_demo(name)
+    lens = load_demo_lens(name, model, kind="jacobian")
     assert isinstance(lens, JacobianLens)
     assert lens.config.fitted == tuple(range(model.cfg.n_layers))
     # Behind ever fewer blocks the stream arrives ever more as it is.
@@ -122,7 +123,8 @@ def test_the_tuned_lens_is_nearer_to_the_output_in_every_stage_where_the_two_dif
 
 
 def test_the_pair_shares_a_tokenizer_and_the_lenses_its_digest() -> None:
-    (digest,) = {read_metrics(demo_lens_folder(*lens))[1].tokenizer_sha256 for lens in SHIPPED}
+    folders = [demo_lens_folder(name, kind) for name in DEMO_NAMES for kind in get_args(LensKind)]
+    (digest,) = {read_metrics(folder)[1].tokenizer_sha256 for folder in folders}
     from diffmamba_interp.text import load_tokenizer, tokenizer_hash
 
     assert digest == tokenizer_hash(load_tokenizer(DEMO_FOLDER / "tokenizer"))
