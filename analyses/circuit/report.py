@@ -320,7 +320,14 @@ def by_task(results: Results) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)
+PAGE = Page(
+    folder=Path(__file__).parent,
+    summarise=summarise,
+    figures=figures,
+    finding=finding,
+    section=section,
+    titles={"paper": "Held-out bAbI stories", "builtin": "Generated stories"},
+)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which head of which branch carries the needle in the bundled pair, and does the subtrahend carry any of it?
 
     python analyses/circuit/run.py --recipe builtin      generated stories, on a CPU
-    python analyses/circuit/run.py --recipe paper        held-out bAbI stories in held-out novels, from --data
+    python analyses/circuit/run.py --recipe paper        held-out bAbI stories, from --data
 
 Values of a prompt are put into the run of the same prompt with two labels exchanged in its facts, block by block,
 branch by branch, head by head, and the other way round; beside it what one backward pass estimates, and what each head

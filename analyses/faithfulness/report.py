@@ -195,7 +195,14 @@ def section(results: Results) -> list[str]:
     return [*lines, made_with(results), ""]
 
 
-PAGE = Page(folder=Path(__file__).parent, summarise=summarise, figures=figures, finding=finding, section=section)
+PAGE = Page(
+    folder=Path(__file__).parent,
+    summarise=summarise,
+    figures=figures,
+    finding=finding,
+    section=section,
+    titles={"paper": "Held-out bAbI stories", "builtin": "Generated stories"},
+)
 
 
 if __name__ == "__main__":

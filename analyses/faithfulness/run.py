@@ -1,7 +1,7 @@
 """Which account of what the bundled pair reads holds when the tokens are taken out?
 
     python analyses/faithfulness/run.py --recipe builtin      generated stories, on a CPU
-    python analyses/faithfulness/run.py --recipe paper        held-out bAbI stories in held-out novels, from --data
+    python analyses/faithfulness/run.py --recipe paper        held-out bAbI stories, from --data
 
 The context's tokens are ranked by hidden attention, contribution, its norm, Jacobian and gradient of the write, and
 knocked out in that order, or put back in it, beside random order and recency. Writes records.parquet, results.json and

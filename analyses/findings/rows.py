@@ -411,13 +411,16 @@ def circuit() -> Row:
     claim(first[PLAIN].startswith("10, "), "block 10 of plain Mamba-2 brings the label")
     several = [values for values in heads[PLAIN].values() if values[1] > 0.03]
     early, late = (whole[DIFFERENTIAL]["whole"][f"{block} subtrahend"] for block in (0, 3))
-    claim(late[2] < 0.05 < early[1], "the subtrahend of block 3 carries none of the label, that of block 0 some")
+    claim(late[2] < 0.01 < early[1], "the subtrahend of block 3 carries none of the label, that of block 0 some")
+    minuend = whole[DIFFERENTIAL]["whole"]["0 minuend"]
+    claim(early[2] < minuend[1], "in block 0 the minuend carries more of it")
     return Row(
         question="Which heads bring the needle's label to the answer? Share that comes back by patching swapped facts",
         answer=(
             f"In Diff-Mamba one, head 1 of block 3's minuend: {told(heads[DIFFERENTIAL][first[DIFFERENTIAL]])}; in "
             f"Mamba-2 {len(several)} of block 10, the largest {told(heads[PLAIN][first[PLAIN]])}. Of the subtrahends "
-            f"that of block 3 carries none of it ({told(late)}), that of block 0 some ({told(early)})."
+            f"that of block 3 carries none of it ({told(late)}), that of block 0 {told(early)}, where the minuend carries "
+            f"{told(minuend)}."
         ),
         holds_for=WEIGHTS,
         n=f"{whole[PLAIN]['n']} and {whole[DIFFERENTIAL]['n']} pairs of prompts",
