@@ -11,6 +11,7 @@ from diffmamba_interp import implicit_attention, interventions, lens, needle
 from tests.misuse import table
 
 NO_FUNCTIONS = {
+    "LensKind",
     "CRITERIA",
     "Criterion",
     "DEFAULT_MAX_BYTES",
@@ -46,13 +47,14 @@ RESULTS = {
     ),
     *("Calibration", "Formation", "FormationDifference", "ProbeRecord"),
     *("Curve", "PairedCurve", "Mention", "NeedleSample", "NeedleTrajectory", "ReadSample", "Span", "Story", "Estimate"),
-    *("LensMeasurement", "LensTrajectory", "ResidualStream", "StepRecord", "StoryTooLongError", "TrainingError"),
+    *("FitRecord", "JacobianLens", "LensMeasurement", "LensTrajectory", "ResidualStream", "StepRecord"),
+    *("StoryTooLongError", "TrainingError"),
     "SwappedNeedle",
 }
 """Made by functions, for reading."""
 ELSEWHERE = {
     *("DifferentialConfig", "HookedMambaConfig", "inspect_checkpoint"),
-    *("LensRecipe", "LensTraining", "ModelUnembed", "read_recipe", "write_recipe"),
+    *("JacobianFit", "LensRecipe", "LensTraining", "ModelUnembed", "read_recipe", "write_recipe"),
     *("babi_stories_of_split", "babi_training_hashes", "heldout_babi_stories", "read_babi", "read_babi_training"),
     "read_babilong_indices",
 }

@@ -419,8 +419,8 @@ def circuit() -> Row:
         answer=(
             f"In Diff-Mamba one, head 1 of block 3's minuend: {told(heads[DIFFERENTIAL][first[DIFFERENTIAL]])}; in "
             f"Mamba-2 {len(several)} of block 10, the largest {told(heads[PLAIN][first[PLAIN]])}. Of the subtrahends "
-            f"that of block 3 carries none of it ({told(late)}), that of block 0 {told(early)}, where the minuend carries "
-            f"{told(minuend)}."
+            f"that of block 3 carries none of it ({told(late)}), that of block 0 {told(early)}, where the minuend "
+            f"carries {told(minuend)}."
         ),
         holds_for=WEIGHTS,
         n=f"{whole[PLAIN]['n']} and {whole[DIFFERENTIAL]['n']} pairs of prompts",

@@ -62,7 +62,7 @@ SPANS = {
 LENSES = {
     "tuned": Style(colour="#117733"),
     "logit": Style(colour="#AA4499", dash="dash", symbol="square"),
-    "jacobian": Style(colour="#332288", dash="dot", symbol="diamond"),
+    "jacobian": Style(colour="#661100", dash="dot", symbol="diamond"),
 }
 
 STATES = {
