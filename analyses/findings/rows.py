@@ -6,17 +6,32 @@ are put in where they stand. What speaks against the paper stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
+from analyses.findings.mechanism import (
+    cancellation,
+    cause,
+    circuit,
+    faithful_account,
+    heads,
+    noise_variance,
+    over_allocation,
+    robustness,
+)
 from analyses.findings.sources import (
     DIFFERENTIAL,
+    FIVE,
+    FOUR,
     PLAIN,
+    WEIGHTS,
+    Row,
     accuracy_difference,
+    bounds,
     cell,
     claim,
+    listed,
     newest,
     probability_ratio,
     ratio_over_seeds,
@@ -24,26 +39,15 @@ from analyses.findings.sources import (
     rows_of,
     step_of_answers,
     text_difference,
+    texts_of,
     told,
 )
 from diffmamba_interp.analysis.results import estimate_from
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
 
-WEIGHTS, FIVE, FOUR = "these weights", "five seeds", "four seeds"
 INNER, OUTPUT = "SNR over the inner stages", "SNR at the output"
 FORMED, AT_FORMATION = "median stage from which SNR stays above 7 dB", "SNR at the stage of formation (7 dB)"
 LENGTHS = {"0": "0k", "1024": "1k"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """holds_for: "these weights", or how many training seeds. n: of what the interval is drawn over."""
-
-    question: str
-    answer: str
-    holds_for: str
-    n: str
-    page: str
 
 
 def inner_snr_over_seeds() -> Row:
@@ -318,213 +322,6 @@ def held_out_text_of_the_pair() -> Row:
     )
 
 
-def over_allocation() -> Row:
-    cells = results("overallocation/paper")["cells"]
-    whole = {length: cell(cells, task="all", length=length) for length in (0, 1024, 4096, 8192)}
-
-    def share(length: int, measure: str = "noise") -> Estimate:
-        return estimate_from(whole[length]["differences"]["difference - plain"][measure])
-
-    claim(share(0).low > 0 and share(1024).high < 0, "the noise share is larger without filler and smaller at 1k")
-    claim(share(1024, "contrast_noise").low > 0 > share(4096, "contrast_noise").high, "the contrast's turns by 4k")
-    snr = {length: share(length, "snr_db") for length in whole}
-    claim(snr[4096].high < 0 < snr[8192].low, "the needle stands out more in plain Mamba-2 up to 4k")
-    return Row(
-        question="Does it spend less on irrelevant context? Noise share of contributions",
-        answer=(
-            f"Mixed. To the answer's logit {told(share(0), 3)} at 0k, {told(share(1024), 3)} at 1k, "
-            f"{told(share(8192), 3)} at 8k. Against the other labels' logits {told(share(1024, 'contrast_noise'), 3)} "
-            f"at 1k, less only from 4k on, {told(share(4096, 'contrast_noise'), 3)}; and up to 4k the needle stands "
-            f"out more in plain Mamba-2 ({told(snr[4096], 1, unit='dB')} at 4k)."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{whole[1024]['n']:,} prompts a length",
-        page="overallocation",
-    )
-
-
-def cause() -> Row:
-    found = results("lambda_causality/paper")
-    zero = cell(found["cells"], task="all", length=0)
-    removed, doubled = (cell(zero["all"], factor=factor)["change"] for factor in (0.0, 2.0))
-    first = cell(zero["blocks"], where="0")["change"]
-    claim(first["right"][0] < 0.45 * removed["right"][0], "half of the accuracy is block 0's")
-    claim(first["snr_db"][0] < 0.5 * removed["snr_db"][0], "most of the SNR is block 0's")
-    (filler,) = found["with_filler"]
-    tasks = sorted({one["task"] for one in found["cells"] if one["length"] and one["task"] != "all"})
-    claim(not estimate_from(filler["change"]["right"]).excludes_zero, "filler makes the loss of accuracy no worse")
-    claim(filler["change"]["snr_db"][1] > 0, "filler makes the loss of SNR smaller")
-    return Row(
-        question="Does the subtraction cause it?",
-        answer=(
-            f"Without it (lambda 0) accuracy changes by {told(removed['right'])} and SNR by "
-            f"{told(removed['snr_db'], 1, unit='dB')}, half of the accuracy and most of the SNR in block 0 alone "
-            f"({told(first['right'])}, {told(first['snr_db'], 1, unit='dB')}); twice lambda changes accuracy by "
-            f"{told(doubled['right'])}. Filler makes that no worse (asked of {listed(tasks)} alone: accuracy "
-            f"{told(filler['change']['right'], 3)}), so it is dependence on the subtrahend rather than proof of filler "
-            "being cancelled."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{zero['n']:,} prompts, {filler['n']:,} with filler",
-        page="lambda_causality",
-    )
-
-
-def cancellation() -> Row:
-    found = results("cancellation/paper")
-    heads = cell(found["heads"], length=1024)
-    counted = [
-        estimate_from(one)
-        for row, kept in zip(heads["removed_noise"], heads["counts"], strict=True)
-        for one, counts in zip(row, kept, strict=True)
-        if counts
-    ]
-    removing = sum(one.low > 0 for one in counted)
-    claim(removing == 0, "no head removes noise token by token")
-    whole = cell(found["cells"], task="all", length=1024, direction="answer")
-    claim(whole["removed_noise"][2] < 0, "the difference writes more noise than the minuend, size by size")
-    return Row(
-        question="Does the subtrahend cancel noise token by token?",
-        answer=(
-            f"Not seen: of {len(counted)} heads that write noise at 1k none removes some, and the sizes that the "
-            f"difference writes are larger than the minuend's (removed share {told(whole['removed_noise'])}). Sums of "
-            "sizes rise by construction: see the next row."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{whole['n']:,} prompts",
-        page="cancellation",
-    )
-
-
-def circuit() -> Row:
-    folder = newest("circuit", "paper", "builtin")
-    whole = {
-        model: cell(results(folder)["cells"], task="all", length=0, model=model) for model in (PLAIN, DIFFERENTIAL)
-    }
-    heads = {model: one["heads"] for model, one in whole.items()}
-    first = {model: max(of, key=lambda name, of=of: of[name][0]) for model, of in heads.items()}
-    claim(first[DIFFERENTIAL] == "3 minuend, head 1", "head 1 of block 3's minuend brings most of the label")
-    others = [values for name, values in heads[DIFFERENTIAL].items() if name != first[DIFFERENTIAL]]
-    claim(
-        max(values[2] for values in others) < heads[DIFFERENTIAL][first[DIFFERENTIAL]][1], "no other head comes near it"
-    )
-    claim(first[PLAIN].startswith("10, "), "block 10 of plain Mamba-2 brings the label")
-    several = [values for values in heads[PLAIN].values() if values[1] > 0.03]
-    early, late = (whole[DIFFERENTIAL]["whole"][f"{block} subtrahend"] for block in (0, 3))
-    claim(late[2] < 0.01 < early[1], "the subtrahend of block 3 carries none of the label, that of block 0 some")
-    minuend = whole[DIFFERENTIAL]["whole"]["0 minuend"]
-    claim(early[2] < minuend[1], "in block 0 the minuend carries more of it")
-    return Row(
-        question="Which heads bring the needle's label to the answer? Share that comes back by patching swapped facts",
-        answer=(
-            f"In Diff-Mamba one, head 1 of block 3's minuend: {told(heads[DIFFERENTIAL][first[DIFFERENTIAL]])}; in "
-            f"Mamba-2 {len(several)} of block 10, the largest {told(heads[PLAIN][first[PLAIN]])}. Of the subtrahends "
-            f"that of block 3 carries none of it ({told(late)}), that of block 0 {told(early)}, where the minuend "
-            f"carries {told(minuend)}."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{whole[PLAIN]['n']} and {whole[DIFFERENTIAL]['n']} pairs of prompts",
-        page="circuit",
-    )
-
-
-def faithful_account() -> Row:
-    folder = newest("faithfulness", "paper", "builtin")
-    whole = {
-        model: cell(results(folder)["cells"], task="all", length=0, model=model) for model in (PLAIN, DIFFERENTIAL)
-    }
-    gaps = {
-        model: {name: areas["over_random"] for name, areas in one["areas"].items() if name not in ("random", "recency")}
-        for model, one in whole.items()
-    }
-    better = {model: one["contribution_less_hidden"] for model, one in whole.items()}
-    for model, of_model in gaps.items():
-        claim(better[model][1] > 0, "contributions hold better than hidden attention")
-        claim(all(values[1] > 0 for values in of_model.values()), "every account is better than a random order")
-    said = [
-        f"{told(better[model])} in {name} (over a random order {told(gaps[model]['contribution'])} and "
-        f"{told(gaps[model]['hidden'])})"
-        for model, name in ((DIFFERENTIAL, "Diff-Mamba"), (PLAIN, "Mamba-2"))
-    ]
-    return Row(
-        question="Which account of what is read holds when the tokens are knocked out? Insertion less deletion area",
-        answer=f"All beat a random order, and contributions beat hidden attention: {', '.join(said)}.",
-        holds_for=WEIGHTS,
-        n=f"{whole[DIFFERENTIAL]['n']} and {whole[PLAIN]['n']} prompts",
-        page="faithfulness",
-    )
-
-
-def noise_variance() -> Row:
-    folder = newest("noise_variance", "unseen", "builtin")
-    found = results(folder)
-    whole, enough = found["whole"], min(found["n_stories"], found["n_fillers"])
-    alike, kept = estimate_from(whole["cancelled"]), estimate_from(whole["kept"])
-    words = {1: "Partly: the branches' noise is alike", -1: "No: the branches' noise adds up", 0: "Not seen"}
-    if enough < MIN_SAMPLES or kept.low <= 1 <= kept.high:
-        steadier = "Whether the difference varies more or less than the minuend alone is undecided"
-    else:
-        steadier = f"The difference varies {'less' if kept.high < 1 else 'more'} than the minuend alone"
-    return Row(
-        question="Does it cancel the net noise of filler, as it varies from filler to filler?",
-        answer=(
-            f"{words[alike.sign(enough)]}, cancelled share of the variance {told(alike)}. {steadier}, variance kept "
-            f"{told(kept, signed=False)}; the needle over that spread {told(whole['snr_gained_db'], 1, unit='dB')} "
-            f"against the minuend alone. In {texts_of(folder)}."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{found['n_stories']} stories in {found['n_fillers']} texts, {found['n']} prompts",
-        page="noise_variance",
-    )
-
-
-def heads() -> Row:
-    found = results(newest("heads", "paper", "builtin"))
-    aggregating, sinking, shared = [], [], []
-    for model, name in ((PLAIN, "Mamba-2"), (DIFFERENTIAL, "Diff-Mamba")):
-        of, chosen = cell(found["cells"], model=model, task="all", length=0)["sets"], found["chosen"][model]
-        aggregate, sink = (of[kind]["excess"] for kind in ("aggregate", "sink"))
-        claim(aggregate["snr_db"][2] < 0, f"{name} loses SNR without the heads that aggregate the needle")
-        aggregating.append(f"{name} {told(aggregate['right'])} and {told(aggregate['snr_db'], 1, unit='dB')}")
-        sinking.append(f"{name} {told(sink['right'])} and {told(sink['snr_db'], 1, unit='dB')}")
-        shared.append(str(sum(head in chosen["aggregate"] for head in chosen["sink"])))
-    n_heads, n = len(found["chosen"][PLAIN]["aggregate"]), found["cells"][0]["n"]
-    return Row(
-        question="Which heads carry retrieval, and does a state sink?",
-        answer=(
-            f"The {n_heads} (5 %) that read most of the needle's end at the answer; zeroed, accuracy and SNR change "
-            f"beyond matched heads by {'; '.join(aggregating)}. Of the {n_heads} with the longest steps at full stops "
-            f"and line breaks, what they read there taken out: {'; '.join(sinking)}; a full stop also ends the needle, "
-            f"and {' and '.join(shared)} of these heads are among the former."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{n} prompts without filler",
-        page="heads",
-    )
-
-
-def robustness() -> Row:
-    cells = results("noise_robustness/paper")["cells"]
-    zero, filler = (cell(cells, task="all", length=length) for length in (0, 1024))
-    tasks = sorted({one["task"] for one in cells if one["length"] and one["task"] != "all"})
-    at_ten = [cell(one["gaussian"], dose=10.0)["less_loss"] for one in (zero, filler)]
-    random = cell(filler["tokens"], dose=1.0)["less_loss"]
-    claim(min(one["right"][1] for one in (*at_ten, random)) > 0, "it loses less accuracy at 10 dB and in random filler")
-    claim(at_ten[0]["snr_db"][2] < 0 < at_ten[1]["snr_db"][1], "its SNR falls faster at 0k and more slowly at 1k")
-    return Row(
-        question="Does it bear noise better?",
-        answer=(
-            f"Accuracy, somewhat: it loses less by {told(at_ten[0]['right'])} at 0k and {told(at_ten[1]['right'])} at "
-            f"1k under Gaussian noise 10 dB below the stream, by {told(random['right'])} in random filler. Its SNR "
-            f"falls faster at 0k ({told(at_ten[0]['snr_db'], 1, unit='dB')} at 10 dB). All at 1k is of "
-            f"{listed(tasks)}."
-        ),
-        holds_for=WEIGHTS,
-        n=f"{zero['n']:,} prompts at 0k, {filler['n']:,} at 1k",
-        page="noise_robustness",
-    )
-
-
 def unseen_novels() -> Row:
     folder = newest("unseen_novels", "unseen", "builtin")
     whole = cell(results(folder)["cells"], task="all")
@@ -603,26 +400,6 @@ def conversion() -> Row:
         n=f"{n:,} prompts a length",
         page="conversion",
     )
-
-
-def bounds(values: Mapping[str, float]) -> Estimate:
-    """An estimate that results.json holds by name."""
-    return Estimate(values["value"], values["low"], values["high"])
-
-
-def texts_of(folder: str) -> str:
-    """Which text a recipe's results are of, in words."""
-    recipe = folder.split("/")[1]
-    return {
-        "unseen": "novels that no training saw",
-        "paper": "novels kept from the language models",
-        "builtin": "generated texts, too few to decide anything",
-    }[recipe]
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 ROWS: tuple[Callable[[], Row | None], ...] = (

@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffmamba_interp.statistics import Estimate, bootstrap, paired_difference, 
 
 ANALYSES = Path(__file__).parents[1]
 PLAIN, DIFFERENTIAL = "mamba2", "diff-mamba2"
+WEIGHTS, FIVE, FOUR = "these weights", "five seeds", "four seeds"
 
 
 class OutdatedError(ValueError):
@@ -131,3 +133,34 @@ def ratio_over_seeds(plain: Sequence[float], differential: Sequence[float]) -> E
     """Geometric mean over seeds of plain over differential, with a t interval of the logarithm."""
     (estimate,) = t_test(np.log(np.divide(plain, differential))).estimates
     return Estimate(*np.exp([estimate.value, estimate.low, estimate.high]).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """holds_for: "these weights", or how many training seeds. n: of what the interval is drawn over."""
+
+    question: str
+    answer: str
+    holds_for: str
+    n: str
+    page: str
+
+
+def bounds(values: Mapping[str, float]) -> Estimate:
+    """An estimate that results.json holds by name."""
+    return Estimate(values["value"], values["low"], values["high"])
+
+
+def texts_of(folder: str) -> str:
+    """Which text a recipe's results are of, in words."""
+    recipe = folder.split("/")[1]
+    return {
+        "unseen": "novels that no training saw",
+        "paper": "novels kept from the language models",
+        "builtin": "generated texts, too few to decide anything",
+    }[recipe]
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
