@@ -30,11 +30,8 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import load_lens
 from diffmamba_interp.text.tokenizer import Bos, bos_tokens
 
-FIRST_CHOICES = (
-    "bundled:diff-mamba2",
-    "tests/fixtures/published_diffmamba2/alternate",
-)
-"""Taken as the first model to show, if they are there."""
+FIRST_CHOICE = "bundled:diff-mamba2"
+"""Taken as the first model to show, if it is there."""
 
 SECOND_CHOICES = {"bundled:diff-mamba2": "bundled:mamba2"}
 NO_MODEL = "none"
@@ -55,7 +52,7 @@ def choose_model() -> ChosenModel | None:
     with shown_errors("Opening the model"):
         root = loading.options().root
         names, _ = loading.found_folders(root)
-        default = next((name for name in FIRST_CHOICES if name in names), names[0] if names else "")
+        default = FIRST_CHOICE if FIRST_CHOICE in names else names[0] if names else ""
         below = f"A bundled model, a checkpoint folder below {root.resolve()}, or `hub:owner/name`"
         with st.sidebar:
             name = state.selectbox("Model", "model", names, default, accept_new_options=True, help=below)

@@ -36,7 +36,8 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
 
 
 def results_json(content: Mapping[str, Any], *, digits: int = 5) -> str:
-    """The text of a results.json, small and readable: what holds no more than plain lists and objects is on one line.
+    """The text of a results.json, small and readable: what holds no more than plain lists and objects is on one line,
+    without blanks.
 
     digits: significant ones of every number with a fraction, however small it is.
     """
@@ -98,10 +99,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def _laid_out(value: Any, indent: int) -> str:
     if _depth(value) <= _LINE_DEPTH and indent:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
     start = "\n" + " " * (indent + 1)
     if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_laid_out(item, indent + 1)}" for key, item in value.items()]
+        items = [f"{json.dumps(key)}:{_laid_out(item, indent + 1)}" for key, item in value.items()]
         opening, closing = "{}"
     else:
         items = [_laid_out(item, indent + 1) for item in value]

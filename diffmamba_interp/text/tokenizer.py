@@ -106,7 +106,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        for name in tokenizer.save_pretrained(temporary):
+        names = tokenizer.save_pretrained(temporary)
+        # Again without blanks, which are more than half of it.
+        tokenizer.backend_tokenizer.save(str(Path(temporary) / "tokenizer.json"), pretty=False)
+        for name in names:
             Path(name).replace(folder / Path(name).name)
 
 

@@ -77,7 +77,7 @@ def test_results_hold_estimates_as_three_numbers_on_one_line(tmp_path: Path) -> 
     path = tmp_path / "results.json"
     found = {"cells": [{"n": np.int64(3), "share": Estimate(0.123456789, 0.1, NAN)}], "row": np.array([1.0, 2.5])}
     write_results(path, {"seed": 7}, found)
-    assert '"share": [0.1235, 0.1, null]' in path.read_text()
+    assert '"share":[0.1235,0.1,null]' in path.read_text()
     read = read_results(path)
     assert read == {
         "provenance": {"seed": 7},

@@ -100,6 +100,7 @@ def test_a_folder_keeps_everything(tokenizer: PreTrainedTokenizerBase, tmp_path:
         "tokenizer.json",
         "tokenizer_config.json",
     }
+    assert (tmp_path / "tok" / "tokenizer.json").read_text(encoding="utf-8").count("\n") == 0
     for source in (tmp_path / "tok", tmp_path / "tok" / "tokenizer.json"):
         loaded = load_tokenizer(source)
         assert tokenizer_hash(loaded) == tokenizer_hash(tokenizer)
