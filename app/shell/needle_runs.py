@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
-from diffmamba_interp.files.json_files import parse_json
+from diffmamba_interp.files.json_files import parse_json, read_json_object
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import ARRAYS, BY_LABEL, MEASURES, Measure, NeedleTrajectory
 from diffmamba_interp.statistics import Statistic
+
+SHIPPED = Path(__file__).resolve().parents[2] / "analyses" / "needle_snr" / "paper" / "results.json"
+"""What was found of the bundled pair; an installed copy does not have it."""
 
 MAX_SAMPLES = 200
 MAX_MODELS, MAX_NAMES, MAX_TEXT = 2, 1000, 1000
@@ -68,6 +73,13 @@ class NeedleRun:
     @property
     def n_prompts(self) -> int:
         return len(self.readings[0].trajectory.samples)
+
+
+def shipped_results(models: Sequence[str]) -> dict[str, Any] | None:
+    """Results of `analyses/needle_snr` where the models are the bundled pair that they are of; else None."""
+    if sorted(models) != ["bundled:diff-mamba2", "bundled:mamba2"] or not SHIPPED.is_file():
+        return None
+    return read_json_object(SHIPPED)
 
 
 def write_needle(run: NeedleRun) -> bytes:

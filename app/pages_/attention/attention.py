@@ -26,6 +26,8 @@ from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.glossary import draw_headline
+from app.shell.headlines import attention_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token
 from app.shell.steps import as_python, model_steps, run_steps
@@ -58,6 +60,7 @@ def page() -> None:
             with picture, st.spinner("Computing", show_time=True):
                 record = attention_record(chosen.key, prompt, request)
             with picture:
+                draw_headline(attention_headline(record, prompt.spans))
                 figure = draw_picture(prompt, request, record)
             with below:
                 draw_rest(chosen, prompt, request, record, figure)

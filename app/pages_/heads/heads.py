@@ -20,6 +20,8 @@ from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.glossary import draw_headline
+from app.shell.headlines import heads_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, model_steps, run_steps
@@ -50,6 +52,7 @@ def page() -> None:
 
 
 def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scores: HeadScores) -> None:
+    draw_headline(heads_headline(scores, request.measure))
     drawn = run_steps(figure_steps(request), {"scores": scores})
     figure = drawn["figure"]
     figure.update_layout(height=FIGURE_HEIGHT)

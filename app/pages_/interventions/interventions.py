@@ -42,6 +42,8 @@ from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, cho
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.glossary import draw_headline
+from app.shell.headlines import intervention_headline
 from app.shell.lens_reading import STATISTICS, LensRequest, clickable, token_ids, top_tokens, trajectory
 from app.shell.loading import ChosenModel
 from app.shell.needle_pictures import name_stages_shortly
@@ -113,6 +115,7 @@ def page() -> None:
 
 def draw_numbers(record: InterventionRecord) -> None:
     """What is read at the output, before and after."""
+    draw_headline(intervention_headline(record))
     numbers = at_output(record)
     for column, (name, before, after, unit) in zip(st.columns(len(numbers)), numbers, strict=True):
         change = f"{after - before:+.4g}{unit} from {before:.4g}" if after != before else None

@@ -22,6 +22,8 @@ from app.shell.choices import (
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.glossary import draw_headline
+from app.shell.headlines import lens_headline
 from app.shell.lens_reading import (
     STATISTICS,
     LensRequest,
@@ -79,6 +81,8 @@ def page() -> None:
 
 def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     first, text = choices.first, reads[0].text
+    kind = reads[0].request.name.replace("jacobian", "Jacobian")
+    draw_headline(lens_headline({read.chosen.name: read.trajectory for read in reads}, text, lens=kind))
     if choices.compare == "difference":
         order = baseline_last([read.chosen for read in reads])
         reads = sorted(reads, key=lambda read: order.index(read.chosen))
@@ -99,7 +103,6 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
                 if len(reads) > 1:
                     st.text(read.chosen.name)
                 draw_figure(figures[place], f"lens_figure_{place}" if place else "lens_figure")
-    kind = reads[0].request.name.replace("jacobian", "Jacobian")
     st.caption(
         f"Each cell: the token that the {kind} lens finds most likely to follow the token below, at that depth. "
         f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list."

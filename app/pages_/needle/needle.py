@@ -41,9 +41,11 @@ from app.shell.choices import (
 from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
+from app.shell.glossary import draw_headline
+from app.shell.headlines import needle_headline
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
-from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
+from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
 from app.shell.steps import as_python
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
 from diffmamba_interp.needle.probes import MIN_STORIES
@@ -71,6 +73,8 @@ def page() -> None:
             run = NeedleRun(readings=tuple(readings), drawing=drawing)
             if share < 1:
                 st.warning(f"Stopped after {run.n_prompts} prompts, {share:.0%} of the run. Press Run to go on.")
+            read = [reading.trajectory for reading in readings]
+            draw_headline(needle_headline(read, shipped_results([one.model for one in read])))
             draw_curves(reads, request, run)
             draw_attention(reads, request, run)
             keep_run(reads, request, run)

@@ -22,6 +22,8 @@ from app.shell.choices import choose_model, choose_second_model
 from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import require_feasible
+from app.shell.glossary import draw_headline
+from app.shell.headlines import retrieval_headline
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.steps import as_python, run_steps
 from diffmamba_interp.files.json_files import read_json_object
@@ -122,6 +124,7 @@ def choose_grid() -> GridRequest:
 
 def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()) -> None:
     """Curves, the ratio where there are two models, and the files; `others`: the cells of other training seeds."""
+    draw_headline(retrieval_headline(cells))
     results = run_steps(FIGURES[: len(cells[0].models)], {"cells": cells, "others": others})
     figures = {"accuracy": results["figure"]}
     figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND)

@@ -1,0 +1,77 @@
+"""Words that explain themselves where the pointer rests on them, and a headline drawn with them."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import streamlit as st
+
+from app.shell.headlines import Headline
+
+WORDS = {
+    "minuend": "the branch of a differential block that is kept: the first of its two mixers",
+    "subtrahend": "the branch that is subtracted, λ times: the second of its two mixers",
+    "λ": "weight of the subtrahend in a block: difference = minuend − λ · subtrahend",
+    "saturated": "the sigmoid in λ is within 0.01 of 0 or 1, where training hardly moves it",
+    "lens": "reads the stream after a block as if the model ended there: which token would come next?",
+    "needle": "the fact in the prompt that the question asks for",
+    "wrong labels": "the other answers that the task allows",
+    "calibrated": "at one temperature for each model and stage, fitted on other prompts: certainty counts for nothing",
+    "log-probability": "natural logarithm of a probability, in nats",
+    "hidden attention": "the matrix of a scan: what a position takes from each earlier one; signed, not normalised",
+    "gates": "what each channel of a scan's output is multiplied with",
+    "head": "a part of a scan with a state of its own",
+    "SNR": "signal-to-noise ratio: probability of the answer over the mean of the wrong labels, in decibels",
+    "dB": "decibels: 10 dB is a factor of ten, 7 dB of five",
+    "interval": "95 % interval: over repetitions 19 of 20 such hold the true value",
+    "not told apart": "the 95 % interval holds 0, or there are too few prompts",
+    "sink share": "how much of what a head reads comes from full stops and line breaks",
+    "block": "norm, mixer and residual add: one layer of the model",
+    "logit": "score of a token before the softmax",
+    "labels": "the answers that the task allows",
+    "differential": "of two branches, one of which is subtracted from the other",
+}
+"""What pages say of them; the glossary of the README has the definitions."""
+
+_BY_LENGTH = sorted(map(re.escape, WORDS), key=len, reverse=True)
+_WORD = re.compile(rf"(?<!\w)({'|'.join(_BY_LENGTH)})(?!\w)", re.IGNORECASE)
+_BY_LOWER = {word.lower(): meaning for word, meaning in WORDS.items()}
+
+
+def explained(text: str) -> str:
+    """The text as HTML, each word of `WORDS` at its first place with what it means; everything else escaped."""
+    parts, at, met = [], 0, set()
+    for match in _WORD.finditer(text):
+        word = match[1].lower()
+        if word in met:
+            continue
+        met.add(word)
+        meaning = html.escape(_BY_LOWER[word])
+        parts += [html.escape(text[at : match.start()]), f'<abbr title="{meaning}" tabindex="0">']
+        parts += [html.escape(match[0]), "</abbr>"]
+        at = match.end()
+    return "".join([*parts, html.escape(text[at:])])
+
+
+def headline_html(headline: Headline) -> str:
+    """The first sentence large, what speaks against it in a line of its own."""
+    if not headline.says and not headline.against:
+        return ""
+    first = "".join(f'<p class="says">{explained(sentence)}</p>' for sentence in headline.says[:1])
+    more = explained(" ".join(headline.says[1:]))
+    against = explained(" ".join(headline.against))
+    return (
+        '<section class="headline" aria-label="What this page found">'
+        + first
+        + (f"<p>{more}</p>" if more else "")
+        + (f'<p class="against"><b>Against it:</b> {against}</p>' if against else "")
+        + "</section>"
+    )
+
+
+def draw_headline(headline: Headline) -> None:
+    """Above a page's figures; nothing where there is nothing to say."""
+    drawn = headline_html(headline)
+    if drawn:
+        st.html(drawn)

@@ -1,0 +1,410 @@
+"""What results say, in sentences: pure functions from records to a `Headline`, which pages draw above their figures.
+
+Each names the prompts that it speaks of (n), says "not told apart" where an interval decides nothing, and puts what
+speaks against the finding beside it. A difference is model minus baseline.
+
+    share of a change, of one block alone    (clean - block alone) / (clean - all blocks)     of log-probabilities
+
+Such shares need not sum to 1: blocks act through one another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffmamba_interp.drawing.colours import short_name
+from diffmamba_interp.drawing.labels import length_name, token_label
+from diffmamba_interp.figures.heads import NAMES, ranked_heads
+from diffmamba_interp.implicit_attention import HeadScores
+from diffmamba_interp.implicit_attention.record import AttentionRecord
+from diffmamba_interp.implicit_attention.span_measures import summarise_spans
+from diffmamba_interp.interventions import InterventionRecord, PatchGrid, SweepRecord
+from diffmamba_interp.interventions.records import LOG_PROBABILITY, PROBABILITY
+from diffmamba_interp.lens import LensTrajectory
+from diffmamba_interp.models.inspection import CheckpointReport
+from diffmamba_interp.needle import NeedleTrajectory
+from diffmamba_interp.needle.accuracy_grid import Cell
+from diffmamba_interp.needle.curves import compare
+from diffmamba_interp.needle.formation import Formation, compare_formation, summarise_formation
+from diffmamba_interp.spans import SPAN_CLASSES, Spans
+from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
+
+N_RESAMPLES = 1_000
+LARGE = 1e-3
+"""Smaller changes of a probability are called none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """says: the finding, the first sentence alone the shortest answer. against: what speaks against or limits it."""
+
+    says: tuple[str, ...]
+    against: tuple[str, ...] = ()
+
+    def __add__(self, other: Headline) -> Headline:
+        """Both, one after the other."""
+        return Headline(says=self.says + other.says, against=self.against + other.against)
+
+
+NOTHING = Headline(says=())
+
+
+def needle_headline(trajectories: Sequence[NeedleTrajectory], shipped: Mapping[str, Any] | None = None) -> Headline:
+    """When the answer comes in, model and baseline in this order, and whether that is cleaner or only earlier.
+
+    shipped: results of `analyses/needle_snr` on the same weights, of which the calibrated gap at the output is told.
+    """
+    formations = summarise_formation(trajectories, criteria=("7 dB",), by=(), n_resamples=N_RESAMPLES)
+    of_model = [next(one for one in formations if one.model == read.model) for read in trajectories]
+    n, lens = of_model[0].n, of_model[0].lens
+    says = [
+        f"The answer comes in {comes_in(of_model[0])} in {short_name(of_model[0].model)}"
+        + "".join(f" ({short_name(one.model)}: {comes_in(one)})" for one in of_model[1:])
+        + f": from there on it stands 7 dB or more above the wrong labels ({lens} lens; {prompts(n)})."
+    ]
+    against = [
+        f"In {n - round(one.share_formed.value * n)} of {n} prompts {short_name(one.model)} never gets there."
+        for one in of_model
+        if one.share_formed.value < 1
+    ]
+    if len(trajectories) == 2:
+        with_baseline = _against_baseline(*trajectories)
+        says += with_baseline.says
+        against += with_baseline.against
+    return Headline(says=tuple(says), against=(*against, *_calibrated(trajectories[0], shipped)))
+
+
+def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> Headline:
+    name, other = short_name(model.model), short_name(baseline.model)
+    if model.stages != baseline.stages:
+        return Headline(says=(), against=(f"{name} and {other} have other numbers of blocks: no stage is compared.",))
+    if not set(model.lenses) & set(baseline.lenses):
+        return Headline(says=(), against=(f"{name} and {other} are read by other lenses, and not compared.",))
+    says, against = [], []
+    difference = compare_formation(baseline, model, criteria=("7 dB",), by=(), n_resamples=N_RESAMPLES)[0]
+    n = difference.n
+    sign = difference.mean.sign(n)
+    told = f"{difference.mean.text(1, signed=True)} stages"
+    if sign:
+        where = says if sign < 0 else against
+        where.append(f"That is {'earlier' if sign < 0 else 'later'} than in {other}: {told}, {prompts(n)}.")
+    else:
+        against.append(f"When it comes in is not told apart from {other}: {told}, {prompts(n)}{too_few(n)}.")
+    if difference.n_both >= MIN_SAMPLES and difference.snr_db.sign(difference.n_both) < 0:
+        against.append(
+            f"Earlier is not cleaner: where it has come in it stands out by "
+            f"{difference.snr_db.text(1, signed=True)} dB against {other} ({difference.n_both} prompts in which it "
+            "comes in in both)."
+        )
+    (curve,) = compare(baseline, model, measures=("snr_db",), statistics=("mean",), by=(), n_resamples=N_RESAMPLES)[:1]
+    output = Estimate(curve.value[-1], curve.low[-1], curve.high[-1])
+    at_output = f"At the output the answer stands out by {output.text(1, signed=True)} dB against {other}"
+    if output.sign(n) > 0:
+        says.append(f"{at_output}, {prompts(n)}.")
+    elif output.sign(n) < 0:
+        against.append(f"{at_output}, {prompts(n)}: {other} is ahead there.")
+    else:
+        against.append(f"{at_output}: not told apart, {prompts(n)}{too_few(n)}.")
+    return Headline(says=tuple(says), against=tuple(against))
+
+
+def _calibrated(read: NeedleTrajectory, shipped: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The gap at the output in calibrated bits, length by length, from shipped results of the task that was read."""
+    tasks = {sample.task for sample in read.samples}
+    task = {"task": tasks.pop()} if len(tasks) == 1 else {}
+    told = []
+    for one in [] if shipped is None else shipped.get("measure_means", []):
+        of_task = {key: value for key, value in one["group"].items() if key != "length"} == task
+        if (
+            one["measure"] == "calibrated_bits"
+            and one["place"] == "output"
+            and one["lens"] == read.lenses[0]
+            and of_task
+        ):
+            gap = Estimate(*one["difference"])
+            verdict = {0: "no gap is left", 1: "a gap is left", -1: "the baseline is ahead"}[gap.sign(one["n"])]
+            length = length_name(int(one["group"].get("length", 0)))
+            told.append(f"{gap.text(2, signed=True)} bits at {length} (n = {one['n']:,}): {verdict}")
+    if not told:
+        return ()
+    return (f"At the output, once both models are calibrated (analyses/needle_snr): {'; '.join(told)}.",)
+
+
+def comes_in(one: Formation) -> str:
+    """After which block, by the median and its interval."""
+    low, high = math.floor(one.median.low), math.ceil(one.median.high)
+    if low >= one.n_stages:
+        return "nowhere"
+    first, last = stage_words(low, one.n_stages), stage_words(high, one.n_stages)
+    if first == last:
+        return first
+    if high >= one.n_stages:
+        return f"{first} or later, if at all"
+    return f"{first} to {high - 1}" if low > 0 else f"{first} or as late as {last}"
+
+
+def stage_words(stage: int, n_stages: int) -> str:
+    """Where a lens reads, by number: 0 is the embedding; one past the last is nowhere."""
+    return "in the embedding" if stage == 0 else "nowhere" if stage >= n_stages else f"after block {stage - 1}"
+
+
+def lens_headline(
+    trajectories: Mapping[str, LensTrajectory], text: Callable[[int], str], column: int = -1, lens: str = ""
+) -> Headline:
+    """What each model says at the end of one position, and from which block on the lens shows that.
+
+    text: of a token id. column: of the positions that the trajectories hold. lens: its name.
+    """
+    told, tokens = [], []
+    for name, read in trajectories.items():
+        top = read.top_tokens[0, :, column, 0]
+        since = int(np.flatnonzero(top != top[-1]).max(initial=-1)) + 1
+        probability = float(read.top_probabilities[0, -1, column, 0])
+        tokens.append(text(int(top[-1])))
+        told.append(
+            f"{short_name(name)} says “{word(tokens[-1])}” (p {said(probability)}), which is on top "
+            f"{stage_words(since, len(read.stages))} and stays there"
+        )
+    if not told:
+        return NOTHING
+    against = [f"One position of one prompt{f', read by the {lens} lens' if lens else ''}."]
+    if len(set(tokens)) > 1:
+        against.append("The models say different tokens: what each is sure of is not the same.")
+    return Headline(says=(f"{'; '.join(told)}.",), against=tuple(against))
+
+
+def attention_headline(record: AttentionRecord, spans: Spans, row: int = -1) -> Headline:
+    """How much of a row falls on the needle, and what the subtraction does to that; the largest source without one.
+
+    row: number of the record's row. Of a record with heads, their mean.
+    """
+    position = int(record.rows[0, row])
+    pictures = summarise_spans(record, spans, row)
+    n_needle = sum(min(end, position + 1) - start for start, end in spans.needle if start <= position)
+    if not n_needle:
+        return _largest_source(record, row, position)
+    at = SPAN_CLASSES.index("needle")
+    share = {name: float(np.nanmean(np.asarray(value[..., at]))) for name, value in pictures.share.items()}
+    alike = n_needle / (position + 1)
+    where = f"In block {record.block}{_heads(record)}, of what position {position} reads"
+    limits = [f"One prompt. Reading all {position + 1} tokens alike would give the needle {alike:.0%}."]
+    if record.kind == "hidden":
+        limits.append("Hidden attention leaves out gates, norms and out_proj: what is read need not be used.")
+    if "weights" in share:
+        return Headline(
+            says=(f"{where} {share['weights']:.0%} lies on the needle; nothing is subtracted.",), against=tuple(limits)
+        )
+    before, after = share["minuend"], share["difference"]
+    verb = "raises" if after > before + 0.01 else "lowers" if after < before - 0.01 else "leaves"
+    to = f"{before:.0%}" if verb == "leaves" else f"from {before:.0%} to {after:.0%}"
+    says = f"{where} the subtraction {verb} the needle's share {'at ' if verb == 'leaves' else ''}{to}."
+    if verb == "lowers":
+        limits.insert(0, "The subtraction takes more from the needle than from the rest here.")
+    return Headline(says=(says,), against=tuple(limits))
+
+
+def _largest_source(record: AttentionRecord, row: int, position: int) -> Headline:
+    name, picture = list(record.pictures.items())[-1]
+    values = picture[0].select(record.row_axis - 1, row).abs().detach().float().cpu().numpy()
+    values = (values.mean(axis=0) if record.per_head else values)[: position + 1]
+    if not values.sum() > 0:
+        return Headline(says=(f"Nothing is read at position {position} in block {record.block}.",))
+    source = int(values.argmax())
+    strings = record.token_strings[0] if record.token_strings else None
+    text = f" (“{word(strings[source])}”)" if strings else ""
+    return Headline(
+        says=(
+            f"In block {record.block}{_heads(record)}, position {position} reads most from position {source}{text}: "
+            f"{values[source] / values.sum():.0%} of the {short_name(name)}'s row.",
+        ),
+        against=("One prompt, and no needle is marked in it: mark one to ask for its share.",),
+    )
+
+
+def _heads(record: AttentionRecord) -> str:
+    if record.kind != "hidden" or record.reduce:
+        return ""
+    return f", head {record.heads[0]}" if len(record.heads) == 1 else ", the mean over heads"
+
+
+def heads_headline(scores: HeadScores, measure: str) -> Headline:
+    """The head of the largest number, beside what is usual."""
+    ranked = ranked_heads(scores, measure, 1)
+    if not ranked:
+        return Headline(says=(f"No head has a {NAMES[measure]} in this prompt.",))
+    first = ranked[0]
+    mean = scores.mean(measure)
+    known = mean[np.isfinite(mean)]
+    part = f", {short_name(first.branch)}" if first.branch else ""
+    says = (
+        f"The largest {NAMES[measure]} is that of block {first.block}{part}, head {first.head}: {said(first.value)}; "
+        f"half of the {len(known)} heads have {said(float(np.median(known)))} or less."
+    )
+    against = ["One prompt; a number of a head does not say that the model uses it: switch it off to see."]
+    if measure in scores.uniform:
+        alike = float(scores.uniform[measure].mean())
+        if first.value <= alike:
+            against.insert(0, f"Reading all tokens alike would give {said(alike)}: no head stands out.")
+        else:
+            says += f" Reading all tokens alike would give {said(alike)}."
+    return Headline(says=(says,), against=tuple(against))
+
+
+def intervention_headline(record: InterventionRecord) -> Headline:
+    """What the change does to the answer at the output."""
+    n = len(record.clean[PROBABILITY])
+    before, after = (float(values[PROBABILITY].mean()) for values in (record.clean, record.intervened))
+    if not record.interventions:
+        return Headline(says=(f"Nothing is changed: the answer has the probability {said(before)} ({prompts(n)}).",))
+    if abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1:
+        says = f"The change leaves the answer's probability at {said(before)} ({prompts(n)})"
+    else:
+        verb = "raises" if after > before else "lowers"
+        says = f"The change {verb} the answer's probability from {said(before)} to {said(after)} ({prompts(n)})"
+    if "snr_db" in record.clean:
+        ratios = [float(values["snr_db"].mean()) for values in (record.clean, record.intervened)]
+        says += f", and its ratio to the wrong labels from {ratios[0]:.1f} to {ratios[1]:.1f} dB"
+    return Headline(
+        says=(f"{says}.",), against=("One prompt decides nothing about others.",) if n < MIN_SAMPLES else ()
+    )
+
+
+def subtraction_headline(record: SweepRecord, model: str) -> Headline:
+    """What no subtraction does to the answer: record: lambda times 0 in all blocks, then in each on its own."""
+    clean = float(record.clean[PROBABILITY].mean())
+    n = len(record.clean[PROBABILITY])
+    at = record.doses.index(0.0)
+    without = record.intervened[PROBABILITY][:, at].mean(axis=-1)
+    whole, alone = float(without[0]), without[1:]
+    if abs(whole - clean) < LARGE and abs(math.log(max(whole, 1e-30) / max(clean, 1e-30))) < 0.1:
+        return Headline(
+            says=(f"λ 0 in every block leaves {short_name(model)}'s answer at {said(clean)} ({prompts(n)}).",),
+            against=("So this answer does not hang on the subtraction.",),
+        )
+    says = (
+        f"λ 0 in every block takes the answer's probability in {short_name(model)} from {said(clean)} to {said(whole)}"
+    )
+    logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
+    against = ["That the model depends on its subtraction does not show that the subtraction cancels noise."]
+    if whole > clean:
+        against.insert(0, "Without the subtraction the answer is likelier.")
+    if len(alone) > 1:
+        share = logs[1:] / logs[0]
+        largest = int(share.argmax())
+        block = (record.groups[largest + 1] or (0,))[0]
+        says += (
+            f"; one block, {block}, alone to {said(float(alone[largest]))}, {share[largest]:.0%} of that in "
+            "log-probability"
+        )
+        against.append("Shares of single blocks need not sum to 100 %: blocks act through one another.")
+    return Headline(says=(f"{says} ({prompts(n)}).",), against=tuple(against))
+
+
+def patching_headline(grid: PatchGrid, places: Sequence[str]) -> Headline:
+    """The cell that brings most of the answer back."""
+    recovered = grid.recovered[0]
+    if not np.isfinite(recovered).any():
+        return Headline(says=("The two prompts give the answer the same logit: there is nothing to bring back.",))
+    row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
+    name = f"block {grid.blocks[row]}"
+    if grid.branches and grid.branches[row]:
+        name += f", {short_name(grid.branches[row])}"
+    if grid.heads:
+        name += f", head {grid.heads[row]}"
+    how = "By the one-pass estimate one" if grid.estimated else "One"
+    return Headline(
+        says=(
+            f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of the answer's logit.",
+        ),
+        against=("One pair of prompts; a value that brings the answer back may only pass it on.",),
+    )
+
+
+def retrieval_headline(cells: Sequence[Cell]) -> Headline:
+    """In which cells the second model is right more often than the first, and in which less."""
+    if not cells:
+        return NOTHING
+    compared = [(cell, cell.difference) for cell in cells if cell.difference is not None]
+    n = f"{min(cell.n for cell in cells):,} to {max(cell.n for cell in cells):,} prompts a cell"
+    if not compared:
+        best = max(cells, key=lambda cell: cell.models[0].accuracy - cell.chance)
+        worst = min(cells, key=lambda cell: cell.models[0].accuracy - cell.chance)
+        name = short_name(best.models[0].model)
+        no_better = sum(cell.models[0].low <= cell.chance for cell in cells)
+        return Headline(
+            says=(f"{name} is right in {_accuracy(best)} at best, and in {_accuracy(worst)} at worst ({n}).",),
+            against=(f"In {no_better} of {len(cells)} cells that is not told apart from guessing.",)
+            if no_better
+            else (),
+        )
+    first, second = (short_name(model.model) for model in compared[0][0].models)
+    signs = [difference.sign(cell.n) for cell, difference in compared]
+    ahead, behind = signs.count(1), signs.count(-1)
+    says = (
+        f"{second} is right more often than {first} in {ahead} of {len(compared)} cells, less often in {behind} ({n})."
+    )
+    told = {
+        sign: [f"{cell.task} at {length_name(cell.length)} {d.text(2, signed=True)}"
+               for (cell, d), own in zip(compared, signs, strict=True) if own == sign]
+        for sign in (1, -1)
+    }  # fmt: skip
+    more = [f"It is ahead in {_some(told[1])}."] if ahead else []
+    against = [f"It is behind in {_some(told[-1])}."] if behind else []
+    undecided = signs.count(0)
+    if undecided:
+        against.append(f"In {undecided} the interval holds 0 or there are fewer than {MIN_SAMPLES} prompts.")
+    if len(compared) > 1:
+        against.append("Intervals are not corrected for the number of cells.")
+    return Headline(says=(says, *more), against=tuple(against))
+
+
+def _accuracy(cell: Cell) -> str:
+    return f"{cell.models[0].accuracy:.0%} of {cell.task} at {length_name(cell.length)}"
+
+
+def _some(texts: Sequence[str], n: int = 3) -> str:
+    rest = f" and {len(texts) - n} more" if len(texts) > n else ""
+    return ", ".join(texts[:n]) + rest
+
+
+def models_headline(reports: Mapping[str, CheckpointReport]) -> Headline:
+    """How much each model subtracts."""
+    told, against = [], []
+    for name, report in reports.items():
+        lambdas = [block.lambda_ for block in report.blocks if block.lambda_ is not None]
+        n = sum(block.kind == "differential" for block in report.blocks)
+        if not n:
+            told.append(f"{short_name(name)} subtracts nothing in its {len(report.blocks)} blocks")
+            continue
+        span = f", λ from {min(lambdas):.2f} to {max(lambdas):.2f}" if lambdas else ", with a λ for every token"
+        told.append(f"{short_name(name)} subtracts in {n} of {len(report.blocks)} blocks{span}")
+        saturated = sum(bool(block.saturated) for block in report.blocks)
+        if saturated:
+            against.append(f"In {saturated} blocks of {short_name(name)} λ is saturated: training hardly moves it.")
+    return Headline(says=(f"{'; '.join(told)}.",) if told else (), against=tuple(against))
+
+
+def prompts(n: int) -> str:
+    return f"n = {n:,} prompt{'' if n == 1 else 's'}"
+
+
+def too_few(n: int) -> str:
+    """Why nothing can be decided, where it is for the number of prompts."""
+    return f", of which {MIN_SAMPLES} are the fewest that decide" if n < MIN_SAMPLES else ""
+
+
+def said(value: float) -> str:
+    """A share or a probability: two decimals, or one digit of what is smaller."""
+    if value == 0 or abs(value) >= 0.095:
+        return f"{value:.2f}"
+    return f"{value:.1g}"
+
+
+def word(text: str) -> str:
+    """A token for a sentence: without the space before it, white space alone made visible."""
+    return token_label(text.strip() or text)

@@ -1,0 +1,308 @@
+"""Headlines: what records say in sentences, with their n and what speaks against them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app.shell.glossary import WORDS, explained, headline_html
+from app.shell.headlines import (
+    Headline,
+    attention_headline,
+    heads_headline,
+    intervention_headline,
+    lens_headline,
+    models_headline,
+    needle_headline,
+    patching_headline,
+    retrieval_headline,
+    subtraction_headline,
+)
+from app.shell.needle_runs import SHIPPED, shipped_results
+from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.implicit_attention import HeadScores
+from diffmamba_interp.implicit_attention.record import AttentionRecord
+from diffmamba_interp.interventions import InterventionRecord, PatchGrid, SweepRecord
+from diffmamba_interp.lens import LensTrajectory
+from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
+from diffmamba_interp.needle import NeedleTrajectory
+from diffmamba_interp.needle.accuracy_grid import Cell, ModelAccuracy
+from diffmamba_interp.needle.records import ReadSample
+from diffmamba_interp.spans import Spans
+from diffmamba_interp.stages import stage_names
+from diffmamba_interp.statistics import PairedDifference
+
+N_BLOCKS = 6
+
+
+def trajectory(model: str, first: int, n: int = 20, *, output_db: float = 20.0, n_blocks: int = N_BLOCKS):
+    """A model whose answer comes in at stage `first`, with 10 dB in the odd prompts and 14 dB in the even ones."""
+    db = np.zeros((1, n, n_blocks + 1))
+    db[..., first:] = 10.0
+    db[:, ::2, first:] += 4.0
+    db[..., -1] = output_db if first <= n_blocks else 0.0
+    answer = np.log(0.1) + np.zeros_like(db)
+    samples = tuple(
+        ReadSample(
+            id=str(k), task="qa1", length=0, depth=0.5, needle_depth=0.5, seed=0, n_tokens=9,
+            labels=("hall", "garden"), answer="hall", n_label_tokens=(1, 1),
+        )
+        for k in range(n)
+    )  # fmt: skip
+    return NeedleTrajectory(
+        model=model, lenses=("tuned",), stages=stage_names(n_blocks), samples=samples,
+        log_probs=np.stack([answer, answer - db * np.log(10) / 10], axis=-1).astype(np.float32),
+        token_ranks=np.ones((*db.shape, 2), np.float32), entropy_nats=np.ones(db.shape, np.float32),
+        kl_to_final_nats=np.zeros(db.shape, np.float32),
+    )  # fmt: skip
+
+
+def words(headline: Headline) -> str:
+    return " ".join(headline.says)
+
+
+def objections(headline: Headline) -> str:
+    return " ".join(headline.against)
+
+
+def test_an_earlier_answer_is_told_with_its_block_its_n_and_that_it_is_no_cleaner() -> None:
+    early, late = trajectory("bundled:diff-mamba2", 2), trajectory("bundled:mamba2", 5, output_db=30.0)
+    told = needle_headline([early, late])
+    assert told.says[0].startswith("The answer comes in after block 1 in diff-mamba2 (mamba2: after block 4)")
+    assert "n = 20 prompts" in told.says[0]
+    assert "earlier than in mamba2: -3.0 [-3.0, -3.0] stages" in words(told)
+    assert "mamba2 is ahead there" in objections(told)
+
+
+def test_a_model_that_loses_is_said_to_lose() -> None:
+    late, early = trajectory("diff", 5), trajectory("plain", 2)
+    told = needle_headline([late, early])
+    assert "later than in plain: +3.0" in objections(told)
+    assert "earlier" not in words(told)
+
+
+def test_too_few_prompts_decide_nothing_and_that_is_said() -> None:
+    told = needle_headline([trajectory("diff", 2, 8), trajectory("plain", 5, 8)])
+    assert "not told apart from plain: -3.0 [-3.0, -3.0] stages, n = 8 prompts, of which 10" in objections(told)
+    assert len(told.says) == 1
+
+
+def test_an_answer_that_never_comes_in_is_nowhere() -> None:
+    told = needle_headline([trajectory("one", N_BLOCKS + 1)])
+    assert told.says[0].startswith("The answer comes in nowhere in one")
+    assert "In 20 of 20 prompts one never gets there." in told.against
+
+
+def test_models_of_other_sizes_are_each_told_alone() -> None:
+    told = needle_headline([trajectory("one", 2), trajectory("two", 2, n_blocks=4)])
+    assert "other numbers of blocks" in objections(told)
+    assert "(two: after block 1)" in words(told)
+
+
+def test_the_calibrated_gap_is_read_from_the_shipped_results() -> None:
+    read = trajectory("bundled:diff-mamba2", 2), trajectory("bundled:mamba2", 5)
+    gap = {"measure": "calibrated_bits", "place": "output", "lens": "tuned", "group": {"length": "0", "task": "qa1"}}
+    for difference, verdict in (
+        ([0.1, 0.05, 0.2], "a gap is left"),
+        ([0.0, -0.1, 0.1], "no gap is left"),
+        ([-0.3, -0.4, -0.2], "the baseline is ahead"),
+    ):
+        told = needle_headline(read, {"measure_means": [gap | {"n": 500, "difference": difference}]})
+        assert f"{difference[0]:+.2f}" in told.against[-1]
+        assert told.against[-1].endswith(f"bits at 0k (n = 500): {verdict}.")
+    other = gap | {"group": {"length": "0", "task": "qa2"}, "n": 500, "difference": [1, 1, 1]}
+    assert "calibrated" not in objections(needle_headline(read, {"measure_means": [other]}))
+
+
+def test_shipped_results_are_told_of_the_bundled_pair_alone() -> None:
+    assert shipped_results(["bundled:diff-mamba2", "bundled:mamba2"]) == read_json_object(SHIPPED)
+    assert shipped_results(["bundled:diff-mamba2"]) is None
+    assert shipped_results(["models/x", "bundled:mamba2"]) is None
+
+
+def lens_read(top: list[int]) -> LensTrajectory:
+    shape = (1, len(top), 1)
+    return LensTrajectory(
+        stages=stage_names(len(top) - 1), tokens=np.zeros((1, 1), np.int64),
+        top_tokens=np.array(top, np.int64).reshape(*shape, 1), top_probabilities=np.full((*shape, 1), 0.5, np.float32),
+        entropy_nats=np.zeros(shape, np.float32), kl_to_final_nats=np.zeros(shape, np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("top", "since"),
+    [([1, 2, 2, 1, 2], "after block 3"), ([2, 2, 2], "in the embedding"), ([1, 2, 1, 3, 3], "after block 2")],
+)
+def test_the_lens_is_told_from_where_the_last_token_stays(top: list[int], since: str) -> None:
+    told = lens_headline({"bundled:mamba2": lens_read(top)}, lambda token: f" w{token}", lens="tuned")
+    assert told.says == (f"mamba2 says “w{top[-1]}” (p 0.50), which is on top {since} and stays there.",)
+    assert told.against == ("One position of one prompt, read by the tuned lens.",)
+
+
+def test_models_that_say_other_tokens_are_not_taken_for_one() -> None:
+    told = lens_headline({"one": lens_read([1, 1]), "two": lens_read([1, 2])}, str)
+    assert "different tokens" in objections(told)
+    assert lens_headline({}, str) == Headline(says=())
+
+
+def attention(minuend: list[float], subtrahend: list[float] | None = None) -> AttentionRecord:
+    """One row, of the last of four positions; lambda 1."""
+    parts = [torch.tensor([[row]]) for row in (minuend, subtrahend) if row is not None]
+    return AttentionRecord(
+        kind="hidden", block=3, normalisation="post" if subtrahend else None,
+        tokens=torch.zeros(1, 4, dtype=torch.long), lengths=torch.tensor([4]), rows=torch.tensor([[3]]),
+        parts=tuple(parts), weight=torch.tensor(1.0) if subtrahend else None, heads=(1,), per_head=False,
+    )  # fmt: skip
+
+
+NEEDLE = Spans(needle=((1, 2),))
+
+
+def test_what_the_subtraction_does_to_the_needles_share_is_told_either_way() -> None:
+    raised = attention_headline(attention([1.0, 1.0, 1.0, 1.0], [0.5, 0.0, 0.5, 1.0]), NEEDLE)
+    assert "block 3, head 1" in words(raised)
+    assert "raises the needle's share from 25% to 50%" in words(raised)
+    assert "all 4 tokens alike would give the needle 25%" in objections(raised)
+    lowered = attention_headline(attention([1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]), NEEDLE)
+    assert "lowers the needle's share from 25% to 0%" in words(lowered)
+    assert "takes more from the needle" in objections(lowered)
+    left = attention_headline(attention([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]), NEEDLE)
+    assert "leaves the needle's share at 25%" in words(left)
+
+
+def test_a_plain_block_and_a_prompt_without_needle_have_sentences_of_their_own() -> None:
+    plain = attention([0.0, 3.0, 1.0, 0.0])
+    assert "75% lies on the needle; nothing is subtracted" in words(attention_headline(plain, NEEDLE))
+    without = attention_headline(replace(plain, token_strings=(("a", "<b>", "c", "d"),)), Spans())
+    assert "reads most from position 1 (“<b>”): 75%" in words(without)
+    assert "mark one" in objections(without)
+    assert "Nothing is read" in words(attention_headline(attention([0.0] * 4), Spans()))
+
+
+def scores(values: list[float], uniform: float) -> HeadScores:
+    return HeadScores(
+        rows=((0, "minuend"), (1, None)), n_heads=(2, 2), values={"aggregate": np.array(values).reshape(1, 2, 2)},
+        uniform={"aggregate": np.array([uniform])},
+    )  # fmt: skip
+
+
+def test_the_largest_head_is_named_beside_what_is_usual() -> None:
+    told = heads_headline(scores([0.1, 0.8, 0.2, 0.2], 0.15), "aggregate")
+    assert "block 0, minuend, head 1: 0.80; half of the 4 heads have 0.20 or less" in words(told)
+    assert "no head stands out" in objections(heads_headline(scores([0.1, 0.1, 0.1, 0.1], 0.15), "aggregate"))
+    assert "No head has" in words(heads_headline(scores([np.nan] * 4, 0.15), "aggregate"))
+
+
+def changed(before: float, after: float, changes: tuple = ({"kind": "SetLambda"},)) -> InterventionRecord:
+    readings = [
+        {"answer_probability": np.array([p]), "snr_db": np.array([d])} for p, d in ((before, 30.0), (after, 3.0))
+    ]
+    return InterventionRecord(clean=readings[0], intervened=readings[1], interventions=changes)
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (changed(1.0, 0.002), "lowers the answer's probability from 1.00 to 0.002 (n = 1 prompt), and its ratio"),
+        (changed(0.1, 0.9), "raises the answer's probability from 0.10 to 0.90"),
+        (changed(0.5, 0.5002), "leaves the answer's probability at 0.50"),
+        (changed(0.5, 0.5, ()), "Nothing is changed: the answer has the probability 0.50"),
+        (changed(1e-5, 1e-8), "from 1e-05 to 1e-08"),
+    ],
+)
+def test_a_change_is_told_by_what_it_does_to_the_answer(record: InterventionRecord, told: str) -> None:
+    assert told in words(intervention_headline(record))
+
+
+def without_subtraction(clean: float, all_blocks: float, *alone: float) -> SweepRecord:
+    values = np.array([all_blocks, *alone]).reshape(-1, 1, 1)
+    readings = {"answer_probability": values, "answer_log_probability": np.log(values)}
+    return SweepRecord(
+        dose="λ", doses=(0.0,), groups=(None, *((block,) for block in range(len(alone)))), intervened=readings,
+        clean={"answer_probability": np.array([clean]), "answer_log_probability": np.log([clean])},
+    )  # fmt: skip
+
+
+def test_the_block_that_carries_most_of_the_subtractions_effect_is_named() -> None:
+    told = subtraction_headline(without_subtraction(1.0, 0.01, 0.1, 0.9), "bundled:diff-mamba2")
+    assert "in diff-mamba2 from 1.00 to 0.01; one block, 0, alone to 0.10, 50% of that in log-probability" in words(
+        told
+    )
+    assert "need not sum" in objections(told)
+    assert "leaves one's answer at 1.00" in words(subtraction_headline(without_subtraction(1.0, 0.9999, 1.0), "one"))
+    assert "likelier" in objections(subtraction_headline(without_subtraction(0.5, 0.9, 0.6), "one"))
+
+
+def grid(clean: float, patched: list[list[float]]) -> PatchGrid:
+    return PatchGrid(
+        point="blocks.{}.hook_mixer_out", blocks=(0, 1), positions=(0, 1), answers=(1,), against=None,
+        clean=np.array([clean]), corrupted=np.array([0.0]), patched=np.array([patched]),
+    )  # fmt: skip
+
+
+def test_the_value_that_brings_most_back_is_named() -> None:
+    told = patching_headline(grid(2.0, [[0.0, 0.1], [1.0, 0.2]]), ["3 a", "4 b"])
+    assert told.says == ("One value, block 1 at 3 a, brings back 50% of the answer's logit.",)
+    assert "nothing to bring back" in words(patching_headline(grid(0.0, [[0.0, 0.1], [1.0, 0.2]]), ["3 a", "4 b"]))
+
+
+def cell(length: int, value: float | None, n: int = 100, accuracy: float = 0.5) -> Cell:
+    low, high = accuracy - 0.1, accuracy + 0.1
+    of = [
+        ModelAccuracy(model=name, n_right=1, accuracy=accuracy, low=low, high=high, generated=0.0)
+        for name in ("mamba2", "diff-mamba2")
+    ]
+    difference = None if value is None else PairedDifference(value, value - 0.02, value + 0.02, n, 3, 4)
+    models = tuple(of[: 1 if value is None else 2])
+    return Cell(task="qa1", length=length, n=n, chance=0.2, chance_mentioned=0.2, models=models, difference=difference)
+
+
+def test_retrieval_tells_gains_losses_and_what_is_undecided() -> None:
+    told = retrieval_headline([cell(0, 0.1), cell(1024, -0.1), cell(2048, 0.01), cell(4096, 0.1, n=5)])
+    assert told.says[0].startswith("diff-mamba2 is right more often than mamba2 in 1 of 4 cells, less often in 1 (5 to")
+    assert "behind in qa1 at 1k -0.10" in objections(told)
+    assert "In 2 the interval holds 0" in objections(told)
+    one = retrieval_headline([cell(0, None), cell(1024, None, accuracy=0.2)])
+    assert "mamba2 is right in 50% of qa1 at 0k at best" in words(one)
+    assert "In 1 of 2 cells that is not told apart from guessing" in objections(one)
+    assert retrieval_headline([]) == Headline(says=())
+
+
+def report(*lambdas: float | None) -> CheckpointReport:
+    blocks = tuple(
+        BlockReport(index=k, kind="plain" if value is None else "differential", n_parameters=1, lambda_=value,
+                    saturated=value == 0.99)
+        for k, value in enumerate(lambdas)
+    )  # fmt: skip
+    return CheckpointReport(
+        path="", format="", n_parameters=1, dtypes=(), blocks=blocks, conventions=(), missing_keys=(),
+        unexpected_keys=(), misshapen_keys=(), scan="",
+    )  # fmt: skip
+
+
+def test_models_are_told_by_what_they_subtract() -> None:
+    told = models_headline({"a": report(0.5, None, 0.99), "bundled:mamba2": report(None, None)})
+    assert words(told) == (
+        "a subtracts in 2 of 3 blocks, λ from 0.50 to 0.99; mamba2 subtracts nothing in its 2 blocks."
+    )
+    assert "In 1 blocks of a λ is saturated" in objections(told)
+    assert models_headline({}) == Headline(says=())
+
+
+def test_a_word_explains_itself_once_and_text_is_escaped() -> None:
+    drawn = explained("<b>λ</b> of a block: λ in every Block of overblocked minuends")
+    assert drawn.startswith("&lt;b&gt;<abbr title=")
+    assert drawn.count("<abbr") == 2
+    assert re.sub(r"<[^>]*>", "", drawn) == "&lt;b&gt;λ&lt;/b&gt; of a block: λ in every Block of overblocked minuends"
+    assert all("<" not in meaning for meaning in WORDS.values())
+
+
+def test_a_headline_is_drawn_with_what_speaks_against_it_and_nothing_where_there_is_none() -> None:
+    drawn = headline_html(Headline(says=("One <i>.", "Two."), against=("But.",)))
+    assert '<p class="says">One &lt;i&gt;.</p><p>Two.</p>' in drawn
+    assert "<b>Against it:</b> But." in drawn
+    assert headline_html(Headline(says=())) == ""
