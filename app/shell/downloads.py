@@ -16,9 +16,6 @@ import streamlit as st
 
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 
-FIGURE_BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
-"""The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
-
 MAX_RECORDS, MAX_BYTES = 12, 128 * 2**20
 """That are kept."""
 

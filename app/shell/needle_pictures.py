@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from app.shell.figures import LEGEND_ABOVE, LEGEND_BELOW
 from app.shell.needle_runs import NeedleRun
 from app.shell.steps import Ref, Step, run_steps
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_curves, allocation_figure
@@ -32,8 +33,6 @@ FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
 
 FIGURE_HEIGHT = 380
 MAX_TICKS = 16
-LEGEND_BELOW = {"orientation": "h", "y": -0.3}
-LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 
 def curve_steps(run: NeedleRun) -> list[Step]:

@@ -1,7 +1,8 @@
 """One look and one short name for each model, branch, span, lens and state, on every page and in every figure.
 
 Okabe and Ito's colours and Tol's muted ones stay apart for every kind of colour vision; dashes and markers tell lines
-apart in grey. The colours of models are of models alone. Colour scales are lists of colours at equal distances.
+apart in grey. The colours of models are of models alone. Colour scales are lists of colours at equal distances. All
+are those of a light ground; `on_dark` gives each its place on a dark one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ OTHER_MODELS = (
     Style(colour="#56B4E9", dash="dot", symbol="diamond"),
     Style(colour="#882255", dash="dashdot", symbol="x"),
     Style(colour="#332288", dash="solid", symbol="diamond"),
-    Style(colour="#A6761D", dash="dash", symbol="circle"),
+    Style(colour="#9933FF", dash="dash", symbol="circle"),
 )
 
 BRANCHES = {
@@ -86,6 +87,12 @@ NAMES = {
 }
 """Short names of what is not called in figures as it is in code."""
 
+LIGHT_GROUND, DARK_GROUND = "#FFFFFF", "#171614"
+"""Of the explorer's pages in both themes."""
+
+LEAST_CONTRAST = 3.0
+"""Of a line and its ground, as the accessibility guidelines ask it of pictures (WCAG 2.2, 1.4.11)."""
+
 GREY = "#666666"
 """Of lines to compare with: zero, chance, where something started."""
 
@@ -96,6 +103,12 @@ SIGNED: Scale = (
     "#67001F",
 )  # fmt: skip
 """Blue below 0, red above, white at 0: of a difference, red where the model has more than its baseline."""
+
+SIGNED_ON_DARK: Scale = (
+    "#C6E2F6", "#8FC2EB", "#5B9FD8", "#3A78B0", "#294D6E", "#1F1F1F", "#6E302C", "#AE4740", "#DB6A55", "#F29C80",
+    "#FBD3C2",
+)  # fmt: skip
+"""`SIGNED` where the page is dark: 0 is as dark as the page."""
 
 MAGNITUDE: Scale = (
     "#00224E", "#123570", "#3B496C", "#575D6D", "#707173", "#8A8678", "#A59C74", "#C3B369", "#E1CC55", "#FEE838",
@@ -155,6 +168,27 @@ def colour_at(scale: Scale, share: float) -> str:
     return "#" + "".join(f"{round(low + (high - low) * part):02X}" for low, high in pairs)
 
 
+def contrast(colour: str, other: str) -> float:
+    """The ratio of two colours' luminances, 1 to 21 (WCAG 2.2, "contrast ratio")."""
+    darker, brighter = sorted(map(_luminance, (colour, other)))
+    return (brighter + 0.05) / (darker + 0.05)
+
+
+def on_dark(colour: str) -> str:
+    """The colour that takes another's place on the dark ground: itself where it can be seen, else brighter.
+
+    The further it lies below `LEAST_CONTRAST` the further above it is put, so that colours that differ in brightness
+    still do; what is nearly black, which stands out most on a light ground, becomes nearly white.
+    """
+    lacking = LEAST_CONTRAST - contrast(colour, DARK_GROUND)
+    if lacking <= 0:
+        return colour
+    if max(_channels(colour)) < 0x40:
+        return "#EEEEEE"
+    mixed = (colour_at((colour, "#FFFFFF"), step / 20) for step in range(21))
+    return next(bright for bright in mixed if contrast(bright, DARK_GROUND) >= LEAST_CONTRAST + 2 * lacking)
+
+
 def text_on(ground: str) -> str:
     """The colour of text that can be read on a ground."""
     red, green, blue = _channels(ground)
@@ -164,6 +198,15 @@ def text_on(ground: str) -> str:
 def faded(colour: str, opacity: float) -> str:
     """As CSS has it."""
     return f"rgba({', '.join(map(str, _channels(colour)))}, {opacity})"
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance, 0 to 1, of an sRGB colour (WCAG 2.2)."""
+    linear = [
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (channel / 255 for channel in _channels(colour))
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _channels(colour: str) -> Sequence[int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.drawing.colours import SIGNED, colour_at, text_on
+from diffmamba_interp.drawing.colours import SIGNED, Scale, colour_at, text_on
 
 MAX_LABEL_LENGTH = 24
 
@@ -39,10 +39,13 @@ def short_stage(stage: str) -> str:
     return {"embedding": "emb.", "output": "out"}.get(stage, stage.removeprefix("after block "))
 
 
-def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, limit: float, first: int = 0) -> str:
-    """One HTML element per token, coloured by its value on the signed scale from -limit to limit.
+def coloured_text(
+    strings: Sequence[str], values: Float[np.ndarray, " pos"], *, limit: float, first: int = 0, scale: Scale = SIGNED
+) -> str:
+    """One HTML element per token, coloured by its value on a signed scale from -limit to limit.
 
-    Pointing at a token shows its position, counted from `first`, and its value. Token text is escaped and its
+    Pointing at a token shows its position, counted from `first`, and its value. scale: the colours; those of
+    `SIGNED_ON_DARK` where the page is dark. Token text is escaped and its
     white space made visible. Raises ValueError if there are not as many values as tokens, or for a limit that is
     not positive.
     """
@@ -50,7 +53,7 @@ def coloured_text(strings: Sequence[str], values: Float[np.ndarray, " pos"], *, 
         raise ValueError(f"there are {len(strings)} tokens and {len(values)} values: give one value per token.")
     if not limit > 0:
         raise ValueError(f"limit is {limit}: the end of the scale must be positive.")
-    grounds = [colour_at(SIGNED, 0.5 + 0.5 * float(value) / limit) for value in values]
+    grounds = [colour_at(scale, 0.5 + 0.5 * float(value) / limit) for value in values]
     tokens = [
         f'<span title="{position}: {value:.4g}" style="background:{ground};'
         f"color:{text_on(ground)};padding:1px 3px;border-radius:3px;"

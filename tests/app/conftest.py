@@ -114,10 +114,15 @@ def drawn(app: AppTest) -> dict[str, Any]:
 
 
 def figures(app: AppTest) -> list[dict[str, Any]]:
-    """All figures of the page, as `drawn`."""
+    """All figures of the page, as `drawn`; each has a name in words, and its legend stands where it can be seen."""
     assert not app.exception
     assert texts(app.error) == []
-    return [json.loads(chart.proto.spec, object_hook=_decoded) for chart in app.get("plotly_chart")]
+    specs = [json.loads(chart.proto.spec, object_hook=_decoded) for chart in app.get("plotly_chart")]
+    for layout in (spec["layout"] for spec in specs):
+        assert len(layout["meta"]["label"]) > len("Chart")
+        if layout.get("showlegend") and layout["legend"].get("yref") == "container":
+            assert 0 <= layout["legend"].get("y", 1) <= 1
+    return specs
 
 
 def block_tables(app: AppTest) -> list[Any]:

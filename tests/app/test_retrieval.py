@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.pages_.retrieval.grid import ANSWER_TOKENS, GridRequest, cells_csv, cells_npz
+from diffmamba_interp.drawing.colours import MODELS
 from diffmamba_interp.needle.accuracy_grid import Cell
 from tests.app.conftest import OpenApp, complaint, figures, run_code, texts
 
@@ -103,6 +104,21 @@ def test_a_grid_is_run_here_and_its_code_gives_the_same_accuracies(open_app: Ope
     made = run_code(app)
     assert [cell.n for cell in made["cells"]] == [3]
     assert [line["y"] for line in lines_of(curves)] == [[model.accuracy] for model in made["cells"][0].models]
+
+
+def test_a_grid_that_is_run_here_has_the_colours_and_the_direction_of_the_measured_one(open_app: OpenApp) -> None:
+    measured = figures(open_app("retrieval", results="builtin"))
+    # The plain model first: a ratio is of the differential one to it all the same.
+    order = {"model": "bundled:mamba2", "beside": "bundled:diff-mamba2"}
+    app = open_app("retrieval", **{**LIVE, **order, "n": "1"})
+    app.button(key="run_grid").click().run()
+    looks, titles = [], []
+    for curves, ratio in (measured, figures(app)):
+        looks.append({line["name"]: line["line"]["color"] for line in lines_of(curves)})
+        titles.append(ratio["layout"]["coloraxis"]["colorbar"]["title"]["text"])
+    assert looks[0] == looks[1] == {name: style.colour for name, style in MODELS.items()}
+    assert titles == ["diff-mamba2 /<br>mamba2"] * 2
+    assert any("Accuracy of diff-mamba2 over mamba2" in text for text in texts(app.caption))
 
 
 def test_a_grid_that_was_left_shows_the_cells_that_were_done(open_app: OpenApp) -> None:

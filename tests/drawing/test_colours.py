@@ -2,12 +2,16 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from diffmamba_interp.drawing.colours import (
     BRANCHES,
+    DARK_GROUND,
     DEPTH,
+    LEAST_CONTRAST,
     LENSES,
+    LIGHT_GROUND,
     MAGNITUDE,
     MODELS,
     NEGATIVE,
@@ -15,11 +19,14 @@ from diffmamba_interp.drawing.colours import (
     POSITIVE,
     SERIES,
     SIGNED,
+    SIGNED_ON_DARK,
     SPANS,
     STATES,
     colour_at,
+    contrast,
     faded,
     model_styles,
+    on_dark,
     series_styles,
     short_name,
     text_on,
@@ -107,6 +114,79 @@ def test_colours_between_two_stops_are_mixed_and_ends_are_kept() -> None:
 def test_text_can_be_read_on_every_colour_of_every_scale() -> None:
     for colour in (*SIGNED, *MAGNITUDE, *DEPTH, *(style.colour for style in SPANS.values())):
         assert abs(brightness(text_on(colour)) - brightness(colour)) > 80, colour
+
+
+LINES = [
+    style.colour
+    for looks in (MODELS, BRANCHES, SPANS, LENSES, STATES)
+    for name, style in looks.items()
+    if name != "other"  # fills areas
+] + [style.colour for style in (*OTHER_MODELS, *SERIES)]
+
+
+@pytest.mark.parametrize("colour", sorted(set(LINES)))
+def test_a_line_can_be_seen_on_the_dark_ground_in_its_hue(colour: str) -> None:
+    shown = on_dark(colour)
+    assert contrast(shown, DARK_GROUND) >= LEAST_CONTRAST
+    assert contrast(colour, LIGHT_GROUND) > 2
+    if contrast(colour, DARK_GROUND) >= LEAST_CONTRAST:
+        assert shown == colour
+    spread = max(channels(colour)) - min(channels(colour))
+    if spread > 30:
+        strongest = channels(colour).index(max(channels(colour)))
+        assert channels(shown)[strongest] == max(channels(shown))
+
+
+def test_models_stay_apart_on_the_dark_ground_and_black_becomes_white() -> None:
+    models = [on_dark(style.colour) for style in (*MODELS.values(), *OTHER_MODELS)]
+    assert len(set(models)) == len(models)
+    assert brightness(on_dark("#222222")) > 220
+
+
+def test_contrast_is_21_between_black_and_white_and_1_to_itself() -> None:
+    assert contrast("#000000", "#FFFFFF") == contrast("#FFFFFF", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
+    assert contrast("#D55E00", "#D55E00") == 1
+
+
+def test_the_scale_of_the_dark_ground_has_the_same_directions_and_a_dark_middle() -> None:
+    assert len(SIGNED_ON_DARK) == len(SIGNED)
+    low, high = channels(colour_at(SIGNED_ON_DARK, 0.25)), channels(colour_at(SIGNED_ON_DARK, 0.75))
+    assert low[2] > 1.5 * low[0]
+    assert high[0] > 1.5 * high[2]
+    assert contrast(colour_at(SIGNED_ON_DARK, 0.5), DARK_GROUND) < 1.2
+    below = [brightness(colour_at(SIGNED_ON_DARK, share / 20)) for share in range(11)]
+    assert below == sorted(below, reverse=True)
+
+
+def seen(colour: str, matrix: np.ndarray) -> np.ndarray:
+    """Where an eye sees a colour in CIE L*a*b*, in which equal distances look about equally far."""
+    shares = np.array(channels(colour)) / 255
+    linear = matrix @ np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear.clip(0, 1)
+    x, y, z = (
+        share ** (1 / 3) if share > 0.008856 else 7.787 * share + 16 / 116 for share in xyz / [0.9505, 1.0, 1.089]
+    )
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Full loss of one kind of cone: Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+EYES = {
+    "all cones": np.eye(3),
+    "no green": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+    "no red": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "no blue": np.array([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]),
+}
+
+
+@pytest.mark.parametrize("eye", EYES)
+@pytest.mark.parametrize("ground", ["light", "dark"])
+def test_what_stands_side_by_side_is_told_apart_by_every_eye(eye: str, ground: str) -> None:
+    for looks in (list(MODELS.values()) + list(OTHER_MODELS), list(STATES.values()), list(LENSES.values())):
+        for one, two in itertools.combinations([style.colour for style in looks], 2):
+            pair = (on_dark(one), on_dark(two)) if ground == "dark" else (one, two)
+            first, second = (seen(colour, EYES[eye]) for colour in pair)
+            assert np.linalg.norm(first - second) > 10, (one, two)
 
 
 def test_short_names_are_what_a_reader_is_told() -> None:

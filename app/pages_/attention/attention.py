@@ -23,9 +23,10 @@ from app.pages_.attention.request import (
 from app.pages_.attention.row import choose_row, draw_row
 from app.shell import state
 from app.shell.choices import choose_model, choose_prompt
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import attention_headline
 from app.shell.loading import ChosenModel
@@ -104,13 +105,10 @@ def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRec
     if request.view == "heads":
         n_lines = len(record.pictures) * -(-len(record.heads) // 16)
         figure.update_layout(height=140 + LINE_HEIGHT * n_lines, margin={"b": 10})
-        st.plotly_chart(
-            figure, width="stretch", key="heads_figure", config=FIGURE_BUTTONS, selection_mode="points",
-            on_select=take_head if request.kind == "hidden" else "ignore",
-        )  # fmt: skip
+        draw_figure(figure, "heads_figure", on_select=take_head if request.kind == "hidden" else None)
         return figure
     figure.update_layout(height=FIGURE_HEIGHT)
-    st.plotly_chart(figure, width="stretch", key="attention_figure", config=FIGURE_BUTTONS)
+    draw_figure(figure, "attention_figure")
     return figure
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 
 from app.shell import state
+from app.shell.figures import signed_scale
 from app.shell.prompts import Prompt
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.drawing.labels import coloured_text, token_label
@@ -40,7 +41,7 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
     for name, picture in pictures.items():
         st.caption(f"{short_name(name)}{left_out(picture, stretches)}")
         lines = (
-            coloured_text(prompt.strings[start:end], picture[start:end], limit=limit, first=start)
+            coloured_text(prompt.strings[start:end], picture[start:end], limit=limit, first=start, scale=signed_scale())
             for start, end in stretches
         )
         st.html("".join(lines))

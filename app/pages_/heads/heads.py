@@ -17,9 +17,10 @@ from app.pages_.heads.request import (
 )
 from app.shell import state
 from app.shell.choices import choose_model, choose_prompt
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import heads_headline
 from app.shell.loading import ChosenModel
@@ -56,7 +57,7 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     drawn = run_steps(figure_steps(request), {"scores": scores})
     figure = drawn["figure"]
     figure.update_layout(height=FIGURE_HEIGHT)
-    st.plotly_chart(figure, width="stretch", key="heads_figure", config=FIGURE_BUTTONS)
+    draw_figure(figure, "heads_figure")
     st.caption(what_it_means(request, scores))
     st.subheader(f"The {min(N_RANKED, len(drawn['largest']))} largest")
     st.dataframe([ranked_row(head, request.measure) for head in drawn["largest"]], hide_index=True, width="stretch")

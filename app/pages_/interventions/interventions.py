@@ -39,9 +39,10 @@ from app.pages_.interventions.request import (
 from app.pages_.interventions.tracing import draw_faithfulness, draw_patching
 from app.shell import state
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.figures import LEGEND_ABOVE, draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import intervention_headline
 from app.shell.lens_reading import STATISTICS, LensRequest, clickable, token_ids, top_tokens, trajectory
@@ -59,7 +60,6 @@ WINDOW, NARROW_WINDOW = 14, 7
 MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 STAGE_HEIGHT = 320
-LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 SWEPT = {"nothing": "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 
 
@@ -130,7 +130,8 @@ def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[
     for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
         name_stages_shortly(figure, figure.data[-1].x)
         figure.update_layout(height=STAGE_HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND_ABOVE)
-        column.plotly_chart(figure, width="stretch", key=f"stages_{name}", config=FIGURE_BUTTONS)
+        with column:
+            draw_figure(figure, f"stages_{name}")
     return shown
 
 
@@ -143,7 +144,7 @@ def draw_maps(request: LensRequest, figures: Mapping[str, Any]) -> dict[str, go.
         with column:
             if len(shown) > 1:
                 st.text(name.removeprefix("map_"))
-            st.plotly_chart(figure, width="stretch", key=name, config=FIGURE_BUTTONS)
+            draw_figure(figure, name)
     return shown
 
 
@@ -181,7 +182,8 @@ def draw_dose_response(
     bar.empty()
     figures = dose_figures(record, request, present, log=log)
     for column, (name, figure) in zip(st.columns(len(figures)), figures.items(), strict=True):
-        column.plotly_chart(figure, width="stretch", key=f"dose_{name}", config=FIGURE_BUTTONS)
+        with column:
+            draw_figure(figure, f"dose_{name}")
     st.caption(
         "All that is set above stays in force, but for what is swept. Dotted: the answer as set above"
         + ("; ring: where λ stands there." if request.swept == "lambda" else ", without noise; one draw per dose.")

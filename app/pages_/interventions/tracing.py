@@ -13,9 +13,10 @@ import torch
 
 from app.pages_.interventions.request import Answer, differential_blocks
 from app.shell import loading, state
-from app.shell.downloads import FIGURE_BUTTONS, csv_file, draw_downloads, html_file
+from app.shell.downloads import csv_file, draw_downloads, html_file
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.figures import draw_figure
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, parse_prompt, token_text
@@ -72,7 +73,7 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
         with st.spinner("Patching", show_time=True):
             made = kept(chosen.key, steps, ("exact", "estimate"))
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
-        st.plotly_chart(figure, width="stretch", key="patching_grids", config=FIGURE_BUTTONS)
+        draw_figure(figure, "patching_grids")
         st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer))
         files = [html_file(figure, "patching.html"), csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
         draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="patching")
@@ -93,7 +94,7 @@ def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> No
         with st.spinner("Taking tokens out", show_time=True):
             made = kept(chosen.key, steps, ("faithful",))
         figure = run_steps(steps, {**made, "model": None, "scores": None})["faithful_figure"]
-        st.plotly_chart(figure, width="stretch", key="faithful_curves", config=FIGURE_BUTTONS)
+        draw_figure(figure, "faithful_curves")
         st.caption(
             "An account holds where its curve falls at once on the left, and rises at once on the right. One prompt "
             "decides nothing; grey: orders that know nothing of the model."

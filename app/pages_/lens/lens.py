@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from app.shell import state
@@ -19,9 +18,10 @@ from app.shell.choices import (
     lens_of_second,
     require_same_vocabulary,
 )
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import lens_headline
 from app.shell.lens_reading import (
@@ -92,7 +92,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     figures = [clickable(results[step.name], first) for step in steps]
     if choices.compare == "difference":
         model, baseline = (read.chosen.name for read in reads)
-        draw_figure(figures[0], "lens_figure")
+        draw_figure(figures[0], "lens_figure", on_select=partial(take_cell, "lens_figure"))
         st.caption(
             f"Red: more in `{model}`, blue: more in `{baseline}`. A word: the top token of `{model}`, where the "
             "other has another."
@@ -102,7 +102,8 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
             with column:
                 if len(reads) > 1:
                     st.text(read.chosen.name)
-                draw_figure(figures[place], f"lens_figure_{place}" if place else "lens_figure")
+                key = f"lens_figure_{place}" if place else "lens_figure"
+                draw_figure(figures[place], key, on_select=partial(take_cell, key))
     st.caption(
         f"Each cell: the token that the {kind} lens finds most likely to follow the token below, at that depth. "
         f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list."
@@ -113,13 +114,6 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
         read.chosen.keep(prompt, title, read.trajectory, token_ids(read.trajectory))
     code = as_python(lens_steps(reads, prompt, choices))
     draw_downloads(lens_files(reads[-1].trajectory, figures[-1], text), code, name="lens")
-
-
-def draw_figure(figure: go.Figure, key: str) -> None:
-    st.plotly_chart(
-        figure, width="stretch", key=key, config=FIGURE_BUTTONS, selection_mode="points",
-        on_select=partial(take_cell, key),
-    )  # fmt: skip
 
 
 def take_cell(key: str) -> None:

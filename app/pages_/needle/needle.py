@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import cast
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from app.pages_.needle.files import (
@@ -38,9 +37,10 @@ from app.shell.choices import (
     choose_second_model,
     require_same_vocabulary,
 )
-from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, draw_downloads, keep_record
+from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
+from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import needle_headline
 from app.shell.loading import ChosenModel, baseline_last
@@ -192,10 +192,6 @@ def draw_probes(reads: Sequence[NeedleRead], request: SampleRequest) -> None:
     draw_downloads(
         probe_files(figures, curves, records), as_python(printed_probes(reads, request, records)), name="needle"
     )
-
-
-def draw_figure(figure: go.Figure, key: str) -> None:
-    st.plotly_chart(figure, width="stretch", key=key, config=FIGURE_BUTTONS)
 
 
 def choose_samples() -> SampleRequest:

@@ -8,9 +8,10 @@ import streamlit as st
 from app.pages_.overview.request import FIGURE, block_files, block_row, next_tokens, report_steps
 from app.shell import loading
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
+from app.shell.figures import draw_figure
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, run_steps
@@ -65,7 +66,7 @@ def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
     figure = run_steps([FIGURE], {"reports": reports})["figure"]
     if figure.data:
         figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
-        st.plotly_chart(figure, width="stretch", key="lambda_figure", config=FIGURE_BUTTONS)
+        draw_figure(figure, "lambda_figure")
     st.caption(
         "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
         "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it. "

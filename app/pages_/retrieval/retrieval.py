@@ -19,13 +19,15 @@ from app.pages_.retrieval.grid import (
 )
 from app.shell import state
 from app.shell.choices import choose_model, choose_second_model
-from app.shell.downloads import FIGURE_BUTTONS, draw_downloads
+from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import require_feasible
+from app.shell.figures import LEGEND_BELOW, draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import retrieval_headline
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.steps import as_python, run_steps
+from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.needle import TASKS
 from diffmamba_interp.needle.accuracy_grid import Cell
@@ -37,7 +39,6 @@ TITLES = {
     LIVE: "run a small grid here",
 }
 LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
-LEGEND = {"orientation": "h", "y": -0.25}
 ROWS, REQUEST = "retrieval_rows", "retrieval_request"
 
 
@@ -127,17 +128,17 @@ def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()
     draw_headline(retrieval_headline(cells))
     results = run_steps(FIGURES[: len(cells[0].models)], {"cells": cells, "others": others})
     figures = {"accuracy": results["figure"]}
-    figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND)
+    figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND_BELOW)
     figures["accuracy"].update_xaxes(title_text="tokens")
-    st.plotly_chart(figures["accuracy"], width="stretch", key="accuracy_figure", config=FIGURE_BUTTONS)
+    draw_figure(figures["accuracy"], "accuracy_figure")
     st.caption(
         "Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals. 1k: 1,024 tokens."
     )
     if len(cells[0].models) == 2:
         figures["ratio"] = results["ratio"]
         figures["ratio"].update_layout(height=300, margin={"t": 30, "b": 10})
-        st.plotly_chart(figures["ratio"], width="stretch", key="ratio_figure", config=FIGURE_BUTTONS)
-        names = " over ".join(model.model for model in reversed(cells[0].models))
+        draw_figure(figures["ratio"], "ratio_figure")
+        names = " over ".join(short_name(model.model) for model in reversed(cells[0].models))
         of_seed = ", of the first training seed" if others else ""
         st.caption(f"Accuracy of {names}{of_seed}. * the paired 95 % interval of their difference excludes zero.")
     every = [cell for grid in (cells, *others) for cell in grid]

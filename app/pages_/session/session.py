@@ -9,8 +9,9 @@ import streamlit as st
 
 from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, Session, kind_of, read_session, write_session
 from app.shell import state
-from app.shell.downloads import FIGURE_BUTTONS, KeptRecord, forget_all, kept_records
+from app.shell.downloads import KeptRecord, forget_all, kept_records
 from app.shell.errors import shown_errors
+from app.shell.figures import draw_figure
 
 PAGES = Path(__file__).resolve().parents[1]
 
@@ -75,8 +76,8 @@ def draw_record(number: int, kept: KeptRecord) -> None:
     for first in range(0, len(figures), 2):
         row = figures[first : first + 2]
         for place, (column, figure) in enumerate(zip(st.columns(len(row)), row, strict=True), start=first):
-            key = f"session_figure_{number}_{place}"
-            column.plotly_chart(figure, width="stretch", key=key, config=FIGURE_BUTTONS)
+            with column:
+                draw_figure(figure, f"session_figure_{number}_{place}")
     if kept.strings:
         with st.expander("Its prompt"):
             st.code("".join(kept.strings), language=None, wrap_lines=True)
