@@ -181,25 +181,28 @@ def noise_variance() -> Row:
 
 def heads() -> Row:
     found = results(newest("heads", "paper", "builtin"))
-    aggregating, sinking, shared = [], [], []
+    aggregating, sinking, far, shared = [], [], [], []
     for model, name in ((PLAIN, "Mamba-2"), (DIFFERENTIAL, "Diff-Mamba")):
-        of, chosen = cell(found["cells"], model=model, task="all", length=0)["sets"], found["chosen"][model]
+        near, filler = (cell(found["cells"], model=model, task="all", length=length) for length in (0, 1024))
+        of, chosen = near["sets"], found["chosen"][model]
         aggregate, sink = (of[kind]["excess"] for kind in ("aggregate", "sink"))
         claim(aggregate["snr_db"][2] < 0, f"{name} loses SNR without the heads that aggregate the needle")
         aggregating.append(f"{name} {told(aggregate['right'])} and {told(aggregate['snr_db'], 1, unit='dB')}")
         sinking.append(f"{name} {told(sink['right'])} and {told(sink['snr_db'], 1, unit='dB')}")
+        far.append(f"{name} {told(filler['sets']['sink']['excess']['right'])}")
         shared.append(str(sum(head in chosen["aggregate"] for head in chosen["sink"])))
-    n_heads, n = len(found["chosen"][PLAIN]["aggregate"]), found["cells"][0]["n"]
+    n_heads = len(found["chosen"][PLAIN]["aggregate"])
     return Row(
         question="Which heads carry retrieval, and does a state sink?",
         answer=(
             f"The {n_heads} (5 %) that read most of the needle's end at the answer; zeroed, accuracy and SNR change "
             f"beyond matched heads by {'; '.join(aggregating)}. Of the {n_heads} with the longest steps at full stops "
-            f"and line breaks, what they read there taken out: {'; '.join(sinking)}; a full stop also ends the needle, "
-            f"and {' and '.join(shared)} of these heads are among the former."
+            f"and line breaks, what they read there taken out: {'; '.join(sinking)} "
+            f"(accuracy at 1k: {'; '.join(far)}); a full stop also ends the needle, and {' and '.join(shared)} "
+            "of these heads are among the former."
         ),
         holds_for=WEIGHTS,
-        n=f"{n} prompts without filler",
+        n=f"{near['n']} prompts at 0k, {filler['n']} at 1k",
         page="heads",
     )
 

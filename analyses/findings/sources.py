@@ -100,23 +100,6 @@ def probability_ratio(folder: str, lens: str, length: int) -> list[Estimate]:
     return [Estimate(*np.exp([one.value, one.low, one.high]).tolist()) for one in interval.estimates]
 
 
-def text_difference(folder: str) -> tuple[float, float, Estimate, int]:
-    """Bits per byte of The Pile of the plain and the differential model, their difference, and the number of subsets.
-
-    The sum over all subsets; the interval is drawn over subsets, each with all of its bytes.
-    """
-    text = results(folder)["text"]
-    names = sorted(set(text[PLAIN]) - {"pile", "novels"})
-    n_bytes = np.array([text[PLAIN][name]["n_bytes"] for name in names], dtype=float)
-    bits = np.array([[text[model][name]["bits_per_byte"] for name in names] for model in (PLAIN, DIFFERENTIAL)])
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=N_RESAMPLES) * n_bytes
-    drawn = counts @ (bits[1] - bits[0]) / counts.sum(axis=1)
-    plain, differential = (bits @ n_bytes / n_bytes.sum()).tolist()
-    low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
-    return plain, differential, Estimate(differential - plain, low, high), len(names)
-
-
 def step_of_answers(seed: int, model: str, level: float = 0.5) -> float:
     """The training step at which the running accuracy of answers passes `level`, on the line between two log lines."""
     name = model if seed == 0 else f"{model}-seed{seed}"

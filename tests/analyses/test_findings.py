@@ -104,29 +104,6 @@ def test_a_ratio_of_probabilities_is_that_of_geometric_means(monkeypatch: pytest
     assert [ratio.value, ratio.low, ratio.high] == pytest.approx([8.5] * 3)
 
 
-def test_bits_of_all_subsets_are_weighted_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def text(small: float, large: float) -> dict:
-        return {
-            "a": {"bits_per_byte": small, "n_bytes": 100},
-            "b": {"bits_per_byte": large, "n_bytes": 300},
-            "novels": {"bits_per_byte": 9.0, "n_bytes": 10_000},
-            "pile": {"bits_per_byte": 9.0, "n_bytes": 400},
-        }
-
-    found = {"text": {"mamba2": text(2.0, 1.0), "diff-mamba2": text(1.8, 1.0)}}
-    monkeypatch.setattr(sources, "results", lambda folder: found)
-    plain, differential, difference, n = sources.text_difference("any")
-    assert (plain, differential, n) == (pytest.approx(1.25), pytest.approx(1.2), 2)
-    assert [difference.value, difference.low, difference.high] == pytest.approx([-0.05, -0.2, 0.0])
-
-
-def test_the_shipped_bits_are_those_of_the_whole_sample() -> None:
-    plain, differential, _, _ = sources.text_difference("retrieval/paper")
-    text = sources.results("retrieval/paper")["text"]
-    assert plain == pytest.approx(text["mamba2"]["pile"]["bits_per_byte"], abs=1e-4)
-    assert differential == pytest.approx(text["diff-mamba2"]["pile"]["bits_per_byte"], abs=1e-4)
-
-
 def test_a_step_lies_on_the_line_between_two_lines_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "retrieval" / "training" / "mamba2-seed3"
     folder.mkdir(parents=True)

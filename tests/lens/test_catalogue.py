@@ -19,7 +19,7 @@ def test_each_lens_has_a_row_with_its_own_numbers(lenses_dir: Path) -> None:
     assert cells(head) == list(COLUMNS)
     names = [f"{model}/{name}" for model in ("diff-mamba2", "mamba2") for name in ("jacobian", "pile")]
     assert [cells(row)[0] for row in rows] == [f"[{name}]({name}/CARD.md)" for name in names]
-    assert "pile_test, 32 prompts of 128 tokens" in rows[0]
+    assert "pile_test, 1024 prompts of 128 tokens" in rows[0]
     for row, name in zip(rows, names, strict=True):
         measurement, provenance, _ = read_metrics(lenses_dir / name)
         kl = [stage.kl_nats.value for stage in measurement.stages]

@@ -87,7 +87,7 @@ def test_a_demo_jacobian_lens_has_a_matrix_for_every_stage(name: DemoName) -> No
     assert distances[0] > distances[1] > distances[-1] > 0.5
     # The numbers that int8 lost are a small part of what the prompts leave open.
     assert lens.config.relative_error is not None
-    assert 0.005 < min(lens.config.relative_error) < max(lens.config.relative_error) < 0.2
+    assert 0.001 < min(lens.config.relative_error) < max(lens.config.relative_error) < 0.05
 
 
 @of_every_lens
