@@ -25,8 +25,8 @@ STATISTICS = {
     "probability": "probability of the top token",
     "entropy": "entropy",
     "kl_to_final": "KL from the output",
-    "target_rank": "rank of the next token",
-    "target_probability": "probability of the next token",
+    "target_rank": "rank of the answer",
+    "target_probability": "probability of the answer",
 }
 LOGIT_LENS = "logit lens"
 BUNDLED_LENSES: dict[str, LensKind] = {"bundled tuned lens": "tuned", "bundled Jacobian lens": "jacobian"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,8 @@ DEFAULT_OTHER_FACTS = (
 )
 """Marked as distractors, which in a prompt are whole facts (`prompt_spans`)."""
 
-DEFAULT_DISTRACTORS = "garden; kitchen; office; bathroom"
+DEFAULT_QUESTION, DEFAULT_ANSWER = "Question: Where is John? Answer:", " hallway"
+DEFAULT_WRONG = ("garden", "kitchen", "office", "bathroom")
 """The labels that compete with the answer."""
 
 QUESTION = re.compile(r"</context> (Question: .*?) Answer:$", re.DOTALL)
@@ -46,7 +47,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&^=])")
 class Prompt:
     """Token ids and the text of each (the id itself, in digits, where there is no tokenizer).
 
-    spans: where needle, question and distractors lie. answer: the right continuation, if known, with its space.
+    spans: where needle, question and distractors lie. answer: the right continuation, if known, with its space; wrong:
+    the labels that compete with it, if known.
     """
 
     tokens: tuple[int, ...]
@@ -54,6 +56,7 @@ class Prompt:
     # What is computed from the tokens does not hang on these.
     spans: Spans = field(default_factory=Spans, compare=False)
     answer: str = field(default="", compare=False)
+    wrong: tuple[str, ...] = field(default=(), compare=False)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:
@@ -94,13 +97,18 @@ def parse_prompt(
     text, encoded = _encoded(typed, tokenizer)
     before = bos_tokens(tokenizer, bos) if encoded.ids else ()
     offsets = [(0, 0)] * len(before) + encoded.offsets
-    return _prompt((*before, *encoded.ids), tokenizer, d_vocab, spans_of_text(text, offsets, needle, distractors))
+    prompt = _prompt((*before, *encoded.ids), tokenizer, d_vocab, spans_of_text(text, offsets, needle, distractors))
+    if DEFAULT_NEEDLE in text and text.endswith(DEFAULT_QUESTION):
+        wrong = tuple(label for label in DEFAULT_WRONG if label in text)
+        return replace(prompt, answer=DEFAULT_ANSWER, wrong=wrong)
+    return prompt
 
 
 def prompt_of_sample(sample: NeedleSample, tokenizer: Tokenizer, d_vocab: int) -> Prompt:
     """A generated needle prompt."""
     tokens = tuple(sample.tokens.tolist())
-    return _prompt(tokens, tokenizer, d_vocab, prompt_spans(sample), answer=f" {sample.answer}")
+    prompt = _prompt(tokens, tokenizer, d_vocab, prompt_spans(sample))
+    return replace(prompt, answer=f" {sample.answer}", wrong=tuple(sample.distractors))
 
 
 def parse_token(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> int:
@@ -117,9 +125,7 @@ def token_text(token: int, tokenizer: Tokenizer | None) -> str:
     return str(token) if tokenizer is None else tokenizer.decode([token], skip_special_tokens=False)
 
 
-def _prompt(
-    tokens: tuple[int, ...], tokenizer: Tokenizer | None, d_vocab: int, spans: Spans, answer: str = ""
-) -> Prompt:
+def _prompt(tokens: tuple[int, ...], tokenizer: Tokenizer | None, d_vocab: int, spans: Spans) -> Prompt:
     if not tokens:
         raise ValueError("the prompt is empty: give at least one token.")
     if len(tokens) > MAX_TOKENS:
@@ -128,7 +134,7 @@ def _prompt(
         if token >= d_vocab:
             raise ValueError(f"token {place} is {token}, but the model's vocabulary is 0 to {d_vocab - 1}.")
     strings = tuple(token_text(token, tokenizer) for token in tokens)
-    return Prompt(tokens=tokens, strings=strings, spans=spans, answer=answer)
+    return Prompt(tokens=tokens, strings=strings, spans=spans)
 
 
 def _encoded(typed: str, tokenizer: Tokenizer) -> tuple[str, Encoding]:

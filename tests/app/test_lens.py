@@ -65,7 +65,7 @@ def test_a_jacobian_lens_below_the_root_is_read_and_named(open_app: OpenApp, mod
 
 
 def test_the_colour_says_what_is_drawn(open_app: OpenApp, model: HookedMamba) -> None:
-    app = open_app("lens", ids=IDS)
+    app = open_app("lens", ids=IDS, target="")
     found = lens_trajectory(model, LogitLens.from_model(model), TOKENS, targets=TOKENS.roll(-1, 1))
     for colour, values in {
         "entropy": found.entropy_nats,
@@ -85,7 +85,7 @@ def test_a_target_token_can_be_named(open_app: OpenApp, model: HookedMamba) -> N
 
 
 def test_a_prompt_of_one_token_has_no_next_token_and_the_page_says_so(open_app: OpenApp) -> None:
-    assert "no next token" in complaint(open_app("lens", ids="5", colour="target_rank"))
+    assert "no next token" in complaint(open_app("lens", ids="5", colour="target_rank", target=""))
 
 
 def test_of_a_long_prompt_a_window_is_shown_and_can_be_moved(open_app: OpenApp) -> None:

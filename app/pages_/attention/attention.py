@@ -22,6 +22,7 @@ from app.pages_.attention.request import (
 )
 from app.pages_.attention.row import choose_row, draw_row
 from app.shell import state
+from app.shell.answers import one_token, ready_answer
 from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -30,7 +31,7 @@ from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import attention_headline
 from app.shell.loading import ChosenModel
-from app.shell.prompts import Prompt, parse_token
+from app.shell.prompts import Prompt
 from app.shell.steps import as_python, model_steps, run_steps
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 
@@ -91,8 +92,9 @@ def choose_request(
             heads = state.selectbox("Heads", "heads", choices, "mean", format_func=heads_name)
         elif kind == "contribution":
             label = "Token" if chosen.tokenizer else "Token id"
-            typed = state.text_input(label, "token", prompt.answer or prompt.strings[-1])
-            token = parse_token(typed, chosen.tokenizer, chosen.cfg.d_vocab)
+            ready = ready_answer(chosen, prompt)
+            typed = state.text_input(label, "token", ready.text, help=f"Of its logit: {ready.source}")
+            token = one_token(typed, ready, chosen)
     return AttentionRequest(block=block, kind=cast(Kind, kind), heads=heads, token=token, view=view, window=window)
 
 

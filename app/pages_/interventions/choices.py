@@ -6,13 +6,12 @@ import re
 from typing import cast
 
 import streamlit as st
-from tokenizers import Tokenizer
 
 from app.pages_.interventions.request import Answer, Changes, differential_blocks
 from app.shell import loading, state
-from app.shell.choices import needle_sample
+from app.shell.answers import answer_token, label_token, label_tokens, ready_answer
 from app.shell.loading import ChosenModel
-from app.shell.prompts import DEFAULT_DISTRACTORS, DEFAULT_NEEDLE, SEPARATOR, Prompt, markdown, parse_token, token_text
+from app.shell.prompts import SEPARATOR, Prompt, markdown, token_text
 from app.shell.state import float_slider
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.interventions.knock_out import LEVELS, Level
@@ -27,7 +26,6 @@ CHANGES = re.compile(
 
 MAX_LAMBDA = 2.0
 EACH_TOKEN = "Every token has a λ of its own here; switched on, one number takes the place of all of them"
-DEFAULT_ANSWER = "hallway"
 
 
 def choose_changes(chosen: ChosenModel, prompt: Prompt) -> Changes:
@@ -169,48 +167,18 @@ def parse_positions(typed: str, n_pos: int) -> set[int]:
 
 def choose_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
     """The answer and the wrong labels, ready for a generated prompt. Raises ValueError for an answer that is none."""
-    ready, others = ready_labels(chosen, prompt)
+    ready = ready_answer(chosen, prompt)
     left, right = st.columns(2)
     with left:
-        typed = state.text_input("Answer", "answer", ready, help="What should follow the prompt")
+        typed = state.text_input("Answer", "answer", ready.text, help=f"What should follow the prompt: {ready.source}")
     with right:
         hint = "Between semicolons; for the signal-to-noise ratio. May be empty."
-        wrong = state.text_input("Wrong answers", "wrong", SEPARATOR.join(others), help=hint)
-    token = first_token(typed, chosen)
+        wrong = state.text_input("Wrong answers", "wrong", "; ".join(ready.wrong), help=hint)
+    token = answer_token(typed, ready, chosen)
     texts = [part.strip() for part in wrong.split(SEPARATOR) if part.strip()]
-    labels = dict.fromkeys([token, *(first_token(text, chosen) for text in texts)])
-    if chosen.tokenizer and len(encoded(typed, chosen.tokenizer)) > 1:
+    labels = dict.fromkeys([token, *(label_token(text, chosen) for text in texts)])
+    if chosen.tokenizer and typed != ready.text and len(label_tokens(typed, chosen)) > 1:
         st.caption(f"The answer is read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}.")
     if len(labels) <= len(texts):
         st.caption("Wrong answers that begin with the first token of another label are left out.")
     return Answer(token=token, labels=tuple(labels) if len(labels) > 1 else ())
-
-
-def ready_labels(chosen: ChosenModel, prompt: Prompt) -> tuple[str, list[str]]:
-    """The answer and the wrong labels of a generated prompt or the ready one; otherwise the last token."""
-    said = st.session_state
-    if prompt.answer and said.get("source") == "needle":
-        sample = needle_sample(chosen.key, said["task"], int(said["length"]), said["seed"])
-        return sample.answer, list(sample.distractors)
-    if chosen.tokenizer and DEFAULT_NEEDLE in "".join(prompt.strings):
-        return DEFAULT_ANSWER, [part.strip() for part in DEFAULT_DISTRACTORS.split(SEPARATOR)]
-    return prompt.strings[-1].strip() or prompt.strings[0].strip(), []
-
-
-def first_token(text: str, chosen: ChosenModel) -> int:
-    """The first token of a label after a prompt, to which the space before it belongs; an id without a tokenizer."""
-    if chosen.tokenizer is None:
-        return parse_token(text, None, chosen.cfg.d_vocab)
-    ids = encoded(text, chosen.tokenizer)
-    if not text.strip() or not ids:
-        raise ValueError("the answer is empty: give the text that should follow the prompt.")
-    if ids[0] >= chosen.cfg.d_vocab:
-        raise ValueError(
-            f"{text[:40]!r} is token {ids[0]}, but the model's vocabulary is 0 to {chosen.cfg.d_vocab - 1}."
-        )
-    return ids[0]
-
-
-def encoded(text: str, tokenizer: Tokenizer) -> list[int]:
-    plain = text.strip().encode("utf-8", "replace").decode("utf-8")
-    return tokenizer.encode(f" {plain}", add_special_tokens=False).ids

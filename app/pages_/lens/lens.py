@@ -10,6 +10,7 @@ from typing import cast
 import streamlit as st
 
 from app.shell import state
+from app.shell.answers import one_token, ready_answer
 from app.shell.choices import (
     choose_lens,
     choose_model,
@@ -36,7 +37,7 @@ from app.shell.lens_reading import (
     trajectory_steps,
 )
 from app.shell.loading import ChosenModel, baseline_last
-from app.shell.prompts import Prompt, markdown, parse_token, token_text
+from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.lens import CellQuantity, lens_difference_heat_map, lens_heat_map
@@ -182,9 +183,10 @@ def choose_reads(models: list[ChosenModel], prompt: Prompt) -> LensChoices:
     needs_target, target = statistic.startswith("target"), None
     with columns[3]:
         if needs_target:
-            hint = "Empty: the token that follows in the prompt."
-            typed = state.text_input("Target token", "target", prompt.answer, help=hint)
-            target = parse_token(typed, models[0].tokenizer, models[0].cfg.d_vocab) if typed else None
+            ready = ready_answer(models[0], prompt)
+            hint = f"At first {ready.source}. Empty: at each position the token that follows in the prompt."
+            typed = state.text_input("Answer", "target", ready.text, help=hint)
+            target = one_token(typed, ready, models[0]) if typed else None
         if compare != "one":
             require_same_vocabulary(*models)
             names.append(lens_of_second(names[0], models[1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.overview.request import FIGURE, block_files, block_row, next_tokens, report_steps
+from app.pages_.overview.request import FIGURE, block_files, block_row, next_token_rows, report_steps
 from app.shell import loading
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import draw_downloads
@@ -111,7 +111,7 @@ def draw_next_tokens(models: list[ChosenModel], prompt: Prompt) -> None:
                 st.caption("This model has a smaller vocabulary.")
             elif agreed(chosen.key, len(prompt.tokens), what=("next", prompt), reduce="Shorten the prompt"):
                 config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
-                st.dataframe(next_tokens(chosen, prompt), hide_index=True, width="stretch", column_config=config)
+                st.dataframe(next_token_rows(chosen, prompt), hide_index=True, width="stretch", column_config=config)
 
 
 page()

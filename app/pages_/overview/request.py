@@ -6,15 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
 
-from app.shell import loading
+from app.shell.answers import next_tokens
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
 from app.shell.steps import Ref, Step
-from diffmamba_interp import HookedMamba
 from diffmamba_interp.figures.curves import lambda_figure
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.table_text import csv_text
@@ -23,7 +21,6 @@ from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, in
 COLUMNS = ("index", "kind", "n_parameters", "lambda_", "lambda_init", "saturated")
 FIGURE = Step("figure", lambda_figure, Ref("reports"))
 SIGMOID = {True: "saturated", False: "open", None: ""}
-N_SHOWN = 5
 
 
 def report_steps(keys: Mapping[str, ModelKey]) -> list[Step]:
@@ -43,21 +40,11 @@ def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
     }
 
 
-def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
+def next_token_rows(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
     """The likeliest tokens after the prompt, best first."""
-
-    def make(model: HookedMamba) -> list[tuple[int, float]]:
-        with torch.no_grad():
-            logits, _ = model.forward_with_state(
-                torch.tensor([prompt.tokens], device=chosen.key.device), last_only=True
-            )
-        best = torch.softmax(logits[0, 0].float(), dim=-1).topk(min(N_SHOWN, chosen.cfg.d_vocab))
-        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-
-    best = loading.result(chosen.key, ("next", prompt), make, lambda _: 1000)
     return [
         {"next token": repr(token_text(token, chosen.tokenizer)), "probability": probability}
-        for token, probability in best
+        for token, probability in next_tokens(chosen, prompt)
     ]
 
 
