@@ -122,7 +122,8 @@ class _Plot:
         return self.y(10**level if self.y.log else self.y.categories[int(level)] if self.y.categories else level)
 
     def y_labels(self) -> list[str]:
-        return [_text(self.x.start - 6, self.pixel(at) + 4, label, _END) for at, label in self.y.ticks.items()]
+        texts = [_text(self.x.start - 6, self.pixel(at) + 4, label) for at, label in self.y.ticks.items()]
+        return _group(_END, texts)
 
     def x_labels(self) -> list[str]:
         """As many as have room, from the first."""
@@ -136,11 +137,11 @@ class _Plot:
         for at in places[::every]:
             x = self.x(self.x.categories[int(at)] if self.x.categories else at)
             if upright:
-                turned = f'transform="translate({_short(x + 4)} {_short(bottom + 8)}) rotate(-90)" {_END}'
+                turned = f'transform="translate({_short(x + 4)} {_short(bottom + 8)}) rotate(-90)"'
                 parts.append(f"<text {turned}>{_escaped(self.x.ticks[at])}</text>")
             else:
-                parts.append(_text(x, bottom + 18, self.x.ticks[at], _MIDDLE))
-        return parts
+                parts.append(_text(x, bottom + 18, self.x.ticks[at]))
+        return _group(_END if upright else _MIDDLE, parts)
 
     def line(self, line: Line) -> list[str]:
         """Interval, line and markers; a stretch without values is a gap."""
@@ -155,14 +156,14 @@ class _Plot:
                 high = [(points[i][0], self.y(line.high[i])) for i in run]
                 low = [(points[i][0], self.y(line.low[i])) for i in run]
                 if line.interval == "band":
-                    outline = _joined([*high, *reversed(low)])
-                    parts.append(f'<polygon points="{outline}" fill="{colour}" opacity="{BAND_OPACITY}"/>')
+                    outline = _path([*high, *reversed(low)])
+                    parts.append(f'<path d="{outline}" fill="{colour}" opacity="{BAND_OPACITY}"/>')
                 else:
                     bars = [f"M{_point(a)}V{_short(b[1])}" for a, b in zip(high, low, strict=True)]
                     parts.append(f'<path d="{"".join(bars)}" stroke="{colour}"/>')
         for run in runs([0.0 if there and line.joined else math.nan for there in known]):
             parts.append(
-                f'<polyline points="{_joined([points[i] for i in run])}" fill="none" stroke="{colour}" '
+                f'<path d="{_path([points[i] for i in run])}" fill="none" stroke="{colour}" '
                 f'stroke-width="{line.width:g}"{_DASHES[line.style.dash]}{faint}/>'
             )
         if line.markers:
@@ -221,12 +222,13 @@ class _Plot:
                         box += f"V{_short(bottom)}H{_short(columns[first][0])}"
                         parts.append(f'<path d="{box}" fill="{colours[first]}"/>')
                     first = last
+        labels: list[str] = []
         if heat.text is not None:
             for (top, bottom), row, texts in zip(rows, heat.values, heat.text, strict=True):
                 for (left, right), value, text in zip(columns, row, texts, strict=True):
-                    look = f'{_MIDDLE} font-size="10" fill="{text_on(_ground(value, self.drawing.scale) or "#FFFFFF")}"'
-                    parts.append(_text((left + right) / 2, (top + bottom) / 2 + 4, text, look))
-        return parts
+                    look = f'fill="{text_on(_ground(value, self.drawing.scale) or "#FFFFFF")}"'
+                    labels.append(_text((left + right) / 2, (top + bottom) / 2 + 4, text, look))
+        return parts + _group(f'{_MIDDLE} font-size="10"', labels)
 
     def level(self, level: Level) -> str:
         dashes = _DASHES["dot"] if level.dashed else ""
@@ -288,11 +290,8 @@ def _colour_bar(scale: ColourScale, left: Number, top: Number, height: Number) -
         box = f"M{_short(left)},{_short(y)}h12v{_short(height / n + 0.5)}h-12"
         parts.append(f'<path d="{box}" fill="{colour}"/>')
     ticks = scale.ticks or {v: f"{v:.3g}" for v in (scale.low, (scale.low + scale.high) / 2, scale.high)}
-    parts += [
-        _text(left + 16, top + height * (1 - scale.share(value)) + 4, label, 'font-size="10"')
-        for value, label in ticks.items()
-    ]
-    return parts
+    labels = [_text(left + 16, top + height * (1 - scale.share(value)) + 4, label) for value, label in ticks.items()]
+    return parts + _group('font-size="10"', labels)
 
 
 # ---------------------------------------------------------------- shapes
@@ -302,7 +301,7 @@ def _markers(points: Sequence[tuple[Number, Number]], symbol: str, colour: str, 
     """All markers of one look as one path: a dot is a line of no length, with ends that are round or square."""
     if symbol in ("circle", "square") and not is_hollow:
         cap, size = ("round", 6) if symbol == "circle" else ("square", 5)
-        path = "".join(f"M{_point(point)}h0" for point in points)
+        path = _path(points, after="h0m")
         return f'<path d="{path}" stroke="{colour}" stroke-width="{size}" stroke-linecap="{cap}"/>'
     outline = {
         "circle": "m-3,0a3,3 0 1 0 6,0a3,3 0 1 0-6,0",
@@ -333,8 +332,21 @@ def _edges(places: Sequence[Place], axis: Coordinates) -> list[tuple[Number, Num
     return [(min(pair), max(pair)) for pair in pixels]
 
 
-def _joined(points: Sequence[tuple[Number, Number]]) -> str:
-    return " ".join(map(_point, points))
+def _path(points: Sequence[tuple[Number, Number]], after: str = "") -> str:
+    """From point to point, each told from the one before, which takes fewer digits. after: what is drawn at each of
+    them, up to the letter that leads on; "": a line through all."""
+    at = [(round(10 * x), round(10 * y)) for x, y in points]
+    steps = [_pair(x - before_x, y - before_y) for (x, y), (before_x, before_y) in zip(at[1:], at, strict=False)]
+    start = f"M{_pair(*at[0])}"
+    if after:
+        return after.join([start, *steps]) + after[:-1]
+    return f"{start}l{' '.join(steps)}" if steps else start
+
+
+def _pair(x: int, y: int) -> str:
+    """Two numbers given in tenths; a sign parts them as well as a comma does."""
+    first, second = (_short(tenths / 10).replace("0.", "." if -10 < tenths < 10 else "0.") for tenths in (x, y))
+    return f"{first}{second}" if second.startswith("-") else f"{first},{second}"
 
 
 def _point(point: tuple[Number, Number]) -> str:
@@ -345,6 +357,11 @@ def _text(x: Number, y: Number, text: str, look: str = "") -> str:
     if not text:
         return ""
     return f'<text x="{_short(x)}" y="{_short(y)}"{" " if look else ""}{look}>{_escaped(text)}</text>'
+
+
+def _group(look: str, texts: Sequence[str]) -> list[str]:
+    """Texts that look alike."""
+    return [f"<g {look}>", *filter(None, texts), "</g>"] if any(texts) else []
 
 
 def _escaped(text: str) -> str:

@@ -206,7 +206,7 @@ def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
         first = by_model[models[0]]
         answers = [_text(getattr(by_model[model], field)) for model in models for field in _OF_MODEL]
         writer.writerow([*(_text(getattr(first, field)) for field in _OF_PROMPT), *answers])
-    write_bytes(path, lzma.compress(text.getvalue().encode(), preset=9))
+    write_bytes(path, lzma.compress(text.getvalue().encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
 def read_rows(path: Path) -> list[PromptRow]:

@@ -1,5 +1,6 @@
 """Drawings as SVG: every mark where its numbers say, in the drawing's colours, and the same bytes every time."""
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -9,7 +10,7 @@ import pytest
 
 from diffmamba_interp.drawing.coordinates import x_coordinates, y_coordinates
 from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, Frame, Level, Line, Panel
-from diffmamba_interp.drawing.svg import to_svg
+from diffmamba_interp.drawing.svg import BAND_OPACITY, to_svg
 from tests.drawing.drawings import BLUE, NAN, RED, curves, everything, heat_map, line
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -19,12 +20,25 @@ def drawn(drawing: Drawing) -> ElementTree.Element:
     return ElementTree.fromstring(to_svg(drawing))
 
 
+def points_of(path: str) -> list[tuple[float, float]]:
+    """Of a path that leads from point to point, each told from the one before."""
+    assert re.fullmatch(r"M[^A-Za-z]+(l[^A-Za-z]+)?", path)
+    numbers = list(map(float, re.findall(r"-?(?:\d+\.?\d*|\.\d+)", path)))
+    return list(zip(itertools.accumulate(numbers[::2]), itertools.accumulate(numbers[1::2]), strict=True))
+
+
+def lines(figure: ElementTree.Element) -> list[ElementTree.Element]:
+    """The curves, without frames and markers."""
+    return [e for e in figure.iter(f"{SVG}path") if e.get("fill") == "none" and not e.get("d").endswith("z")]
+
+
+def bands(figure: ElementTree.Element) -> list[ElementTree.Element]:
+    return [e for e in figure.iter(f"{SVG}path") if e.get("opacity") == f"{BAND_OPACITY}"]
+
+
 def polylines(figure: ElementTree.Element) -> list[tuple[str, list[tuple[float, float]]]]:
     """Colour and points of every line."""
-    return [
-        (element.get("stroke"), [tuple(map(float, point.split(","))) for point in element.get("points").split()])
-        for element in figure.iter(f"{SVG}polyline")
-    ]
+    return [(element.get("stroke"), points_of(element.get("d"))) for element in lines(figure)]
 
 
 def texts(figure: ElementTree.Element) -> dict[str, tuple[float, float]]:
@@ -49,14 +63,32 @@ def test_higher_values_stand_higher_and_later_places_further_right() -> None:
 def test_a_line_its_band_its_markers_and_its_legend_have_one_colour() -> None:
     figure = drawn(curves([line(1.0, 2.0, name="first"), line(3.0, 4.0, name="second", style=RED)]))
     assert [colour for colour, _ in polylines(figure)] == [BLUE.colour, RED.colour]
-    assert [e.get("fill") for e in figure.iter(f"{SVG}polygon")] == [BLUE.colour, RED.colour]
+    assert [e.get("fill") for e in bands(figure)] == [BLUE.colour, RED.colour]
     marks = [e.get("stroke") for e in figure.iter(f"{SVG}path") if e.get("stroke-linecap")]
     assert marks == [BLUE.colour, RED.colour] * 2
     swatches = [e for e in figure.iter(f"{SVG}path") if e.get("d").endswith("h26")]
     assert [e.get("stroke") for e in swatches] == [BLUE.colour, RED.colour]
     assert texts(figure)["first"][0] < texts(figure)["second"][0]
-    for drawn_as in (swatches, figure.iter(f"{SVG}polyline")):
+    for drawn_as in (swatches, lines(figure)):
         assert [e.get("stroke-dasharray") for e in drawn_as] == [None, "6 4"]
+
+
+def test_a_line_its_band_and_its_dots_lead_through_the_same_places() -> None:
+    # So many that the steps are of ten pixels and a tenth, among others.
+    values = (0.0, 0.1, 0.02, 100.0, 100.0, *range(23))
+    figure = drawn(curves([line(*values, half=1.0)]))
+    (_, points), (band,) = polylines(figure)[0], bands(figure)
+    outline = points_of(band.get("d"))
+    high, low = outline[:28], outline[:27:-1]
+    assert [b - a for (a, _), (b, _) in itertools.pairwise(points)] == pytest.approx([10.07] * 27, abs=0.1)
+    for side in (high, low):
+        assert [x for x, _ in side] == pytest.approx([x for x, _ in points])
+    assert all(a < b < c for (_, a), (_, b), (_, c) in zip(high, points, low, strict=True))
+    (_, dots) = [e.get("d") for e in figure.iter(f"{SVG}path") if e.get("stroke-linecap")]
+    assert dots.count("h0") == len(values)
+    assert points_of(dots.removesuffix("h0").replace("h0m", "l", 1).replace("h0m", " ")) == points
+    levels = texts(figure)
+    assert points[0][1] - points[3][1] == pytest.approx(levels["0"][1] - levels["100"][1], abs=0.15)
 
 
 def test_a_missing_value_splits_the_line() -> None:
@@ -100,7 +132,7 @@ def test_what_lies_beyond_the_limits_is_drawn_at_them() -> None:
 @pytest.mark.parametrize("values", [(0.3, 0.3, 0.3), (-5.0, 5.0, 0.0), (1e-4, 2e-4, 3e-4), (1e4, 3e4, 2e4)])
 def test_the_scale_holds_every_interval_with_a_few_round_levels(values: tuple[float, ...]) -> None:
     figure = drawn(curves([line(*values, half=abs(values[0]) / 10)]))
-    levels = [float(text.text) for text in figure.iter(f"{SVG}text") if text.get("text-anchor") == "end"]
+    levels = [float(text.text) for text in figure.findall(f"{SVG}g[@text-anchor='end']/{SVG}text")]
     assert 2 <= len(levels) <= 9
     assert levels[0] <= min(values)
     assert levels[-1] >= max(values)
