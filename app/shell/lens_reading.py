@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
+from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.figures.lens import lens_csv
+from diffmamba_interp.figures.lens import lens_comparison_csv
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.lens import LensKind, LensTrajectory, LogitLens, lens_trajectory, load_lens
 from diffmamba_interp.lens.folders import demo_lens_folder, lens_kind
@@ -133,11 +134,11 @@ def token_ids(trajectory: LensTrajectory) -> set[int]:
     return {int(token) for tokens in (trajectory.top_tokens, trajectory.tokens) for token in tokens.flat}
 
 
-def clickable(figure: go.Figure, first: int) -> go.Figure:
+def clickable(figure: go.Figure) -> go.Figure:
     """A lens's heat map with its colour bar above it and a point over each cell, which can be clicked.
 
     A heat map's own cells cannot be selected. A point's custom data: its stage, its position in the prompt, and what
-    pointing at it shows. first: position of the first column in the prompt.
+    pointing at it shows.
     """
     figure.update_layout(coloraxis={"colorbar": COLOUR_BAR}, coloraxis_colorbar_title_side="right")
     cells = figure.data[0]
@@ -146,7 +147,7 @@ def clickable(figure: go.Figure, first: int) -> go.Figure:
     figure.add_scatter(
         x=[cells.x[place] for _, place in places], y=[cells.y[stage] for stage, _ in places], mode="markers",
         marker={"opacity": 0, "size": 14}, selected=unseen, unselected=unseen, showlegend=False,
-        customdata=[[stage, place + first, cells.customdata[stage][place]] for stage, place in places],
+        customdata=[[stage, int(cells.x[place]), cells.customdata[stage][place]] for stage, place in places],
         hovertemplate="%{customdata[2]}<extra></extra>",
     )  # fmt: skip
     cells.hoverinfo, cells.hovertemplate = "skip", None
@@ -156,7 +157,7 @@ def clickable(figure: go.Figure, first: int) -> go.Figure:
         hoverdistance=-1, hovermode="closest", clickmode="event+select", dragmode=False,
         height=FRAME_HEIGHT + STAGE_HEIGHT * n_stages, margin={"t": 60, "b": 10},
     )  # fmt: skip
-    figure.update_xaxes(range=[-0.5, len(cells.x) - 0.5])
+    figure.update_xaxes(range=[cells.x[0] - 0.5, cells.x[-1] + 0.5])
     figure.update_yaxes(range=[-0.5, n_stages - 0.5])
     return figure
 
@@ -172,12 +173,27 @@ def top_tokens(
     ]
 
 
-def lens_files(trajectory: LensTrajectory, figure: go.Figure, token_text: Callable[[int], str]) -> list[Download]:
+def lens_files(
+    trajectories: Mapping[str, LensTrajectory], figures: Sequence[go.Figure], token_text: Callable[[int], str]
+) -> list[Download]:
+    """Every figure; what was read of every model, by its name, as CSV and as NPZ."""
+    endings = ["html"] if len(figures) == 1 else [f"{short_name(name).replace('/', '-')}.html" for name in trajectories]
     return [
-        html_file(figure),
-        csv_file(lambda: lens_csv(trajectory, token_text)),
-        npz_file(lambda: trajectory_bytes(trajectory)),
+        *(html_file(figure, ending) for figure, ending in zip(figures, endings, strict=True)),
+        csv_file(lambda: lens_comparison_csv(trajectories, token_text)),
+        npz_file(lambda: comparison_bytes(trajectories)),
     ]
+
+
+def comparison_bytes(trajectories: Mapping[str, LensTrajectory]) -> bytes:
+    """Arrays of every model, "0.top_tokens" and so on; `models` says which is which."""
+    arrays = {
+        f"{number}.{name}": np.asarray(value)
+        for number, trajectory in enumerate(trajectories.values())
+        for name, value in vars(trajectory).items()
+        if value is not None
+    }
+    return arrays_to_bytes({**arrays, "models": np.array(list(trajectories))})
 
 
 def trajectory_bytes(trajectory: LensTrajectory) -> bytes:

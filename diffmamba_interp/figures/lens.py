@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -153,20 +153,51 @@ def kl_drawing(measurement: LensMeasurement, *, title: str = "", kind: str = "tu
 
 
 def lens_csv(trajectory: LensTrajectory, token_text: Callable[[int], str], *, sample: int = 0) -> str:
-    """Columns stage, position, token read, entropy and KL in nats, target if any, and the k most likely tokens.
+    """Columns stage, position in the prompt, token read, entropy and KL in nats, target if any, and the k most likely
+    tokens.
 
-    position counts the trajectory's own positions. `token_text`: the text of a token id. Raises IndexError for a
-    sample that the trajectory does not have.
+    `token_text`: the text of a token id. Raises IndexError for a sample that the trajectory does not have.
     """
+    return csv_text(_csv_columns(trajectory), _csv_lines(trajectory, token_text, sample))
+
+
+def lens_comparison_csv(
+    trajectories: Mapping[str, LensTrajectory], token_text: Callable[[int], str], *, sample: int = 0
+) -> str:
+    """The same of several models, whose names stand in a first column, model.
+
+    Raises ValueError where there are none or they hold different numbers of likely tokens, and as `lens_csv`.
+    """
+    columns = {tuple(_csv_columns(trajectory)) for trajectory in trajectories.values()}
+    if len(columns) != 1:
+        raise ValueError(f"trajectories are of {len(columns)} kinds: give at least one, all read in the same way.")
+    lines = (
+        [model, *line]
+        for model, trajectory in trajectories.items()
+        for line in _csv_lines(trajectory, token_text, sample)
+    )
+    return csv_text(["model", *columns.pop()], lines)
+
+
+def _csv_columns(trajectory: LensTrajectory) -> list[str]:
+    names = ["stage", "position", "token", "entropy_nats", "kl_to_final_nats"]
+    if trajectory.targets is not None:
+        names += ["target", "target_rank", "target_log_probability"]
+    k = trajectory.top_tokens.shape[-1]
+    return names + [name for place in range(1, k + 1) for name in (f"top_{place}", f"top_{place}_probability")]
+
+
+def _csv_lines(trajectory: LensTrajectory, token_text: Callable[[int], str], sample: int) -> Iterator[list[object]]:
     if not 0 <= sample < len(trajectory.tokens):
         raise IndexError(f"sample is {sample}, but the trajectory holds {len(trajectory.tokens)}.")
+    places = trajectory.places
 
     def shown(token: int) -> str:
         return quoted(token_text(token))
 
     def line(stage: int, pos: int) -> list[object]:
         at = (sample, stage, pos)
-        values: list[object] = [trajectory.stages[stage], pos, shown(int(trajectory.tokens[sample, pos]))]
+        values: list[object] = [trajectory.stages[stage], places[pos], shown(int(trajectory.tokens[sample, pos]))]
         values += [float(trajectory.entropy_nats[at]), float(trajectory.kl_to_final_nats[at])]
         if trajectory.targets is not None and trajectory.target_ranks is not None:
             assert trajectory.target_log_probabilities is not None
@@ -176,13 +207,8 @@ def lens_csv(trajectory: LensTrajectory, token_text: Callable[[int], str], *, sa
             values += [shown(int(token)), float(probability)]
         return values
 
-    header = ["stage", "position", "token", "entropy_nats", "kl_to_final_nats"]
-    if trajectory.targets is not None:
-        header += ["target", "target_rank", "target_log_probability"]
-    k = trajectory.top_tokens.shape[-1]
-    header += [name for place in range(1, k + 1) for name in (f"top_{place}", f"top_{place}_probability")]
     n_stages, n_pos = trajectory.entropy_nats.shape[1:]
-    return csv_text(header, (line(stage, pos) for stage in range(n_stages) for pos in range(n_pos)))
+    return (line(stage, pos) for stage in range(n_stages) for pos in range(n_pos))
 
 
 def _shown(trajectory: LensTrajectory, statistic: CellQuantity, sample: int) -> tuple[np.ndarray, ColourScale]:
@@ -224,7 +250,7 @@ def _cells(
     top = trajectory.top_tokens[sample]
     cells = HeatMap(
         values=values,
-        x=[float(pos) for pos in range(n_pos)],
+        x=[float(place) for place in trajectory.places],
         y=trajectory.stages,
         text=[[_label(text(int(top[s, t, 0]))) for t in range(n_pos)] for s in range(n_stages)]
         if n_pos <= _MAX_WRITTEN
@@ -232,7 +258,8 @@ def _cells(
         notes=[[_note(trajectory, text, sample, s, t) for t in range(n_pos)] for s in range(n_stages)],
     )
     tokens: dict[Place, str] = {
-        float(pos): _label(text(int(token))) for pos, token in enumerate(trajectory.tokens[sample])
+        float(place): _label(text(int(token)))
+        for place, token in zip(trajectory.places, trajectory.tokens[sample], strict=True)
     }
     return Drawing(
         title=title,
@@ -246,8 +273,9 @@ def _cells(
 
 def _note(trajectory: LensTrajectory, text: Callable[[int], str], sample: int, stage: int, pos: int) -> str:
     at = (sample, stage, pos)
+    token = token_label(text(int(trajectory.tokens[sample, pos])))
     lines = [
-        f"{trajectory.stages[stage]}, token {pos}: {token_label(text(int(trajectory.tokens[sample, pos])))}",
+        f"{trajectory.stages[stage]}, position {trajectory.places[pos]}: {token}",
         f"entropy {trajectory.entropy_nats[at]:.3f} nats, KL to output {trajectory.kl_to_final_nats[at]:.3f} nats",
     ]
     if trajectory.targets is not None and trajectory.target_ranks is not None:

@@ -35,6 +35,7 @@ class LensTrajectory(JsonRecord):
     targets: the tokens asked about, if any. target_log_probabilities: natural logs.
     target_ranks: 1 is the most likely; tokens of equal probability share the best rank among them.
     log_probs: of the whole vocabulary, natural logs; kept only when asked for.
+    positions: of each column in the prompt; None for all of it, from 0.
     """
 
     stages: tuple[str, ...]
@@ -47,6 +48,12 @@ class LensTrajectory(JsonRecord):
     target_log_probabilities: Float32[np.ndarray, "batch stage pos"] | None = None
     target_ranks: Int64[np.ndarray, "batch stage pos"] | None = None
     log_probs: Float32[np.ndarray, "batch stage pos d_vocab"] | None = None
+    positions: Int64[np.ndarray, " pos"] | None = None
+
+    @property
+    def places(self) -> list[int]:
+        """The position of each column in the prompt."""
+        return list(range(self.tokens.shape[1])) if self.positions is None else self.positions.tolist()
 
 
 @checked
@@ -118,6 +125,7 @@ def lens_trajectory(
     return LensTrajectory(
         stages=stage_names(model.cfg.n_layers),
         tokens=tokens[:, positions].long().cpu().numpy(),
+        positions=np.arange(tokens.shape[1])[positions],
         targets=None if wanted is None else wanted.long().reshape(batch, n_pos).cpu().numpy(),
         **arrays,
     )

@@ -61,16 +61,38 @@ def test_the_html_file_needs_no_network(record) -> None:
 
 def test_the_lens_files_hold_the_trajectory(model) -> None:
     found = lens_trajectory(model, LogitLens.from_model(model), random_tokens(1, 5), targets=random_tokens(1, 5))
-    files = lens_files(found, lens_heat_map(found, str), str)
+    files = lens_files({"one": found}, [lens_heat_map(found, str)], str)
     lines = list(csv.DictReader(io.StringIO(content(files, "csv").decode())))
     assert len(lines) == 3 * 5
     assert lines[7]["stage"] == found.stages[1]
     assert float(lines[7]["entropy_nats"]) == pytest.approx(float(found.entropy_nats[0, 1, 2]))
     assert json.loads(lines[7]["top_1"]) == str(found.top_tokens[0, 1, 2, 0])
     assert int(lines[7]["target_rank"]) == found.target_ranks[0, 1, 2]
+    assert {line["model"] for line in lines} == {"one"}
+    with np.load(io.BytesIO(content(files, "npz")), allow_pickle=False) as file:
+        assert np.array_equal(file["0.kl_to_final_nats"], found.kl_to_final_nats)
+        assert file["models"].tolist() == ["one"]
     with np.load(io.BytesIO(trajectory_bytes(found)), allow_pickle=False) as file:
         assert np.array_equal(file["kl_to_final_nats"], found.kl_to_final_nats)
         assert tuple(file["stages"]) == found.stages
+
+
+def test_positions_are_those_of_the_prompt_and_both_models_are_named(model) -> None:
+    tokens = random_tokens(1, 8)
+    lens = LogitLens.from_model(model)
+    whole = lens_trajectory(model, lens, tokens)
+    end = lens_trajectory(model, lens, tokens, positions=slice(5, 8))
+    figure = lens_heat_map(end, str)
+    assert "position 7" in figure.data[0].customdata[0][2]
+    files = lens_files({"bundled:a": end, "b": end}, [figure, figure], str)
+    assert [file.ending for file in files] == ["a.html", "b.html", "csv", "npz"]
+    lines = list(csv.DictReader(io.StringIO(content(files, "csv").decode())))
+    assert [line["model"] for line in lines] == ["bundled:a"] * 9 + ["b"] * 9
+    assert [int(line["position"]) for line in lines] == [5, 6, 7] * 6
+    assert float(lines[2]["entropy_nats"]) == pytest.approx(float(whole.entropy_nats[0, 0, 7]), rel=1e-5)
+    with np.load(io.BytesIO(content(files, "npz")), allow_pickle=False) as file:
+        assert file["1.positions"].tolist() == [5, 6, 7]
+        assert file["models"].tolist() == ["bundled:a", "b"]
 
 
 @pytest.mark.parametrize("page", ["attention", "lens"])

@@ -95,6 +95,10 @@ def test_of_a_long_prompt_a_window_is_shown_and_can_be_moved(open_app: OpenApp) 
     app.slider(key="first").set_value(10).run()
     figure = drawn(app)
     assert figure["layout"]["xaxis"]["ticktext"] == [str(token) for token in range(10, 26)]
+    cells, points = figure["data"]
+    assert cells["x"] == list(range(10, 26))
+    assert points["customdata"][0][:2] == [0, 10]
+    assert points["customdata"][0][2].startswith("embedding, position 10: 10")
 
 
 @pytest.mark.parametrize(

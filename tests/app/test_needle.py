@@ -18,7 +18,7 @@ from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
 from app.shell.needle_runs import NeedleReading
 from diffmamba_interp.figures.allocation import allocation_by_block, allocation_curves
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
-from diffmamba_interp.needle import formation_stages, summarise
+from diffmamba_interp.needle import compare, formation_stages, summarise
 from diffmamba_interp.stages import stage_names
 from tests.app.conftest import OpenApp, complaint, figures, texts
 
@@ -224,6 +224,9 @@ def test_the_files_hold_every_number(open_app: OpenApp) -> None:
     for column in ("value", "low", "high"):
         written = [float(line[column]) for line in lines if line["model"] == "bundled:mamba2"]
         assert written == list(getattr(curves[1], column))
+    (paired,) = compare(*(reading.trajectory for reading in found), measures=("snr_db",), by=())[:1]
+    written = csv.DictReader(io.StringIO(curves_csv([paired])))
+    assert [float(line["p_corrected"]) for line in written] == list(paired.p_holm)
     with np.load(io.BytesIO(trajectories_npz(found)), allow_pickle=False) as file:
         assert np.array_equal(file["1.log_probs"], found[1].trajectory.log_probs)
         assert json.loads(str(file["about"]))["models"] == ["bundled:diff-mamba2", "bundled:mamba2"]

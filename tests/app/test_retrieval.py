@@ -92,6 +92,12 @@ def test_the_files_hold_every_cell(cells: list[Cell]) -> None:
     assert lines[1]["model"] == second.model
     for name in ("n_right", "accuracy", "low", "high", "generated"):
         assert float(lines[1][name]) == getattr(second, name)
+    paired = cells[0].difference
+    assert lines[0]["minus"] == ""
+    assert lines[1]["minus"] == cells[0].models[0].model
+    assert [float(lines[1][f"difference{end}"]) for end in ("", "_low", "_high")] == [
+        paired.value, paired.low, paired.high
+    ]  # fmt: skip
     with np.load(io.BytesIO(cells_npz(cells)), allow_pickle=False) as file:
         assert file["n_right"].tolist() == [model.n_right for cell in cells for model in cell.models]
 

@@ -137,7 +137,7 @@ def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[
 
 def draw_maps(request: LensRequest, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
     """What the lens reads at the last positions: after minus before, or both."""
-    shown = {name: clickable(figure, request.first) for name, figure in figures.items() if name.startswith("map")}
+    shown = {name: clickable(figure) for name, figure in figures.items() if name.startswith("map")}
     if len(shown) == 1:
         st.caption("Red: more after the change, blue: less. A word: the top token after it, where it was another one.")
     for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):

@@ -90,7 +90,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     steps = figure_steps(reads, choices)
     given = {name: read.trajectory for name, read in zip(TRAJECTORIES, reads, strict=False)}
     results = run_steps(steps, {**given, "token_text": text})
-    figures = [clickable(results[step.name], first) for step in steps]
+    figures = [clickable(results[step.name]) for step in steps]
     if choices.compare == "difference":
         model, baseline = (read.chosen.name for read in reads)
         draw_figure(figures[0], "lens_figure", on_select=partial(take_cell, "lens_figure"))
@@ -114,7 +114,8 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
         title = f"lens, positions {first} to {read.request.last}"
         read.chosen.keep(prompt, title, read.trajectory, token_ids(read.trajectory))
     code = as_python(lens_steps(reads, prompt, choices))
-    draw_downloads(lens_files(reads[-1].trajectory, figures[-1], text), code, name="lens")
+    by_model = {read.chosen.name: read.trajectory for read in reads}
+    draw_downloads(lens_files(by_model, figures, text), code, name="lens")
 
 
 def take_cell(key: str) -> None:

@@ -63,16 +63,16 @@ def probe_files(
 
 
 def curves_csv(curves: Sequence[Curve]) -> str:
-    """One line per curve and stage; a difference names both models and has p-values."""
+    """One line per curve and stage; a difference names both models and has p-values, corrected too, as its markers."""
     lines = []
     for curve in curves:
         baseline = curve.baseline if isinstance(curve, PairedCurve) else ""
         head = [curve.model, baseline, curve.lens, curve.measure, curve.statistic, curve.n]
         for place, stage in enumerate(curve.stages):
-            p = curve.p_value[place] if isinstance(curve, PairedCurve) else ""
-            lines.append([*head, stage, curve.value[place], curve.low[place], curve.high[place], p])
-    names = ["model", "minus", "lens", "measure", "statistic", "n", "stage", "value", "low", "high", "p_value"]
-    return csv_text(names, lines)
+            p = [curve.p_value[place], curve.p_holm[place]] if isinstance(curve, PairedCurve) else ["", ""]
+            lines.append([*head, stage, curve.value[place], curve.low[place], curve.high[place], *p])
+    names = ["model", "minus", "lens", "measure", "statistic", "n", "stage", "value", "low", "high"]
+    return csv_text([*names, "p_value", "p_corrected"], lines)
 
 
 def allocation_curves_csv(curves: Sequence[AllocationCurve]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,10 @@ MODELS = ("model", "second_model")
 FACT_TOKENS = {"qa1": 76, "qa2": 201, "qa3": 579, "qa4": 32, "qa5": 263}
 """What the longest stories without filler take, to which the others beside them are padded."""
 
-COLUMNS = ("task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated")
+COLUMNS = (
+    "task", "length", "n", "chance", "model", "n_right", "accuracy", "low", "high", "generated",
+    "minus", "difference", "difference_low", "difference_high",
+)  # fmt: skip
 ANSWER_TOKENS = 80
 """Scoring a prompt's labels and generating an answer takes as long as reading so many tokens."""
 
@@ -151,8 +155,13 @@ def cells_npz(cells: Sequence[Cell]) -> bytes:
 
 
 def lines_of(cells: Sequence[Cell]) -> list[list[object]]:
-    return [
-        [cell.task, cell.length, cell.n, cell.chance, m.model, m.n_right, m.accuracy, m.low, m.high, m.generated]
-        for cell in cells
-        for m in cell.models
-    ]
+    """A line per model; the second of two has its difference to the first, by whose interval the ratio is marked."""
+    lines = []
+    for cell in cells:
+        for m in cell.models:
+            paired: list[object] = ["", math.nan, math.nan, math.nan]
+            if cell.difference is not None and m is cell.models[1]:
+                paired = [cell.models[0].model, cell.difference.value, cell.difference.low, cell.difference.high]
+            head = [cell.task, cell.length, cell.n, cell.chance]
+            lines.append([*head, m.model, m.n_right, m.accuracy, m.low, m.high, m.generated, *paired])
+    return lines

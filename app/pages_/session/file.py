@@ -182,6 +182,8 @@ def read_lens(content: bytes) -> LensTrajectory:
         array.shape[:3] != wanted for array in (record.top_tokens, record.entropy_nats, record.kl_to_final_nats)
     ):
         raise ValueError(f"a record of the session file is not of one piece: its arrays should be {wanted}.")
+    if len(record.places) != record.tokens.shape[1]:
+        raise ValueError(f"a record of the session file is not of one piece: it has {len(record.places)} positions.")
     return record
 
 
