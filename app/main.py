@@ -11,7 +11,7 @@ PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
-from app.shell import starting, state  # noqa: E402
+from app.shell import address, sharing, starting, state  # noqa: E402
 from app.shell.errors import shown_errors  # noqa: E402
 
 
@@ -39,8 +39,10 @@ with shown_errors("Drawing this page"):
     state.begin()
     shown = st.navigation(PAGES)
     state.visit(shown.url_path)
+    address.read(shown.url_path)
     starting.start()
     shown.run()
-    state.write_url()
+    address.write()
+    sharing.draw_sharing()
 # At the end, since it takes a line of the page, and does not need to be there before the figures.
 st.html(APP / "png_button.html", unsafe_allow_javascript=True)

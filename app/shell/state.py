@@ -1,7 +1,7 @@
 """Widgets whose state is kept over page changes and stands in the URL.
 
 A widget's own state is dropped with the page that draws it, so a copy of every value is kept in the session. The
-first run of a session takes its values from the URL; after that the URL follows the widgets.
+first run of a session takes its values from the URL; after that the URL follows the widgets (`address`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import streamlit as st
 MAX_URL_TEXT = 1500
 """Longer texts stay out of the URL: browsers and mail programs cut long addresses."""
 
-_VALUES, _SHOWN, _DEFAULTS, _PAGE = "view_values", "view_shown", "view_defaults", "view_page"
+_VALUES, _SHOWN, _DRAWN = "view_values", "view_shown", "view_drawn"
+_DEFAULTS, _PAGE = "view_defaults", "view_page"
 
 
 def selectbox(label: str, key: str, options: Sequence[str], default: str, **settings: Any) -> str:
@@ -93,16 +94,17 @@ def begin() -> None:
     if _VALUES not in st.session_state:
         st.session_state[_VALUES] = dict(st.query_params)
         st.session_state[_DEFAULTS] = {}
-    st.session_state[_SHOWN] = {}
+    st.session_state[_SHOWN], st.session_state[_DRAWN] = {}, set()
 
 
-def write_url() -> None:
-    """End of a run: the URL says what the widgets of this page say, where that is not their default."""
-    shown = st.session_state[_SHOWN]
-    if len(shown) != len(wanted := {k: v for k, v in shown.items() if len(v) <= MAX_URL_TEXT}):
-        st.caption("The prompt is too long for the address: this page's link does not hold it.")
-    if dict(st.query_params) != wanted:
-        st.query_params.from_dict(wanted)
+def shown() -> dict[str, str]:
+    """What the widgets say that were drawn in this run, where that is not their default, as an address would."""
+    return dict(st.session_state[_SHOWN])
+
+
+def drawn() -> set[str]:
+    """The keys of all widgets that were drawn in this run."""
+    return set(st.session_state[_DRAWN])
 
 
 def visit(page: str) -> None:
@@ -119,6 +121,7 @@ def visited() -> str:
 def remembered(key: str, default: str) -> str:
     """A value without a widget, set by `put`."""
     value = st.session_state[_VALUES].get(key, default)
+    st.session_state[_DRAWN].add(key)
     if value != default:
         st.session_state[_SHOWN][key] = value
     return value
@@ -128,6 +131,12 @@ def put(key: str, value: str) -> None:
     """What a widget shall say from its next drawing on, as the address would say it: for callbacks."""
     st.session_state.pop(key, None)
     st.session_state[_VALUES][key] = value
+
+
+def forget(key: str) -> None:
+    """Let a widget start at its default from its next drawing on: for callbacks."""
+    st.session_state.pop(key, None)
+    st.session_state[_VALUES].pop(key, None)
 
 
 def values() -> dict[str, str]:
@@ -167,6 +176,7 @@ def prepare(key: str, default: Any, parse: Callable[[str], Any], valid: Callable
 def keep_value(key: str, default: Any, value: Any, write: Callable[[Any], str] = str) -> Any:
     """Keep what was chosen; a default is not, so that it can follow the model and the prompt."""
     st.session_state[_DEFAULTS][key] = default
+    st.session_state[_DRAWN].add(key)
     if value == default:
         st.session_state[_VALUES].pop(key, None)
     else:

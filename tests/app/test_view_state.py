@@ -1,5 +1,8 @@
 """What the widgets say is kept over pages and stands in the address."""
 
+import pytest
+
+from app.shell import address
 from tests.app.conftest import IDS, MODEL, OpenApp, drawn, texts
 
 
@@ -52,5 +55,34 @@ def test_a_choice_that_another_model_does_not_have_is_replaced(open_app: OpenApp
 
 def test_a_long_prompt_stays_out_of_the_address_and_the_page_says_so(open_app: OpenApp) -> None:
     app = open_app("attention", ids="5 " * 1000)
+    app.slider(key="block").set_value(1).run()
     assert "ids" not in app.query_params
     assert any("too long for the address" in caption for caption in texts(app.caption))
+
+
+def test_a_slider_that_is_dragged_is_one_change_and_a_later_one_another(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(address.time, "monotonic", lambda: clock[0])
+    app = open_app("attention", ids=IDS)
+    for block, seconds, n_replaced in ((1, 9.0, 0), (2, 0.5, 1), (3, 0.5, 2), (0, 9.0, 2)):
+        clock[0] += seconds
+        app.slider(key="block").set_value(block).run()
+        assert app.session_state["view_address"].n_replaced == n_replaced, block
+    clock[0] += 0.5
+    app.selectbox(key="heads").select("1").run()
+    assert app.session_state["view_address"].n_replaced == 2
+
+
+def test_undo_goes_back_one_change_at_a_time_and_not_beyond_the_first(open_app: OpenApp) -> None:
+    app = open_app("attention", ids=IDS, block="1")
+    assert app.button(key="undo").disabled
+    app.slider(key="block").set_value(2).run()
+    app.selectbox(key="heads").select("3").run()
+    app.button(key="undo").click().run()
+    assert (app.slider(key="block").value, app.selectbox(key="heads").value) == (2, "mean")
+    app.button(key="undo").click().run()
+    assert app.slider(key="block").value == 1
+    assert app.button(key="undo").disabled
+    assert app.query_params["block"] in ("1", ["1"])

@@ -1,0 +1,136 @@
+"""The address of a page: one entry of the browser's history for each deliberate change, and Back restores the widgets.
+
+    a widget was changed                       a new entry, by Streamlit
+    the same one again within `SETTLE_S`,      the entry is written over, by the browser: a slider that is dragged
+    a page was opened                          passes through many values, and a link may say what there is not
+    Back, Forward, a link with a state         the address is read into the widgets, and no entry is added
+
+While a run is under way the browser may still say the address before the last one, so what it says counts only where
+it went back, or where it says something that was not written here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from app.shell import state
+
+SETTLE_S = 1.5
+"""Changes of one widget that follow each other faster are one change."""
+
+N_UNDONE = 50
+_ADDRESS = "view_address"
+
+_REPLACE = """<script>
+(() => {
+    const [page, query] = %s; // %d
+    if (location.pathname.split("/").pop() !== page) return;
+    history.replaceState(history.state, "", location.pathname + (query && "?" + query) + location.hash);
+})();
+</script>"""
+
+
+@dataclass
+class Address:
+    """Of one session. page: shown last, as in the address. written: what its address says, or soon will. keys: of the
+    widgets that each page showed. changed, changed_at: the keys that were changed last, and when that run began;
+    began_at: when this one did, in seconds. is_fresh: whether the page was opened, or its state read from the address,
+    in this run. n_replaced: counts. past: what `undo` goes back to.
+    """
+
+    page: str | None = None
+    written: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, set[str]] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
+    changed_at: float = 0.0
+    began_at: float = 0.0
+    is_fresh: bool = True
+    n_replaced: int = 0
+    past: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+
+def read(page: str) -> None:
+    """Before a page is drawn: take over what the browser's address says, if somebody meant it."""
+    address = _address()
+    said = dict(st.query_params)
+    is_first, arrived = address.page is None, address.page != page
+    went_back = bool(getattr(get_script_run_ctx(), "is_history_navigation", False))
+    linked = arrived and bool(said) and said != address.written
+    address.is_fresh, address.began_at = arrived or went_back, time.monotonic()
+    address.page = page
+    if (went_back or linked) and not is_first:
+        for key in {*address.keys.get(page, ()), *said}:
+            if key in said:
+                state.put(key, said[key])
+            else:
+                state.forget(key)
+
+
+def write() -> None:
+    """After a page was drawn: its address says what its widgets say, where that is not their default."""
+    address = _address()
+    shown = state.shown()
+    wanted = {key: value for key, value in shown.items() if len(value) <= state.MAX_URL_TEXT}
+    if len(wanted) < len(shown):
+        st.caption("The prompt is too long for the address: this page's link does not hold it.")
+    page = address.page or ""
+    address.keys[page] = state.drawn()
+    before, address.written = address.written, wanted
+    if address.is_fresh:
+        address.changed = frozenset()
+        if dict(st.query_params) != wanted:
+            _replace(address, wanted)
+        return
+    if wanted == before:
+        return
+    changed = frozenset(key for key in {*wanted, *before} if wanted.get(key) != before.get(key))
+    if changed == address.changed and address.began_at - address.changed_at < SETTLE_S:
+        _replace(address, wanted)
+    else:
+        st.query_params.from_dict(wanted)
+        address.past = [*address.past, (page, before)][-N_UNDONE:]
+    address.changed, address.changed_at = changed, address.began_at
+
+
+def can_undo() -> bool:
+    """Whether something was changed on the page that is shown."""
+    address = _address()
+    return bool(address.past) and address.past[-1][0] == address.page
+
+
+def undo() -> None:
+    """Set the widgets of the page as they were before the last change: for callbacks."""
+    address = _address()
+    if not can_undo():
+        return
+    _, before = address.past.pop()
+    for key in address.keys.get(address.page or "", ()):
+        if key in before:
+            state.put(key, before[key])
+        else:
+            state.forget(key)
+    # What is undone is no change to undo.
+    address.written, address.changed = before, frozenset()
+    st.query_params.from_dict(before)
+
+
+def query(values: Mapping[str, str]) -> str:
+    """As an address has it, without the question mark."""
+    return urlencode(values)
+
+
+def _replace(address: Address, wanted: Mapping[str, str]) -> None:
+    address.n_replaced += 1
+    said = json.dumps([address.page, query(wanted)]).replace("<", "\\u003c")
+    st.html(_REPLACE % (said, address.n_replaced), unsafe_allow_javascript=True)
+
+
+def _address() -> Address:
+    return st.session_state.setdefault(_ADDRESS, Address())
