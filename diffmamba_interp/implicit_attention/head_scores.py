@@ -224,7 +224,9 @@ def head_contribution_norms(
 ) -> Float[Tensor, "batch head row src"]:
     """Norms of what each head adds to the block's output at chosen destinations because of each source, without lambda.
 
-    |T_h[t,s]| = |H[h,t,s] + D[h] [t=s]| |W_out,h,t x[s,h]|, with W_out,h,t the head's columns times gate and out_gain.
+        |T_h[t,s]| = |H[h,t,s] + D[h] [t=s]| |W_out,h,t x[s,h]|
+
+    W_out,h,t: the head's columns times gate and out_gain.
     """
     n_heads = branch.n_heads
     W = rearrange(branch.out_weight, "d (h p) -> h d p", h=n_heads)

@@ -1,0 +1,32 @@
+"""The reference as pages: the public names of the package and of its instruments, for mkdocstrings to fill."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "diffmamba_interp"
+INSTRUMENTS = ("implicit_attention", "lens", "needle", "interventions", "text")
+"""Packages with an `__all__` that a page of its own shows."""
+
+
+def public_names(module: str = "") -> list[str]:
+    """The names in a package's `__all__`, read without importing it; those of `diffmamba_interp` by default."""
+    tree = ast.parse((PACKAGE / module / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__":
+            return sorted(ast.literal_eval(node.value), key=lambda name: (name.isupper(), name.lower()))
+    raise ValueError(f"diffmamba_interp/{module} has no __all__.")
+
+
+def page(module: str = "") -> str:
+    """The reference of a package: each public name with its docstring."""
+    path = f"diffmamba_interp.{module}".strip(".")
+    shown_before = set(public_names()) if module else set()
+    lines = [f"# {path}", ""]
+    for name in public_names(module):
+        if name in shown_before:
+            lines += [f"## {name}", "", f"See [`{name}`][diffmamba_interp.{name}].", ""]
+        else:
+            lines += [f"::: {path}.{name}", ""]
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""What MkDocs calls while it builds the site: the pages and tables that come from the code and the analyses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from docs.generators import api_pages, command_pages, findings_pages, hook_tables
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = {"<!-- generated: hooks -->": hook_tables.markdown, "<!-- generated: commands -->": command_pages.markdown}
+"""Lines of a page that a part of the code's own making takes the place of."""
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the pages that are not in `docs/` into the navigation."""
+    assert config.nav is not None
+    findings = ["findings/index.md", *(f"findings/{name}/index.md" for name in findings_pages.analyses())]
+    api = ["api/index.md", *(f"api/{module}.md" for module in api_pages.INSTRUMENTS)]
+    config.nav = [*config.nav, {"Findings": findings}, {"API": api}, {"Changes": "changes.md"}]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add those pages, and the pictures and files that they show."""
+
+    def add(place: str, text: str) -> None:
+        files.append(File.generated(config, place, content=text))
+
+    add("findings/index.md", findings_pages.index())
+    for name in findings_pages.analyses():
+        text, shown = findings_pages.page(name)
+        add(f"findings/{name}/index.md", text)
+        for file in dict.fromkeys(shown):
+            place = f"findings/{name}/{file.relative_to(ROOT / 'analyses' / name)}"
+            if file.suffix == ".md":
+                add(place, findings_pages.beside(file)[0])
+            else:
+                files.append(File.generated(config, place, abs_src_path=str(file)))
+    add("api/index.md", api_pages.page())
+    for module in api_pages.INSTRUMENTS:
+        add(f"api/{module}.md", api_pages.page(module))
+    add("changes.md", findings_pages.for_site((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
+    files.append(
+        File.generated(config, "pictures/attention.png", abs_src_path=str(ROOT / "app/pictures/attention.png"))
+    )
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill in what is generated. Raises ValueError for a mark that nothing is known for."""
+    for mark, make in GENERATED.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, make())
+    if "<!-- generated:" in markdown:
+        raise ValueError(f"{page.file.src_uri} asks for a generated part that docs/generators/mkdocs_hook.py lacks.")
+    return markdown
