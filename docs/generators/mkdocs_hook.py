@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -11,7 +12,31 @@ from mkdocs.structure.pages import Page
 from docs.generators import api_pages, command_pages, findings_pages, hook_tables
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = {"<!-- generated: hooks -->": hook_tables.markdown, "<!-- generated: commands -->": command_pages.markdown}
+
+
+def explorer_pages() -> str:
+    """The explorer's pages, as its navigation names them, with what the script of each says of itself.
+
+    Raises ValueError if `app/main.py` names none.
+    """
+    rows = []
+    for node in ast.walk(ast.parse((ROOT / "app" / "main.py").read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Name(id="page"), args=[ast.Constant(value=name), ast.Constant(value=title), *_]):
+                script = ROOT / "app" / "pages_" / str(name) / f"{name}.py"
+                said = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+                about = " ".join(said.partition("\n\n")[0].split()).removeprefix(f"{title}: ")
+                rows.append(f"| {title} | {about[:1].upper()}{about[1:]} |")
+    if not rows:
+        raise ValueError("app/main.py names no page as `page(name, title, icon)`: say here how it does.")
+    return "\n".join(["| page | what it shows |", "| --- | --- |", *rows])
+
+
+GENERATED = {
+    "<!-- generated: hooks -->": hook_tables.markdown,
+    "<!-- generated: commands -->": command_pages.markdown,
+    "<!-- generated: explorer -->": explorer_pages,
+}
 """Lines of a page that a part of the code's own making takes the place of."""
 
 

@@ -102,7 +102,7 @@ def test_the_lowest_versions_are_those_that_a_users_requirements_state(
 def test_every_dependency_of_a_checkout_is_pinned_to_a_version_that_is_asked_for(
     stated: dict[str, list[Requirement]], pins: dict[str, str]
 ) -> None:
-    for requirement in [*stated[""], *stated["app"], *stated["dev"]]:
+    for requirement in [*stated[""], *stated["app"], *stated["dev"], *stated["docs"]]:
         assert requirement.specifier.contains(pins[requirement.name]), requirement
     for requirement in stated["logging"] + stated["gpu"]:
         if pin := pins.get(requirement.name):

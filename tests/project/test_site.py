@@ -22,9 +22,8 @@ from docs.generators import api_pages, command_pages, findings_pages, hook_table
 from tests.models.tiny import DIFF_S6_VARIANTS, DIFFERENTIAL_VARIANTS, tiny_model
 
 
-@pytest.mark.parametrize("name", ["index", "hooks"])
-def test_every_block_of_the_first_pages_runs(name: str) -> None:
-    assert run_blocks.run_page(name, run_blocks.pages()[name]) > 0
+def test_every_block_of_a_page_runs() -> None:
+    assert run_blocks.run_page("hooks", run_blocks.pages()["hooks"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,7 @@ def test_every_block_of_the_first_pages_runs(name: str) -> None:
         ("```python\n1 / 0\n```\n```text\nZeroDivisionError: float ...\n```\n", "the page shows"),
         ("```python\n1 / 1\n```\n```text\nZeroDivisionError: ...\n```\n", "nothing is raised"),
         ("```console\n$ diffmamba-interp inspec x\n```\n", "is no command"),
-        ("```console\n$ diffmamba-interp inspec\nerror: something else\n```\n", "did you mean|Did you mean"),
+        ("```console\n$ diffmamba-interp inspec\nerror: something else\n```\n", "the page shows"),
     ],
 )
 def test_a_page_that_is_wrong_is_found_out(page: str, said: str, tmp_path: Path) -> None:
@@ -79,8 +78,8 @@ def test_a_hook_point_without_an_equation_and_an_equation_without_one_are_errors
 
 
 def test_the_tables_say_which_hooks_the_kernels_do_not_serve(hooks_page: str) -> None:
-    slow = {re.split(r"[`.]", row)[-3 if row.endswith("`") else -1] for row in re.findall(r"hook_\w+(?=`[^|]*\|.*PyTorch for that call)", hooks_page)}
-    assert slow == {"hook_state", "hook_hidden_attention"}
+    slow = [row for row in hooks_page.splitlines() if row.endswith(f"| {hook_tables.PYTORCH} |")]
+    assert {re.findall(r"hook_\w+", row)[0] for row in slow} == {"hook_state", "hook_hidden_attention"}
 
 
 def options_of(settings: type, prefix: str = "") -> set[str]:
