@@ -69,7 +69,8 @@ def read(page: str) -> None:
         for key in {*address.keys.get(page, ()), *said}:
             if key in said:
                 state.put(key, said[key])
-            else:
+            elif len(state.values().get(key, "")) <= state.MAX_URL_TEXT:
+                # What is longer has no place in an address, which says nothing of it.
                 state.forget(key)
 
 

@@ -10,6 +10,7 @@ from app.shell import loading, state
 from app.shell.errors import shown_errors
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
+from app.shell.needle_runs import MAX_SAMPLES
 from app.shell.prompts import (
     DEFAULT_NEEDLE,
     DEFAULT_OTHER_FACTS,
@@ -136,19 +137,24 @@ def _sample(chosen: ChosenModel, bos: Bos) -> Prompt:
     """A prompt of the generated retrieval tasks, which the address can name however long it is."""
     assert chosen.tokenizer is not None
     task = state.selectbox("Task", "task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
+    length = state.selectbox("Tokens", "length", LENGTHS, "512", help="0: the facts without filler")
     left, right = st.columns(2)
     with left:
-        length = state.selectbox("Tokens", "length", LENGTHS, "512", help="0: the facts without filler")
-    with right:
         seed = state.number_input("Seed", "seed", 0, MAX_SEED, 0)
-    sample = needle_sample(chosen.key, task, int(length), seed, bos)
+    with right:
+        hint = "Which of the seed's prompts, counted from 0, as on the needle page"
+        number = state.number_input("Number", "number", 0, MAX_SAMPLES - 1, 0, help=hint)
+    sample = needle_sample(chosen.key, task, int(length), seed, number, bos)
     with st.expander("Its text"):
         st.code(sample.prompt, language=None, wrap_lines=True, height=200)
     return prompt_of_sample(sample, chosen.tokenizer, chosen.cfg.d_vocab)
 
 
-def needle_sample(key: ModelKey, task: str, length: int, seed: int, bos: Bos = "auto") -> NeedleSample:
-    """A generated retrieval prompt in the model's tokens. Raises ValueError where nothing fits the length."""
+def needle_sample(key: ModelKey, task: str, length: int, seed: int, number: int = 0, bos: Bos = "auto") -> NeedleSample:
+    """One of a seed's generated retrieval prompts in the model's tokens.
+
+    Raises ValueError where nothing fits the length.
+    """
 
     def make() -> NeedleSample:
         from transformers import PreTrainedTokenizerFast
@@ -156,10 +162,10 @@ def needle_sample(key: ModelKey, task: str, length: int, seed: int, bos: Bos = "
         from diffmamba_interp.needle import make_needle_samples
 
         wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))
-        return make_needle_samples(wrapped, task=task, n=1, length=length, seed=seed, bos=bos)[0]
+        return make_needle_samples(wrapped, task=task, n=number + 1, length=length, seed=seed, bos=bos)[number]
 
     return loading.cache().get(
-        ("sample", key.folder, key.revision, task, length, seed, bos), make, lambda made: 100 * made.n_tokens
+        ("sample", key.folder, key.revision, task, length, seed, number, bos), make, lambda made: 100 * made.n_tokens
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +125,17 @@ def figures(app: AppTest) -> list[dict[str, Any]]:
         if layout.get("showlegend") and layout["legend"].get("yref") == "container":
             assert 0 <= layout["legend"].get("y", 1) <= 1
     return specs
+
+
+def headline(app: AppTest) -> str:
+    """The words above the page's figures, without their markup."""
+    (found,) = [e.proto.body for e in app.get("html") if 'class="headline"' in e.proto.body]
+    return html.unescape(re.sub(r"<[^>]*>", " ", found).replace("  ", " ")).replace("( ", "(")
+
+
+def links(app: AppTest) -> list[Any]:
+    """The links to other pages, without the side bar's."""
+    return [element.proto for element in app.get("page_link")]
 
 
 def block_tables(app: AppTest) -> list[Any]:

@@ -4,13 +4,25 @@ import csv
 import io
 import re
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 
 from app.pages_.overview.request import block_csv, block_npz
 from diffmamba_interp.models.inspection import inspect_checkpoint
-from tests.app.conftest import MODEL, OpenApp, block_tables, complaint, drawn, run_code, texts
+from tests.app.conftest import (
+    IDS,
+    MODEL,
+    OpenApp,
+    block_tables,
+    complaint,
+    drawn,
+    headline,
+    links,
+    run_code,
+    texts,
+)
 
 
 def test_the_block_table_says_what_inspect_checkpoint_says(open_app: OpenApp, root: Path) -> None:
@@ -109,14 +121,41 @@ def test_the_files_hold_every_block(open_app: OpenApp, root: Path) -> None:
     assert [button.label for button in open_app().get("download_button")] == ["HTML", "CSV", "NPZ"]
 
 
-def test_what_each_model_would_say_next_is_shown(open_app: OpenApp) -> None:
+def test_what_each_model_would_say_next_is_shown_and_where_it_comes_from_is_told(open_app: OpenApp) -> None:
     app = open_app(model="bundled:diff-mamba2", beside="bundled:mamba2")
     tables = [table.value for table in app.dataframe if "next token" in table.value]
     assert [table["next token"][0] for table in tables] == ["' hallway'"] * 2
-    assert any("In memory: diff-mamba2" in text.value and "mamba2 (float32" in text.value for text in app.text)
+    (held,) = [text.value for text in app.text if text.value.startswith("In memory")]
+    assert " diff-mamba2 (float32" in held
+    assert " mamba2 (float32" in held
+    told = headline(app)
+    assert re.search(r"diff-mamba2 says “hallway” \(p 1\.00\), which is on top after block \d+ .*; mamba2 says", told)
+    assert re.search(
+        r"λ 0 in every block takes the answer's probability in diff-mamba2 from 1\.00 to 0\.\d+; one", told
+    )
+    assert "mamba2 subtracts nothing in its 12 blocks" in told
+    assert "Against it: One position of one prompt" in told
 
 
 def test_the_first_model_beside_itself_is_shown_once_and_the_page_says_so(open_app: OpenApp) -> None:
     app = open_app(beside=MODEL)
     assert len(block_tables(app)) == 1
     assert "This is the first model: name another one, or none." in texts(app.warning)
+
+
+def test_a_plain_model_is_asked_nothing_about_a_subtraction(open_app: OpenApp) -> None:
+    app = open_app(model="bundled:mamba2", beside="none")
+    assert [link.label for link in links(app)] == ["Where does the answer come in?", "What speaks against it?"]
+    assert "λ 0" not in headline(app)
+
+
+def test_each_question_opens_its_page_in_the_state_that_answers_it(open_app: OpenApp) -> None:
+    app = open_app(ids=IDS)
+    asked = {link.label: parse_qs(link.query_string) for link in links(app)}
+    assert len(asked) == 4
+    shared = {"model": [MODEL], "ids": [IDS]}
+    assert asked["Does the subtraction help?"] == shared | {"lambda_factor": ["0.0"]}
+    state = {key: values[0] for key, values in asked["Does the subtraction help?"].items()}
+    opened = open_app("interventions", **state)
+    assert opened.slider(key="lambda_factor").value == 0
+    assert "The change" in headline(opened)

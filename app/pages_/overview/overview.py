@@ -1,4 +1,4 @@
-"""Overview: what is loaded, block by block, for one model or two side by side."""
+"""Overview, the start page: what the models are and make of the prompt, questions to go on with, block by block."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.pages_.overview.request import FIGURE, block_files, block_row, next_token_rows, report_steps
+from app.pages_.overview.story import draw_introduction, story
 from app.shell import loading
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
+from app.shell.glossary import draw_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, run_steps
@@ -28,6 +30,8 @@ def page() -> None:
         return
     prompt = choose_prompt(first)
     models = [model for model in (first, second) if model is not None]
+    told = st.container()
+    draw_introduction(models)
     with shown_errors("Inspecting the model"):
         reports = {model.name: loading.report(model.key) for model in models}
         for column, model in zip(st.columns(len(models)), models, strict=True):
@@ -37,6 +41,8 @@ def page() -> None:
     if prompt is not None:
         with shown_errors("Running the models"):
             draw_next_tokens(models, prompt)
+    with shown_errors("Telling what the models make of the prompt"), told:
+        draw_headline(story(models, prompt, {model.name: loading.report(model.key) for model in models}))
     with shown_errors("Listing the blocks"):
         for column, report in zip(st.columns(len(models)), reports.values(), strict=False):
             with column:

@@ -1,0 +1,108 @@
+"""The start page's words: what the models are, what they make of the prompt, and questions that open other pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import streamlit as st
+
+from app.pages_.overview.request import subtraction_steps
+from app.shell import loading
+from app.shell.answers import ready_answer
+from app.shell.choices import fits, request_for
+from app.shell.estimates import LONG_S, forward_seconds
+from app.shell.glossary import explained
+from app.shell.headlines import Headline, lens_headline, models_headline, subtraction_headline
+from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory
+from app.shell.links import Link, draw_links
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, token_text
+from app.shell.steps import as_python, run_steps
+from diffmamba_interp.models.inspection import CheckpointReport
+
+INTRODUCTION = (
+    "A model here is a stack of blocks, each of which adds to a stream that the next token is read from. In a plain "
+    "block one mixer writes. In a differential block two mixers read the same: the minuend is kept, and the subtrahend "
+    "is taken from it λ times: difference = minuend − λ · subtrahend.",
+    "The hope is that what both read alike, noise, cancels. Whether it does is asked on these pages, with what speaks "
+    "against it.",
+)
+QUESTIONS = (
+    Link(
+        label="Where does the answer come in?", page="needle", changes={"needle_length": "0", "needle_n": "16"},
+        why="16 prompts read block by block, both models",
+    ),
+    Link(
+        label="Does the subtraction help?", page="interventions", changes={"lambda_factor": "0.0"},
+        why="λ set to 0 in every block, on the prompt of the side bar",
+    ),
+    Link(
+        label="Which block carries it?", page="interventions", changes={"swept": "lambda", "swept_apart": "True"},
+        why="λ from 0 to 2 times, in each block on its own",
+    ),
+    Link(
+        label="What speaks against it?", page="retrieval",
+        why="accuracy of both models by task and length, as measured",
+    ),
+)  # fmt: skip
+OF_A_PLAIN_MODEL = tuple(link for link in QUESTIONS if link.page != "interventions")
+
+
+def draw_introduction(models: Sequence[ChosenModel]) -> None:
+    st.html("".join(f"<p>{explained(part)}</p>" for part in INTRODUCTION))
+    draw_links(*(OF_A_PLAIN_MODEL if models[0].is_plain else QUESTIONS), cards=True)
+
+
+def story(models: Sequence[ChosenModel], prompt: Prompt | None, reports: Mapping[str, CheckpointReport]) -> Headline:
+    """What the models make of the prompt, where that is quickly told; what they are."""
+    headline = models_headline(reports)
+    if prompt is None:
+        return headline
+    read = [model for model in models if max(prompt.tokens) < model.cfg.d_vocab]
+    seconds = sum(forward_seconds(model.key, len(prompt.tokens) * n_passes(model)) for model in read)
+    if seconds > LONG_S or not read:
+        return headline
+    return through_lens(read, prompt) + without_subtraction(read[0], prompt) + headline
+
+
+def n_passes(model: ChosenModel) -> int:
+    """Forward passes that the story of a model takes."""
+    return 2 if model.is_plain else model.cfg.n_layers + 4
+
+
+def through_lens(models: Sequence[ChosenModel], prompt: Prompt) -> Headline:
+    """From which block on each model has what it says."""
+    last = len(prompt.tokens) - 1
+    requests = [lens_of(model) for model in models]
+    kinds = {request.name for request in requests}
+    if len(kinds) > 1:
+        requests = [request_for(LOGIT_LENS, model) for model in models]
+    read = {
+        model.name: trajectory(model.key, prompt, replace(request, first=last, last=last))
+        for model, request in zip(models, requests, strict=True)
+    }
+    tokenizer = models[0].tokenizer
+    return lens_headline(read, lambda token: token_text(token, tokenizer), lens=requests[0].name)
+
+
+def lens_of(model: ChosenModel) -> LensRequest:
+    """The lens that comes with the model, if it fits its weights; else the logit lens."""
+    name = next((name for name, kind in BUNDLED_LENSES.items() if bundled_lens(model.key, kind)), LOGIT_LENS)
+    request = request_for(name, model)
+    return request if name == LOGIT_LENS or fits(model, request) else request_for(LOGIT_LENS, model)
+
+
+def without_subtraction(model: ChosenModel, prompt: Prompt) -> Headline:
+    """What λ 0 does to the answer, in all blocks and in each; nothing of a plain model."""
+    if model.is_plain:
+        return Headline(says=())
+    answer = ready_answer(model, prompt)
+    steps = subtraction_steps(model.key, prompt, answer.token)
+    record = loading.result(
+        model.key,
+        ("without subtraction", as_python(steps)),
+        lambda loaded: run_steps(steps, {"model": loaded})["record"],
+        lambda _: 10_000,
+    )
+    return subtraction_headline(record, model.name)

@@ -1,0 +1,69 @@
+"""Links to another page in a state of its choice: the same models and prompt, and what the link says besides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from app.shell import state
+
+SHARED = (
+    "model", "dtype", "device", "beside", "source", "prompt", "ids", "bos", "needle", "distractors",
+    "task", "length", "seed", "number",
+)  # fmt: skip
+"""Keys of the side bar, which stay as they are on every page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """label: what it asks. page: its folder. changes: what the widgets there shall say, as an address would. why: in a
+    line below."""
+
+    label: str
+    page: str
+    changes: dict[str, str] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What the address says: the rest of that page's widgets start at their defaults."""
+        values = state.values()
+        kept = {key: values[key] for key in SHARED if key in values and len(values[key]) <= state.MAX_URL_TEXT}
+        return kept | self.changes
+
+
+def draw_links(*links: Link, lead: str = "", cards: bool = False) -> None:
+    """In a row. lead: words before them. cards: each in a frame, with what it is for."""
+    if lead:
+        st.caption(lead)
+    for column, link in zip(st.columns(len(links)), links, strict=True):
+        with column, st.container(border=cards):
+            st.page_link(
+                f"pages_/{link.page}/{link.page}.py", label=link.label, query_params=link.query,
+                icon=":material/arrow_forward:",
+            )  # fmt: skip
+            if link.why:
+                st.caption(link.why)
+
+
+def places_links(*, block: int | None, position: int | None, last: int, but: str = "") -> list[Link]:
+    """Where a block, a position of the prompt or both can be looked at.
+
+    last: position of the prompt. but: the page that asks, to which there is no link.
+    """
+    at = "" if block is None else f"{block}"
+    row = {} if position is None else {"row": str(position)}
+    links = [
+        Link(label="Attention", page="attention", changes={**({"block": at} if at else {}), **row}),
+        Link(
+            label="Lens", page="lens",
+            changes={"cell": f"{0 if block is None else block + 1}-{last if position is None else position}"},
+        ),
+        Link(
+            label="Interventions", page="interventions",
+            changes={**({"knock_positions": str(position)} if position is not None and position < last else {}),
+                     **({"knock_blocks": f"{block}-{block}"} if at else {})},
+        ),
+    ]  # fmt: skip
+    return [link for link in links if link.page != but]
