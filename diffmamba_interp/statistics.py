@@ -312,6 +312,24 @@ def holm(p_values: Float[np.ndarray, " ..."]) -> Float[np.ndarray, " ..."]:
     return corrected.reshape(np.shape(p_values))
 
 
+def smallest_p(n: int, *, n_resamples: int = N_RESAMPLES) -> float:
+    """The smallest p-value that the sign-flip test of `paired_test` can give n samples, all of which differ one way.
+
+    Of 2^n patterns of signs two are that extreme; where there are too many to try all, one of those tried.
+    """
+    return 2 / 2**n if n < 63 and 2**n <= n_resamples else 1 / (n_resamples + 1)
+
+
+def least_samples(n_tests: int, *, level: float = 0.05) -> int:
+    """How many samples the sign-flip test needs before one of `n_tests` can lie below the level, corrected by `holm`.
+
+    Raises ValueError where no number of samples is enough.
+    """
+    if n_tests * smallest_p(2**10) >= level:
+        raise ValueError(f"{n_tests} tests at the level {level} need more resamples than {N_RESAMPLES}: do fewer.")
+    return next(n for n in range(1, 2**10) if n_tests * smallest_p(n) < level)
+
+
 def _rows(values: np.ndarray) -> np.ndarray:
     """[sample, column] in float64. Raises ValueError if there are none, or for NaN."""
     if values.ndim < 1 or not len(values):

@@ -14,10 +14,12 @@ from diffmamba_interp.statistics import (
     bootstrap,
     bootstrap_of,
     holm,
+    least_samples,
     mean_of,
     paired_difference,
     paired_test,
     ratio_of,
+    smallest_p,
     snr_db,
     t_test,
     weighted_sum,
@@ -348,3 +350,28 @@ def test_a_crossed_count_is_the_product_of_its_keys_draws() -> None:
 def test_keys_that_do_not_cross_are_refused(first: list[int], second: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         crossed_counts(first, second)
+
+
+@pytest.mark.parametrize("n", [1, 4, 6, 9])
+def test_the_smallest_p_is_that_of_samples_that_all_differ_one_way(n: int) -> None:
+    first = np.zeros((n, 1))
+    test = paired_test(first, first + np.arange(1, n + 1)[:, None], n_resamples=512)
+    assert test.p_value.tolist() == [smallest_p(n, n_resamples=512)]
+
+
+def test_where_not_all_patterns_are_tried_the_smallest_p_is_one_of_those_that_are() -> None:
+    first = np.zeros((40, 1))
+    test = paired_test(first, first + 1.0, n_resamples=100)
+    assert test.p_value.tolist() == [smallest_p(40, n_resamples=100)] == [1 / 101]
+
+
+@pytest.mark.parametrize(("n_tests", "least"), [(1, 6), (13, 10), (49, 11)])
+def test_one_sample_fewer_than_the_least_allows_no_corrected_p_below_the_level(n_tests: int, least: int) -> None:
+    assert least_samples(n_tests) == least
+    smallest = [holm(np.full(n_tests, smallest_p(n))).min() for n in (least - 1, least)]
+    assert smallest[1] < 0.05 <= smallest[0]
+
+
+def test_more_tests_than_resamples_can_tell_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="more resamples"):
+        least_samples(1000)

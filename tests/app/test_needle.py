@@ -13,7 +13,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.pages_.needle import request
 from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves_csv, trajectories_npz
-from app.pages_.needle.request import EXAMPLE, parse_stories, run_needle
+from app.pages_.needle.request import EXAMPLE, default_n, parse_stories, run_needle, too_few_to_mark
+from app.shell.loading import open_model
 from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
 from app.shell.needle_runs import NeedleReading
 from diffmamba_interp.figures.allocation import allocation_by_block, allocation_curves
@@ -86,6 +87,20 @@ def test_when_the_answers_form_stands_in_a_table_that_the_python_makes_too(open_
     assert [float(row[6].split(" ")[0]) for row in rows[:3]] == pytest.approx(
         [np.median(stages[0]), np.median(stages[1]), np.median(stages[0] - stages[1])], abs=0.05
     )
+
+
+def test_the_default_number_of_prompts_lets_a_difference_be_marked_and_fewer_are_told(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY, needle_attention="False")
+    said = [text for text in texts(app.info) if "can be marked" in text]
+    assert said == [
+        "No difference can be marked with 2 prompts: the smallest p that 13 stages allow is 1, corrected. From 10 "
+        "prompts on one can."
+    ]
+    differences = compare(*(reading.trajectory for reading in found_by(app)), measures=("snr_db",), by=())
+    assert too_few_to_mark(differences, 9)
+    assert too_few_to_mark(differences, 10) == ""
+    models = [open_model(name, "float32", "cpu") for name in ("bundled:mamba2", "bundled:diff-mamba2")]
+    assert default_n(models) == 10
 
 
 def test_probes_are_fitted_when_asked_for_and_the_python_gives_the_same_numbers(open_app: OpenApp) -> None:

@@ -21,11 +21,13 @@ from app.pages_.needle.request import (
     MAX_SAMPLES,
     NeedleRead,
     SampleRequest,
+    default_n,
     estimate,
     parse_stories,
     probe_seconds,
     run_needle,
     run_probes,
+    too_few_to_mark,
 )
 from app.shell import state
 from app.shell.choices import (
@@ -66,8 +68,9 @@ def page() -> None:
     if first is None:
         return
     with shown_errors("Reading the needle"):
-        request = choose_samples()
-        reads, drawing = choose_reading(baseline_last([model for model in (first, second) if model]))
+        models = baseline_last([model for model in (first, second) if model])
+        request = choose_samples(default_n(models))
+        reads, drawing = choose_reading(models)
         readings, share = run_or_recall(reads, request)
         if readings:
             run = NeedleRun(readings=tuple(readings), drawing=drawing)
@@ -140,6 +143,8 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
     )
+    if words := too_few_to_mark(curves, run.n_prompts):
+        st.info(words)
     st.markdown("\n".join(formation_lines(run)))
     st.caption(
         "Median stage: the first, counted from the embedding (0), from which the SNR stays above 7 dB, or the answer "
@@ -194,8 +199,11 @@ def draw_probes(reads: Sequence[NeedleRead], request: SampleRequest) -> None:
     )
 
 
-def choose_samples() -> SampleRequest:
-    """Generated prompts, which the address can name, or pasted ones. Raises ValueError for pasted text that is none."""
+def choose_samples(n_ready: int) -> SampleRequest:
+    """Generated prompts, which the address can name, or pasted ones. n_ready: how many unless told otherwise.
+
+    Raises ValueError for pasted text that is none.
+    """
     columns = st.columns([2, 4, 2, 2, 2])
     with columns[0]:
         source = state.selectbox("Prompts", "needle_source", list(SOURCES), "generated")
@@ -210,7 +218,7 @@ def choose_samples() -> SampleRequest:
     with columns[2]:
         length = state.selectbox("Tokens", "needle_length", LENGTHS, "256", help="0: the facts without filler")
     with columns[3]:
-        n = state.number_input("How many", "needle_n", 1, MAX_SAMPLES, 8)
+        n = state.number_input("How many", "needle_n", 1, MAX_SAMPLES, n_ready)
     with columns[4]:
         seed = state.number_input("Seed", "needle_seed", 0, MAX_SEED, 0)
     return SampleRequest(task=task, length=int(length), n=n, seed=seed)

@@ -17,14 +17,18 @@ from app.shell import loading
 from app.shell.estimates import forward_bytes, forward_seconds, model_bytes
 from app.shell.folders import ModelKey
 from app.shell.lens_reading import LensRequest
+from app.shell.loading import ChosenModel
 from app.shell.needle_runs import MAX_SAMPLES, NeedleReading
 from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
+from diffmamba_interp.figures.needle import SIGNIFICANT
 from diffmamba_interp.implicit_attention.allocation import allocate_prompts
 from diffmamba_interp.lens import LogitLens, load_lens
 from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.needle import (
+    Curve,
     NeedleSample,
+    PairedCurve,
     ProbeRecord,
     Story,
     make_needle_samples,
@@ -33,6 +37,7 @@ from diffmamba_interp.needle import (
 )
 from diffmamba_interp.needle.calibration import N_FOLDS
 from diffmamba_interp.resampling import N_RESAMPLES
+from diffmamba_interp.statistics import MIN_SAMPLES, least_samples, smallest_p
 
 STEP_TOKENS = 1024
 """Of the prompts that are read before the page is drawn again: about a second."""
@@ -159,6 +164,23 @@ class NeedleRead:
     def allocation_step(self, name: str = "allocation") -> Step:
         """What the last position reads."""
         return Step(name, allocate_prompts, Ref("model"), Ref("samples"))
+
+
+def default_n(models: Sequence[ChosenModel]) -> int:
+    """So many prompts that a difference can be marked at one stage of the model with the most of them."""
+    return max(MIN_SAMPLES, least_samples(max(model.cfg.n_layers for model in models) + 1, level=SIGNIFICANT))
+
+
+def too_few_to_mark(curves: Sequence[Curve], n: int) -> str:
+    """That no difference can be marked with n prompts, and with how many one can; "" where one can or none is drawn."""
+    n_stages = max((len(curve.stages) for curve in curves if isinstance(curve, PairedCurve)), default=0)
+    smallest = min(n_stages * smallest_p(n), 1.0)
+    if smallest < SIGNIFICANT:
+        return ""
+    return (
+        f"No difference can be marked with {n} prompts: the smallest p that {n_stages} stages allow is {smallest:.2g}, "
+        f"corrected. From {least_samples(n_stages, level=SIGNIFICANT)} prompts on one can."
+    )
 
 
 def run_probes(reads: Sequence[NeedleRead], request: SampleRequest, at: int) -> ProbeRecord:
