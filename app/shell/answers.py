@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import streamlit as st
 import torch
 
 from app.shell import loading
@@ -11,9 +14,11 @@ from app.shell.estimates import LONG_S, forward_seconds
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token, token_text
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.drawing.labels import probability_text, token_label
 
 N_SHOWN = 5
+ROW_HEIGHT = 35
+"""Of a table's line, pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +94,14 @@ def label_tokens(text: str, chosen: ChosenModel) -> list[int]:
     assert chosen.tokenizer is not None
     plain = text.strip().encode("utf-8", "replace").decode("utf-8")
     return chosen.tokenizer.encode(f" {plain}", add_special_tokens=False).ids
+
+
+def draw_likely(rows: Sequence[Mapping[str, object]]) -> None:
+    """Lines with a `probability`, drawn as a bar, and its number in words: rows of zeros would say nothing."""
+    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format=" ")
+    lines = [{**row, "is": probability_text(cast(float, row["probability"]))} for row in rows]
+    height = ROW_HEIGHT * (len(lines) + 1) + 2
+    st.dataframe(lines, hide_index=True, width="stretch", column_config={"probability": bar}, height=height)
 
 
 def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[tuple[int, float]]:

@@ -7,6 +7,7 @@ from types import TracebackType
 
 import streamlit as st
 
+from diffmamba_interp.implicit_attention.selection import MemoryLimitError
 from diffmamba_interp.runs.command import foreseen, is_out_of_memory
 
 MAX_SHOWN = 4000
@@ -53,6 +54,10 @@ class shown_errors:  # lower case: used as `with shown_errors(...)`, as contextl
 
 def in_words(error: Exception) -> str:
     """The error's message; with its kind where it was not written for readers."""
+    if isinstance(error, MemoryLimitError):
+        # The page says what to do; the rest of the message is for who calls the library.
+        needed, allowed = (f"{n_bytes / 2**20:,.0f} MiB" for n_bytes in (error.estimate_bytes, error.max_bytes))
+        return f"{error.what} would take about {needed}; a page takes at most {allowed} at a time."
     # Where this project says that memory is short, its message says of what, and what to do.
     if isinstance(error, MemoryError) and str(error):
         return str(error)

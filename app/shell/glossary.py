@@ -30,6 +30,8 @@ WORDS = {
     "block": "norm, mixer and residual add: one layer of the model",
     "logit": "score of a token before the softmax",
     "labels": "the answers that the task allows",
+    "among the labels": "probability of the answer if one of the labels must follow: they share it among them",
+    "corrected": "for the number of stages that are tested, after Holm: p can only get larger",
     "differential": "of two branches, one of which is subtracted from the other",
 }
 """What pages say of them; the glossary of the README has the definitions."""
@@ -75,3 +77,8 @@ def draw_headline(headline: Headline) -> None:
     drawn = headline_html(headline)
     if drawn:
         st.html(drawn)
+
+
+def draw_note(text: str) -> None:
+    """Below a figure: small, each word of `WORDS` with what it means."""
+    st.html(f'<p class="note">{explained(text)}</p>')

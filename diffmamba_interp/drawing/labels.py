@@ -29,6 +29,24 @@ def token_label(text: str, *, at_most: int = MAX_LABEL_LENGTH) -> str:
     return "".join(_visible(character) for character in text)
 
 
+def probability_text(probability: float) -> str:
+    """Three decimals; what they cannot tell from 0 or 1, in words: `1 in 43,000`, `> 0.999`."""
+    if 0.0005 <= probability < 0.9995 or probability in (0.0, 1.0):
+        return f"{probability:.3f}"
+    if probability > 0.5:
+        return "> 0.999"
+    if probability < 1e-9:
+        return "< 1 in a billion"
+    return f"1 in {float(f'{1 / probability:.2g}'):,.0f}"
+
+
+def probability_change_text(before: float, after: float) -> str:
+    """`+0.123 from 0.400`; a change that three decimals do not tell, by its sign."""
+    change = after - before
+    size = f"{abs(change):.3f}" if abs(change) >= 0.0005 else "<0.001"
+    return f"{'+' if change >= 0 else '-'}{size} from {probability_text(before)}"
+
+
 def length_name(length: int) -> str:
     """As in the paper: 0k, 1k, 2k; other lengths as they are."""
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)

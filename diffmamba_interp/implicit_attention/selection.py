@@ -27,10 +27,11 @@ def select_heads(heads: Heads, n_heads: int) -> tuple[int, ...]:
 class MemoryLimitError(MemoryError):
     """Raised before anything is allocated, when an estimate exceeds the limit.
 
-    estimate_bytes, max_bytes: what was asked for and what was allowed.
+    what: would take it. estimate_bytes, max_bytes: what was asked for and what was allowed.
     """
 
     def __init__(self, what: str, estimate_bytes: int, max_bytes: int, advice: str) -> None:
+        self.what = what
         self.estimate_bytes = estimate_bytes
         self.max_bytes = max_bytes
         super().__init__(

@@ -89,7 +89,7 @@ def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> N
         positions.fill("3 5-6")
         positions.press("Enter")
         watched.settle("KnockOut: positions 3, 5, 6")
-        watched.page.get_by_role("button", name="Change nothing").click()
+        watched.page.get_by_role("button", name="Reset").click()
         watched.shows("nothing is changed")
         watched.require_clean()
 

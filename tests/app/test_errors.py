@@ -44,7 +44,7 @@ def test_a_fault_of_ours_is_told_on_every_page(
         (RuntimeError(ALLOCATOR), "not enough memory", LESS_MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory", LESS_MEMORY),
         (MemoryError(), "not enough memory", LESS_MEMORY),
-        (MemoryLimitError("the map", 9, 8, "Take less."), "Take less.", LESS_MEMORY),
+        (MemoryLimitError("the map", 9 << 20, 8 << 20, "Give rows="), "the map would take about 9 MiB; a", LESS_MEMORY),
         (RuntimeError("shapes differ"), "RuntimeError: shapes differ", OWN_FAULT),
         (ImportError("cannot import name 'x'"), "cannot import name 'x'", None),
         (PermissionError(13, "Permission denied", "weights"), "no permission for weights", None),
@@ -63,6 +63,12 @@ def test_every_kind_of_error_is_shown_with_what_to_do(
 def test_an_error_without_words_is_given_some() -> None:
     assert "not enough memory" in in_words(MemoryError())
     assert in_words(ValueError()) == "ValueError"
+
+
+def test_a_library_limit_is_told_without_the_library_own_words() -> None:
+    said = in_words(MemoryLimitError("the map", 9 << 20, 8 << 20, "Give rows="))
+    assert said == "the map would take about 9 MiB; a page takes at most 8 MiB at a time."
+    assert "max_bytes" in str(MemoryLimitError("the map", 9, 8, "Give rows="))
 
 
 def test_what_streamlit_stops_a_page_with_is_no_error(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:

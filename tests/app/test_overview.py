@@ -61,6 +61,18 @@ def test_two_models_can_stand_side_by_side(open_app: OpenApp) -> None:
     assert len(block_tables(app)) == 1
 
 
+def test_of_a_plain_model_nothing_about_lambda_is_shown(open_app: OpenApp) -> None:
+    app = open_app(model="bundled:mamba2", beside="none")
+    assert not app.get("plotly_chart")
+    (table,) = block_tables(app)
+    assert list(table) == ["block", "kind", "parameters"]
+    said = texts(app.caption)
+    assert any("nothing is subtracted here" in text for text in said)
+    assert not any("subtrahend" in text for text in said)
+    assert [button.label for button in app.get("download_button")] == ["CSV", "NPZ"]
+    assert "figure" not in run_code(app)
+
+
 def test_another_model_can_be_chosen(open_app: OpenApp) -> None:
     app = open_app()
     app.selectbox(key="model").select("models/all").run()

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from diffmamba_interp.drawing.labels import coloured_text
+from diffmamba_interp.drawing.labels import coloured_text, probability_change_text, probability_text
 
 
 def grounds(text: str) -> list[tuple[int, ...]]:
@@ -43,3 +43,26 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_positions_are_counted_from_the_first() -> None:
     made = coloured_text(["a", "b"], np.array([0.5, 0.25]), limit=1.0, first=7)
     assert re.findall(r'title="([^"]*)"', made) == ["7: 0.5", "8: 0.25"]
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (0.0, "0.000"),
+        (1.0, "1.000"),
+        (0.4321, "0.432"),
+        (0.9994, "0.999"),
+        (0.99998, "> 0.999"),
+        (0.000226, "1 in 4,400"),
+        (2.301e-5, "1 in 43,000"),
+        (1e-12, "< 1 in a billion"),
+    ],
+)
+def test_a_probability_is_told_without_zeros_and_without_powers_of_ten(probability: float, text: str) -> None:
+    assert probability_text(probability) == text
+
+
+def test_a_change_of_a_probability_is_told_by_its_size_or_its_sign() -> None:
+    assert probability_change_text(1.0, 1.0 - 2.301e-5) == "-<0.001 from 1.000"
+    assert probability_change_text(0.4, 0.65) == "+0.250 from 0.400"
+    assert probability_change_text(0.5, 2e-6) == "-0.500 from 0.500"

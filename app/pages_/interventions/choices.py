@@ -54,7 +54,7 @@ def choose_changes(chosen: ChosenModel, prompt: Prompt) -> Changes:
         with right:
             branch = state.selectbox("Of", "knock_branch", [BOTH, *(BRANCHES if blocks else ())], BOTH)
             given["knock_branch"] = None if branch == BOTH else cast(Branch, branch)
-    top.button("Change nothing", key="reset_changes", on_click=forget_changes)
+    top.button("Reset", key="reset_changes", on_click=forget_changes)
     return Changes(**given)
 
 

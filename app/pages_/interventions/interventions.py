@@ -38,6 +38,7 @@ from app.pages_.interventions.request import (
 )
 from app.pages_.interventions.tracing import draw_faithfulness, draw_patching
 from app.shell import state
+from app.shell.answers import draw_likely
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -117,9 +118,8 @@ def draw_numbers(record: InterventionRecord) -> None:
     """What is read at the output, before and after."""
     draw_headline(intervention_headline(record))
     numbers = at_output(record)
-    for column, (name, before, after, unit) in zip(st.columns(len(numbers)), numbers, strict=True):
-        change = f"{after - before:+.4g}{unit} from {before:.4g}" if after != before else None
-        column.metric(name, f"{after:.4g}{unit}", change, border=True)
+    for column, number in zip(st.columns(len(numbers)), numbers, strict=True):
+        column.metric(number.name, number.value, number.change, border=True, help=number.meaning)
     lines = [in_words(change) for change in record.interventions]
     st.code("\n".join(lines) or "nothing is changed", language=None, wrap_lines=True)
 
@@ -150,12 +150,12 @@ def draw_maps(request: LensRequest, figures: Mapping[str, Any]) -> dict[str, go.
 
 def draw_top(request: LensRequest, read: Mapping[str, LensTrajectory], text: Callable[[int], str]) -> None:
     """The likeliest tokens at the output, before and after."""
-    config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
     for column, (when, through_lens) in zip(st.columns(2), read.items(), strict=True):
         last = len(through_lens.stages) - 1
         table = top_tokens(through_lens, text, last, request.last - request.first)[:N_TOP]
-        column.caption(f"What comes next, {when}")
-        column.dataframe(table, hide_index=True, width="stretch", column_config=config)
+        with column:
+            st.caption(f"What comes next, {when}")
+            draw_likely(table)
 
 
 def draw_dose_response(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,9 +13,11 @@ from app.pages_.interventions.request import Answer, Changes, DoseRequest, chang
 from app.shell import loading
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
+from app.shell.glossary import WORDS
 from app.shell.lens_reading import LensRequest, read_step
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, model_steps, run_steps, token_text_lines
+from diffmamba_interp.drawing.labels import probability_change_text, probability_text
 from diffmamba_interp.figures.interventions import BY_STAGE, answer_by_stage_figure, dose_response_figure
 from diffmamba_interp.figures.lens import lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
@@ -25,12 +28,14 @@ from diffmamba_interp.lens import LensTrajectory
 
 BEFORE, AFTER = "before", "after"
 AT_OUTPUT = {
-    PROBABILITY: ("Probability of the answer", ""),
-    "answer_logit": ("Its logit", ""),
-    "label_probability": ("Among the labels", ""),
-    "snr_db": ("SNR", " dB"),
+    PROBABILITY: ("Probability of the answer", "of its first token, among all tokens of the vocabulary"),
+    "answer_logit": ("Its logit", WORDS["logit"]),
+    "label_probability": ("Among the labels", WORDS["among the labels"]),
+    "snr_db": ("SNR", WORDS["SNR"]),
 }
-"""Readings, what the page calls them, and their units."""
+"""Readings, what the page calls them, and what that means."""
+
+SHARES = (PROBABILITY, "label_probability")
 
 DOSE_READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}
 PRESENT = {"color": "#666666", "width": 1, "dash": "dot"}
@@ -59,13 +64,31 @@ def map_steps(maps: str, statistic: str) -> list[Step]:
     return [Step("map", lens_difference_heat_map, after, before, text, statistic=statistic, names=names)]
 
 
-def at_output(record: InterventionRecord) -> list[tuple[str, float, float, str]]:
-    """Name, before, after and unit of every number that is read at the output."""
-    return [
-        (words, float(record.clean[name][0]), float(record.intervened[name][0]), unit)
-        for name, (words, unit) in AT_OUTPUT.items()
-        if name in record.clean
-    ]
+@dataclass(frozen=True, kw_only=True)
+class AtOutput:
+    """A number that is read at the output, as the page says it. change: None where nothing changed."""
+
+    name: str
+    meaning: str
+    value: str
+    change: str | None
+
+
+def at_output(record: InterventionRecord) -> list[AtOutput]:
+    """Every number that is read at the output."""
+    numbers = []
+    for reading, (name, meaning) in AT_OUTPUT.items():
+        if reading not in record.clean:
+            continue
+        before, after = (float(values[reading][0]) for values in (record.clean, record.intervened))
+        if reading in SHARES:
+            value, change = probability_text(after), probability_change_text(before, after)
+        else:
+            unit = " dB" if reading == "snr_db" else ""
+            value, change = f"{after:.4g}{unit}", f"{after - before:+.4g}{unit} from {before:.4g}"
+        shown = change if after != before else None
+        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown))
+    return numbers
 
 
 def in_words(change: Mapping[str, object]) -> str:

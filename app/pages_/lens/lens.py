@@ -10,7 +10,7 @@ from typing import cast
 import streamlit as st
 
 from app.shell import state
-from app.shell.answers import one_token, ready_answer
+from app.shell.answers import draw_likely, one_token, ready_answer
 from app.shell.choices import (
     choose_lens,
     choose_model,
@@ -137,8 +137,7 @@ def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
             if stage < len(read.trajectory.stages):
                 st.caption(f"`{read.chosen.name}`")
                 table = top_tokens(read.trajectory, read.text, stage, place - request.first)
-                config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
-                st.dataframe(table, hide_index=True, width="stretch", column_config=config, height=390)
+                draw_likely(table)
 
 
 def cell(said: str, n_stages: int, request: LensRequest) -> tuple[int, int]:

@@ -43,7 +43,7 @@ from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline
+from app.shell.glossary import draw_headline, draw_note
 from app.shell.headlines import needle_headline
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
@@ -138,7 +138,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
             columns = st.columns(2)
         with columns[place % 2]:
             draw_figure(figure, f"needle_{name}")
-    st.caption(
+    draw_note(
         f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
@@ -146,7 +146,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
     if words := too_few_to_mark(curves, run.n_prompts):
         st.info(words)
     st.markdown("\n".join(formation_lines(run)))
-    st.caption(
+    draw_note(
         "Median stage: the first, counted from the embedding (0), from which the SNR stays above 7 dB, or the answer "
         "on top of the labels, to the output; one past the last where it never forms. SNR there: of prompts in which "
         "it forms, in a difference in both models."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.overview.request import FIGURE, block_files, block_row, next_token_rows, report_steps
+from app.pages_.overview.request import FIGURE, block_files, block_rows, next_token_rows, report_steps, subtracts
 from app.pages_.overview.story import draw_introduction, story
 from app.shell import loading
+from app.shell.answers import draw_likely
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -48,7 +49,8 @@ def page() -> None:
             with column:
                 draw_blocks(report)
                 draw_problems(report)
-        code = as_python([*report_steps({model.name: model.key for model in models}), FIGURE])
+        shown = [FIGURE] if figure else []
+        code = as_python([*report_steps({model.name: model.key for model in models}), *shown])
         draw_downloads(block_files(reports, figure), code, name="blocks")
         draw_loaded()
 
@@ -68,21 +70,31 @@ def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
         st.text("\n".join([f"Format: {report.format}. Scan: {report.scan}.", *report.conventions]))
 
 
-def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure:
+def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure | None:
+    """Lambda by block, if there is any; None where nothing is subtracted."""
+    if not any(map(subtracts, reports.values())):
+        st.caption("Every block is a plain mixer: nothing is subtracted here, and there is no λ.")
+        return None
     figure = run_steps([FIGURE], {"reports": reports})["figure"]
     if figure.data:
         figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
         draw_figure(figure, "lambda_figure")
     st.caption(
         "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
-        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it. "
-        "A block in which every token has a λ of its own has no point here."
+        "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it."
+        + (" A block in which every token has a λ of its own has no point here." if has_gates(reports) else "")
     )
     return figure
 
 
+def has_gates(reports: dict[str, CheckpointReport]) -> bool:
+    return any(
+        block.kind == "differential" and block.lambda_ is None for report in reports.values() for block in report.blocks
+    )
+
+
 def draw_blocks(report: CheckpointReport) -> None:
-    st.dataframe([block_row(block) for block in report.blocks], hide_index=True, width="stretch")
+    st.dataframe(block_rows(report), hide_index=True, width="stretch")
 
 
 def draw_loaded() -> None:
@@ -116,8 +128,7 @@ def draw_next_tokens(models: list[ChosenModel], prompt: Prompt) -> None:
             if max(prompt.tokens) >= chosen.cfg.d_vocab:
                 st.caption("This model has a smaller vocabulary.")
             elif agreed(chosen.key, len(prompt.tokens), what=("next", prompt), reduce="Shorten the prompt"):
-                config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
-                st.dataframe(next_token_rows(chosen, prompt), hide_index=True, width="stretch", column_config=config)
+                draw_likely(next_token_rows(chosen, prompt))
 
 
 page()

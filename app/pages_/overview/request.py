@@ -47,6 +47,19 @@ def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int) -> list[Step]:
     ]
 
 
+def subtracts(report: CheckpointReport) -> bool:
+    """Whether anything is subtracted in the model."""
+    return any(block.kind == "differential" for block in report.blocks)
+
+
+def block_rows(report: CheckpointReport) -> list[dict[str, int | str | float | None]]:
+    """A line for each block, about lambda only where there is one."""
+    shown = [block_row(block) for block in report.blocks]
+    if subtracts(report):
+        return shown
+    return [{name: row[name] for name in ("block", "kind", "parameters")} for row in shown]
+
+
 def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
     return {
         "block": block.index,
@@ -66,9 +79,9 @@ def next_token_rows(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, objec
     ]
 
 
-def block_files(reports: Mapping[str, CheckpointReport], figure: go.Figure) -> list[Download]:
+def block_files(reports: Mapping[str, CheckpointReport], figure: go.Figure | None) -> list[Download]:
     return [
-        html_file(figure),
+        *([html_file(figure)] if figure else []),
         csv_file(lambda: block_csv(reports)),
         npz_file(lambda: block_npz(reports)),
     ]
