@@ -9,15 +9,12 @@ folder named after the recipe, then README.md.
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from analyses.held_out_text import report
 from diffmamba_interp.analysis.page import RECORDS
@@ -26,9 +23,8 @@ from diffmamba_interp.analysis.results import data_sha256, write_records
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.json_files import json_text
+from diffmamba_interp.lm_training.evaluation import document_bits
 from diffmamba_interp.models.demo import DemoName, load_demo_tokenizer
-from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.models.prompt_batches import batches, is_real, padded
 from diffmamba_interp.text import Document, TextSource, documents_of_split, encode_texts
 from diffmamba_interp.text.generated_text import generated_documents
 from diffmamba_interp.text.sources import GENERATED
@@ -59,32 +55,6 @@ def measure(asked: Asked, name: DemoName) -> dict[str, Any]:
     )
     about = {key: held[key] for key in ("source", "document", "n_bytes", "n_tokens")}
     return {"model": np.full(len(bits), name), **about, "bits": bits}
-
-
-@torch.no_grad()
-def document_bits(
-    model: HookedMamba, documents: list[np.ndarray], *, before: int, length: int, batch_tokens: int
-) -> np.ndarray:
-    """Bits of all tokens of each document, the first one predicted from the token `before`.
-
-    Rows predict `length` tokens at most, each from an empty state and the token that stands before it.
-    """
-    rows, owners = [], []
-    for owner, tokens in enumerate(documents):
-        whole = np.concatenate([[before], tokens])
-        for start in range(0, len(tokens), length):
-            rows.append(whole[start : start + length + 1].tolist())
-            owners.append(owner)
-    device, nats = model.embed.weight.device, np.zeros(len(documents))
-    for indices in batches([len(row) for row in rows], batch_tokens):
-        chosen = [rows[index] for index in indices]
-        tokens = padded(chosen)
-        logits = model(tokens[:, :-1].to(device))[..., : model.cfg.d_vocab - model.cfg.d_vocab_padding]
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten().to(device), reduction="none")
-        # What stands on the right of a row's end is padding: it changes nothing before it and is not counted.
-        of_row = (loss.view(len(chosen), -1).cpu().double() * is_real(chosen, tokens.shape[1])[:, 1:]).sum(dim=1)
-        np.add.at(nats, [owners[index] for index in indices], of_row.numpy())
-    return nats / math.log(2)
 
 
 def write_documents(recipe: Recipe, options: Options, path: Path) -> None:

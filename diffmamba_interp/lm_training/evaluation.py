@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.lm_training.loss import RoleSums, weighted_loss
@@ -18,6 +20,7 @@ from diffmamba_interp.lm_training.mixture import Role
 from diffmamba_interp.lm_training.preparation import open_stream
 from diffmamba_interp.lm_training.recipe import EvaluationRecipe
 from diffmamba_interp.models.language_model import HookedMamba
+from diffmamba_interp.models.prompt_batches import batches, is_real, padded
 from diffmamba_interp.needle.babi import heldout_babi_stories
 from diffmamba_interp.needle.filler import Filler
 from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError
@@ -136,6 +139,32 @@ def bits_per_byte(
                 weighted_loss(model, inputs, targets, roles, ones, sums, scale=0.0, compute_dtype=compute_dtype)
     nats = sums.values[0, Role.TEXT].item()
     return nats / math.log(2) / int(stream.n_bytes.sum())
+
+
+@torch.no_grad()
+def document_bits(
+    model: HookedMamba, documents: Sequence[np.ndarray], *, before: int, length: int, batch_tokens: int
+) -> np.ndarray:
+    """Bits of all tokens of each document, the first one predicted from the token `before`.
+
+    Rows predict `length` tokens at most, each from an empty state and the token that stands before it.
+    """
+    rows, owners = [], []
+    for owner, document in enumerate(documents):
+        whole = np.concatenate([[before], document])
+        for start in range(0, len(document), length):
+            rows.append(whole[start : start + length + 1].tolist())
+            owners.append(owner)
+    device, nats = model.embed.weight.device, np.zeros(len(documents))
+    for indices in batches([len(row) for row in rows], batch_tokens):
+        chosen = [rows[index] for index in indices]
+        tokens = padded(chosen)
+        logits = model(tokens[:, :-1].to(device))[..., : model.cfg.d_vocab - model.cfg.d_vocab_padding]
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten().to(device), reduction="none")
+        # What stands on the right of a row's end is padding: it changes nothing before it and is not counted.
+        of_row = (loss.view(len(chosen), -1).cpu().double() * is_real(chosen, tokens.shape[1])[:, 1:]).sum(dim=1)
+        np.add.at(nats, [owners[index] for index in indices], of_row.numpy())
+    return nats / math.log(2)
 
 
 def spread_documents(stream: TokenStream, max_tokens: int) -> TokenStream:

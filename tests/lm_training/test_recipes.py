@@ -58,6 +58,8 @@ def test_the_370m_models_have_the_published_sizes_and_see_50_billion_tokens(
     recipe = recipes[name]
     assert n_parameters(recipe.model.config) / 1e6 == pytest.approx(millions, abs=0.01)
     assert recipe.steps * recipe.batch_size * recipe.data.length == pytest.approx(50e9, rel=1e-4)
+    assert recipe.batch_size * recipe.data.length == 2**20
+    assert (round(recipe.steps, -3), recipe.optimiser.warmup) == (48_000, 10_000)
 
 
 def test_the_text8_model_has_two_blocks_for_each_published_layer(recipes: dict[str, Recipe]) -> None:
@@ -66,6 +68,9 @@ def test_the_text8_model_has_two_blocks_for_each_published_layer(recipes: dict[s
     assert recipe.model.config.n_layers == 2 * 12
     assert n_parameters(recipe.model.config) > 100e6
     assert recipe.steps * recipe.batch_size * recipe.data.length == 40 * 90_000_000
+    plain, branch = (recipe.model.config.mixer_sizes(kind) for kind in ("plain", "differential"))
+    assert (plain.n_heads, branch.n_heads, plain.d_head, branch.d_head) == (128, 64, 16, 16)
+    assert recipe.optimiser.lr == 5e-5
 
 
 def test_the_conversion_recipes_have_the_published_settings(recipes: dict[str, Recipe]) -> None:

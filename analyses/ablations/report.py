@@ -1,0 +1,370 @@
+"""What the records of the ablations say, in results.json, figures and README.md.
+
+bits per byte of a run = sum over held-out documents of bits / sum of bytes
+difference    a cell's less the baseline's, both of seed k: mean over seeds +- t(n - 1, 97.5 %) s / sqrt(n)
+the same over documents, or prompts: of the seeds' mean, with a bootstrap interval
+
+python analyses/ablations/report.py      figures and README.md alone, from results.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyses.ablations.cells import BASELINE, CELLS, REFERENCE, Unit, runs_of
+from diffmamba_interp.analysis.page import RECORDS, Page, Results, points, table, text
+from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
+from diffmamba_interp.drawing.panels import Drawing
+from diffmamba_interp.figures.curves import Curves, curves_drawing
+from diffmamba_interp.statistics import Estimate, bootstrap_of, mean_of, ratio_of, t_test
+
+TITLES = {
+    "paper": "Table 2, placement and gates at demo size",
+    "depth": "Table 1 in small: bytes of novels, 6 and 12 blocks",
+    "builtin": "All kinds of model, far too small",
+}
+ACCURACY = "accuracy"
+LEARNT = 0.5
+"""Of the answers in training rows: the step at which so many are right is reported."""
+
+Series = dict[int, float]
+"""A measure of a cell's runs, by seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """An ordering: the cells of `better` do better than those of `worse`, place by place, in the mean over places."""
+
+    says: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim(says="Diff-Mamba does better than Mamba", better=(REFERENCE,), worse=(BASELINE,)),
+    Claim(says="Diff-Mamba does better than Diff-S6", better=(REFERENCE,), worse=("diff-s6",)),
+    Claim(
+        says="normalisation helps Diff-Mamba",
+        better=(REFERENCE, "diff-mamba-exp"),
+        worse=("diff-mamba-bare", "diff-mamba-exp-bare"),
+    ),
+    Claim(
+        says="normalisation helps Diff-S6",
+        better=("diff-s6", "diff-s6-exp"),
+        worse=("diff-s6-bare", "diff-s6-exp-bare"),
+    ),
+    Claim(
+        says="lambda as in Eq. 16 does better than re-parameterised",
+        better=(REFERENCE, "diff-mamba-bare", "diff-s6", "diff-s6-bare"),
+        worse=("diff-mamba-exp", "diff-mamba-exp-bare", "diff-s6-exp", "diff-s6-exp-bare"),
+    ),
+    Claim(says="every other block does better than all blocks", better=("alternate",), worse=(REFERENCE,)),
+    Claim(says="the last quarter does better than all blocks", better=("quarter",), worse=(REFERENCE,)),
+    Claim(says="lambda of each token does better than one number", better=("token-gate",), worse=(REFERENCE,)),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """The records of a recipe, by run."""
+
+    tables: Mapping[str, Records]
+    planned: Sequence[Unit]
+
+    @classmethod
+    def read(cls, folder: Path, recipe: Mapping[str, Any]) -> Runs:
+        names = ("records", "prompts", "blocks", "log", "runs")
+        tables = {name: read_records(folder / RECORDS.replace("records", name)) for name in names}
+        return cls(tables=tables, planned=runs_of(recipe["cells"], recipe["n_layers"], recipe["seeds"]))
+
+    def of(self, name: str, unit: Unit) -> Records:
+        """The lines of a table that are of a run."""
+        lines = self.tables[name]
+        cell, n_layers, seed = unit
+        chosen = (lines["cell"] == cell) & (lines["n_layers"] == n_layers) & (lines["seed"] == seed)
+        return {key: column[chosen] for key, column in lines.items()}
+
+    @property
+    def made(self) -> list[Unit]:
+        return [unit for unit in self.planned if len(self.of("runs", unit)["steps"])]
+
+    def seeds(self, cell: str, n_layers: int) -> list[int]:
+        return [seed for name, blocks, seed in self.made if (name, blocks) == (cell, n_layers)]
+
+    def measures(self) -> list[str]:
+        sources = list(dict.fromkeys(self.tables["records"]["source"].tolist()))
+        return [*sources, *([ACCURACY] if len(self.tables["prompts"]["task"]) else [])]
+
+    def samples(self, unit: Unit, measure: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of a run's documents bits and bytes; of its prompts whether they are answered, and ones."""
+        if measure == ACCURACY:
+            right = self.of("prompts", unit)["is_right"]
+            return right, np.ones_like(right)
+        lines = self.of("records", unit)
+        chosen = lines["source"] == measure
+        return lines["bits"][chosen], lines["n_bytes"][chosen]
+
+    def value(self, unit: Unit, measure: str) -> float:
+        """Bits per byte, or the share of prompts that are answered; NaN for a run whose loss was no number."""
+        if self.of("runs", unit)["has_diverged"][0]:
+            return float("nan")
+        above, below = self.samples(unit, measure)
+        return float(above.sum() / below.sum())
+
+
+def summarise(folder: Path, results: Results) -> dict[str, Any]:
+    """Every cell with its runs and differences, the orderings, and the runs that were not made."""
+    runs = Runs.read(folder, results["provenance"]["recipe"])
+    kinds = list(dict.fromkeys((cell, n_layers) for cell, n_layers, _ in runs.made))
+    return {
+        "measures": runs.measures(),
+        "cells": [_cell(runs, cell, n_layers) for cell, n_layers in kinds],
+        "claims": [claim for claim in (_claim(runs, claim) for claim in CLAIMS) if claim],
+        "depth": _gain_by_depth(runs),
+        "missing": [list(unit) for unit in runs.planned if unit not in runs.made],
+    }
+
+
+def _cell(runs: Runs, cell: str, n_layers: int) -> dict[str, Any]:
+    units: list[Unit] = [(cell, n_layers, seed) for seed in runs.seeds(cell, n_layers)]
+    about = [runs.of("runs", unit) for unit in units]
+    blocks = [runs.of("blocks", unit) for unit in units]
+    return {
+        "cell": cell,
+        "n_layers": n_layers,
+        "seeds": [seed for _, _, seed in units],
+        "n_parameters": int(about[0]["n_parameters"][0]),
+        "d_model": int(about[0]["d_model"][0]),
+        "seconds": [float(one["seconds"][0]) for one in about],
+        "diverged": [seed for (_, _, seed), one in zip(units, about, strict=True) if one["has_diverged"][0]],
+        "learnt_at": [_passes(runs.of("log", unit)) for unit in units],
+        "lambda": np.mean([one["lambda"] for one in blocks], axis=0).tolist(),
+        "lambda_sd": np.mean([one["lambda_sd"] for one in blocks], axis=0).tolist(),
+        "measures": {measure: _measure(runs, units, measure) for measure in runs.measures()},
+    }
+
+
+def _measure(runs: Runs, units: Sequence[Unit], measure: str) -> dict[str, Any]:
+    """values: of each seed. difference: from the baseline of the same seeds, over seeds. over_samples: the same over
+    documents or prompts. n_samples: of these."""
+    baselines: list[Unit] = [(BASELINE, n_layers, seed) for _, n_layers, seed in units]
+    paired = [(one, base) for one, base in zip(units, baselines, strict=True) if base in runs.made]
+    values = [runs.value(unit, measure) for unit in units]
+    result = {"values": values, "n_samples": len(runs.samples(units[0], measure)[0])}
+    if units[0][0] == BASELINE or not paired:
+        return result
+    differences = [runs.value(one, measure) - runs.value(base, measure) for one, base in paired]
+    return result | {"difference": over_seeds(differences), "over_samples": _over_samples(runs, paired, measure)}
+
+
+def _over_samples(runs: Runs, pairs: Sequence[tuple[Unit, Unit]], measure: str) -> Estimate:
+    """The seeds' mean difference with its interval over documents or prompts, which all runs share."""
+    pairs = [pair for pair in pairs if not any(np.isnan(runs.value(unit, measure)) for unit in pair)]
+    if not pairs:
+        return Estimate(np.nan, np.nan, np.nan)
+    above = np.mean([runs.samples(one, measure)[0] - runs.samples(base, measure)[0] for one, base in pairs], axis=0)
+    below = runs.samples(pairs[0][0], measure)[1]
+    statistic = mean_of(above[:, None]) if measure == ACCURACY else ratio_of(above[:, None], below[:, None])
+    return bootstrap_of(statistic, len(above), n_resamples=N_RESAMPLES).estimates[0]
+
+
+def over_seeds(differences: Sequence[float]) -> Estimate:
+    """Mean and t interval; no interval of one seed, and nothing where a run's loss was no number."""
+    values = np.asarray(differences, dtype=np.float64)
+    if np.isnan(values).any():
+        return Estimate(np.nan, np.nan, np.nan)
+    if len(values) < 2:
+        return Estimate(float(values.mean()), np.nan, np.nan)
+    return t_test(values[:, None]).estimates[0]
+
+
+def _passes(log: Records) -> float:
+    """The step at which the share of right answers in training rows first passes `LEARNT`, on the straight line
+    between two lines of the log; NaN if never."""
+    steps, right = log["step"], log["answer_accuracy"]
+    above = np.flatnonzero(right >= LEARNT)
+    if not len(above):
+        return float("nan")
+    first = above[0]
+    if first == 0:
+        return float(steps[0])
+    return float(np.interp(LEARNT, right[first - 1 : first + 1], steps[first - 1 : first + 1]))
+
+
+def _claim(runs: Runs, claim: Claim) -> dict[str, Any] | None:
+    """The difference worse - better in bits, better - worse in accuracy, so that above 0 the ordering holds; over the
+    seeds that all of its cells have, of the fewest blocks. None where some cell has no seed."""
+    n_layers = min(n for _, n, _ in runs.planned)
+    cells = (*claim.better, *claim.worse)
+    seeds = [seed for seed in runs.seeds(cells[0], n_layers) if all(seed in runs.seeds(c, n_layers) for c in cells)]
+    if not seeds:
+        return None
+
+    def gain(seed: int, measure: str) -> float:
+        pairs = zip(claim.better, claim.worse, strict=True)
+        values = [
+            (runs.value((b, n_layers, seed), measure), runs.value((w, n_layers, seed), measure)) for b, w in pairs
+        ]
+        sign = 1 if measure == ACCURACY else -1
+        return float(np.mean([sign * (better - worse) for better, worse in values]))
+
+    gains = {measure: over_seeds([gain(seed, measure) for seed in seeds]) for measure in runs.measures()}
+    return {"says": claim.says, "seeds": seeds, "gains": gains}
+
+
+def _gain_by_depth(runs: Runs) -> dict[str, Any]:
+    """Of recipes with several depths: Diff-Mamba's gain over Mamba at each, and how much it grows, over seeds."""
+    depths = sorted({n for _, n, _ in runs.planned})
+    seeds = [s for s in runs.seeds(BASELINE, depths[0]) if all((REFERENCE, n, s) in runs.made for n in depths)]
+    seeds = [s for s in seeds if all((BASELINE, n, s) in runs.made for n in depths)]
+    if len(depths) < 2 or not seeds:
+        return {}
+    measure = runs.measures()[0]
+    gains = {
+        n: [runs.value((BASELINE, n, s), measure) - runs.value((REFERENCE, n, s), measure) for s in seeds]
+        for n in depths
+    }
+    growth = np.subtract(gains[depths[-1]], gains[depths[0]])
+    by_depth = {str(n): over_seeds(values) for n, values in gains.items()}
+    return {"seeds": seeds, "gains": by_depth, "growth": over_seeds(growth.tolist())}
+
+
+def verdict(values: Sequence[float | None]) -> str:
+    """Of a gain over seeds."""
+    gain = estimate_from(values)
+    if np.isnan(gain.low):
+        return "one seed"
+    return "not told apart" if not gain.excludes_zero else "holds" if gain.value > 0 else "reversed"
+
+
+def figures(results: Results, title: str) -> dict[str, Drawing]:
+    """Differences from the baseline over seeds: bits per byte of each source, accuracy of prompts."""
+    compared = [one for one in results["cells"] if one["cell"] != BASELINE]
+    ticks = [_name(one, results) for one in compared]
+    drawn = {}
+    for name, of_figure in (("bits", [m for m in results["measures"] if m != ACCURACY]), (ACCURACY, [ACCURACY])):
+        panels = [
+            Curves(
+                title=measure,
+                ticks=ticks,
+                points={f"less {CELLS[BASELINE].label}": points(_drawn(one, measure) for one in compared)},
+            )
+            for measure in of_figure
+            if measure in results["measures"]
+        ]
+        if compared and panels:
+            axis = "bits per byte" if name == "bits" else "accuracy"
+            drawn[name] = curves_drawing(panels, title=title, x_axis="model", y_axis=axis)
+    return drawn
+
+
+def _drawn(cell: Mapping[str, Any], measure: str) -> list[float]:
+    """Without an interval of one seed a point stands alone; what has diverged is not drawn."""
+    value, low, high = (np.nan if one is None else one for one in cell["measures"][measure]["difference"])
+    return [value, value if np.isnan(low) else low, value if np.isnan(high) else high]
+
+
+def finding(results: Results, title: str) -> list[str]:
+    recipe = results["provenance"]["recipe"]
+    if recipe["name"] == "builtin":
+        return []
+    lines = [
+        f"- {claim['says']}: "
+        + ", ".join(
+            f"{verdict(gain)} ({_measured(measure)} {text(gain, signed=True)})"
+            for measure, gain in claim["gains"].items()
+        )
+        + f"; {len(claim['seeds'])} seeds."
+        for claim in results["claims"]
+    ]
+    if results["depth"]:
+        depth = results["depth"]
+        gains = ", ".join(f"{text(gain, signed=True)} at {n} blocks" for n, gain in depth["gains"].items())
+        lines.append(f"- the gain grows with depth: {verdict(depth['growth'])} ({gains}; {len(depth['seeds'])} seeds).")
+    return [f"{title}, {recipe['steps']:,} steps:", "", *lines, "", *_not_made(results)]
+
+
+def section(results: Results) -> list[str]:
+    recipe, about = results["provenance"]["recipe"], results["provenance"]
+    rows = [_row(one, results) for one in results["cells"]]
+    heads = ["model", "parameters", "seeds"]
+    for measure in results["measures"]:
+        heads += [_measured(measure), "less Mamba, over seeds", "over samples"]
+    tokens = recipe["steps"] * recipe["batch_size"] * recipe["length"]
+    n_samples = ", ".join(f"{m} {results['cells'][0]['measures'][m]['n_samples']}" for m in results["measures"])
+    learnt = [
+        [
+            _name(one, results),
+            ", ".join("–" if v is None else f"{v:,.0f}" for v in one["learnt_at"]),
+            *_lambda_cells(one),
+        ]
+        for one in results["cells"]
+    ]
+    return [
+        f"Values of each seed; n of documents and prompts: {n_samples}.",
+        "",
+        *table(heads, rows),
+        "",
+        "The step at which half of the answers in training rows are right, seed by seed; lambda after the last step, "
+        "mean over seeds (of gates, over tokens and heads, with its standard deviation in a block).",
+        "",
+        *table(["model", "step", "lambda, first block", "last block", "smallest", "largest", "spread"], learnt),
+        "",
+        *([] if recipe["name"] != "builtin" else _not_made(results)),
+        f"{recipe['steps']:,} steps of {recipe['batch_size']} rows of {recipe['length']:,} tokens ({tokens:,} tokens), "
+        f"{recipe['precision']}, on {about['device']}, torch {about['versions']['torch']}.",
+        "",
+    ]
+
+
+def _row(one: Mapping[str, Any], results: Results) -> list[Any]:
+    cells: list[Any] = [_name(one, results), f"{one['n_parameters'] / 1e6:.2f}M", len(one["seeds"])]
+    for measure in results["measures"]:
+        measured = one["measures"][measure]
+        cells.append(", ".join("–" if value is None else f"{value:.3f}" for value in measured["values"]))
+        cells += [text(measured[key], signed=True) if key in measured else "" for key in ("difference", "over_samples")]
+    return cells
+
+
+def _lambda_cells(one: Mapping[str, Any]) -> list[str]:
+    values = one["lambda"]
+    if not values:
+        return ["", "", "", "", ""]
+    spread = max(one["lambda_sd"])
+    return [f"{v:.2f}" for v in (values[0], values[-1], min(values), max(values))] + [f"{spread:.2f}" if spread else ""]
+
+
+def _name(one: Mapping[str, Any], results: Results) -> str:
+    several = len(results["provenance"]["recipe"]["n_layers"]) > 1
+    return f"{one['cell']}, {one['n_layers']} blocks" if several else one["cell"]
+
+
+def _measured(measure: str) -> str:
+    return "accuracy at 0k" if measure == ACCURACY else f"bits per byte, {measure}"
+
+
+def _not_made(results: Results) -> list[str]:
+    """Which runs of the recipe are missing, and which broke down."""
+    missing = [f"{cell} ({n} blocks, seed {seed})" for cell, n, seed in results["missing"]]
+    broken = [f"{one['cell']} (seed {seed})" for one in results["cells"] for seed in one["diverged"]]
+    lines = [f"Not made: {', '.join(missing)}.", ""] if missing else []
+    return lines + ([f"The loss became no number: {', '.join(broken)}.", ""] if broken else [])
+
+
+PAGE = Page(
+    folder=Path(__file__).parent,
+    summarise=summarise,
+    figures=figures,
+    finding=finding,
+    section=section,
+    titles=TITLES,
+)
+
+
+if __name__ == "__main__":
+    PAGE.write()

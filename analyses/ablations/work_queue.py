@@ -1,0 +1,280 @@
+"""Train the runs of recipes on several GPUs in the time that there is: one worker a card takes the next run that fits.
+
+    python analyses/ablations/work_queue.py --material paper.tar.xz --recipe paper --out DIR --seconds 560
+
+Every finished run is a line of DIR/runs-<card>.jsonl at once, and only whole lines are there; runs in those files, or
+in those of --carried, are not trained again. `run.py --runs DIR/*.jsonl` makes records of them. A run that fails ends
+its worker, whose successor goes on behind it; one that would not end in time is not begun, or given up. Weights are not
+kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analyses.ablations import material as materials
+from analyses.ablations.cells import CELLS, Unit, runs_of
+from analyses.ablations.training import OutOfTimeError, Recipe, Rows, append_line, measure, rows_of, train
+from diffmamba_interp.analysis.question import run_command
+from diffmamba_interp.analysis.results import read_recipe
+from diffmamba_interp.files.json_files import json_text, parse_json, plain
+from diffmamba_interp.lm_training.mixture import Role
+from diffmamba_interp.runs.provenance import device_name, package_versions
+
+HERE = Path(__file__).parent
+READING_SECONDS = 12.0
+"""What a run takes beside its steps: the model, the capture of its graph, the reading."""
+STEP_SECONDS = {False: 0.032, True: 0.056}
+"""Before a run of the kind has been timed, of 12 blocks and 32 rows of 1,024 tokens on an H200: Diff-S6 or not."""
+MOST_FAILURES = 6
+WARM_UP_STEPS = 5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The runs of a recipe. folder: its material, unpacked, and the rows that are made of it."""
+
+    name: str
+    recipe: Recipe
+    folder: Path
+
+    def has_rows(self, seed: int) -> bool:
+        return (self.folder / f"rows-{seed}-roles.npy").exists()
+
+    @property
+    def units(self) -> list[Unit]:
+        return runs_of(self.recipe.cells, self.recipe.n_layers, self.recipe.seeds)
+
+
+def main(
+    recipe: tuple[str, ...] = ("paper",),
+    material: tuple[Path, ...] = (),
+    out: Path = Path("runs/ablations"),
+    carried: tuple[Path, ...] = (),
+    cards: int | None = None,
+    seconds: float = 560.0,
+    row_jobs: int = max((os.cpu_count() or 2) - 2, 1),
+) -> None:
+    """Train what is missing. recipe, material: names in recipe.toml, and a file of each (`run.py --prepare-to`).
+
+    out: folder of the results. carried: files of earlier ones. cards: GPUs (None: all; without any, processes).
+    seconds: until the end, from now. row_jobs: processes that make rows.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    end = time.time() + seconds
+    if len(recipe) != len(material):
+        raise ValueError(f"{len(recipe)} recipes and {len(material)} materials: give a file for each recipe, in order.")
+    if cards is None:
+        cards = max(torch.cuda.device_count(), 1)
+    with tempfile.TemporaryDirectory() as temporary:
+        jobs = []
+        for name, file in zip(recipe, material, strict=True):
+            said = read_recipe(HERE / "recipe.toml", name, Recipe)
+            folder = materials.unpack(file, Path(temporary) / name, said)
+            jobs.append(Job(name=name, recipe=said, folder=folder))
+        claims = Path(temporary) / "claims"
+        claims.mkdir()
+        for name, unit in finished([*carried, *out.glob("runs-*.jsonl")]):
+            claim(claims, name, unit)
+        # A process that has used CUDA or threads cannot be forked, nor can it make the rows.
+        spawn = multiprocessing.get_context("spawn")
+        maker = spawn.Process(target=make_rows, args=(jobs, row_jobs), daemon=False)
+        maker.start()
+        new = {card: (work, (jobs, claims, out / f"runs-{card}.jsonl", card, end)) for card in range(cards)}
+        workers = {card: spawn.Process(target=target, args=args) for card, (target, args) in new.items()}
+        for worker in workers.values():
+            worker.start()
+        n_failures = 0
+        while workers:
+            for card, worker in list(workers.items()):
+                worker.join(timeout=0.2)
+                if worker.is_alive():
+                    continue
+                del workers[card]
+                if worker.exitcode and n_failures < MOST_FAILURES:
+                    n_failures += 1
+                    workers[card] = spawn.Process(target=new[card][0], args=new[card][1])
+                    workers[card].start()
+        maker.terminate()
+        maker.join()
+
+
+def make_rows(jobs: Sequence[Job], n_processes: int) -> None:
+    """The rows of all runs, in the order in which they are wanted."""
+    # The tokenizer's threads do not survive a fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for job in jobs:
+        for seed in dict.fromkeys(seed for _, _, seed in job.units):
+            started = time.monotonic()
+            rows_of(job.recipe, seed, job.folder, jobs=n_processes)
+            print(f"rows of {job.name}, seed {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def work(jobs: Sequence[Job], claims: Path, out: Path, card: int, end: float) -> None:
+    """Train one run after the other on a card, until none is left that would end in time."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    device = "cpu"
+    if torch.cuda.is_available():
+        # Triton launches its kernels on the current device, wherever the tensors are.
+        torch.cuda.set_device(card)
+        device = f"cuda:{card}"
+    else:
+        torch.set_num_threads(1)
+    warm_up(jobs[0], device, is_backwards=card % 2 == 1)
+    step_seconds: dict[tuple[str, str, int], float] = {}
+
+    def seconds_of(job: Job, unit: Unit) -> float:
+        cell, n_layers, _ = unit
+        known = step_seconds.get((job.name, cell, n_layers))
+        guessed = STEP_SECONDS[CELLS[cell].has_scans_subtracted] * n_layers / 12
+        return job.recipe.steps * (guessed if known is None else known)
+
+    def fits(seconds: float) -> bool:
+        return time.time() + seconds + READING_SECONDS < end
+
+    while True:
+        chosen = next(
+            (
+                (job, unit)
+                for job in jobs
+                for unit in job.units
+                if fits(seconds_of(job, unit)) and claim(claims, job.name, unit)
+            ),
+            None,
+        )
+        if chosen is None:
+            return
+        job, unit = chosen
+        while not job.has_rows(unit[2]):
+            if not fits(0):
+                return
+            time.sleep(0.2)
+        rows = rows_of(job.recipe, unit[2], job.folder)
+        # Any other error ends this process: what a failed kernel leaves behind is no place for the next run.
+        try:
+            tables = measure(
+                job.recipe, unit, job.folder, rows, device=device, is_late=lambda seconds: not fits(seconds)
+            )
+        except OutOfTimeError as error:
+            logger.info("card %d: no time left for %s", card, error)
+            release(claims, job.name, unit)
+            step_seconds[(job.name, *unit[:2])] = math.inf
+            continue
+        seconds, steps = tables["runs"]["seconds"][0], tables["runs"]["steps"][0]
+        step_seconds[(job.name, *unit[:2])] = seconds / steps
+        made = {"device": device_name(device), "versions": package_versions()}
+        append_line(
+            out,
+            json_text(
+                {"recipe": job.name, "made_by": plain_recipe(job.recipe), "unit": unit, **made, "tables": tables}
+            ),
+        )
+        logger.info("card %d: %s %s, %.1f s, %.1f s left", card, job.name, unit, seconds, end - time.time())
+
+
+def warm_up(job: Job, device: str, *, is_backwards: bool) -> None:
+    """While the first rows are made, let the kernels choose their tiles: some steps of each kind on no text at all.
+
+    is_backwards: so that two cards do not compile the same kernel at the same time.
+    """
+    if device == "cpu":
+        return
+    recipe = job.recipe
+    shape = (WARM_UP_STEPS, recipe.batch_size, recipe.length + 1)
+    rows = Rows(np.full(shape, 5, np.uint16), np.full(shape, Role.TEXT, np.uint8))
+    cells = [cell for cell in ("mamba", "diff-mamba", "diff-s6", "diff-s6-bare") if cell in recipe.cells]
+    for cell in reversed(cells) if is_backwards else cells:
+        started = time.monotonic()
+        train(recipe, (cell, recipe.n_layers[0], 0), job.folder, rows, device=device, steps=WARM_UP_STEPS)
+        logger.info("%s: warm for %s after %.0f s", device, cell, time.monotonic() - started)
+
+
+def claim(claims: Path, name: str, unit: Unit) -> bool:
+    """Take a run, if nobody has."""
+    try:
+        os.close(os.open(_claim_of(claims, name, unit), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def release(claims: Path, name: str, unit: Unit) -> None:
+    """Give a run back to whom it fits."""
+    _claim_of(claims, name, unit).unlink()
+
+
+def finished(files: Sequence[Path]) -> list[tuple[str, Unit]]:
+    """The runs in files of results: name of the recipe and unit."""
+    return [(line["recipe"], unit_of(line)) for line in _lines(files)]
+
+
+def read_runs(files: Sequence[Path], recipe: Recipe) -> dict[Unit, dict[str, Any]]:
+    """Results of the runs of this very recipe, by unit; what was made by another is passed over."""
+    said = plain_recipe(recipe)
+    return {unit_of(line): _with_nan(line) for line in _lines(files) if line["made_by"] == said}
+
+
+def about_of(files: Sequence[Path], recipe: Recipe) -> Mapping[str, Any]:
+    """Device and versions of the runs. Raises ValueError where there is none, or where they differ."""
+    made = {
+        json_text({name: run[name] for name in ("device", "versions")}) for run in read_runs(files, recipe).values()
+    }
+    if len(made) != 1:
+        raise ValueError(
+            f"the files hold runs of this recipe with {len(made)} devices and versions of packages: give files with "
+            "runs of one kind of machine."
+        )
+    return json.loads(made.pop())
+
+
+def unit_of(line: Mapping[str, Any]) -> Unit:
+    cell, n_layers, seed = line["unit"]
+    return cell, n_layers, seed
+
+
+def plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """What decides the numbers of a run: not which others there are."""
+    others = ("cells", "n_layers", "seeds")
+    return {name: value for name, value in json.loads(json_text(plain(vars(recipe)))).items() if name not in others}
+
+
+def _claim_of(claims: Path, name: str, unit: Unit) -> Path:
+    return claims / "-".join([name, *map(str, unit)])
+
+
+def _lines(files: Sequence[Path]) -> list[dict[str, Any]]:
+    return [
+        parse_json(line, source=file)
+        for file in files
+        if file.exists()
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def _with_nan(line: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: what was one is null."""
+    tables = {
+        table: {name: [np.nan if value is None else value for value in column] for name, column in columns.items()}
+        for table, columns in line["tables"].items()
+    }
+    return line | {"tables": tables}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,230 @@
+"""The ablations: which models are compared, that a run is what its recipe says, the queue, and what the page says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from analyses.ablations import material, report, run, training, work_queue
+from analyses.ablations.cells import CELLS, config_of, runs_of
+from diffmamba_interp import HookedMamba
+from diffmamba_interp.analysis.page import RECORDS
+from diffmamba_interp.analysis.results import read_recipe, read_records, write_records
+
+HERE = Path(report.__file__).parent
+UNIT = ("diff-mamba", 4, 0)
+
+
+def recipe_of(name: str) -> training.Recipe:
+    return read_recipe(HERE / "recipe.toml", name, training.Recipe)
+
+
+@pytest.fixture(scope="module")
+def builtin() -> training.Recipe:
+    return recipe_of("builtin")
+
+
+@pytest.fixture(scope="module")
+def folder(builtin: training.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The material of the small recipe, unpacked; its file lies beside the folder."""
+    where = tmp_path_factory.mktemp("ablations")
+    material.prepare(builtin, run.RunOptions(), where / "file")
+    return material.unpack(where / "file", where / "unpacked", builtin)
+
+
+@pytest.fixture(scope="module")
+def rows(builtin: training.Recipe, folder: Path) -> training.Rows:
+    return training.rows_of(builtin, 0, folder)
+
+
+@pytest.fixture(scope="module")
+def tables(builtin: training.Recipe, folder: Path, rows: training.Rows) -> training.Tables:
+    return training.measure(builtin, UNIT, folder, rows, device="cpu")
+
+
+def test_the_nine_cells_of_table_2_are_nine_models_of_one_size() -> None:
+    paper = recipe_of("paper")
+    models = {}
+    for name, cell in CELLS.items():
+        with torch.device("meta"):
+            models[name] = HookedMamba(config_of(name, paper, n_layers=12, d_vocab=4096))
+        assert (cell.differential is None) == (models[name].cfg.differential is None)
+    sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
+    nine = [name for name, cell in CELLS.items() if cell.group == "table 2"]
+    assert len(nine) == 9
+    assert len({repr(models[name].cfg) for name in CELLS}) == len(CELLS)
+    largest = max(sizes[name] for name in nine)
+    assert all(sizes[name] > 0.97 * largest for name in nine)
+    assert sizes["diff-mamba"] / sizes["mamba"] == pytest.approx(1, abs=0.002)
+    # The published route: the more blocks are differential, the more parameters.
+    assert sizes["quarter"] < sizes["alternate"] < sizes["diff-mamba"]
+
+
+def test_runs_come_seed_by_seed_and_the_nine_cells_first() -> None:
+    order = runs_of(list(CELLS), [12], [0, 1])
+    assert [seed for _, _, seed in order] == [0] * 9 + [1] * 9 + [0] * 2 + [1] * 2 + [0] * 2 + [1] * 2
+    assert {CELLS[cell].group for cell, _, _ in order[:18]} == {"table 2"}
+    assert len(set(order)) == 2 * len(CELLS)
+    with pytest.raises(ValueError, match="no cell 'diff-s7'"):
+        config_of("diff-s7", recipe_of("paper"), n_layers=12, d_vocab=4096)
+
+
+def test_rows_are_the_same_whoever_makes_them_and_others_for_another_seed(
+    builtin: training.Recipe, folder: Path, rows: training.Rows, tmp_path: Path
+) -> None:
+    again = material.unpack(folder.parent / "file", tmp_path, builtin)
+    by_two = training.rows_of(builtin, 0, again, jobs=2)
+    assert np.array_equal(by_two.tokens, rows.tokens)
+    assert np.array_equal(by_two.roles, rows.roles)
+    assert not np.array_equal(training.rows_of(builtin, 1, again).tokens, rows.tokens)
+
+
+def test_a_material_of_another_recipe_is_refused(builtin: training.Recipe, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="prepare it again"):
+        material.unpack(folder.parent / "file", tmp_path, replace(builtin, n_held_out=(3,)))
+    material.unpack(folder.parent / "file", tmp_path, replace(builtin, steps=3))
+
+
+def test_a_run_is_measured_as_shipped(tables: training.Tables) -> None:
+    """Bits, answers, lambda and losses of a run of the small recipe, trained again."""
+    for name, columns in tables.items():
+        shipped = read_records(HERE / "builtin" / f"{name}.parquet")
+        chosen = (shipped["cell"] == UNIT[0]) & (shipped["seed"] == UNIT[2])
+        assert len(columns["cell"]) == chosen.sum() > 0
+        for column in {"bits", "is_right", "lambda", "text_loss", "n_parameters"} & set(columns):
+            np.testing.assert_allclose(columns[column], shipped[column][chosen], rtol=1e-3, atol=0.06)
+
+
+def test_training_learns_and_differs_by_cell(
+    builtin: training.Recipe, folder: Path, rows: training.Rows, tables: training.Tables
+) -> None:
+    assert tables["log"]["text_loss"][-1] < tables["log"]["text_loss"][0]
+    _, plain = training.train(builtin, ("mamba", 4, 0), folder, rows, device="cpu", steps=4)
+    assert plain["text_loss"][0] != pytest.approx(tables["log"]["text_loss"][0], abs=1e-6)
+
+
+def test_a_run_that_would_be_late_is_given_up(builtin: training.Recipe, folder: Path, rows: training.Rows) -> None:
+    with pytest.raises(training.OutOfTimeError):
+        training.train(builtin, UNIT, folder, rows, device="cpu", is_late=lambda seconds: seconds > 0)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_said(
+    builtin: training.Recipe, folder: Path, rows: training.Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "learning_rate", lambda *_: float("nan"))
+    broken = training.measure(replace(builtin, n_prompts=0), UNIT, folder, rows, device="cpu")
+    assert broken["runs"]["has_diverged"] == [1]
+    assert broken["runs"]["steps"][0] < builtin.steps
+    assert np.isnan(broken["records"]["bits"]).all()
+
+
+def test_what_the_queue_wrote_is_read_and_not_done_again(
+    builtin: training.Recipe, tables: training.Tables, tmp_path: Path
+) -> None:
+    file = tmp_path / "runs-0.jsonl"
+    line = {"recipe": "builtin", "made_by": work_queue.plain_recipe(builtin), "unit": UNIT, "device": "cpu"}
+    line |= {"versions": {"torch": "2"}, "tables": tables}
+    for _ in range(2):
+        training.append_line(file, work_queue.json_text(line))
+    assert work_queue.finished([file, tmp_path / "none.jsonl"]) == [("builtin", UNIT)] * 2
+    assert work_queue.read_runs([file], builtin)[UNIT]["tables"]["records"] == tables["records"]
+    assert work_queue.read_runs([file], replace(builtin, seeds=(5,))) != {}
+    assert work_queue.read_runs([file], replace(builtin, steps=5)) == {}
+    assert work_queue.about_of([file], builtin) == {"device": "cpu", "versions": {"torch": "2"}}
+    assert work_queue.claim(tmp_path, "builtin", UNIT)
+    assert not work_queue.claim(tmp_path, "builtin", UNIT)
+    work_queue.release(tmp_path, "builtin", UNIT)
+    assert work_queue.claim(tmp_path, "builtin", UNIT)
+
+
+def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
+    """Records in which a cell needs so many bits per byte less than the baseline, seed by seed, and answers that
+    share of the prompts more."""
+    lines: dict[str, dict[str, list[Any]]] = {name: {} for name in ("records", "prompts", "blocks", "log", "runs")}
+
+    def add(table: str, n: int, **columns: Any) -> None:
+        for name, value in columns.items():
+            lines[table].setdefault(name, []).extend(value if isinstance(value, list) else [value] * n)
+
+    for cell, of_seeds in gains.items():
+        for seed, gain in enumerate(of_seeds):
+            unit = {"cell": cell, "n_layers": 12, "seed": seed}
+            add("records", 2, source="text", document=["a", "b"], n_bytes=[100, 300], **unit)
+            add("records", 2, bits=[100 * (2 - gain), 300 * (2 - gain)])
+            n_more = round(20 * gain)
+            add("prompts", 20, task="qa1", is_right=[1] * (5 + n_more) + [0] * (15 - n_more), **unit)
+            add("blocks", 1, block=0, lambda_sd=0.0, **{"lambda": 0.5}, **unit)
+            add("log", 2, step=[100, 200], answer_accuracy=[0.25, 0.75], **unit)
+            add("runs", 1, n_parameters=10, d_model=4, steps=200, seconds=1.5, has_diverged=0, **unit)
+    for name, columns in lines.items():
+        write_records(folder / RECORDS.replace("records", name), columns)
+
+
+def test_orderings_are_judged_over_seeds_with_their_sign(tmp_path: Path) -> None:
+    made_up(
+        tmp_path,
+        {
+            "mamba": (0.0, 0.0, 0.0),
+            "diff-mamba": (0.1, 0.2, 0.3),
+            "diff-s6": (0.39, 0.5, 0.61),
+            "quarter": (0.1, 0.1, 0.4),
+        },
+    )
+    recipe = {
+        "cells": ["mamba", "diff-mamba", "diff-s6", "quarter", "token-gate"],
+        "n_layers": [12],
+        "seeds": [0, 1, 2],
+    }
+    results = report.summarise(tmp_path, {"provenance": {"recipe": recipe}})
+    cells = {one["cell"]: one for one in results["cells"]}
+    difference = cells["diff-mamba"]["measures"]["text"]["difference"]
+    # d = -0.1, -0.2, -0.3: the mean, and t(2, 97.5 %) = 4.3027 standard errors of 0.1 / sqrt(3) to either side.
+    assert difference.value == pytest.approx(-0.2, abs=1e-6)
+    assert difference.high - difference.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert cells["diff-mamba"]["measures"]["accuracy"]["difference"].value == pytest.approx(0.2)
+    assert cells["diff-mamba"]["measures"]["text"]["over_samples"].value == pytest.approx(-0.2)
+    assert cells["diff-mamba"]["learnt_at"] == [150.0] * 3
+    verdicts = {
+        one["says"]: report.verdict([g.value, g.low, g.high])
+        for one in results["claims"]
+        for g in [one["gains"]["text"]]
+    }
+    assert verdicts == {
+        "Diff-Mamba does better than Mamba": "not told apart",
+        "Diff-Mamba does better than Diff-S6": "reversed",
+        "the last quarter does better than all blocks": "not told apart",
+    }
+    assert results["missing"] == [["token-gate", 12, seed] for seed in range(3)]
+
+
+def test_the_page_names_what_was_not_made_and_what_broke_down() -> None:
+    results = {
+        "missing": [("quarter", 12, 2)],
+        "cells": [{"cell": "diff-s6-bare", "diverged": [1]}, {"cell": "mamba", "diverged": []}],
+    }
+    said = " ".join(report._not_made(results))
+    assert "quarter (12 blocks, seed 2)" in said
+    assert "diff-s6-bare (seed 1)" in said
+    assert report._not_made({"missing": [], "cells": []}) == []
+
+
+def test_the_gain_is_asked_at_every_depth(tmp_path: Path) -> None:
+    made_up(tmp_path, {"mamba": (0.0, 0.0, 0.0), "diff-mamba": (0.1, 0.2, 0.3)})
+    for file in tmp_path.glob("*.parquet"):
+        lines = read_records(file)
+        deep = {name: column.copy() for name, column in lines.items()} | {"n_layers": np.full(len(lines["cell"]), 24)}
+        if "bits" in deep:
+            deep["bits"] = np.where(deep["cell"] == "diff-mamba", deep["bits"] - 0.5 * deep["n_bytes"], deep["bits"])
+        write_records(file, {name: np.concatenate([lines[name], deep[name]]) for name in lines})
+    recipe = {"cells": ["mamba", "diff-mamba"], "n_layers": [12, 24], "seeds": [0, 1, 2]}
+    depth = report.summarise(tmp_path, {"provenance": {"recipe": recipe}})["depth"]
+    assert depth["gains"]["12"].value == pytest.approx(0.2, abs=1e-6)
+    assert depth["gains"]["24"].value == pytest.approx(0.7, abs=1e-6)
+    assert depth["growth"].value == pytest.approx(0.5, abs=1e-6)
+    assert json.dumps(depth["seeds"]) == "[0, 1, 2]"
