@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diffmamba_interp import HookedMamba, HookedMambaConfig
+from diffmamba_interp.lens import LensRecipe
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.runs.settings import read_toml
 
@@ -82,3 +83,14 @@ def test_the_conversion_recipes_have_the_published_settings(recipes: dict[str, R
     for recipe in (pg19, babilong):
         assert (recipe.optimiser.lr, recipe.optimiser.weight_decay, recipe.data.length) == (3e-4, 0.1, 2048)
         assert recipe.optimiser.floor == 0.0
+
+
+def test_the_lens_recipes_of_the_370m_pair_differ_in_the_model_alone(project_root: Path) -> None:
+    plain, differential = (
+        read_toml(LensRecipe, project_root / "recipes" / "lenses" / f"{name}_370m.toml")
+        for name in ("mamba2", "diff_mamba2")
+    )
+    assert dataclasses.replace(plain, model=differential.model) == differential != plain
+    assert plain.steps is not None
+    assert plain.tokens_per_step is not None
+    assert (plain.steps, plain.tokens_per_step, plain.sequence_length) == (250, 2**18, 2048)

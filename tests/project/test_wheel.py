@@ -73,7 +73,10 @@ def test_the_explorer_and_the_recipes_are_installed_as_data_of_the_package(
 ) -> None:
     kept = {path.relative_to(project_root) for path in (project_root / "app").rglob("*") if path.is_file()}
     needed = {f"diffmamba_interp/explorer/{path}" for path in kept if not {"__pycache__", "pictures"} & {*path.parts}}
-    needed |= {f"diffmamba_interp/recipes/{path.name}" for path in (project_root / "recipes").iterdir()}
+    recipes = [path for path in (project_root / "recipes").rglob("*") if path.is_file()]
+    needed |= {
+        f"diffmamba_interp/{path.relative_to(project_root)}" for path in recipes if "__pycache__" not in path.parts
+    }
     assert needed <= set(wheel.namelist())
     assert not [name for name in wheel.namelist() if "/pictures/" in name]
 
