@@ -297,6 +297,10 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             implicit_attention.gather_and_aggregate,
             {"model": model, "tokens": tokens, "spans": spans, "lengths": None},
         ),
+        "needle_share": (
+            implicit_attention.needle_share,
+            {"model": model, "tokens": tokens, "spans": spans, "lengths": None},
+        ),
         "gather_prompts": (
             implicit_attention.gather_prompts,
             {"model": model, "prompts": samples[:1], "batch_tokens": 64, "on_progress": None},

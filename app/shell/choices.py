@@ -18,6 +18,7 @@ from app.shell.prompts import (
     Prompt,
     default_ids,
     markdown,
+    occurring_marks,
     parse_prompt,
     prompt_of_sample,
     token_text,
@@ -114,11 +115,16 @@ def _text_or_sample(chosen: ChosenModel) -> Prompt:
         return _sample(chosen, _choose_bos(chosen))
     typed = state.text_area("Text", "prompt", DEFAULT_TEXT, height=160, label_visibility="collapsed")
     bos = _choose_bos(chosen)
-    ready = typed == DEFAULT_TEXT
     with st.expander("Mark in it"):
         hint = "Texts of the prompt, between semicolons"
-        needle = state.text_input("Needle", "needle", DEFAULT_NEEDLE if ready else "", help=hint)
-        distractors = state.text_input("Distractors", "distractors", DEFAULT_OTHER_FACTS if ready else "")
+        # Of the ready prompt's facts those stay marked that an edited text still has.
+        ready = (occurring_marks(typed, marks)[0] for marks in (DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS))
+        needle = state.text_input("Needle", "needle", next(ready), help=hint)
+        distractors = state.text_input("Distractors", "distractors", next(ready))
+    needle, no_needle = occurring_marks(typed, needle)
+    distractors, no_distractors = occurring_marks(typed, distractors)
+    for mark in [*no_needle, *no_distractors]:
+        st.warning(f"{markdown(repr(mark[:60]))} does not occur in the prompt, so it is not marked.")
     return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors, bos)
 
 

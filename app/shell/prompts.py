@@ -171,6 +171,12 @@ def spans_of_text(text: str, offsets: Sequence[TokenRange], needle: str, distrac
     )
 
 
+def occurring_marks(text: str, marks: str) -> tuple[str, list[str]]:
+    """Of texts between semicolons those that occur, written as they were, and a list of the others."""
+    parts = [part for part in (part.strip() for part in marks.split(SEPARATOR)) if part]
+    return f"{SEPARATOR} ".join(part for part in parts if part in text), [p for p in parts if p not in text]
+
+
 def _occurrences(text: str, wanted: str) -> Iterable[TokenRange]:
     for part in filter(None, (part.strip() for part in wanted.split(SEPARATOR))):
         places = [match.span() for match in re.finditer(re.escape(part), text)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -58,14 +58,19 @@ def short_stage(stage: str) -> str:
 
 
 def coloured_text(
-    strings: Sequence[str], values: Float[np.ndarray, " pos"], *, limit: float, first: int = 0, scale: Scale = SIGNED
+    strings: Sequence[str],
+    values: Float[np.ndarray, " pos"],
+    *,
+    limit: float,
+    first: int = 0,
+    scale: Scale = SIGNED,
+    outlined: Collection[int] = (),
 ) -> str:
     """One HTML element per token, coloured by its value on a signed scale from -limit to limit.
 
     Pointing at a token shows its position, counted from `first`, and its value. scale: the colours; those of
-    `SIGNED_ON_DARK` where the page is dark. Token text is escaped and its
-    white space made visible. Raises ValueError if there are not as many values as tokens, or for a limit that is
-    not positive.
+    `SIGNED_ON_DARK` where the page is dark. outlined: positions with a frame. Token text is escaped and its white space
+    made visible. Raises ValueError if there are not as many values as tokens, or for a limit that is not positive.
     """
     if len(strings) != len(values):
         raise ValueError(f"there are {len(strings)} tokens and {len(values)} values: give one value per token.")
@@ -75,6 +80,7 @@ def coloured_text(
     tokens = [
         f'<span title="{position}: {value:.4g}" style="background:{ground};'
         f"color:{text_on(ground)};padding:1px 3px;border-radius:3px;"
+        f"{'outline:2px solid #E69F00;' if position in outlined else ''}"
         f'display:inline-block;margin:1px">{html.escape(token_label(text)) or NOTHING}</span>'
         for position, (text, value, ground) in enumerate(zip(strings, values, grounds, strict=True), first)
     ]

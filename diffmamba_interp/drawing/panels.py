@@ -87,8 +87,8 @@ class HeatMap:
     """Cells coloured by the drawing's scale; NaN is left empty.
 
     values: the first row stands at the first y. x, y: the middle of each column and row; categories where they are
-    text. text: written in the cells. notes: what pointing at a cell says; None for its places and its value. around: a
-    cell stands for so many places on either side of its own.
+    text. text: written in the cells. notes: what pointing at a cell says; None for its places and its value, under
+    `name`. around: a cell stands for so many places on either side of its own.
     """
 
     values: Float[np.ndarray, "row column"]
@@ -97,6 +97,7 @@ class HeatMap:
     text: Sequence[Sequence[str]] | None = None
     notes: Sequence[Sequence[str]] | None = None
     around: float = 0.0
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

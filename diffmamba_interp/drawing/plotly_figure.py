@@ -59,7 +59,7 @@ def to_plotly(drawing: Drawing) -> go.Figure:
         "annotations": [],
         "shapes": [],
         "showlegend": bool(drawing.legend),
-        "legend": {"orientation": "h", "y": -0.3} if len(drawing.panels) == 1 else _BESIDE_THE_TITLE,
+        "legend": {"orientation": "h", "y": -0.3} if len(drawing.panels) == 1 else _ABOVE_THE_TITLE,
         "bargap": 0.1,
         "barmode": "overlay",
     }
@@ -68,7 +68,7 @@ def to_plotly(drawing: Drawing) -> go.Figure:
         layout["hoverdistance"] = -1
     if drawing.scale is not None:
         layout["coloraxis"] = _colour_axis(drawing.scale)
-        layout["legend"] = _BESIDE_THE_TITLE
+        layout["legend"] = _ABOVE_THE_TITLE
         layout["margin"] = _margins(drawing)
     unnamed = set(drawing.legend)
     for number, panel in enumerate(drawing.panels):
@@ -99,10 +99,11 @@ def plain(text: str) -> str:
     return escaped.replace("\n", "<br>")
 
 
-_BESIDE_THE_TITLE = {
-    "orientation": "h", "x": 1, "xanchor": "right", "y": 0.99, "yref": "container", "yanchor": "top",
+_ABOVE_THE_TITLE = {
+    "orientation": "h", "x": 0, "xref": "container", "xanchor": "left",
+    "y": 0.99, "yref": "container", "yanchor": "top",
 }  # fmt: skip
-"""Hanging from the top edge."""
+"""Hanging from the top edge, on the left: on the right are the buttons."""
 
 
 def _title(drawing: Drawing) -> str:
@@ -293,7 +294,8 @@ def _heat_trace(heat: HeatMap, drawing: Drawing) -> Trace:
         return trace | {"customdata": notes, "hovertemplate": "%{customdata}<extra></extra>"}
     around = f" ± {heat.around:g}" if heat.around else ""
     lines = [f"{plain(axis.title)} %{{{name}}}{around}" for name, axis in (("x", drawing.x), ("y", drawing.y))]
-    return trace | {"hovertemplate": "<br>".join([*lines, "%{z:.4g}<extra></extra>"])}
+    value = f"{plain(heat.name)}: %{{z:.4g}}" if heat.name else "%{z:.4g}"
+    return trace | {"hovertemplate": "<br>".join([*lines, f"{value}<extra></extra>"])}
 
 
 def _target_trace(targets: Targets) -> Trace:

@@ -4,7 +4,7 @@ them over the sources, and all heads at a glance."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -28,12 +28,13 @@ from diffmamba_interp.spans import SPAN_CLASSES, Spans, TokenRange
 MAX_CELLS = 512
 """Rows and columns of one panel; longer sequences are pooled."""
 
+MAX_NOTED = 160
+"""Up to so many rows and columns every cell says which tokens it is of; beyond, their positions."""
+
 MAX_THUMBNAIL_CELLS, GAP, MAX_IN_LINE = 40, 4, 16
 """Of the heads' thumbnails: rows and columns of one, empty cells between two, and how many stand side by side."""
 
-MAX_PANEL_TICKS, MAX_SPAN_TICKS = 16, 14
-OTHERS_APART = 8
-"""Of segments without a name worth a label, every so many is labelled."""
+MAX_PANEL_TICKS, MAX_SPAN_TICKS = 16, 28
 
 
 def attention_drawing(
@@ -74,7 +75,7 @@ def attention_drawing(
     frames = _frames(spans, panels, top) if spans else []
     return record_drawing(
         record,
-        {name: [_cells(value, step, panels.start, top), *frames] for name, value in panels.values.items()},
+        {name: [_cells(name, value, step, panels, top), *frames] for name, value in panels.values.items()},
         x=Axis(title="source position", limits=_edges(panels.start, n_sources), ticks=x_ticks, upright=True),
         y=Axis(title="destination position", limits=_edges(top, n_rows), ticks=y_ticks, backwards=True),
         scale=record_scale(record, list(panels.values.values()), clip_quantile),
@@ -93,6 +94,7 @@ def attention_span_drawing(
     sample: int = 0,
     head: int | None = None,
     window: TokenRange | None = None,
+    apart: Collection[int] = (),
     title: str | None = None,
 ) -> Drawing:
     """The record's pictures by span, side by side on one scale: sums over sources, means over destinations.
@@ -101,33 +103,37 @@ def attention_span_drawing(
         record: what `extract_attention` made.
         spans: where the prompt is cut; what lies between them is a segment of its own.
         sample, head, window: as in `attention_drawing`.
+        apart: positions with a line of their own, as that where the answer is read.
         title: in place of one that says block, kind and what a cell is.
 
     Every cell is as large as any other, whatever its segments' lengths; lines of segments of which the record
     has no row are empty. The numbers are those of `collapse_by_span`. Raises its ValueErrors.
     """
-    collapsed = collapse_by_span(record, spans, sample=sample, head=head, window=window)
-    heads = attention_panels(record, sample=sample, head=head, window=window).heads
+    collapsed = collapse_by_span(record, spans, sample=sample, head=head, window=window, apart=apart)
+    panels = attention_panels(record, sample=sample, head=head, window=window)
     values = {name: value.detach().cpu().numpy() for name, value in collapsed.values.items()}
-    labels = [segment_label(segment) for segment in collapsed.segments]
+    labels = [
+        f"row {panels.labels[part.start]}" if part.start in apart else segment_label(part)
+        for part in collapsed.segments
+    ]
     places = [float(place) for place in range(len(labels))]
     ticks = _span_ticks(collapsed.segments, labels)
 
-    def cells(value: np.ndarray) -> HeatMap:
+    def cells(name: str, value: np.ndarray) -> HeatMap:
         notes = [
-            [f"{dest} reads {src}\n{weight:.4g}" for src, weight in zip(labels, row, strict=True)]
+            [f"{dest} reads {src}\n{short_name(name)}: {weight:.4g}" for src, weight in zip(labels, row, strict=True)]
             for dest, row in zip(labels, value, strict=True)
         ]
         return HeatMap(values=value, x=places, y=places, notes=notes)
 
     return record_drawing(
         record,
-        {name: [cells(value)] for name, value in values.items()},
+        {name: [cells(name, value)] for name, value in values.items()},
         x=Axis(title="source span", ticks=ticks, upright=True),
         y=Axis(title="destination span", ticks=ticks, backwards=True),
         scale=record_scale(record, list(values.values())),
         title=title,
-        said=f"{heads}: sums over sources, means over destinations",
+        said=f"{panels.heads}: sums over sources, means over destinations",
     )
 
 
@@ -213,12 +219,41 @@ def _first_row(panels: AttentionPanels) -> int:
     return int(panels.rows[0]) if len(panels.rows) and (np.diff(panels.rows) == 1).all() else 0
 
 
-def _cells(value: np.ndarray, step: int, left: int, top: int) -> HeatMap:
+def _cells(name: str, value: np.ndarray, step: int, panels: AttentionPanels, top: int) -> HeatMap:
     half, cells = (step - 1) / 2, pooled(value, step)
     y, x = (
-        [first + half + step * place for place in range(n)] for first, n in zip((top, left), cells.shape, strict=True)
+        [first + half + step * place for place in range(n)]
+        for first, n in zip((top, panels.start), cells.shape, strict=True)
     )
-    return HeatMap(values=cells, x=x, y=y, around=half)
+    notes = _notes(short_name(name), cells, step, panels) if max(cells.shape) <= MAX_NOTED else None
+    return HeatMap(values=cells, x=x, y=y, around=half, notes=notes, name=short_name(name))
+
+
+def _notes(name: str, cells: np.ndarray, step: int, panels: AttentionPanels) -> list[list[str]]:
+    """Which tokens every cell is of, which branch, and its value; nothing where all sources come later."""
+    sources = np.arange(panels.start, panels.stop)
+    dest, src = (
+        [_stretch([panels.labels[place] for place in places[at : at + step]]) for at in range(0, len(places), step)]
+        for places in (panels.rows, sources)
+    )
+    first_src, last_dest = (
+        sources[::step],
+        [max(panels.rows[at : at + step]) for at in range(0, len(panels.rows), step)],
+    )
+    return [
+        [
+            f"{dest[row]} reads {src[column]}\n{name}: {cells[row, column]:.4g}"
+            if first_src[column] <= last_dest[row]
+            else "comes later"
+            for column in range(cells.shape[1])
+        ]
+        for row in range(cells.shape[0])
+    ]
+
+
+def _stretch(labels: Sequence[str]) -> str:
+    """The first and the last of neighbouring tokens."""
+    return labels[0] if len(labels) == 1 else f"{labels[0]} … {labels[-1]}"
 
 
 def _edges(first: int, size: int) -> tuple[float, float]:
@@ -246,10 +281,15 @@ def _frames(spans: Spans, panels: AttentionPanels, top: int) -> list[Frame]:
 
 
 def _span_ticks(segments: Sequence[Segment], labels: list[str]) -> dict[Place, str]:
-    """The named segments, as many as there is room for."""
-    named = [place for place, segment in enumerate(segments) if segment.span_class not in ("", "filler")]
-    shown = named[:: -(-len(named) // MAX_SPAN_TICKS)] if named else list(range(len(labels)))[::OTHERS_APART]
-    return {float(place): labels[place] for place in shown}
+    """All segments, where there is room; else the needle, the last one, and as many of the others as fit."""
+    places = range(len(labels))
+    always = {place for place in places if segments[place].span_class == "needle" or place == len(labels) - 1}
+    named = [place for place in places if segments[place].span_class not in ("", "filler", "needle")]
+    for others in (list(places), named):
+        if len(always | set(others)) <= MAX_SPAN_TICKS:
+            return {float(place): labels[place] for place in sorted(always | set(others))}
+    every = -(-len(named) // max(MAX_SPAN_TICKS - len(always), 1))
+    return {float(place): labels[place] for place in sorted(always | set(named[::every]))}
 
 
 def _tiles(

@@ -93,7 +93,8 @@ def record_title(record: AttentionRecord, said: str) -> tuple[str, str]:
         return title, ""
     if record.lambda_.ndim == 0:
         title += f", λ = {float(record.lambda_.detach()):.3f}"
-    return title, f"difference: {record.difference_means}"
+    # What more there is to say has no room in a line.
+    return title, f"difference: {record.difference_means.partition(';')[0]}"
 
 
 def record_scale(record: AttentionRecord, values: Sequence[np.ndarray], quantile: float = SHARE_SHOWN) -> ColourScale:
@@ -157,7 +158,8 @@ def attention_csv(record: AttentionRecord, *, sample: int = 0) -> str:
     dest = arrays["rows"][sample]
     row, src = np.nonzero((np.arange(length) <= dest[:, None]) & (dest < length)[:, None])
     places = [[int(d), int(s), shown[d], shown[s]] for d, s in zip(dest[row], src, strict=True)]
-    pictures = {name: arrays[name][sample] for name in record.pictures}
+    names = ("minuend", "subtrahend", "lambda_subtrahend", "difference") if record.is_differential else ("weights",)
+    pictures = {name: arrays[name][sample] for name in names}
     header = ["dest_pos", "src_pos", "dest_token", "src_token", *pictures]
     if not record.per_head:
         columns = [picture[row, src].tolist() for picture in pictures.values()]

@@ -6,8 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffmamba_interp.drawing.colours import MAGNITUDE, SIGNED, short_name
-from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, HeatMap, Panel, scale_end
+from diffmamba_interp.drawing.colours import BRANCHES, GREY, MAGNITUDE, SIGNED, faded, short_name
+from diffmamba_interp.drawing.panels import (
+    Axis,
+    Bars,
+    ColourScale,
+    Drawing,
+    HeatMap,
+    Level,
+    Mark,
+    Panel,
+    scale_end,
+)
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.files.table_text import csv_text
 from diffmamba_interp.implicit_attention.head_scores import DEFINITIONS, HeadScores
@@ -17,6 +27,7 @@ NAMES = {
     "sink_share": "sink share",
     "gather": "gather",
     "aggregate": "aggregate",
+    "needle_share": "needle share",
     "negative_mass": "negative mass",
     "redundancy": "redundancy",
     "output_norm": "output norm",
@@ -27,6 +38,8 @@ PARTS: tuple[str | None, ...] = (None, "minuend", "subtrahend", "difference")
 """In the order in which they are drawn."""
 
 PLAIN = "plain blocks"
+FADED = 0.45
+"""Opacity of bars that are not of what is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +101,55 @@ def ranked_heads(scores: HeadScores, measure: str, n: int = 10) -> list[RankedHe
         block, branch = scores.rows[row]
         ranked.append(RankedHead(block=block, branch=branch, head=head, value=float(mean[row, head])))
     return ranked
+
+
+def head_ranking_drawing(
+    scores: HeadScores, measure: str, *, n: int = 24, shown: tuple[int, int] | None = None, title: str = ""
+) -> Drawing:
+    """The heads of all blocks in the order of a measure, the largest first: a bar for each, in its branch's colour.
+
+    n: so many heads. shown: block and head whose bars are not faded; None for all. A dashed line: what reading all
+    visible tokens alike would give. A bar's text is block and head. Raises KeyError for an unknown measure.
+    """
+    ranked = ranked_heads(scores, measure, n)
+    marks: list[Mark] = []
+    for part in PARTS:
+        places = [place for place, head in enumerate(ranked) if head.branch == part]
+        if not places:
+            continue
+        colour = BRANCHES[part or "weights"].colour
+        is_shown = [shown is None or (ranked[place].block, ranked[place].head) == shown for place in places]
+        marks.append(
+            Bars(
+                name=PLAIN if part is None else part,
+                x=places,
+                y=[ranked[place].value for place in places],
+                colours=[colour if of_shown else faded(colour, FADED) for of_shown in is_shown],
+                notes=[_head_name(ranked[place]) for place in places],
+            )
+        )
+    if measure in scores.uniform:
+        marks.append(Level(at=float(np.nanmean(scores.uniform[measure])), colour=GREY, dashed=True))
+    return Drawing(
+        title=title,
+        note=DEFINITIONS[measure],
+        x=Axis(
+            title="block and head, in order",
+            ticks={place: f"{head.block}·{head.head}" for place, head in enumerate(ranked)},
+            limits=(-0.6, len(ranked) - 0.4),
+        ),
+        y=Axis(title=NAMES[measure]),
+        panels=[Panel(marks=marks)],
+        panel_size=(900.0, 150.0),
+    )
+
+
+head_ranking_figure = as_plotly(head_ranking_drawing)
+
+
+def _head_name(head: RankedHead) -> str:
+    branch = "" if head.branch is None else f", {head.branch}"
+    return f"block {head.block}{branch}, head {head.head}"
 
 
 def head_scores_csv(scores: HeadScores) -> str:

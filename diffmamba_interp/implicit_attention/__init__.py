@@ -20,6 +20,7 @@ from diffmamba_interp.implicit_attention.head_scores import (
     state_sink,
 )
 from diffmamba_interp.implicit_attention.hidden import hidden_attention, hidden_attention_bytes
+from diffmamba_interp.implicit_attention.needle_share import needle_share
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.residual import ResidualAttribution, Writer, residual_attribution
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES, MemoryLimitError
@@ -74,6 +75,7 @@ __all__ = [
     "hidden_attention",
     "hidden_attention_bytes",
     "logit_direction",
+    "needle_share",
     "residual_attribution",
     "state_sink",
     "SourceScore",

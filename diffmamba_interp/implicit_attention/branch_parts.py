@@ -1,6 +1,6 @@
 """Values of the two branches of a block, and what their difference is: one rule for every kind of picture.
 
-difference = minuend - lambda * subtrahend             the subtrahend is always shown without lambda
+difference = minuend - lambda * subtrahend             `subtrahend` is always without lambda
 
 Where each head has a lambda of its own, lambda * subtrahend is summed over heads (or reduced) head by head, and kept.
 """

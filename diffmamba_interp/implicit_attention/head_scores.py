@@ -45,13 +45,14 @@ DEFINITIONS = {
     "sink_share": "share of |H[t,s]| |x[s]| that is read from boundary tokens, mean over the positions that see one",
     "gather": "at a fact's last token, the share of |contribution| from the fact's other tokens; mean over facts",
     "aggregate": "at the last position, the share of |contribution| from the needle's last word and full stop",
+    "needle_share": "at the last position, the share of |H[t,s]| on the needle",
     "negative_mass": "sum of |H[t,s]| where H[t,s] < 0, over the sum of |H[t,s]|",
     "redundancy": "mean cosine of the head's matrix H with those of the other heads",
     "output_norm": "mean norm of what the head adds to the residual stream",
 }
 """What each measure says of a head, in words."""
 
-SHARES = ("sink_share", "gather", "aggregate")
+SHARES = ("sink_share", "gather", "aggregate", "needle_share")
 """The measures that have a share of uniform reading beside them."""
 
 BATCH_TOKENS = 4_096

@@ -10,7 +10,7 @@ so that a line of cells adds up to what the stretch's destinations read on avera
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -84,8 +84,10 @@ class CollapsedPictures:
     values: Mapping[str, Float[Tensor, "dest_segment src_segment"]]
 
 
-def segments(spans: Spans, start: int, end: int) -> tuple[Segment, ...]:
+def segments(spans: Spans, start: int, end: int, apart: Collection[int] = ()) -> tuple[Segment, ...]:
     """The positions start to end - 1, cut where a span begins or ends; neighbours of one class stay together.
+
+    apart: positions that are segments of their own.
 
     Raises ValueError unless 0 <= start < end.
     """
@@ -93,7 +95,8 @@ def segments(spans: Spans, start: int, end: int) -> tuple[Segment, ...]:
         raise ValueError(f"the positions are {start} to {end}: give a half-open interval, 0 <= start < end.")
     owner = {place: name for name in SPAN_CLASSES for a, b in getattr(spans, name) for place in range(a, b)}
     names = [owner.get(place, "") for place in range(start, end)]
-    starts = [place for place in range(len(names)) if place == 0 or names[place] != names[place - 1]]
+    cut = {place - start for position in apart for place in (position, position + 1)}
+    starts = [place for place in range(len(names)) if place == 0 or names[place] != names[place - 1] or place in cut]
     ends = [*starts[1:], len(names)]
     return tuple(Segment(names[a], start + a, start + b) for a, b in zip(starts, ends, strict=True))
 
@@ -124,11 +127,15 @@ def collapse_by_span(
     sample: int = 0,
     head: int | None = None,
     window: TokenRange | None = None,
+    apart: Collection[int] = (),
 ) -> CollapsedPictures:
-    """Every picture of the record by span; sample, head and window as in `pictures_of`, and its ValueErrors."""
+    """Every picture of the record by span; sample, head and window as in `pictures_of`, and its ValueErrors.
+
+    apart: positions that are segments of their own.
+    """
     pictures = pictures_of(record, sample=sample, head=head, window=window)
     n_sources = next(iter(pictures.values.values())).shape[1]
-    cut = segments(spans, pictures.start, pictures.start + n_sources)
+    cut = segments(spans, pictures.start, pictures.start + n_sources, apart)
     values = {
         name: collapse(value, pictures.rows, cut, first=pictures.start) for name, value in pictures.values.items()
     }

@@ -1,6 +1,7 @@
 """`AttentionRecord`: an attention-like picture of one block, with what is needed to read it rightly.
 
-minuend, subtrahend (never times lambda), difference (always with lambda), or weights in a plain block
+minuend, subtrahend (never times lambda), difference (always with lambda), or weights in a plain block; what is drawn of
+the subtrahend is lambda times it, so that the second picture taken from the first leaves the third
 
 Its file is an NPZ archive: the arrays, and one JSON string that says what they are.
 """
@@ -108,16 +109,16 @@ class AttentionRecord(BranchParts):
 
     @property
     def pictures(self) -> dict[str, Tensor]:
-        """The pictures by name, in the order in which they are shown."""
+        """The pictures by name, in the order in which they are shown: the subtrahend as it enters the difference."""
         if not self.is_differential:
             return {"weights": self.weights}
-        return {"minuend": self.minuend, "subtrahend": self.subtrahend, "difference": self.difference}
+        return {"minuend": self.minuend, "lambda_subtrahend": self.lambda_subtrahend, "difference": self.difference}
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Every array of the record by name, on the CPU and cut from any graph; lambda is `lambda_`."""
         arrays = {name: _to_array(picture) for name, picture in self.pictures.items()}
         if self.is_differential:
-            arrays["lambda_"] = _to_array(self.lambda_)
+            arrays |= {"subtrahend": _to_array(self.subtrahend), "lambda_": _to_array(self.lambda_)}
         for name in ("tokens", "lengths", "rows", "bias", "total"):
             value = getattr(self, name)
             if value is not None:

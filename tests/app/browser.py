@@ -54,7 +54,7 @@ FIGURES = """([n, words, title, arg]) => {
         z: plot._fullData.filter(trace => trace.z).map(rows),
         lines: plot._fullData.filter(trace => trace.mode === 'lines+markers').map(trace => Array.from(trace.y)),
     }));
-    if (title && !figures[0].title.includes(title)) return false;
+    if (title && !figures.some(figure => figure.title.includes(title))) return false;
     return (HOLDS)(figures, arg) && figures;
 }"""
 SETTLED = """words => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
@@ -142,7 +142,7 @@ class Watched:
     ) -> list[dict[str, Any]]:
         """The page's figures once there are `n`, all drawn, and nothing is computed any more.
 
-        words: stand on the page. title: stands in the first figure's. holds: a function of the figures and `arg` that
+        words: stand on the page. title: stands in a figure's. holds: a function of the figures and `arg` that
         must be true. Of each figure: its title, the type of its axis, the values of its heat maps (`z`) and curves
         (`lines`).
         """

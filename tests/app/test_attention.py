@@ -26,13 +26,13 @@ def expected(model: HookedMamba, **options):
 def test_a_differential_block_shows_three_pictures_on_one_signed_scale(open_app: OpenApp, model: HookedMamba) -> None:
     figure = drawn(open_app("attention", ids=IDS, block="2"))
     arrays = expected(model, block=2, reduce="mean")
-    for trace, name in zip(figure["data"], ("minuend", "subtrahend", "difference"), strict=True):
+    for trace, name in zip(figure["data"], ("minuend", "lambda_subtrahend", "difference"), strict=True):
         assert np.array_equal(trace["z"], arrays[name][0])
         assert trace["coloraxis"] == "coloraxis"
     scale = figure["layout"]["coloraxis"]
     assert scale["cmin"] == -scale["cmax"] < 0
     titles = [note["text"] for note in figure["layout"]["annotations"]]
-    assert titles == ["minuend", "subtrahend (without λ)", "difference"]
+    assert titles == ["minuend", "λ · subtrahend", "difference"]
 
 
 def test_the_block_slider_and_the_head_box_choose_what_is_drawn(open_app: OpenApp, model: HookedMamba) -> None:
@@ -102,7 +102,7 @@ def test_a_row_is_drawn_over_the_text_that_it_reads(open_app: OpenApp, model: Ho
     app = open_app("attention", ids=IDS, block="2", row="4")
     bodies = [html.proto.body for html in app.get("html") if "<span" in html.proto.body]
     arrays = expected(model, block=2, reduce="mean")
-    for body, name in zip(bodies, ("minuend", "subtrahend", "difference"), strict=True):
+    for body, name in zip(bodies, ("minuend", "lambda_subtrahend", "difference"), strict=True):
         values = [float(part.split(": ")[1]) for part in re.findall(r'title="([^"]*)"', body)]
         assert values == pytest.approx(arrays[name][0, 4, :5].tolist(), rel=1e-3)
 

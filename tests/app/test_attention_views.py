@@ -1,17 +1,26 @@
 """Attention page: spans marked, collapsed by span, cut to a window, every head at a glance."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app.pages_.attention.row import left_out
+from app.shell.prompts import DEFAULT_NEEDLE
 from diffmamba_interp import HookedMamba
-from tests.app.conftest import IDS, OpenApp, complaint, drawn, run_code, texts
+from tests.app.conftest import IDS, OpenApp, figures, run_code, texts
 
 BUNDLED = "bundled:diff-mamba2"
 
 
+def picture(app: AppTest) -> dict[str, Any]:
+    """The attention figure, below the strip of heads if there is one."""
+    return figures(app)[-1]
+
+
 def test_the_ready_prompt_has_its_needle_question_and_distractors_framed(open_app: OpenApp) -> None:
-    figure = drawn(open_app("attention", model=BUNDLED))
+    figure = picture(open_app("attention", model=BUNDLED))
     assert {"needle", "question", "distractors"} <= {trace.get("name") for trace in figure["data"]}
     assert len(figure["layout"]["shapes"]) == 3 * 6
 
@@ -26,7 +35,7 @@ def test_a_generated_prompt_is_marked_as_the_analyses_mark_it(open_app: OpenApp)
     app = open_app("attention", model=BUNDLED, source="needle", length="256", view="positions")
     wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(loading.model_key(BUNDLED, "float32")))
     spans = prompt_spans(make_needle_samples(wrapped, task="qa1", n=1, length=256)[0])
-    framed = {(shape["x0"] + 0.5, shape["x1"] + 0.5) for shape in drawn(app)["layout"]["shapes"]}
+    framed = {(shape["x0"] + 0.5, shape["x1"] + 0.5) for shape in picture(app)["layout"]["shapes"]}
     assert framed == {*spans.needle, *spans.question, *spans.distractors}
 
 
@@ -38,7 +47,7 @@ def test_another_block_of_the_same_prompt_runs_one_block_only(
     for block, kind in ((10, "hidden"), (3, "contribution")):
         app.slider(key="block").set_value(block).run()
         app.selectbox(key="kind").select(kind).run()
-        assert f"Block {block}" in drawn(app)["layout"]["title"]["text"]
+        assert f"Block {block}" in picture(app)["layout"]["title"]["text"]
 
 
 def test_the_needles_share_of_the_row_is_counted(open_app: OpenApp) -> None:
@@ -46,39 +55,102 @@ def test_the_needles_share_of_the_row_is_counted(open_app: OpenApp) -> None:
     table = next(table.value for table in app.dataframe if "needle, %" in table.value)
     assert list(table["picture"]) == ["minuend", "λ · subtrahend", "difference"]
     made = run_code(app)
-    row = made["record"].to_numpy()["minuend"][0, -1]
+    row = made["record"].to_numpy()["minuend"][0, 0, -1]
     needle = slice(21, 28)
     assert table["needle, %"][0] == pytest.approx(100 * np.abs(row[needle]).sum() / np.abs(row).sum(), rel=1e-4)
 
 
-def test_a_text_that_does_not_occur_cannot_be_marked_and_the_page_says_so(open_app: OpenApp) -> None:
-    assert "does not occur" in complaint(open_app("attention", model=BUNDLED, needle="elephant"))
+def test_a_mark_that_does_not_occur_is_said_and_the_others_stay(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED, needle="elephant")
+    assert any("elephant" in text and "does not occur" in text for text in texts(app.warning))
+    assert {trace.get("name") for trace in picture(app)["data"]} >= {"question", "distractors"}
+    assert any("No needle is marked" in text for text in texts(app.caption))
+
+
+def test_an_edited_word_drops_its_own_mark_only(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED)
+    edited = app.text_area(key="prompt").value.replace("Sandra travelled", "Sandra went")
+    app.text_area(key="prompt").set_value(edited).run()
+    assert app.text_input(key="needle").value == DEFAULT_NEEDLE
+    assert len(picture(app)["layout"]["shapes"]) == 3 * 5
+    assert not app.warning
+
+
+def test_the_page_opens_at_the_head_that_reads_most_of_the_needle_and_says_why(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED)
+    assert (app.slider(key="block").value, app.selectbox(key="heads").value) == (3, "1")
+    made = run_code(app)
+    row = np.abs(made["record"].to_numpy()["minuend"][0, 0, -1])
+    share = row[21:28].sum() / row.sum()
+    assert made["needle_reading"].by_head("needle_share")[3, "minuend"][1] == pytest.approx(share, rel=1e-4)
+    assert max(values.max() for values in made["needle_reading"].by_head("needle_share").values()) == pytest.approx(
+        share
+    )
+    (words,) = [text for text in texts(app.caption) if text.startswith("Most of the needle")]
+    assert f"block 3, head 1 of the minuend: {share:.0%}" in words
+    assert "largest share of 288 heads" in words
+    strip = figures(app)[0]
+    assert strip["layout"]["xaxis"]["ticktext"][0] == "3·1"
+    assert strip["data"][0]["y"][0] == pytest.approx(share)
+
+
+def test_buttons_step_through_blocks_and_heads_and_every_block_opens_at_its_own_head(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED)
+    app.button(key="block_next").click().run()
+    assert (app.slider(key="block").value, app.selectbox(key="heads").value) == (4, "0")
+    app.button(key="head_next").click().run()
+    assert app.selectbox(key="heads").value == "1"
+    app.button(key="block_before").click().run()
+    assert "Block 3: hidden attention, head 1" in picture(app)["layout"]["title"]["text"]
+    app.slider(key="block").set_value(0).run()
+    assert app.button(key="block_before").disabled
+    app.selectbox(key="heads").select("mean").run()
+    assert app.button(key="head_before").disabled
+
+
+def test_a_source_of_the_row_is_told_with_its_values_and_framed(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED, row="43", source_pos="26")
+    minuend = run_code(app)["record"].to_numpy()["minuend"][0, 0]
+    assert any(
+        text.startswith("Position 43") and f"minuend {minuend[43, 26]:.4g}" in text for text in texts(app.markdown)
+    )
+    bodies = [html.proto.body for html in app.get("html") if "<span" in html.proto.body]
+    assert [body.count("outline:") for body in bodies] == [1, 1, 1]
+    frame = picture(app)["layout"]["shapes"][-1]
+    assert (frame["x0"], frame["y1"]) == (25.5, 43.5)
+    app.slider(key="row").set_value(20).run()
+    assert not any(text.startswith("Position") for text in texts(app.markdown))
+
+
+@pytest.mark.parametrize("source", ["-3", "44", "x", "9" * 50])
+def test_a_source_that_the_row_cannot_read_is_none(open_app: OpenApp, source: str) -> None:
+    app = open_app("attention", ids=IDS, source_pos=source)
+    assert len(picture(app)["layout"].get("shapes", [])) == 0
 
 
 def test_a_long_needle_prompt_comes_collapsed_and_its_code_gives_the_cells(open_app: OpenApp) -> None:
     app = open_app("attention", model=BUNDLED, source="needle", length="512", block="3")
     assert app.selectbox(key="view").value == "spans"
     made = run_code(app)
-    cells, figure = made["collapsed"].values, drawn(app)
-    for trace, name in zip(figure["data"], ("minuend", "subtrahend", "difference"), strict=True):
+    cells, figure = made["collapsed"].values, picture(app)
+    for trace, name in zip(figure["data"], ("minuend", "lambda_subtrahend", "difference"), strict=True):
         assert np.array_equal(trace["z"], cells[name].numpy(), equal_nan=True)
     assert made["figure"].layout.title.text == figure["layout"]["title"]["text"]
     words = " ".join(texts(app.caption))
     assert "of the row's magnitude falls on the others" in words
     app.selectbox(key="view").select("positions").run()
-    assert "pooled 4 × 4 to the largest magnitude" in drawn(app)["layout"]["title"]["text"]
+    assert "pooled 4 × 4 to the largest magnitude" in picture(app)["layout"]["title"]["text"]
     assert any("4 × 4 positions" in caption and "hold every value" in caption for caption in texts(app.caption))
-    picture = run_code(app)["record"].to_numpy()["minuend"][0]
-    cell = picture[200:204, 100:104].ravel()
-    assert drawn(app)["data"][0]["z"][50, 25] == cell[np.abs(cell).argmax()]
+    cell = run_code(app)["record"].to_numpy()["minuend"][0, 0, 200:204, 100:104].ravel()
+    assert picture(app)["data"][0]["z"][50, 25] == cell[np.abs(cell).argmax()]
 
 
 def test_a_window_shows_its_cells_unpooled_and_keeps_their_positions(open_app: OpenApp) -> None:
     ids = " ".join(str(place % 90) for place in range(300))
     app = open_app("attention", ids=ids, block="2", zoom="100-149")
-    trace = drawn(app)["data"][0]
+    trace = picture(app)["data"][0]
     assert trace["z"].shape == (50, 50)
-    assert trace["x0"] == 100
+    assert trace["x"][0] == 100
     made = run_code(app)
     assert np.array_equal(trace["z"], made["figure"].data[0].z)
     assert np.array_equal(trace["z"], made["record"].to_numpy()["minuend"][0][:, 100:150])
@@ -97,7 +169,7 @@ def test_a_window_that_cannot_be_is_said_and_replaced(open_app: OpenApp, zoom: s
 def test_every_head_can_be_seen_at_once(open_app: OpenApp, kind: str) -> None:
     app = open_app("attention", ids=IDS, block="2", view="heads", kind=kind)
     made = run_code(app)
-    canvas, points = drawn(app)["data"]
+    canvas, points = picture(app)["data"]
     heads = sorted({int(head) for head, _ in points["customdata"]})
     assert heads == list(made["record"].heads)
     assert np.array_equal(canvas["z"], made["figure"].data[0].z, equal_nan=True)

@@ -141,15 +141,15 @@ def test_both_themes_are_readable(browser, address: str) -> None:
 def test_another_block_or_head_of_512_tokens_draws_other_pictures(browser, address: str) -> None:
     query = "model=bundled:diff-mamba2&source=needle&length=512&view=positions&block=5"
     with opened(browser, f"{address}/attention?{query}") as watched:
-        (before,) = watched.figures(1, title="Block 5:")
+        _, before = watched.figures(2, title="Block 5:")
         start_clock(watched, "keydown")
         watched.page.get_by_role("slider", name="Block").press("ArrowRight")
         assert drawn_after_s(watched, "Block 6:") > 0
-        (block,) = watched.figures(1, title="Block 6:")
+        _, block = watched.figures(2, title="Block 6:")
         option = open_choice(watched, "Heads", "head 3")
         start_clock(watched, "click")
         option.click()
         assert drawn_after_s(watched, "head 3,") > 0
-        (head,) = watched.figures(1, title="head 3,")
+        _, head = watched.figures(2, title="head 3,")
         assert before["z"] != block["z"] != head["z"]
         watched.require_clean()

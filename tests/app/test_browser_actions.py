@@ -19,15 +19,16 @@ BUNDLED = "model=bundled:diff-mamba2"
 IDS_AND_MODEL = f"model={MODEL}&ids={IDS}"
 
 
-def click_cell(watched: Watched, across: float, down: float) -> None:
-    """Click the only figure's plotting area at these shares of its width and height."""
-    watched.figures(1)
-    area = watched.page.locator(".js-plotly-plot .nsewdrag").first
+def click_cell(watched: Watched, across: float, down: float, figure: int = 0, n: int = 1) -> None:
+    """Click the plotting area of one of `n` figures, or its first panel's, at these shares of its width and height."""
+    watched.figures(n)
+    area = watched.page.locator(".js-plotly-plot").nth(figure).locator(".nsewdrag").first
     box = area.bounding_box()
     place = {"x": across * box["width"], "y": down * box["height"]}
     # Plotly takes a click for the cell that it last showed as hovered.
     area.hover(position=place)
-    watched.state("() => document.querySelector('.js-plotly-plot')?._hoverdata?.length > 0")
+    hovered = "n => document.querySelectorAll('.js-plotly-plot')[n]?._hoverdata?.length > 0"
+    watched.state(hovered, figure)
     area.click(position=place)
 
 
@@ -43,10 +44,27 @@ def test_a_click_on_a_cell_of_the_lens_shows_its_list(browser, address: str) -> 
 
 def test_a_click_on_a_thumbnail_shows_that_head_large(browser, address: str) -> None:
     with opened(browser, f"{address}/attention?{BUNDLED}&block=2&view=heads") as watched:
-        watched.figures(1, title="every head")
-        click_cell(watched, (7 + 0.5) / 12, 0.5)
-        watched.figures(1, title="head 7")
+        watched.figures(2, title="every head")
+        click_cell(watched, (7 + 0.5) / 12, 0.5, figure=1, n=2)
+        watched.figures(2, title="head 7")
         watched.page.wait_for_url("**heads=7**")
+        watched.require_clean()
+
+
+def test_a_click_on_an_attention_cell_lights_up_its_row_and_source_and_one_on_the_strip_shows_its_head(
+    browser, address: str
+) -> None:
+    with opened(browser, f"{address}/attention?{BUNDLED}") as watched:
+        watched.figures(2, title="Block 3: hidden attention, head 1,")
+        click_cell(watched, 26.5 / 44, 42.6 / 44, figure=1, n=2)
+        watched.shows("Position 42")
+        watched.shows("reads 26")
+        watched.page.wait_for_url("**row=42**source_pos=26**")
+        click_cell(watched, 1.5 / 24, 0.9, figure=0, n=2)
+        watched.figures(2, title="Block 4: hidden attention, head 0,")
+        watched.page.locator("h2").click()
+        watched.page.keyboard.press("k")
+        watched.figures(2, title="Block 3: hidden attention, head 0,")
         watched.require_clean()
 
 
@@ -80,12 +98,12 @@ def test_two_bundled_models_are_compared_on_the_ready_prompt(browser, address: s
 def test_a_grid_can_be_cancelled_and_another_session_is_served_meanwhile(browser, address: str) -> None:
     grid = f"{address}/retrieval?{BUNDLED}&results=run here&lengths=0 1024&tasks=qa1 qa2 qa5&n=40"
     with opened(browser, grid) as watched, opened(browser, f"{address}/attention?{BUNDLED}") as other:
-        other.figures(1, title="Block 0")
+        other.figures(2, title="Block 3")
         watched.page.get_by_role("button", name="Run", exact=True).click()
         # The second cell is begun, or a later one.
         watched.shows(re.compile("qa1 at 1024 tokens|qa[25] at [0-9]+ tokens"))
         other.page.get_by_role("slider", name="Block").press("ArrowRight")
-        other.figures(1, title="Block 1")
+        other.figures(2, title="Block 4")
         cancel = watched.page.get_by_role("button", name="Cancel")
         cancel.click()
         watched.figures(2, "Stopped after")
@@ -118,7 +136,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
     with opened(browser, f"{address}/?{BUNDLED}", color_scheme="dark") as watched:
         for page, (n, words) in {
             "Overview": (1, "In memory"),
-            "Attention": (1, "What is read at position"),
+            "Attention": (2, "What is read at position"),
             "Lens": (1, "Click a cell for its list"),
             "Needle": (5, "exact contributions"),
             "Interventions": (3, "What comes next, after"),

@@ -36,7 +36,7 @@ def test_the_state_sink_of_a_prompt_is_drawn_beside_what_it_means(open_app: Open
     assert table.value.iloc[0]["sink share"] == pytest.approx(np.nanmax(expected.mean("sink_share")), rel=1e-5)
 
 
-@pytest.mark.parametrize("measure", ["aggregate", "gather"])
+@pytest.mark.parametrize("measure", ["aggregate", "gather", "needle_share"])
 def test_facts_that_are_marked_have_gather_and_aggregate(open_app: OpenApp, measure: str) -> None:
     app = open_app("heads", measure=measure, **NEEDLE)
     results = run_code(app)

@@ -137,8 +137,16 @@ def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, maps: str) -> 
         assert np.allclose(drawn["z"], values, atol=1e-5)
 
 
+def test_a_difference_of_probabilities_is_of_the_same_token(open_app: OpenApp) -> None:
+    app = open_app("interventions", **ANSWER, swapped="0")
+    assert "probability of the top token" not in app.selectbox(key="map_colour").options
+    made = run_code(app)
+    before, after = (np.exp(made[when].target_log_probabilities[0]) for when in ("before", "after"))
+    assert np.allclose(figures(app)[-1]["data"][0]["z"], after - before, atol=1e-5)
+
+
 def test_the_lens_reads_the_changed_stream(open_app: OpenApp, model: HookedMamba) -> None:
-    app = open_app("interventions", **ANSWER, swapped="0", maps="beside")
+    app = open_app("interventions", **ANSWER, swapped="0", maps="beside", map_colour="probability")
     with intervene(model, SwapBranches(blocks=0)):
         found = lens_trajectory(model, LogitLens.from_model(model), TOKENS, positions=slice(4, 11))
     assert np.allclose(figures(app)[3]["data"][0]["z"], found.top_probabilities[0, ..., 0], rtol=1e-4)

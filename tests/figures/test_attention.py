@@ -7,6 +7,7 @@ from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.drawing.colours import MAGNITUDE, SIGNED, SPANS
 from diffmamba_interp.drawing.panels import Frame
 from diffmamba_interp.figures.attention import (
+    MAX_SPAN_TICKS,
     attention_drawing,
     attention_figure,
     attention_span_drawing,
@@ -42,20 +43,20 @@ def shown(drawing) -> dict[str, np.ndarray]:
 def test_every_picture_stands_in_its_own_panel_with_its_sign(record) -> None:
     drawing = attention_drawing(record, sample=1, head=0)
     cells = shown(drawing)
-    assert list(cells) == ["minuend", "subtrahend (without λ)", "difference"]
+    assert list(cells) == ["minuend", "λ · subtrahend", "difference"]
     minuend, subtrahend = record.minuend[1, 0].numpy(), record.subtrahend[1, 0].numpy()
     assert np.array_equal(cells["minuend"], minuend)
-    assert np.array_equal(cells["subtrahend (without λ)"], subtrahend)
-    assert np.allclose(cells["difference"], minuend - float(record.lambda_.detach()) * subtrahend, atol=1e-6)
+    assert np.allclose(cells["λ · subtrahend"], float(record.lambda_.detach()) * subtrahend, atol=1e-6)
+    assert np.allclose(cells["difference"], cells["minuend"] - cells["λ · subtrahend"], atol=1e-6)
     assert (drawing.scale.colours, drawing.scale.low) == (SIGNED, -drawing.scale.high)
     assert (drawing.x.title, drawing.y.title, drawing.y.backwards) == ("source position", "destination position", True)
 
 
 def test_a_differential_block_has_three_panels_on_one_symmetric_scale(record) -> None:
     figure = record.figure(sample=1, head=0, clip_quantile=1.0)
-    assert panel_titles(figure) == ["minuend", "subtrahend (without λ)", "difference"]
+    assert panel_titles(figure) == ["minuend", "λ · subtrahend", "difference"]
     for trace, picture in zip(figure.data, record.pictures.values(), strict=True):
-        assert np.array_equal(trace.z, picture[1, 0].numpy())
+        assert np.array_equal(trace.z, picture[1, 0].detach().numpy())
         assert trace.coloraxis == "coloraxis"
     axis = figure.layout.coloraxis
     assert axis.cmin == -axis.cmax
@@ -111,7 +112,7 @@ def test_a_long_prompt_is_pooled_to_its_largest_magnitudes_and_says_so(model) ->
     cell = whole[9:12, 6:9]
     assert z[3, 2] == cell.ravel()[np.abs(cell).argmax()]
     assert "pooled 3 × 3" in figure.layout.title.text
-    assert (figure.data[0].x0, figure.data[0].dx) == (1.0, 3)
+    assert tuple(figure.data[0].x[:2]) == (1.0, 4.0)
 
 
 def test_spans_are_framed_in_every_panel_and_named_in_the_legend(record) -> None:
@@ -133,7 +134,7 @@ def test_a_window_shows_its_rows_and_sources_at_their_positions(model) -> None:
     figure = attention_figure(record, window=(10, 30))
     trace = figure.data[0]
     assert np.array_equal(trace.z, record.minuend[0, 10:30, 10:30].numpy())
-    assert (trace.x0, trace.y0, trace.dx) == (10, 10, 1)
+    assert (trace.x[0], trace.y[0], trace.x[1]) == (10, 10, 11)
     assert figure.layout.xaxis.range == (9.5, 29.5)
     assert figure.layout.yaxis.range == (29.5, 9.5)
     assert figure.layout.xaxis.tickvals[:2] == figure.layout.yaxis.tickvals[:2] == (10, 12)
@@ -147,8 +148,8 @@ def test_a_window_is_pooled_from_its_own_first_position(model) -> None:
     cell = record.minuend[0, 13:16, 10:13].numpy()
     assert figure.data[0].z.shape == (7, 7)
     assert figure.data[0].z[1, 0] == cell.ravel()[np.abs(cell).argmax()]
-    assert figure.data[0].x0 == 11
-    assert "± 1" in figure.data[0].hovertemplate
+    assert figure.data[0].x[0] == 11
+    assert figure.data[0].customdata[1][0].startswith("13 … 15 reads 10 … 12<br>")
 
 
 def test_the_colour_scale_is_that_of_the_window(model) -> None:
@@ -170,7 +171,7 @@ def test_spans_are_cut_at_the_window(model) -> None:
 
 def test_the_legend_of_the_spans_hangs_from_the_top(record) -> None:
     legend = attention_figure(record, spans=Spans(needle=((1, 3),))).layout.legend
-    assert (legend.yanchor, legend.yref, legend.xanchor) == ("top", "container", "right")
+    assert (legend.yanchor, legend.yref, legend.xanchor) == ("top", "container", "left")
 
 
 def test_a_row_is_coloured_by_span_and_every_bar_keeps_its_place() -> None:
@@ -204,7 +205,7 @@ SPANNED = Spans(needle=((2, 4),), question=((6, 7),), filler=((4, 6),))
 def test_the_panels_by_span_show_the_collapsed_pictures_on_one_signed_scale(record) -> None:
     drawing = attention_span_drawing(record, SPANNED, head=2)
     expected = collapse_by_span(record, SPANNED, head=2)
-    for name, cells in zip(("minuend", "subtrahend", "difference"), shown(drawing).values(), strict=True):
+    for name, cells in zip(("minuend", "lambda_subtrahend", "difference"), shown(drawing).values(), strict=True):
         assert np.array_equal(cells, expected.values[name].numpy())
     assert (drawing.scale.colours, drawing.scale.low) == (SIGNED, -drawing.scale.high)
     assert drawing.title.startswith("Block 0: hidden attention, head 2: sums over sources, means over destinations")
@@ -212,8 +213,9 @@ def test_the_panels_by_span_show_the_collapsed_pictures_on_one_signed_scale(reco
 
 def test_named_spans_are_labelled_and_every_cell_says_who_reads_whom(record) -> None:
     figure = attention_span_figure(record, SPANNED)
-    assert figure.layout.xaxis.ticktext == ("needle 2–3", "question 6")
-    assert figure.layout.xaxis.tickvals == (1, 3)
+    every = ("other 0–1", "needle 2–3", "filler 4–5", "question 6", "other 7–8")
+    assert figure.layout.xaxis.ticktext == figure.layout.yaxis.ticktext == every
+    assert figure.layout.xaxis.tickvals == (0, 1, 2, 3, 4)
     assert figure.data[0].customdata[3][1].startswith("question 6 reads needle 2–3<br>")
 
 
@@ -224,7 +226,38 @@ def test_without_named_spans_the_stretches_themselves_are_labelled(record) -> No
 def test_a_window_cuts_the_spans_too(record) -> None:
     figure = attention_span_figure(record, SPANNED, window=(3, 7))
     assert figure.data[0].z.shape == (3, 3)
-    assert figure.layout.xaxis.ticktext == ("needle 3", "question 6")
+    assert figure.layout.xaxis.ticktext == ("needle 3", "filler 4–5", "question 6")
+
+
+def test_a_position_apart_has_a_line_of_its_own_named_by_its_token(record) -> None:
+    figure = attention_span_figure(record, SPANNED, head=2, apart=[8])
+    assert figure.layout.yaxis.ticktext[-2:] == ("other 7", "row 8 ok")
+    minuend = record.minuend[0, 2].numpy()
+    assert figure.data[0].z[-1, 1] == pytest.approx(minuend[8, 2:4].sum(), rel=1e-5)
+    assert figure.data[0].z[-2, 1] == pytest.approx(minuend[7, 2:4].sum(), rel=1e-5)
+
+
+def test_of_many_spans_the_needle_and_the_last_keep_their_labels(model) -> None:
+    record = extract_attention(model, random_tokens(1, 120), 0, reduce="mean")
+    spans = Spans(needle=((77, 78),), distractors=tuple((place, place + 1) for place in range(1, 70, 2)))
+    labels = attention_span_figure(record, spans).layout.xaxis.ticktext
+    assert len(labels) <= MAX_SPAN_TICKS
+    assert {"needle 77", "other 78–119"} <= set(labels)
+
+
+def test_every_cell_names_its_tokens_and_its_branch(record) -> None:
+    trace = attention_figure(record, head=1).data[1]
+    value = float(record.lambda_subtrahend[0, 1, 8, 3])
+    assert trace.customdata[8][3] == f"8 ok reads 3 ⏎<br>λ · subtrahend: {value:.4g}"
+    assert trace.customdata[3][8] == "comes later"
+
+
+def test_a_pooled_cell_names_its_first_and_last_tokens_and_a_large_picture_its_positions(model) -> None:
+    record = extract_attention(model, random_tokens(1, 50), 0, reduce="mean")
+    assert attention_figure(record, max_cells=20).data[0].customdata[3][2].startswith("9 … 11 reads 6 … 8<br>minuend: ")
+    trace = attention_figure(extract_attention(model, random_tokens(1, 200), 0, reduce="mean")).data[2]
+    assert trace.customdata is None
+    assert "difference: %{z:.4g}" in trace.hovertemplate
 
 
 def test_a_title_of_ones_own_is_taken(record) -> None:

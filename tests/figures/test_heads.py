@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from diffmamba_interp.drawing.colours import MAGNITUDE, SIGNED
-from diffmamba_interp.drawing.panels import HeatMap
+from diffmamba_interp.drawing.colours import BRANCHES, MAGNITUDE, SIGNED, faded
+from diffmamba_interp.drawing.panels import Bars, HeatMap, Level
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.heads import (
+    FADED,
     NAMES,
     RankedHead,
+    head_ranking_drawing,
     head_scores_csv,
     head_scores_drawing,
     head_scores_figure,
@@ -84,3 +86,19 @@ def test_every_head_has_a_line_of_the_table(scores: HeadScores) -> None:
 
 def test_every_measure_has_a_name_and_a_definition() -> None:
     assert set(NAMES) == set(DEFINITIONS)
+
+
+def test_the_ranking_has_the_largest_first_in_its_branchs_colour_and_fades_what_is_not_shown(
+    scores: HeadScores,
+) -> None:
+    drawing = head_ranking_drawing(scores, "sink_share", n=5, shown=(2, 0))
+    bars = {bar.name: bar for bar in drawing.marks(Bars)}
+    assert list(drawing.x.ticks.values()) == ["1·2", "2·0", "2·1", "0·1", "1·0"]
+    assert bars["plain blocks"].x == [0, 4]
+    assert bars["minuend"].x == [1, 2, 3]
+    assert bars["minuend"].y == pytest.approx([0.6, 0.5, 0.4])
+    assert bars["minuend"].colours == [BRANCHES["minuend"].colour, *[faded(BRANCHES["minuend"].colour, FADED)] * 2]
+    assert bars["minuend"].notes[0] == "block 2, minuend, head 0"
+    (level,) = drawing.marks(Level)
+    assert level.at == pytest.approx(0.2)
+    assert to_svg(drawing).startswith("<svg")

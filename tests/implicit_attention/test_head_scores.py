@@ -17,10 +17,12 @@ from diffmamba_interp.implicit_attention import (
     HeadRivals,
     HeadScores,
     capture_block,
+    extract_attention,
     gather_and_aggregate,
     gather_prompts,
     head_contribution_norms,
     head_rivals,
+    needle_share,
     state_sink,
     token_contributions,
 )
@@ -152,6 +154,33 @@ def test_gather_and_aggregate_are_those_of_weights_set_by_hand(model: HookedMamb
             np.testing.assert_allclose(scores.values["aggregate"][sample, row, :n], needles[sample], rtol=1e-5)
     np.testing.assert_allclose(scores.uniform["gather"], [np.mean([2 / 4, 3 / 9]), np.mean([2 / 3, 2 / 6])], rtol=1e-6)
     np.testing.assert_allclose(scores.uniform["aggregate"], [2 / 12, 4 / 8], rtol=1e-6)
+
+
+def test_the_needle_share_is_that_of_weights_set_by_hand(model: HookedMamba) -> None:
+    """|H[t,s]| is the weight of s, in a padded sample too."""
+    weights = torch.ones(2, 9)
+    weights[0, 2], weights[1, 1] = 5.0, 3.0
+    spans = [Spans(needle=((2, 4),), distractors=((5, 8),)), Spans(needle=((0, 2), (4, 5)))]
+    with with_hooks(model, transparent(weights)):
+        scores = needle_share(model, random_tokens(2, 9), spans, lengths=[9, 6])
+    assert scores.rows == tuple(ROWS)
+    for row in range(3):
+        n = scores.n_heads[row]
+        for sample, expected in enumerate(((5 + 1) / 13, (1 + 3 + 1) / 8)):
+            np.testing.assert_allclose(scores.values["needle_share"][sample, row, :n], expected, rtol=1e-5)
+    np.testing.assert_allclose(scores.uniform["needle_share"], [2 / 9, 3 / 6])
+
+
+def test_the_needle_share_is_that_of_the_extracted_row_and_nan_without_a_needle(model: HookedMamba) -> None:
+    tokens = random_tokens(2, 9)
+    scores = needle_share(model, tokens, [Spans(needle=((2, 4),)), Spans()])
+    row = extract_attention(model, tokens, 0, rows=[-1]).subtrahend[0, :, 0].abs()
+    expected = row[:, 2:4].sum(dim=-1) / row.sum(dim=-1)
+    np.testing.assert_allclose(scores.values["needle_share"][0, 1, : len(expected)], expected.detach(), rtol=1e-5)
+    assert np.isnan(scores.values["needle_share"][1]).all()
+    assert np.isnan(scores.uniform["needle_share"][1])
+    with pytest.raises(ValueError, match="reach beyond the end of their sample"):
+        needle_share(model, tokens, Spans(needle=((5, 8),)), lengths=[9, 6])
 
 
 def test_prompts_in_batches_keep_their_order_and_their_numbers(model: HookedMamba) -> None:

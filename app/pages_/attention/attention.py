@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,6 +11,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.pages_.attention.request import (
+    HERE,
     KINDS,
     MAX_CELLS,
     REDUCTIONS,
@@ -18,9 +20,12 @@ from app.pages_.attention.request import (
     attention_files,
     attention_record,
     figure_steps,
+    reading_steps,
     record_steps,
+    strip_steps,
 )
-from app.pages_.attention.row import choose_row, draw_row
+from app.pages_.attention.row import choose_row, draw_row, source_of
+from app.pages_.attention.way_in import WayIn, draw_steps, draw_way_in, find_way_in
 from app.shell import state
 from app.shell.answers import one_token, ready_answer
 from app.shell.choices import choose_model, choose_prompt
@@ -41,7 +46,7 @@ PLAIN_MEANS = {
     "contribution_norm": "norm of what each source adds to mixer_out, frozen scales",
 }
 FIGURE_HEIGHT = 440
-LINE_HEIGHT = 85
+LINE_HEIGHT, SEGMENT_HEIGHT = 85, 15
 
 
 def page() -> None:
@@ -51,12 +56,20 @@ def page() -> None:
     if chosen is None or prompt is None:
         return
     with shown_errors("Computing the attention", "Zoom in, or choose fewer heads, to need less."):
-        controls, picture, below = st.container(), st.container(), st.container()
+        top, controls, picture, below = st.container(), st.container(), st.container(), st.container()
+        if prompt.spans.needle and not agreed(
+            chosen.key, len(prompt.tokens), what=("way in", prompt), reduce="Shorten the prompt", slot="way_in"
+        ):
+            return
+        with top, st.spinner("Looking where the needle is read", show_time=True):
+            way_in = find_way_in(chosen, prompt)
         with controls:
             columns = st.columns(4)
         with below:
             window = choose_window(prompt)
-        request = choose_request(chosen, prompt, window, columns)
+        request = choose_request(chosen, prompt, window, columns, way_in)
+        with top:
+            draw_way_in(way_in, request.block, request.heads if request.head is not None else "")
         n_tokens = int(len(prompt.tokens) * request.passes(len(prompt.tokens), chosen.cfg.n_layers))
         if agreed(chosen.key, n_tokens, what=(prompt, request), reduce="Shorten the prompt or zoom in"):
             with picture, st.spinner("Computing", show_time=True):
@@ -64,8 +77,18 @@ def page() -> None:
             with picture:
                 draw_headline(attention_headline(record, prompt.spans))
                 figure = draw_picture(prompt, request, record)
+                steps_between(chosen, request)
             with below:
                 draw_rest(chosen, prompt, request, record, figure)
+    if chosen is not None:
+        st.html(HERE / "cell_click.html", unsafe_allow_javascript=True)
+
+
+def steps_between(chosen: ChosenModel, request: AttentionRequest) -> None:
+    """To the next block and head."""
+    n_heads = chosen.cfg.mixer_sizes(chosen.cfg.block_kind(request.block)).n_heads
+    takes_heads = request.kind == "hidden" and request.view != "heads"
+    draw_steps(chosen.cfg.n_layers, request.block, n_heads, request.heads if takes_heads else None)
 
 
 def choose_window(prompt: Prompt) -> tuple[int, int]:
@@ -74,10 +97,15 @@ def choose_window(prompt: Prompt) -> tuple[int, int]:
 
 
 def choose_request(
-    chosen: ChosenModel, prompt: Prompt, window: tuple[int, int], columns: Sequence[DeltaGenerator]
+    chosen: ChosenModel,
+    prompt: Prompt,
+    window: tuple[int, int],
+    columns: Sequence[DeltaGenerator],
+    way_in: WayIn | None,
 ) -> AttentionRequest:
+    """What the widgets say; they start at the block that reads most of the needle, and at the head of the block."""
     with columns[0]:
-        block = state.slider("Block", "block", 0, chosen.cfg.n_layers - 1, 0)
+        block = state.slider("Block", "block", 0, chosen.cfg.n_layers - 1, way_in.first.block if way_in else 0)
     with columns[1]:
         kind = state.selectbox("Shown", "kind", list(KINDS), "hidden", format_func=KINDS.__getitem__)
     with columns[3]:
@@ -89,7 +117,8 @@ def choose_request(
         if kind == "hidden" and view != "heads":
             n_heads = chosen.cfg.mixer_sizes(chosen.cfg.block_kind(block)).n_heads
             choices = [*REDUCTIONS, *(str(head) for head in range(n_heads))]
-            heads = state.selectbox("Heads", "heads", choices, "mean", format_func=heads_name)
+            best = way_in.best_head(block) if way_in else None
+            heads = state.selectbox("Heads", "heads", choices, best or "mean", format_func=heads_name)
         elif kind == "contribution":
             label = "Token" if chosen.tokenizer else "Token id"
             ready = ready_answer(chosen, prompt)
@@ -109,9 +138,48 @@ def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRec
         figure.update_layout(height=140 + LINE_HEIGHT * n_lines, margin={"b": 10})
         draw_figure(figure, "heads_figure", on_select=take_head if request.kind == "hidden" else None)
         return figure
+    if request.view == "spans":
+        n_segments = len(figure.data[0].y)
+        figure.update_layout(height=max(FIGURE_HEIGHT, 240 + SEGMENT_HEIGHT * min(n_segments, 28)))
+        draw_figure(figure, "attention_figure")
+        return figure
     figure.update_layout(height=FIGURE_HEIGHT)
-    draw_figure(figure, "attention_figure")
+    rows = record.rows[0].tolist()
+    row = chosen_row(rows)
+    draw_figure(with_cell(figure, row, source_of(row)), "attention_figure", on_select=take_cell)
     return figure
+
+
+def chosen_row(rows: Sequence[int]) -> int:
+    """What the row's slider, which is drawn below, says or will say."""
+    said = state.values().get("row", "")
+    return int(said) if said.isdecimal() and rows[0] <= int(said) <= rows[-1] else rows[-1]
+
+
+def with_cell(figure: go.Figure, row: int, source: int | None) -> go.Figure:
+    """The figure with a frame around the cell that was clicked; itself if none was."""
+    if source is None:
+        return figure
+    marked = go.Figure(figure)
+    frames = [
+        {
+            "type": "rect", "xref": f"x{place}", "yref": f"y{place}", "x0": source - 0.5, "x1": source + 0.5,
+            "y0": row - 0.5, "y1": row + 0.5, "line": {"color": "#111111", "width": 2},
+        }
+        for place in ("", *map(str, range(2, len([t for t in figure.data if t.type == "heatmap"]) + 1)))
+    ]  # fmt: skip
+    marked.layout.shapes = [*marked.layout.shapes, *frames]
+    return marked
+
+
+def take_cell() -> None:
+    """Show the row and the source of the cell that was clicked."""
+    with shown_errors("Reading the click"):
+        points = st.session_state["attention_figure"]["selection"]["points"]
+        if points:
+            # The middle of a pooled cell lies between two positions.
+            state.put("row", str(math.ceil(points[0]["y"])))
+            state.put("source_pos", str(math.floor(points[0]["x"])))
 
 
 def what_is_drawn(request: AttentionRequest) -> str:
@@ -121,7 +189,7 @@ def what_is_drawn(request: AttentionRequest) -> str:
     if request.view == "spans":
         return " A cell is a sum over the sources of a span, and a mean over its destinations."
     if request.pooled == 1:
-        return ""
+        return " Click a cell to see its row over the text."
     return (
         f" A cell stands for {request.pooled} × {request.pooled} positions and shows their value of largest magnitude; "
         "zoom in for single ones. The row below, CSV and NPZ hold every value."
@@ -149,7 +217,11 @@ def draw_rest(
         draw_row(prompt, record, choose_row(prompt, record))
     chosen.keep(prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
     key = chosen.key
-    code = as_python([*model_steps(key), *record_steps(key, prompt, request), *figure_steps(prompt, request)])
+    steps = [*model_steps(key), *record_steps(key, prompt, request), *figure_steps(prompt, request)]
+    if prompt.spans.needle:
+        shown = None if request.head is None else (request.block, request.head)
+        steps += [*reading_steps(key, prompt)[1:], *strip_steps(shown)]
+    code = as_python(steps)
     draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")
 
 

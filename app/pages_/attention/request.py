@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import plotly.graph_objects as go
@@ -17,7 +18,9 @@ from app.shell.steps import Ref, Step, as_python, run_steps, tokens_step
 from diffmamba_interp import ActivationCache, HookedMamba
 from diffmamba_interp.figures.attention import attention_figure, attention_heads_figure, attention_span_figure
 from diffmamba_interp.figures.attention_panels import attention_csv, pooling_step
+from diffmamba_interp.figures.heads import head_ranking_figure
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
+from diffmamba_interp.implicit_attention import HeadScores, needle_share
 from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.pictures import collapse_by_span
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
@@ -30,6 +33,7 @@ KINDS = {
     "contribution_norm": "contribution norm",
 }
 REDUCTIONS = {"mean": "mean over heads", "abs_mean": "mean magnitude over heads", "max_abs": "largest magnitude"}
+HERE = Path(__file__).resolve().parent
 MAX_NORM_POSITIONS = 256
 """Longer prompts show the norms of so many last rows only."""
 
@@ -82,7 +86,7 @@ class AttentionRequest:
         if self.head is not None:
             given["head"] = self.head
         if self.view == "spans":
-            return {"spans": prompt.spans, **given}
+            return {"spans": prompt.spans, **given, "apart": [self.window[1]]}
         given["max_cells"] = MAX_CELLS
         return given if prompt.spans == Spans() else given | {"spans": framed(prompt.spans)}
 
@@ -125,6 +129,31 @@ def figure_steps(prompt: Prompt, request: AttentionRequest) -> list[Step]:
     given = request.figure_arguments(prompt)
     cells = [Step("collapsed", collapse_by_span, Ref("record"), **given)] if request.view == "spans" else []
     return [*cells, Step("figure", FIGURES[request.view], Ref("record"), **given)]
+
+
+def reading_steps(key: ModelKey, prompt: Prompt) -> list[Step]:
+    """What every head reads of the needle at the last position."""
+    return [
+        tokens_step(key, prompt),
+        Step("needle_reading", needle_share, Ref("model"), Ref("tokens"), prompt.spans),
+    ]
+
+
+def strip_steps(shown: tuple[int, int] | None) -> list[Step]:
+    """The heads of all blocks in their order. shown: block and head that the page shows."""
+    given = {} if shown is None else {"shown": shown}
+    return [Step("strip", head_ranking_figure, Ref("needle_reading"), "needle_share", **given)]
+
+
+def needle_reading(key: ModelKey, prompt: Prompt) -> HeadScores:
+    """Every head's needle share, from the cache if it was made before."""
+    steps = reading_steps(key, prompt)
+    return loading.result(
+        key,
+        as_python(steps),
+        lambda model: run_steps(steps, {"model": model})["needle_reading"],
+        lambda scores: scores.nbytes,
+    )
 
 
 def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> AttentionRecord:

@@ -31,6 +31,13 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
     whole = pictures_of(record).values
     pictures = {name: picture[row - first_row, : row + 1].cpu().numpy() for name, picture in whole.items()}
     limit = max(float(np.abs(picture).max()) for picture in pictures.values()) or 1.0
+    source = source_of(row)
+    if source is not None:
+        values = ", ".join(f"{short_name(name)} {picture[source]:.4g}" for name, picture in pictures.items())
+        st.markdown(
+            f"Position {row}, `{code_text(prompt.strings[row])}`, reads {source}, "
+            f"`{code_text(prompt.strings[source])}`: {values}."
+        )
     stretches = shown_stretches(prompt.spans, row)
     if prompt.spans.needle:
         draw_spans(prompt.spans, record, row - first_row)
@@ -38,13 +45,27 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
         f"What is read at position {row}, `{code_text(prompt.strings[row])}`: blue is negative, red positive; the "
         f"scale ends at ±{limit:.3g}."
     )
+    outlined = () if source is None else (source,)
     for name, picture in pictures.items():
         st.caption(f"{short_name(name)}{left_out(picture, stretches)}")
         lines = (
-            coloured_text(prompt.strings[start:end], picture[start:end], limit=limit, first=start, scale=signed_scale())
+            coloured_text(
+                prompt.strings[start:end],
+                picture[start:end],
+                limit=limit,
+                first=start,
+                scale=signed_scale(),
+                outlined=outlined,
+            )
             for start, end in stretches
         )
         st.html("".join(lines))
+
+
+def source_of(row: int) -> int | None:
+    """The source whose cell was clicked, if the row can read it."""
+    said = state.remembered("source_pos", "")
+    return int(said) if said.isdecimal() and len(said) < 7 and int(said) <= row else None
 
 
 def draw_spans(spans: Spans, record: AttentionRecord, row: int) -> None:

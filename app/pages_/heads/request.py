@@ -24,7 +24,13 @@ from diffmamba_interp.figures.heads import (
     ranked_heads,
 )
 from diffmamba_interp.files.archives import arrays_to_bytes
-from diffmamba_interp.implicit_attention import HeadScores, gather_and_aggregate, head_rivals, state_sink
+from diffmamba_interp.implicit_attention import (
+    HeadScores,
+    gather_and_aggregate,
+    head_rivals,
+    needle_share,
+    state_sink,
+)
 from diffmamba_interp.text import boundary_tokens
 
 MAKERS: Mapping[str, Any] = {
@@ -32,6 +38,7 @@ MAKERS: Mapping[str, Any] = {
     "dt_ratio": state_sink,
     "gather": gather_and_aggregate,
     "aggregate": gather_and_aggregate,
+    "needle_share": needle_share,
     "negative_mass": head_rivals,
     "redundancy": head_rivals,
     "output_norm": gather_and_aggregate,
@@ -54,7 +61,7 @@ class HeadsRequest:
 
     @property
     def takes_matrices(self) -> bool:
-        return MAKERS[self.measure] is not gather_and_aggregate
+        return MAKERS[self.measure] not in (gather_and_aggregate, needle_share)
 
     def passes(self, n_pos: int) -> float:
         """So many forward passes take as long as the scores."""
@@ -67,7 +74,7 @@ class HeadsRequest:
             return "The prompt has no token that is a full stop or a line break, so no state sink: add one."
         if self.measure == "gather" and not (prompt.spans.needle or prompt.spans.distractors):
             return "No facts are marked in the prompt: mark needle or distractors in the side bar, or take a sample."
-        if self.measure == "aggregate" and not prompt.spans.needle:
+        if self.measure in ("aggregate", "needle_share") and not prompt.spans.needle:
             return "No needle is marked in the prompt: mark it in the side bar, or take a sample."
         return None
 

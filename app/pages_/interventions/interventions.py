@@ -58,6 +58,10 @@ from diffmamba_interp.lens import LensTrajectory
 WINDOW, NARROW_WINDOW = 14, 7
 """Last positions that the heat maps show."""
 
+MAP_COLOURS = {
+    "target_probability": "probability of the answer",
+    **{name: words for name, words in STATISTICS.items() if not name.startswith("target")},
+}
 MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 STAGE_HEIGHT = 320
@@ -82,8 +86,9 @@ def page() -> None:
             with columns[1]:
                 maps = state.selectbox("Heat map", "maps", list(MAPS), "difference", format_func=MAPS.get)
             with columns[2]:
-                names = [name for name in STATISTICS if not name.startswith("target")]
-                colour = state.selectbox("Colour", "map_colour", names, names[0], format_func=STATISTICS.get)
+                # Before and after the top token may be another one: a difference is of the answer's probability.
+                names = [name for name in MAP_COLOURS if maps == "beside" or name != "probability"]
+                colour = state.selectbox("Colour", "map_colour", names, names[0], format_func=MAP_COLOURS.get)
             with columns[3]:
                 log = state.toggle("Logarithmic axis", "change_log")
         window = NARROW_WINDOW if maps == "beside" else WINDOW
