@@ -64,7 +64,7 @@ def test_a_click_on_an_attention_cell_lights_up_its_row_and_source_and_one_on_th
         watched.figures(2, title="Block 4: hidden attention, head 0,")
         watched.page.locator("h2").click()
         watched.page.keyboard.press("k")
-        watched.figures(2, title="Block 3: hidden attention, head 0,")
+        watched.figures(2, title="Block 3: hidden attention, head 1,")
         watched.require_clean()
 
 
