@@ -10,6 +10,10 @@ INSTRUMENTS = ("implicit_attention", "lens", "needle", "interventions", "text")
 """Packages with an `__all__` that a page of its own shows."""
 
 
+ABOUT = """The names that most work begins with, imported from `diffmamba_interp` and loaded when first used. Shapes are
+written as jaxtyping has them. What the instruments have beside these is on pages of their own."""
+
+
 def public_names(module: str = "") -> list[str]:
     """The names in a package's `__all__`, read without importing it; those of `diffmamba_interp` by default."""
     tree = ast.parse((PACKAGE / module / "__init__.py").read_text(encoding="utf-8"))
@@ -23,7 +27,7 @@ def page(module: str = "") -> str:
     """The reference of a package: each public name with its docstring."""
     path = f"diffmamba_interp.{module}".strip(".")
     shown_before = set(public_names()) if module else set()
-    lines = [f"# {path}", ""]
+    lines = [f"# {path}", "", ABOUT if not module else f"Import from `{path}`.", ""]
     for name in public_names(module):
         if name in shown_before:
             lines += [f"## {name}", "", f"See [`{name}`][diffmamba_interp.{name}].", ""]

@@ -106,7 +106,9 @@ def _section(command: str) -> Iterator[str]:
     yield f"\n## {command}\n"
     yield f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}.\n"
     paragraphs = [" ".join(text.split()) for text in "\n".join(found.before).split("\n\n")]
-    yield f"```text\n{paragraphs[0].removeprefix('usage: ').partition(' [-h]')[0]} [options]\n```\n"
+    program = paragraphs[0].removeprefix("usage: ").partition(" [-h]")[0]
+    words = [option.names for group in found.groups.values() for option in group.options if option.names[0] != "-"]
+    yield f"```text\n{' '.join([program, *words, '[options]'])}\n```\n"
     for paragraph in filter(None, paragraphs[1:]):
         yield f"{prose(paragraph)}\n"
     for title, group in found.groups.items():

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = re.compile(r"## What was found\n(.*?)\n## ", re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 LIST_OR_TABLE = re.compile(r"[-*] |\d+\. |\|")
 
@@ -19,11 +18,13 @@ def analyses() -> list[str]:
 
 def index() -> str:
     """What was found: the README's text and table, in which every analysis is a link."""
-    found = TABLE.search((ROOT / "README.md").read_text(encoding="utf-8"))
-    if found is None:
-        raise ValueError("README.md has no section `What was found`: the site's page of findings is made of it.")
-    text = _linked(for_site(found.group(1)), below="")
+    text = linked(for_site(_of_readme("What was found")), below="")
     return "---\nhide: [toc]\n---\n# Findings\n\n" + text.replace("[`analyses/", "[`")
+
+
+def glossary() -> str:
+    """The README's table of words."""
+    return for_site(_of_readme("Glossary"))
 
 
 def page(name: str) -> tuple[str, list[Path]]:
@@ -45,12 +46,22 @@ def beside(path: Path) -> tuple[str, list[Path]]:
         return match[0]
 
     text = LINK.sub(resolved, for_site(path.read_text(encoding="utf-8")))
-    return _linked(text, below="../"), files
+    return linked(text, below="../"), files
 
 
 def for_site(text: str) -> str:
     """Text for GitHub's Markdown as Python's takes it: without comments, a blank line before a list or table."""
     return "\n".join(_spaced(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).splitlines()))
+
+
+def _of_readme(title: str) -> str:
+    """A section of the README, without its title. Raises ValueError if there is none."""
+    found = re.search(
+        rf"^## {title}\n(.*?)^## ", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    if found is None:
+        raise ValueError(f"README.md has no section `{title}`, which the site shows.")
+    return found.group(1)
 
 
 def _spaced(lines: list[str]) -> Iterator[str]:
@@ -64,7 +75,7 @@ def _spaced(lines: list[str]) -> Iterator[str]:
         before = line
 
 
-def _linked(text: str, below: str) -> str:
+def linked(text: str, below: str) -> str:
     """Names of analyses in code become links to their pages."""
     known = set(analyses())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -36,8 +37,12 @@ GENERATED = {
     "<!-- generated: hooks -->": hook_tables.markdown,
     "<!-- generated: commands -->": command_pages.markdown,
     "<!-- generated: explorer -->": explorer_pages,
+    "<!-- generated: glossary -->": findings_pages.glossary,
 }
 """Lines of a page that a part of the code's own making takes the place of."""
+
+PROMPTS = re.compile(r"^```console\n(?:\$ .*\n)+```$", re.MULTILINE)
+"""Commands without their output: shown without the prompt, so that what is copied can be pasted."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -77,9 +82,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fill in what is generated. Raises ValueError for a mark that nothing is known for."""
+    if page.file.src_uri == "checkpoints.md":
+        page.meta["hide"] = ["toc"]  # its table takes the room; the file itself is written by a test
     for mark, make in GENERATED.items():
         if mark in markdown:
             markdown = markdown.replace(mark, make())
     if "<!-- generated:" in markdown:
         raise ValueError(f"{page.file.src_uri} asks for a generated part that docs/generators/mkdocs_hook.py lacks.")
-    return markdown
+    if not page.file.generated_by:
+        markdown = findings_pages.linked(markdown, below="findings/")
+    return PROMPTS.sub(lambda block: block[0].replace("\n$ ", "\n").replace("```console", "```sh"), markdown)

@@ -2,9 +2,9 @@
 
     python -m docs.generators.run_blocks [PAGE ...]
 
-A page's Python blocks share their names and an empty folder. One that is followed by a block of text must raise the
-error that stands there, where ... is anything; a command of ours must end well, or with the error below it. In a
-process of its own, since pytest's type hook would refuse wrong calls in words that users never see.
+A page's Python blocks share their names and an empty folder. One that is followed by a block of text must print what
+stands there, or raise it if it is an error; ... is anything. A command of ours must end well, or with the error below
+it. In a process of its own, since pytest's type hook would refuse wrong calls in words that users never see.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ def run_page(name: str, path: Path) -> int:
 
 
 def run_python(code: str, names: dict[str, Any], shown: str | None) -> None:
-    """Run a block; with `shown`, it must raise that."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Run a block; with `shown`, it must print or raise that."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         try:
             exec(compile(code, "block", "exec"), names)
         except Exception as error:
@@ -76,8 +77,8 @@ def run_python(code: str, names: dict[str, Any], shown: str | None) -> None:
             if shown is None or not fits(message, shown):
                 raise AssertionError(f"it raises\n{message}\nand the page shows\n{shown}") from error
             return
-    if shown is not None:
-        raise AssertionError(f"nothing is raised, and the page shows\n{shown}")
+    if shown is not None and not fits(printed.getvalue(), shown):
+        raise AssertionError(f"it prints\n{printed.getvalue()}\nand the page shows\n{shown}")
 
 
 def run_command(text: str) -> None:

@@ -31,7 +31,8 @@ def test_every_block_of_a_page_runs() -> None:
     [
         ("```python\n1 / 0\n```\n", "division by zero"),
         ("```python\n1 / 0\n```\n```text\nZeroDivisionError: float ...\n```\n", "the page shows"),
-        ("```python\n1 / 1\n```\n```text\nZeroDivisionError: ...\n```\n", "nothing is raised"),
+        ("```python\n1 / 1\n```\n```text\nZeroDivisionError: ...\n```\n", "it prints\n\nand the page shows"),
+        ("```python\nprint(1 + 1)\n```\n```text\n3\n```\n", "it prints\n2"),
         ("```console\n$ diffmamba-interp inspec x\n```\n", "is no command"),
         ("```console\n$ diffmamba-interp inspec\nerror: something else\n```\n", "the page shows"),
     ],
