@@ -406,8 +406,8 @@ FAMILIES = (
 PAGE_TEXT = """\
 # Checkpoints
 
-Written by `{remedy}` from what loading each family does; without the
-variable, the test fails where this page says anything else.
+What `HookedMamba.from_pretrained` opens, from a folder or the hub, and in which words it refuses the rest. Loading is
+strict: every tensor finds its place, or nothing is loaded. `diffmamba-interp inspect PATH` says the same of one folder.
 
 Each family is written as a tiny random model with its own config fields and tensor names; "loads" means that its logits
 are those of transformers with the same weights, to {tolerance:g} of the largest. The published Diff-Mamba-2
@@ -421,6 +421,9 @@ in a warning.
 | family | for example | what it holds | what happens |
 | --- | --- | --- | --- |
 {rows}
+
+Written by `{remedy}` from what loading each family does; without the
+variable, the test fails where this page says anything else.
 """
 
 
