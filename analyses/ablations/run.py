@@ -75,7 +75,7 @@ def sums(asked: Asked) -> Mapping[str, str]:
 
 def keep(folder: Path, recipe: Recipe, parts: Parts) -> None:
     """Bits to a tenth, of thousands a document; the other tables beside them."""
-    for table, decimals in {"records": 1, "prompts": 0, "blocks": 4, "log": 4, "runs": 1}.items():
+    for table, decimals in {"records": 1, "prompts": 0, "blocks": 4, "log": 4, "rivals": 4, "runs": 1}.items():
         write_records(folder / RECORDS.replace("records", table), joined(parts, table=table), decimals=decimals)
 
 

@@ -1,7 +1,8 @@
 """One run: a model of a cell learns the rows of its seed, and what it can do after the last step is read.
 
     rows       tokens and roles of every step of a seed, made once; all cells of the seed learn them in this order
-    measured   bits of each held-out document, which prompts are answered, lambda of each block, the loss on the way
+    measured   bits of each held-out document, which prompts are answered, lambda of each block, the loss on the way;
+               of Mamba and Diff-Mamba also what else differencing may do (`head_rivals`), as it moves
 
 The rows, the optimiser and the loss are those of recipes/demo_diff_mamba2.toml; see `Recipe` for what is changed.
 """
@@ -33,9 +34,10 @@ from diffmamba_interp.lm_training.optimiser import learning_rate, make_optimiser
 from diffmamba_interp.lm_training.preparation import make_mixture, make_model, open_tokenizer
 from diffmamba_interp.lm_training.recipe import ModelRecipe, Precision, TextPart
 from diffmamba_interp.lm_training.recipe import Recipe as LanguageModelRecipe
+from diffmamba_interp.lm_training.stage_readings import RIVAL_PARTS, branch_cosines, rivals
 from diffmamba_interp.lm_training.step import make_step
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.needle.records import load_samples
+from diffmamba_interp.needle.records import NeedleSample, load_samples
 from diffmamba_interp.needle.scoring import score_labels
 from diffmamba_interp.runs.process_group import ProcessGroup
 from diffmamba_interp.runs.settings import read_toml
@@ -44,6 +46,7 @@ from diffmamba_interp.text import TokenStream, load_tokenizer
 DEMO_RECIPE = Path(__file__).parents[2] / "recipes" / "demo_diff_mamba2.toml"
 FILLER_TOKENS = 1_000_000
 EVALUATION_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+RIVAL_CELLS = ("mamba", "diff-mamba")
 GATED_TOKENS = 128
 """Of each held-out document, on which a lambda of every token is averaged."""
 
@@ -74,6 +77,7 @@ class Recipe:
     steps: int
     warmup: int
     log_every: int
+    rivals_at: tuple[int, ...] = ()
     batch_size: int
     length: int
     d_model: int
@@ -180,11 +184,13 @@ def train(
     device: str,
     is_late: Callable[[float], bool] = lambda seconds: False,
     steps: int | None = None,
+    at_step: Callable[[HookedMamba, int], None] = lambda model, step: None,
 ) -> tuple[HookedMamba, dict[str, list[Any]]]:
     """The model after the last step, and its loss on the way: step, text_loss, answer_loss (nats), answer_accuracy.
 
     A loss that is no finite number ends the run; the last line says so (NaN), and its step is where.
     is_late: is asked every `log_every` steps with the seconds that the rest will take. steps: so many, to try it out.
+    at_step: is called with the model and the number of steps behind it, of those in `rivals_at`.
     Raises OutOfTimeError when it says yes.
     """
     run = recipe_of_run(recipe, unit, folder)
@@ -195,6 +201,10 @@ def train(
     sums, since = RoleSums(device), time.monotonic()
     n_steps = run.steps if steps is None else steps
     for step in range(n_steps):
+        if step in recipe.rivals_at:
+            before = time.monotonic()
+            at_step(model, step)
+            since += time.monotonic() - before
         loss, norm = step_of(rows.batch(step), learning_rate(step, run.steps, run.optimiser), sums)
         if (step + 1) % run.log_every and step + 1 < n_steps:
             continue
@@ -210,12 +220,17 @@ def train(
         if step + 1 > run.log_every and is_late((now - since) * (n_steps - step - 1) / run.log_every):
             raise OutOfTimeError(f"{unit} after {step + 1} steps")
         sums, since = RoleSums(device), now
+    if n_steps in recipe.rivals_at:
+        at_step(model, n_steps)
     return model.eval().requires_grad_(False), log
 
 
 def measure(recipe: Recipe, unit: Unit, folder: Path, rows: Rows, *, device: str, **how: Any) -> Tables:
     """Train a run and read it. Tables: records (held-out documents), prompts, blocks, log, runs (one line)."""
     started = time.monotonic()
+    rivals_of = Rivals(folder)
+    if unit[0] in RIVAL_CELLS:
+        how["at_step"] = rivals_of.read
     model, log = train(recipe, unit, folder, rows, device=device, **how)
     trained = time.monotonic()
     # Prompts have many shapes, each of which a graph would be captured for.
@@ -257,6 +272,7 @@ def measure(recipe: Recipe, unit: Unit, folder: Path, rows: Rows, *, device: str
         "prompts": prompts,
         "blocks": lambdas_of_blocks(model, documents),
         "log": log,
+        "rivals": rivals_of.columns,
         "runs": about,
     }
     cell, n_layers, seed = unit
@@ -264,6 +280,36 @@ def measure(recipe: Recipe, unit: Unit, folder: Path, rows: Rows, *, device: str
         n_lines = len(next(iter(columns.values())))
         columns |= {"cell": [cell] * n_lines, "n_layers": [n_layers] * n_lines, "seed": [seed] * n_lines}
     return tables
+
+
+class Rivals:
+    """Negative mass and redundancy of heads, of each block and part, along a run: means over heads and prompts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.samples: list[NeedleSample] = []
+        if (folder / PROMPTS).exists():
+            self.samples, _ = load_samples(folder / PROMPTS, load_tokenizer(str(folder / TOKENIZER)))
+        names = ("step", "block", "part", "negative_mass", "redundancy", "branch_cosine")
+        self.columns: dict[str, list[Any]] = {name: [] for name in names}
+
+    def read(self, model: HookedMamba, step: int) -> None:
+        """Add what `model` shows after `step` steps; it is left as it was. Nothing without prompts."""
+        if not self.samples:
+            return
+        was_training, graphs, model.cuda_graphs = model.training, model.cuda_graphs, False
+        model.eval()
+        with torch.no_grad():
+            read = rivals(model, self.samples)
+            cosines = branch_cosines(model, self.samples).mean(axis=0)
+        model.train(was_training)
+        model.cuda_graphs = graphs
+        for block in range(model.cfg.n_layers):
+            for place, part in enumerate(RIVAL_PARTS):
+                means = {name: float(np.mean(read[name][block, place])) for name in ("negative_mass", "redundancy")}
+                if not math.isnan(means["negative_mass"]):
+                    line = {"step": step, "block": block, "part": part, "branch_cosine": float(cosines[block]), **means}
+                    for name, value in line.items():
+                        self.columns[name].append(value)
 
 
 @torch.no_grad()

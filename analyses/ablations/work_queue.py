@@ -73,7 +73,7 @@ def main(
 ) -> None:
     """Train what is missing. recipe, material: names in recipe.toml, and a file of each (`run.py --prepare-to`).
 
-    out: folder of the results. carried: files of earlier ones. cards: GPUs (None: all; without any, processes).
+    out: folder of the results. carried: files of earlier ones. cards: workers, taken in turn by the GPUs (None: one each; without any, processes).
     seconds: until the end, from now. row_jobs: processes that make rows.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -132,8 +132,8 @@ def work(jobs: Sequence[Job], claims: Path, out: Path, card: int, end: float) ->
     device = "cpu"
     if torch.cuda.is_available():
         # Triton launches its kernels on the current device, wherever the tensors are.
-        torch.cuda.set_device(card)
-        device = f"cuda:{card}"
+        torch.cuda.set_device(card % torch.cuda.device_count())
+        device = f"cuda:{card % torch.cuda.device_count()}"
     else:
         torch.set_num_threads(1)
     warm_up(jobs[0], device, is_backwards=card % 2 == 1)
