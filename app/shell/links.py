@@ -14,6 +14,9 @@ SHARED = (
 )  # fmt: skip
 """Keys of the side bar, which stay as they are on every page."""
 
+LENS_WINDOW = 8
+"""Positions that the lens page shows at least."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
@@ -47,23 +50,27 @@ def draw_links(*links: Link, lead: str = "", cards: bool = False) -> None:
                 st.caption(link.why)
 
 
-def places_links(*, block: int | None, position: int | None, last: int, but: str = "") -> list[Link]:
+def places_links(
+    *, block: int | None, position: int | None, last: int, word: str = "", but: str = "", **shared: str
+) -> list[Link]:
     """Where a block, a position of the prompt or both can be looked at.
 
-    last: position of the prompt. but: the page that asks, to which there is no link.
+    last: position of the prompt. word: a token's text that is asked about: its logit, where it is a word. but: the page
+    that asks, to which there is no link. shared: of the side bar, where the link is to another prompt.
     """
-    at = "" if block is None else f"{block}"
-    row = {} if position is None else {"row": str(position)}
+    place = last if position is None else position
+    attention: dict[str, str] = {} if block is None else {"block": str(block)}
+    attention |= {} if position is None else {"row": str(position)}
+    if word.strip().isalpha():
+        attention |= {"kind": "contribution", "token": word.strip()}
+    lens = {"cell": f"{0 if block is None else block + 1}-{place}"}
+    if place <= last - LENS_WINDOW:
+        lens["first"] = str(max(0, place - LENS_WINDOW // 2))
+    changed = {} if position in (None, last) else {"knock_positions": str(position)}
+    changed |= {} if block is None else {"knock_blocks": f"{block}-{block}"}
     links = [
-        Link(label="Attention", page="attention", changes={**({"block": at} if at else {}), **row}),
-        Link(
-            label="Lens", page="lens",
-            changes={"cell": f"{0 if block is None else block + 1}-{last if position is None else position}"},
-        ),
-        Link(
-            label="Interventions", page="interventions",
-            changes={**({"knock_positions": str(position)} if position is not None and position < last else {}),
-                     **({"knock_blocks": f"{block}-{block}"} if at else {})},
-        ),
-    ]  # fmt: skip
+        Link(label="Attention", page="attention", changes={**shared, **attention}),
+        Link(label="Lens", page="lens", changes={**shared, **lens}),
+        Link(label="Interventions", page="interventions", changes={**shared, **changed}),
+    ]
     return [link for link in links if link.page != but]

@@ -35,6 +35,7 @@ from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import attention_headline
+from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, model_steps, run_steps
@@ -214,7 +215,10 @@ def draw_rest(
         means = f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}."
     st.caption(means + what_is_drawn(request))
     if request.view != "heads":
-        draw_row(prompt, record, choose_row(prompt, record))
+        row = choose_row(prompt, record)
+        draw_row(prompt, record, row)
+        places = {"block": record.block, "position": row, "last": len(prompt.tokens) - 1}
+        draw_links(*places_links(**places, but="attention"), lead="Go on at this block and position:")
     chosen.keep(prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
     key = chosen.key
     steps = [*model_steps(key), *record_steps(key, prompt, request), *figure_steps(prompt, request)]

@@ -18,6 +18,9 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.folders import ModelKey
+from app.shell.glossary import draw_headline
+from app.shell.headlines import patching_headline
+from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, parse_prompt, token_text
 from app.shell.steps import Ref, Step, as_python, model_steps, run_steps, tokens_step
@@ -72,11 +75,22 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
             return
         with st.spinner("Patching", show_time=True):
             made = kept(chosen.key, steps, ("exact", "estimate"))
+        draw_headline(patching_headline(made["exact"], list(places)))
+        draw_strongest(made["exact"], list(places.values()), len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
         draw_figure(figure, "patching_grids")
         st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer))
         files = [html_file(figure, "patching.html"), csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
         draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="patching")
+
+
+def draw_strongest(grid: PatchGrid, places: Sequence[tuple[int, ...]], last: int) -> None:
+    """Links to the block and position of the value that brings most of the answer back."""
+    recovered = grid.recovered[0]
+    if np.isfinite(recovered).any():
+        row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
+        links = places_links(block=grid.blocks[row], position=places[column][-1], last=last, but="interventions")
+        draw_links(*links, lead="Look at that block and position:")
 
 
 def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:

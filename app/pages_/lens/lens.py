@@ -36,6 +36,7 @@ from app.shell.lens_reading import (
     trajectory,
     trajectory_steps,
 )
+from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines
@@ -138,6 +139,9 @@ def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
                 st.caption(f"`{read.chosen.name}`")
                 table = top_tokens(read.trajectory, read.text, stage, place - request.first)
                 draw_likely(table)
+    word = reads[0].text(int(reads[0].trajectory.top_tokens[0, stage, place - request.first, 0]))
+    places = {"block": stage - 1 if stage else None, "position": place, "last": len(prompt.tokens) - 1}
+    draw_links(*places_links(**places, word=word, but="lens"), lead="Go on at this block and position:")
 
 
 def cell(said: str, n_stages: int, request: LensRequest) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import cast
 
 import streamlit as st
@@ -15,6 +16,7 @@ from app.pages_.needle.files import (
     printed_probes,
     probe_files,
 )
+from app.pages_.needle.prompt_links import draw_prompt_links, take_stage
 from app.pages_.needle.request import (
     EXAMPLE,
     MAX_CHARACTERS,
@@ -79,6 +81,7 @@ def page() -> None:
             read = [reading.trajectory for reading in readings]
             draw_headline(needle_headline(read, shipped_results([one.model for one in read])))
             draw_curves(reads, request, run)
+            draw_prompt_links(readings, request)
             draw_attention(reads, request, run)
             keep_run(reads, request, run)
             draw_probes(reads, request)
@@ -137,7 +140,8 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         if place % 2 == 0:
             columns = st.columns(2)
         with columns[place % 2]:
-            draw_figure(figure, f"needle_{name}")
+            key, stages = f"needle_{name}", run.readings[0].trajectory.stages
+            draw_figure(figure, key, on_select=partial(take_stage, key, stages))
     draw_note(
         f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
