@@ -109,12 +109,12 @@ def lens_step(request: LensRequest) -> Step:
     return Step("lens", load_lens, request.lens, Ref("model"))
 
 
-def read_step(prompt: Prompt, request: LensRequest, name: str) -> Step:
+def read_step(prompt: Prompt, request: LensRequest, name: str, tokens: str = "tokens") -> Step:
     """The trajectory of `model` through `lens`."""
     targets = request.targets(prompt)
     given = {} if targets is None else {"targets": Step("", torch.tensor, [targets])}
     return Step(
-        name, lens_trajectory, Ref("model"), Ref("lens"), Ref("tokens"),
+        name, lens_trajectory, Ref("model"), Ref("lens"), Ref(tokens),
         positions=slice(request.first, request.last + 1), top_k=TOP_K, **given,
     )  # fmt: skip
 

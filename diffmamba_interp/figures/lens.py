@@ -82,12 +82,16 @@ def lens_difference_drawing(
     sample: int = 0,
     title: str = "",
     names: tuple[str, str] = ("first", "second"),
+    other_prompt: bool = False,
 ) -> Drawing:
     """The first trajectory's values minus the second's, its baseline's: red where the first has more.
 
     In a cell stands the first model's top token where the baseline has another; pointing at it lists the tokens of
-    both. The unit is that of `lens_drawing`: ranks are compared by their logarithm. names: of the two, for the label;
-    the other arguments as in `lens_drawing`.
+    both. A probability is that of the first model's top token in both; where the baseline's list of likely tokens lacks
+    it, the least of that list stands for it, so that the difference is no smaller than shown. The unit is that of
+    `lens_drawing`: ranks are compared by their logarithm. names: of the two, for the label. other_prompt: the second is
+    of another prompt of as many tokens, position by position; where the tokens differ, both stand at the axis. The
+    other arguments as in `lens_drawing`.
 
     Raises ValueError for trajectories of other tokens or of other stages, and as `lens_drawing`.
     """
@@ -98,10 +102,14 @@ def lens_difference_drawing(
         )
     first = lens_drawing(model, token_text, statistic=statistic, sample=sample, title=title)
     second = lens_drawing(baseline, token_text, statistic=statistic, sample=sample)
-    if not np.array_equal(model.tokens[sample], baseline.tokens[sample]):
+    same_size = model.tokens.shape[1:] == baseline.tokens.shape[1:]
+    if not same_size or (not other_prompt and not np.array_equal(model.tokens[sample], baseline.tokens[sample])):
         raise ValueError("the trajectories are of different tokens: read the same prompt with both models.")
+    labels = zip(first.x.ticks or {}, (first.x.ticks or {}).values(), (second.x.ticks or {}).values(), strict=True)
+    ticks = {place: own if own == other else f"{own}\n{other}" for place, own, other in labels}
     (cells,), (others,) = (list(drawing.marks(HeatMap)) for drawing in (first, second))
-    values = cells.values - others.values
+    baseline_values = _of_same_tokens(model, baseline, sample) if statistic == "probability" else others.values
+    values = cells.values - baseline_values
     is_same = model.top_tokens[sample, ..., 0] == baseline.top_tokens[sample, ..., 0]
     notes = [
         [f"{a}\n{short_name(names[1])}:\n{b}" for a, b in zip(*pair, strict=True)]
@@ -114,12 +122,20 @@ def lens_difference_drawing(
     assert first.scale is not None
     return replace(
         first,
+        x=replace(first.x, ticks=ticks),
         scale=symmetric(f"{minus(*map(short_name, names))}:\n{first.scale.title}", [values]),
         panels=[Panel(marks=[replace(cells, values=values, text=text, notes=notes)])],
     )
 
 
 lens_difference_heat_map = as_plotly(lens_difference_drawing)
+
+
+def _of_same_tokens(model: LensTrajectory, baseline: LensTrajectory, sample: int) -> np.ndarray:
+    """The baseline's probability of the model's top tokens, [stage, pos]; of unlisted ones, the least of its list."""
+    listed = baseline.top_tokens[sample] == model.top_tokens[sample, ..., :1]
+    probabilities = baseline.top_probabilities[sample]
+    return np.where(listed.any(axis=-1), (listed * probabilities).sum(axis=-1), probabilities[..., -1])
 
 
 def kl_drawing(measurement: LensMeasurement, *, title: str = "", kind: str = "tuned") -> Drawing:

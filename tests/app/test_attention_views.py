@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from app.pages_.attention.row import left_out
 from app.shell.prompts import DEFAULT_NEEDLE
 from diffmamba_interp import HookedMamba
-from tests.app.conftest import IDS, OpenApp, figures, run_code, texts
+from tests.app.conftest import IDS, OpenApp, complaint, figures, run_code, texts
 
 BUNDLED = "bundled:diff-mamba2"
 
@@ -185,3 +185,25 @@ def test_what_has_no_room_is_counted_by_its_magnitude() -> None:
     picture = np.array([1.0, -2.0, 0.5, -0.5])
     assert left_out(picture, [(0, 4)]) == ""
     assert left_out(picture, [(0, 1), (3, 4)]) == ": 2 of 4 tokens; 62.5% of the row's magnitude falls on the others"
+
+
+def test_another_model_stands_below_at_its_own_block_and_head(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED, compared_with="model")
+    assert (app.slider(key="second_block").value, app.selectbox(key="second_heads").value) == (10, "6")
+    made = run_code(app)
+    (trace,) = [trace for trace in picture(app)["data"] if trace["type"] == "heatmap"]
+    assert np.allclose(trace["z"], made["second_record"].to_numpy()["weights"][0, 0], atol=1e-5)
+    assert made["second_record"].block == 10
+    assert made["record"].is_differential
+
+
+def test_another_prompt_stands_below_at_the_same_head(open_app: OpenApp) -> None:
+    app = open_app("attention", model=BUNDLED, compared_with="prompt")
+    other = app.text_area(key="other_prompt").value
+    assert "John went back to the garden." in other
+    assert "John moved to the hallway." in other
+    made = run_code(app)
+    assert (made["second_tokens"] != made["tokens"]).sum() == 2
+    assert np.allclose(picture(app)["data"][0]["z"], made["second_record"].to_numpy()["minuend"][0, 0], atol=1e-5)
+    app.text_area(key="other_prompt").set_value("John").run()
+    assert "compared with the same position" in complaint(app)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.pages_.interventions.request import Answer
-from app.pages_.interventions.tracing import curves_csv, exchanged, grids_csv, places_of, rows_of
+from app.pages_.interventions.tracing import curves_csv, grids_csv, places_of, rows_of
 from app.shell.loading import ChosenModel
+from app.shell.prompt_pairs import exchanged
 from app.shell.prompts import Prompt
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import source_scores
@@ -47,6 +47,11 @@ def test_the_exact_grid_stands_beside_its_estimate_and_both_come_out_of_the_prog
     assert np.allclose(made["exact"].patched, exact.patched, atol=1e-5)
     assert np.allclose(made["estimate"].patched, estimate.patched, atol=1e-4)
     assert len(made["patching_figure"].data) == len(figures(app)[-1]["data"])
+    # What the lens reads of both prompts stands before the grids.
+    this, other = (np.exp(made[name].target_log_probabilities[0]) for name in ("trajectory", "other_trajectory"))
+    assert np.allclose(figures(app)[-2]["data"][0]["z"], this - other, atol=1e-5)
+    assert np.array_equal(made["trajectory"].targets, made["other_trajectory"].targets)
+    assert "8<br>5" in figures(app)[-2]["layout"]["xaxis"]["ticktext"]
 
 
 def test_a_prompt_of_another_length_is_refused_in_words(open_app: OpenApp) -> None:
@@ -91,5 +96,5 @@ def test_rows_columns_and_files_are_those_of_the_grid(model: HookedMamba, root) 
 
 
 def test_labels_are_exchanged_both_ways() -> None:
-    assert exchanged((8, 5, 60, 8), Answer(token=8, labels=(8, 5, 60))) == (5, 8, 60, 5)
-    assert exchanged((8, 5), Answer(token=8)) == (8, 5)
+    assert exchanged((8, 5, 60, 8), 8, 5) == (5, 8, 60, 5)
+    assert exchanged((8, 5), 8, None) == (8, 5)

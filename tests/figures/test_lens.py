@@ -170,6 +170,23 @@ def test_equal_trajectories_differ_by_nothing() -> None:
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
 
 
+def test_a_difference_of_probabilities_is_of_the_same_token() -> None:
+    (heat,) = lens_difference_drawing(FIRST, SECOND, WORDS, statistic="probability").marks(HeatMap)
+    for stage, pos in np.ndindex(heat.values.shape):
+        token = FIRST.top_tokens[0, stage, pos, 0]
+        places = np.flatnonzero(SECOND.top_tokens[0, stage, pos] == token)
+        other = SECOND.top_probabilities[0, stage, pos, places[0] if len(places) else -1]
+        assert heat.values[stage, pos] == pytest.approx(FIRST.top_probabilities[0, stage, pos, 0] - other)
+
+
+def test_two_prompts_are_compared_position_by_position_when_that_is_asked_for() -> None:
+    other = replace(SECOND, tokens=np.array([[FIRST.tokens[0, 0], (FIRST.tokens[0, 1] + 1) % 3]]))
+    drawing = lens_difference_drawing(FIRST, other, WORDS, other_prompt=True, statistic="entropy")
+    first, second = drawing.x.ticks.values()
+    assert "\n" not in first
+    assert second.count("\n") == 1
+
+
 def test_trajectories_that_cannot_be_subtracted_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be subtracted"):
         lens_difference_heat_map(FIRST, replace(SECOND, stages=("embedding", "a", "output")), WORDS)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from app.pages_.attention.beside import Beside, draw_beside
 from app.pages_.attention.request import (
     HERE,
     KINDS,
@@ -57,6 +58,7 @@ def page() -> None:
     if chosen is None or prompt is None:
         return
     with shown_errors("Computing the attention", "Zoom in, or choose fewer heads, to need less."):
+        beside: Beside | None = None
         top, controls, picture, below = st.container(), st.container(), st.container(), st.container()
         if prompt.spans.needle and not agreed(
             chosen.key, len(prompt.tokens), what=("way in", prompt), reduce="Shorten the prompt", slot="way_in"
@@ -79,8 +81,10 @@ def page() -> None:
                 draw_headline(attention_headline(record, prompt.spans))
                 figure = draw_picture(prompt, request, record)
                 steps_between(chosen, request)
+                with shown_errors("Drawing what is compared"):
+                    beside = draw_beside(chosen, prompt, request, figure.layout.height)
             with below:
-                draw_rest(chosen, prompt, request, record, figure)
+                draw_rest(chosen, prompt, request, record, figure, beside)
     if chosen is not None:
         st.html(HERE / "cell_click.html", unsafe_allow_javascript=True)
 
@@ -207,7 +211,12 @@ def take_head() -> None:
 
 
 def draw_rest(
-    chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, record: AttentionRecord, figure: go.Figure
+    chosen: ChosenModel,
+    prompt: Prompt,
+    request: AttentionRequest,
+    record: AttentionRecord,
+    figure: go.Figure,
+    beside: Beside | None,
 ) -> None:
     if record.is_differential:
         means = f"Block {record.block} is differential. Difference: {record.difference_means}."
@@ -225,8 +234,12 @@ def draw_rest(
     if prompt.spans.needle:
         shown = None if request.head is None else (request.block, request.head)
         steps += [*reading_steps(key, prompt)[1:], *strip_steps(shown)]
+    files = attention_files(record, figure)
+    if beside is not None:
+        steps += beside.steps
+        files += attention_files(beside.record, beside.figure, "second.")
     code = as_python(steps)
-    draw_downloads(attention_files(record, figure), code, name=f"attention-block-{record.block}")
+    draw_downloads(files, code, name=f"attention-block-{record.block}")
 
 
 page()

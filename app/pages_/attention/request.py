@@ -118,17 +118,24 @@ def framed(spans: Spans) -> Spans:
     return replace(spans, filler=())
 
 
-def record_steps(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> list[Step]:
+def record_steps(
+    key: ModelKey, prompt: Prompt, request: AttentionRequest, prefix: str = "", *, own_model: bool = False
+) -> list[Step]:
+    """prefix: of the results' names. own_model: whether the model's name has it, too."""
     arguments = request.arguments(len(prompt.tokens))
     given = {**arguments, "token_strings": list(prompt.strings), "max_bytes": MAX_BYTES}
-    return [tokens_step(key, prompt), Step("record", extract_attention, Ref("model"), Ref("tokens"), **given)]
+    model, tokens = Ref(f"{prefix if own_model else ''}model"), f"{prefix}tokens"
+    return [
+        Step(tokens, torch.tensor, [list(prompt.tokens)], device=key.device),
+        Step(f"{prefix}record", extract_attention, model, Ref(tokens), **given),
+    ]
 
 
-def figure_steps(prompt: Prompt, request: AttentionRequest) -> list[Step]:
+def figure_steps(prompt: Prompt, request: AttentionRequest, prefix: str = "") -> list[Step]:
     """The figure; by span, the numbers of each cell too."""
-    given = request.figure_arguments(prompt)
-    cells = [Step("collapsed", collapse_by_span, Ref("record"), **given)] if request.view == "spans" else []
-    return [*cells, Step("figure", FIGURES[request.view], Ref("record"), **given)]
+    given, record = request.figure_arguments(prompt), Ref(f"{prefix}record")
+    cells = [Step(f"{prefix}collapsed", collapse_by_span, record, **given)] if request.view == "spans" else []
+    return [*cells, Step(f"{prefix}figure", FIGURES[request.view], record, **given)]
 
 
 def reading_steps(key: ModelKey, prompt: Prompt) -> list[Step]:
@@ -188,9 +195,9 @@ def _record_bytes(record: AttentionRecord) -> int:
     return sum(array.nbytes for array in record.to_numpy().values())
 
 
-def attention_files(record: AttentionRecord, figure: go.Figure) -> list[Download]:
+def attention_files(record: AttentionRecord, figure: go.Figure, prefix: str = "") -> list[Download]:
     return [
-        html_file(figure),
-        csv_file(lambda: attention_csv(record)),
-        npz_file(lambda: record_bytes(record)),
+        html_file(figure, f"{prefix}html"),
+        csv_file(lambda: attention_csv(record), f"{prefix}csv"),
+        npz_file(lambda: record_bytes(record), f"{prefix}npz"),
     ]

@@ -115,7 +115,7 @@ def page() -> None:
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
                 draw_dose_response(chosen, prompt, answer, changes, record, log=log)
-                draw_patching(chosen, prompt, answer)
+                draw_patching(chosen, prompt, answer, request)
                 draw_faithfulness(chosen, prompt, answer)
 
 

@@ -5,9 +5,11 @@ an account of them ranks them. Both ask the model as it is, without the page's c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 import torch
 
@@ -20,13 +22,16 @@ from app.shell.figures import draw_figure
 from app.shell.folders import ModelKey
 from app.shell.glossary import draw_headline
 from app.shell.headlines import patching_headline
+from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
 from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
-from app.shell.prompts import Prompt, markdown, parse_prompt, token_text
-from app.shell.steps import Ref, Step, as_python, model_steps, run_steps, tokens_step
+from app.shell.prompt_pairs import choose_other
+from app.shell.prompts import Prompt, markdown, token_text
+from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines, tokens_step
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.figures.faithfulness import faithfulness_figure, ranking_name
 from diffmamba_interp.figures.interventions import patch_grid_figure
+from diffmamba_interp.figures.lens import lens_difference_heat_map
 from diffmamba_interp.files.table_text import csv_text
 from diffmamba_interp.implicit_attention import SOURCE_SCORES, source_scores
 from diffmamba_interp.interventions import (
@@ -53,8 +58,8 @@ EXACT, ESTIMATE = "exact", "estimate, one backward pass"
 SHORTER = "Shorten the prompt, or patch whole spans"
 
 
-def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
-    """The widgets, and both grids if something is patched."""
+def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: LensRequest) -> None:
+    """The widgets; if something is patched, what the lens reads of both prompts, and both grids."""
     st.subheader("Patching from this prompt into another")
     left, right = st.columns(2)
     offered = [point for point in POINTS if point != "branch_out" or differential_blocks(chosen.cfg)]
@@ -66,7 +71,7 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
         ready = "spans" if point == "gated" else "tokens"
         columns = state.selectbox("Columns", "patch_columns", list(COLUMNS), ready, format_func=COLUMNS.get)
     with shown_errors("Patching", SHORTER):
-        other = choose_other(chosen, prompt, answer)
+        other = choose_other(chosen, prompt, answer.token, other_answer(answer))
         places = places_of(prompt, columns)
         steps = patching_steps(chosen.key, prompt, other, answer, point, places)
         n_rows = len(rows_of(chosen, point))
@@ -75,13 +80,16 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
             return
         with st.spinner("Patching", show_time=True):
             made = kept(chosen.key, steps, ("exact", "estimate"))
+        pair = pair_steps(chosen.key, prompt, lens)
+        pair_figure = draw_pair(chosen, prompt, other, lens, pair)
         draw_headline(patching_headline(made["exact"], list(places)))
         draw_strongest(made["exact"], list(places.values()), len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
         draw_figure(figure, "patching_grids")
         st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer))
-        files = [html_file(figure, "patching.html"), csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
-        draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="patching")
+        files = [html_file(figure, "patching.html"), html_file(pair_figure, "prompts.html")]
+        files += [csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
+        draw_downloads(files, as_python([*model_steps(chosen.key), *steps, *pair]), name="patching")
 
 
 def draw_strongest(grid: PatchGrid, places: Sequence[tuple[int, ...]], last: int) -> None:
@@ -117,29 +125,40 @@ def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> No
         draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="faithfulness")
 
 
-def choose_other(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> Prompt:
-    """The other prompt, ready with the answer and the first wrong one exchanged. Raises ValueError for one of another
-    length."""
-    ready = exchanged(prompt.tokens, answer)
-    between = "" if chosen.tokenizer else " "
-    text = between.join(token_text(token, chosen.tokenizer) for token in ready)
-    hint = "As many tokens as the prompt; ready: the answer and the first wrong answer exchanged"
-    typed = state.text_area("The other prompt", "other_prompt", text, height=100, help=hint)
-    other = parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, bos="never")
-    if len(other.tokens) != len(prompt.tokens):
-        raise ValueError(
-            f"the other prompt has {len(other.tokens)} tokens and the prompt {len(prompt.tokens)}: a value is moved to "
-            "the same position, so exchange words for others of as many tokens."
-        )
-    return other
+def pair_steps(key: ModelKey, prompt: Prompt, lens: LensRequest) -> Steps:
+    """What the lens reads in this prompt less what it reads in the other, of the answer's probability."""
+    names = ("this prompt", "the other prompt")
+    how = {"statistic": "target_probability", "names": names, "other_prompt": True}
+    return [
+        lens_step(lens),
+        read_step(prompt, lens, "trajectory"),
+        read_step(prompt, lens, "other_trajectory", tokens="other"),
+        token_text_lines(key),
+        Step(
+            "pair_figure",
+            lens_difference_heat_map,
+            Ref("trajectory"),
+            Ref("other_trajectory"),
+            Ref("token_text"),
+            **how,
+        ),
+    ]
 
 
-def exchanged(tokens: Sequence[int], answer: Answer) -> tuple[int, ...]:
-    """The tokens with the answer's and the first wrong label's exchanged."""
-    wrong = other_answer(answer)
-    if wrong is None:
-        return tuple(tokens)
-    return tuple({answer.token: wrong, wrong: answer.token}.get(token, token) for token in tokens)
+def draw_pair(chosen: ChosenModel, prompt: Prompt, other: Prompt, lens: LensRequest, steps: Steps) -> go.Figure:
+    """Both prompts and their difference through the lens."""
+    text = partial(token_text, tokenizer=chosen.tokenizer)
+    read = {"trajectory": trajectory(chosen.key, prompt, lens), "other_trajectory": trajectory(chosen.key, other, lens)}
+    for which, of, through_lens in zip(("this", "the other"), (prompt, other), read.values(), strict=True):
+        chosen.keep(of, f"lens, {which} prompt", through_lens, token_ids(through_lens))
+    figure = run_steps(steps, {**read, "token_text": text, "lens": None})["pair_figure"]
+    shown = clickable(figure)
+    draw_figure(shown, "pair_map")
+    st.caption(
+        "Probability of the answer through the lens, this prompt less the other: red where this one has more. Below, "
+        "which single values carry that."
+    )
+    return shown
 
 
 def other_answer(answer: Answer) -> int | None:
