@@ -73,8 +73,8 @@ def main(
 ) -> None:
     """Train what is missing. recipe, material: names in recipe.toml, and a file of each (`run.py --prepare-to`).
 
-    out: folder of the results. carried: files of earlier ones. cards: workers, taken in turn by the GPUs (None: one each; without any, processes).
-    seconds: until the end, from now. row_jobs: processes that make rows.
+    out: folder of the results. carried: files of earlier ones. cards: workers, taken in turn by the GPUs (None: one
+    each; without any, processes). seconds: until the end, from now. row_jobs: processes that make rows.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     end = time.time() + seconds
