@@ -15,8 +15,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from diffmamba_interp.implicit_attention.record import AttentionRecord
+from diffmamba_interp.spans import Spans
 
-MAX_RECORDS, MAX_BYTES = 12, 128 * 2**20
+MAX_RECORDS, MAX_BYTES = 24, 128 * 2**20
 """That are kept."""
 
 _KEPT = "kept_records"
@@ -60,9 +61,9 @@ def npz_file(make: Callable[[], bytes], ending: str = "npz") -> Download:
 class KeptRecord:
     """A computed record and what it was computed with.
 
-    record: an `AttentionRecord`, a `LensTrajectory` or a `NeedleRun`. model: its name in the side bar, or those of
-    two. strings: the prompt's tokens as text; empty for many prompts. words: texts of token ids that the record
-    holds, for a lens.
+    record: one of the kinds of a session file. model: its name in the side bar, or those of two. strings: the prompt's
+    tokens as text; empty for many prompts. words: texts of token ids that the record holds, for a lens. view, spans: of
+    an attention record, "positions", "spans" or "heads", and what the prompt's spans are.
     """
 
     title: str
@@ -72,6 +73,8 @@ class KeptRecord:
     strings: tuple[str, ...]
     record: object
     words: dict[int, str] = field(default_factory=dict)
+    view: str = "positions"
+    spans: Spans = field(default_factory=Spans)
 
 
 def keep_record(record: KeptRecord) -> None:

@@ -2,10 +2,6 @@
 
 Each names the prompts that it speaks of (n), says "not told apart" where an interval decides nothing, and puts what
 speaks against the finding beside it. A difference is model minus baseline.
-
-    share of a change, of one block alone    (clean - block alone) / (clean - all blocks)     of log-probabilities
-
-Such shares need not sum to 1: blocks act through one another.
 """
 
 from __future__ import annotations
@@ -23,8 +19,6 @@ from diffmamba_interp.figures.heads import NAMES, ranked_heads
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.span_measures import summarise_spans
-from diffmamba_interp.interventions import InterventionRecord, PatchGrid, SweepRecord
-from diffmamba_interp.interventions.records import LOG_PROBABILITY, PROBABILITY
 from diffmamba_interp.lens import LensTrajectory
 from diffmamba_interp.models.inspection import CheckpointReport
 from diffmamba_interp.needle import NeedleTrajectory
@@ -35,8 +29,6 @@ from diffmamba_interp.spans import SPAN_CLASSES, Spans
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
 
 N_RESAMPLES = 1_000
-LARGE = 1e-3
-"""Smaller changes of a probability are called none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,76 +245,6 @@ def heads_headline(scores: HeadScores, measure: str) -> Headline:
         else:
             says += f" Reading all tokens alike would give {said(alike)}."
     return Headline(says=(says,), against=tuple(against))
-
-
-def intervention_headline(record: InterventionRecord) -> Headline:
-    """What the change does to the answer at the output."""
-    n = len(record.clean[PROBABILITY])
-    before, after = (float(values[PROBABILITY].mean()) for values in (record.clean, record.intervened))
-    if not record.interventions:
-        return Headline(says=(f"Nothing is changed: the answer has the probability {said(before)} ({prompts(n)}).",))
-    if abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1:
-        says = f"The change leaves the answer's probability at {said(before)} ({prompts(n)})"
-    else:
-        verb = "raises" if after > before else "lowers"
-        says = f"The change {verb} the answer's probability from {said(before)} to {said(after)} ({prompts(n)})"
-    if "snr_db" in record.clean:
-        ratios = [float(values["snr_db"].mean()) for values in (record.clean, record.intervened)]
-        says += f", and its ratio to the wrong labels from {ratios[0]:.1f} to {ratios[1]:.1f} dB"
-    return Headline(
-        says=(f"{says}.",), against=("One prompt decides nothing about others.",) if n < MIN_SAMPLES else ()
-    )
-
-
-def subtraction_headline(record: SweepRecord, model: str) -> Headline:
-    """What no subtraction does to the answer: record: lambda times 0 in all blocks, then in each on its own."""
-    clean = float(record.clean[PROBABILITY].mean())
-    n = len(record.clean[PROBABILITY])
-    at = record.doses.index(0.0)
-    without = record.intervened[PROBABILITY][:, at].mean(axis=-1)
-    whole, alone = float(without[0]), without[1:]
-    if abs(whole - clean) < LARGE and abs(math.log(max(whole, 1e-30) / max(clean, 1e-30))) < 0.1:
-        return Headline(
-            says=(f"λ 0 in every block leaves {short_name(model)}'s answer at {said(clean)} ({prompts(n)}).",),
-            against=("So this answer does not hang on the subtraction.",),
-        )
-    says = (
-        f"λ 0 in every block takes the answer's probability in {short_name(model)} from {said(clean)} to {said(whole)}"
-    )
-    logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
-    against = ["That the model depends on its subtraction does not show that the subtraction cancels noise."]
-    if whole > clean:
-        against.insert(0, "Without the subtraction the answer is likelier.")
-    if len(alone) > 1:
-        share = logs[1:] / logs[0]
-        largest = int(share.argmax())
-        block = (record.groups[largest + 1] or (0,))[0]
-        says += (
-            f"; one block, {block}, alone to {said(float(alone[largest]))}, {share[largest]:.0%} of that in "
-            "log-probability"
-        )
-        against.append("Shares of single blocks need not sum to 100 %: blocks act through one another.")
-    return Headline(says=(f"{says} ({prompts(n)}).",), against=tuple(against))
-
-
-def patching_headline(grid: PatchGrid, places: Sequence[str]) -> Headline:
-    """The cell that brings most of the answer back."""
-    recovered = grid.recovered[0]
-    if not np.isfinite(recovered).any():
-        return Headline(says=("The two prompts give the answer the same logit: there is nothing to bring back.",))
-    row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
-    name = f"block {grid.blocks[row]}"
-    if grid.branches and grid.branches[row]:
-        name += f", {short_name(grid.branches[row])}"
-    if grid.heads:
-        name += f", head {grid.heads[row]}"
-    how = "By the one-pass estimate one" if grid.estimated else "One"
-    return Headline(
-        says=(
-            f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of the answer's logit.",
-        ),
-        against=("One pair of prompts; a value that brings the answer back may only pass it on.",),
-    )
 
 
 def retrieval_headline(cells: Sequence[Cell]) -> Headline:

@@ -53,12 +53,15 @@ class ChosenModel:
         """Whether nothing is subtracted in any block."""
         return all(self.cfg.block_kind(block) == "plain" for block in range(self.cfg.n_layers))
 
-    def keep(self, prompt: Prompt, title: str, record: object, token_ids: Iterable[int] = ()) -> None:
-        """Keep what this model made of a prompt for the session's file. token_ids: whose text belongs to it."""
+    def keep(self, prompt: Prompt, title: str, record: object, token_ids: Iterable[int] = (), **drawn: Any) -> None:
+        """Keep what this model made of a prompt for the session's file.
+
+        token_ids: whose text belongs to it. drawn: `view` and `spans` of an attention record, as the page drew it.
+        """
         keep_record(
             KeptRecord(
                 title=title, model=self.name, dtype=self.key.dtype, device=self.key.device, strings=prompt.strings,
-                record=record, words={token: token_text(token, self.tokenizer) for token in token_ids},
+                record=record, words={token: token_text(token, self.tokenizer) for token in token_ids}, **drawn,
             )
         )  # fmt: skip
 

@@ -212,7 +212,8 @@ class _Plot:
         assert self.drawing.scale is not None, "a heat map needs the drawing's scale"
         columns, rows = _edges(heat.x, self.x), _edges(heat.y, self.y)
         parts = []
-        for (top, bottom), row in zip(rows, np.asarray(heat.values, dtype=float), strict=True):
+        values = np.asarray(heat.values, dtype=float)
+        for (top, bottom), row in zip(rows, values, strict=True):
             colours = [_ground(value, self.drawing.scale) for value in row]
             first = 0
             for last in range(1, len(colours) + 1):
@@ -224,7 +225,7 @@ class _Plot:
                     first = last
         labels: list[str] = []
         if heat.text is not None:
-            for (top, bottom), row, texts in zip(rows, heat.values, heat.text, strict=True):
+            for (top, bottom), row, texts in zip(rows, values, heat.text, strict=True):
                 for (left, right), value, text in zip(columns, row, texts, strict=True):
                     look = f'fill="{text_on(_ground(value, self.drawing.scale) or "#FFFFFF")}"'
                     labels.append(_text((left + right) / 2, (top + bottom) / 2 + 4, text, look))

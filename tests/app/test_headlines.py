@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from app.shell.change_headlines import (
+    intervention_headline,
+    patching_headline,
+    subtraction_headline,
+)
 from app.shell.glossary import WORDS, explained, headline_html
 from app.shell.headlines import (
     Headline,
     attention_headline,
     heads_headline,
-    intervention_headline,
     lens_headline,
     models_headline,
     needle_headline,
-    patching_headline,
     retrieval_headline,
-    subtraction_headline,
 )
 from app.shell.needle_runs import SHIPPED, shipped_results
 from diffmamba_interp.files.json_files import read_json_object

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.pages_.session.file import read_session, write_session
-from app.shell.downloads import MAX_RECORDS
+from app.shell import downloads
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, figures, texts
 
 
@@ -81,18 +81,13 @@ def test_a_corrupt_file_is_an_error_box_and_the_page_lives_on(open_app: OpenApp,
     assert len(figures(app)) == 2
 
 
-def test_only_the_last_figures_are_kept(open_app: OpenApp) -> None:
+def test_only_the_last_figures_are_kept(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "MAX_RECORDS", 3)
     app = open_app("attention", ids=IDS)
-    for kind in ("hidden", "contribution", "contribution_norm"):
-        app.selectbox(key="kind").select(kind).run()
-        for block in range(4):
-            app.slider(key="block").set_value(block).run()
-    for view in ("heads", "spans"):
-        app.selectbox(key="kind").select("hidden").run()
-        app.selectbox(key="view").select(view).run()
+    for block in range(4):
+        app.slider(key="block").set_value(block).run()
     titles = [title for title, _ in app.session_state["kept_records"]]
-    assert len(titles) == MAX_RECORDS
-    assert titles[-1].endswith("spans")
+    assert titles == [f"attention, block {block}, hidden, positions" for block in (1, 2, 3)]
 
 
 def test_without_figures_there_is_nothing_to_take_away(open_app: OpenApp) -> None:
@@ -107,3 +102,21 @@ def test_a_single_head_comes_back_under_its_number(open_app: OpenApp, tmp_path: 
     again = drawn(uploaded(open_app("session", at_root=tmp_path, model=""), session_of(app)))
     assert "head 3" in before["layout"]["title"]["text"]
     assert again["layout"]["title"]["text"] == before["layout"]["title"]["text"]
+
+
+def test_interventions_come_back_with_their_change_and_numbers_and_spans_as_spans(
+    open_app: OpenApp, worded: str, tmp_path: Path
+) -> None:
+    prompt = {"model": worded, "prompt": "the keys are in red", "needle": "keys are", "distractors": "red"}
+    app = open_app("interventions", **prompt, lambda_factor="0.5", swept="lambda")
+    app.switch_page("pages_/attention/attention.py").run()
+    app.selectbox(key="view").select("spans").run()
+    again = uploaded(open_app("session", at_root=tmp_path, model=""), session_of(app))
+    assert not again.exception
+    shown = [element.value for element in again.code]
+    assert any("ScaleLambda: factor 0.5" in text and "Probability of the answer" in text for text in shown)
+    titles = texts(again.text)
+    assert any("sweep of λ" in title for title in titles)
+    labels = " ".join(figures(again)[-1]["layout"]["xaxis"]["ticktext"])
+    assert "needle" in labels
+    assert "distractor" in labels

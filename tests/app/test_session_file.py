@@ -3,24 +3,32 @@
 import io
 import json
 import pickle
+import re
 import tomllib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, kind_of, read_session, write_session
+from app.pages_.session.file import MAX_PACKED_BYTES, read_session, write_session
+from app.pages_.session.kinds import KINDS, figures_of, kind_of
+from app.pages_.session.report import write_report
 from app.shell.downloads import KeptRecord
+from app.shell.kept_runs import HeadsRun, PatchingRun, ProbesRun, RetrievalRun
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
+from diffmamba_interp.interventions import FaithfulnessRecord
 from diffmamba_interp.lens import LogitLens, lens_trajectory
+from diffmamba_interp.needle import ProbeRecord
 from diffmamba_interp.needle.records import ReadSample
 from diffmamba_interp.needle.trajectory_records import NeedleTrajectory
 from diffmamba_interp.stages import stage_names
+from tests.app.test_headlines import cell, changed, grid, scores, without_subtraction
 from tests.models.tiny import random_tokens, tiny_model
 
 STRINGS = ("a", "<b>", "c", "d", "e", "f")
@@ -117,7 +125,7 @@ def test_what_was_written_is_read_back(kept: list[KeptRecord], content: bytes) -
 
 def test_every_record_can_be_drawn_without_its_model(content: bytes, kept: list[KeptRecord]) -> None:
     for again, before in zip(read_session(content).records, kept, strict=True):
-        made, first = (KINDS[kind_of(one.record)].draw(one) for one in (again, before))
+        made, first = (figures_of(one) for one in (again, before))
         assert [figure.to_json() for figure in made] == [figure.to_json() for figure in first]
         assert len(made) == (5 if again.title == "needle" else 1)
         assert "<i>two" not in made[0].to_json()
@@ -259,3 +267,101 @@ def test_a_record_whose_arrays_do_not_fit_together_is_refused(content: bytes) ->
 def test_the_server_takes_files_as_large_as_the_reader_does(project_root: Path) -> None:
     settings = tomllib.loads((project_root / "app" / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
     assert settings["server"]["maxUploadSize"] * 2**20 == MAX_PACKED_BYTES
+
+
+def json_records() -> dict[str, object]:
+    """One of each kind that goes to JSON; numbers at random."""
+    intervention = changed(1.0, 0.25, ({"kind": "SetLambda", "value": 0.0, "blocks": [0, 2]},))
+    through_lens = {"tuned.answer_log_probability": -np.ones((1, 2)), "answer_log_probability": -np.ones(1)}
+    one = grid(2.0, [[0.0, 0.1], [1.0, 0.2]])
+    run = needle_run(12)
+    samples = run.readings[0].trajectory.samples
+    numbers = np.random.default_rng(0).random((12, 3))
+    probes = [
+        ProbeRecord(
+            model=name, stages=stage_names(2), samples=samples, stories=np.arange(12), is_right=numbers > 0.3,
+            bits=numbers, shuffled_right=numbers > 0.9, shuffled_bits=-numbers, l2=numbers, n_folds=2, seed=0,
+        )
+        for name in ("bundled:mamba2", "<i>x")
+    ]  # fmt: skip
+    return {
+        "intervention": replace(
+            intervention,
+            clean={**intervention.clean, **through_lens}, intervened={**intervention.intervened, **through_lens},
+        ),
+        "sweep": without_subtraction(1.0, 0.01, 0.1, 0.9),
+        "patching": PatchingRun(exact=one, estimate=replace(one, estimated=True), places=("0 <b>a", "1 b")),
+        "faithfulness": FaithfulnessRecord(
+            reading="label_probability", unit="probability", rankings=("contribution", "random", "recency"),
+            fractions=(0.0, 0.5, 1.0), level="write", n_sources=(4,),
+            deletion=np.array([[[1.0, 0.1, 0.0], [1.0, 0.5, 0.0], [1.0, 0.6, 0.0]]]),
+            insertion=np.array([[[0.0, 0.9, 1.0], [0.0, 0.5, 1.0], [0.0, 0.4, 1.0]]]),
+        ),
+        "heads": HeadsRun(scores=scores([0.1, 0.8, 0.2, 0.2], 0.15), measure="aggregate"),
+        "retrieval": RetrievalRun(cells=(cell(0, 0.1), cell(1024, -0.1))),
+        "probes": ProbesRun(records=tuple(probes)),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def every(kept: list[KeptRecord]) -> list[KeptRecord]:
+    facts = {"model": "<script>alert(1)</script>", "dtype": "float32", "device": "cpu", "strings": STRINGS}
+    return [*kept, *(KeptRecord(title=kind, record=record, **facts) for kind, record in json_records().items())]
+
+
+def test_every_kind_of_record_comes_back_and_is_drawn_and_told_alike(every: list[KeptRecord]) -> None:
+    assert {kind_of(one.record) for one in every} == set(KINDS)
+    for again, before in zip(read_session(write_session("lens", STATE, every)).records, every, strict=True):
+        kind = KINDS[kind_of(before.record)]
+        assert kind_of(again.record) == kind_of(before.record)
+        if kind.ending == "json":
+            assert kind.write(again.record) == kind.write(before.record), before.title
+        assert kind.tell(again) == kind.tell(before)
+        assert kind.lines(again.record) == kind.lines(before.record)
+        assert kind.drawings(again)
+    lines = KINDS["intervention"].lines(json_records()["intervention"])
+    assert lines[0] == "SetLambda: value 0, blocks 0, 2"
+    assert "0.25" in lines[1]
+
+
+def test_the_report_is_one_page_without_scripts_in_which_all_text_is_escaped(every: list[KeptRecord]) -> None:
+    page = write_report({"prompt": "<img src=x>"}, every).decode()
+    assert page.count("<section><h2>") == len(every)
+    assert page.count("<svg") == sum(len(KINDS[kind_of(one.record)].drawings(one)) for one in every)
+    for harm in ("<script", "<img", "<i>", "<b>a", "href="):
+        assert harm not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "default-src 'none'" in page
+    assert "The change lowers the answer&#x27;s probability from 1.00 to 0.25" in re.sub(r"</?abbr[^>]*>", "", page)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("intervention", {"intervened": {}}),
+        ("sweep", {"doses": []}),
+        ("patching", {"places": ["0"]}),
+        ("faithfulness", {"rankings": ["random"]}),
+        ("heads", {"measure": "evil"}),
+        ("retrieval", {"cells": []}),
+        ("probes", {"records": []}),
+        ("heads", {"evil": 1}),
+        ("sweep", {"clean": 3}),
+    ],
+)
+def test_a_json_record_whose_parts_do_not_fit_together_is_refused(kind: str, changes: dict[str, object]) -> None:
+    facts = {"model": "x", "dtype": "float32", "device": "cpu", "strings": STRINGS}
+    content = write_session("lens", STATE, [KeptRecord(title=kind, record=json_records()[kind], **facts)])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        values = json.loads(archive.read("records/00.json")) | changes
+    with pytest.raises(ValueError, match="session file"):
+        read_session(rewritten(content, **{"records/00.json": json.dumps(values).encode()}))
+
+
+@pytest.mark.parametrize(
+    "entry", [{"view": "evil"}, {"spans": {"needle": [[0, 99]]}}, {"spans": {"needle": [[3, 1]]}}, {"spans": [1]}]
+)
+def test_a_view_or_spans_that_cannot_be_are_refused(content: bytes, entry: dict[str, object]) -> None:
+    entries = json.loads(manifest(content))["records"]
+    with pytest.raises(ValueError, match="session file|positions|half-open"):
+        read_session(rewritten(content, manifest=manifest(content, records=[entries[0] | entry, *entries[1:]])))

@@ -228,7 +228,8 @@ def draw_rest(
         draw_row(prompt, record, row)
         places = {"block": record.block, "position": row, "last": len(prompt.tokens) - 1}
         draw_links(*places_links(**places, but="attention"), lead="Go on at this block and position:")
-    chosen.keep(prompt, f"attention, block {record.block}, {request.kind}, {request.view}", record)
+    title = f"attention, block {record.block}, {request.kind}, {request.view}"
+    chosen.keep(prompt, title, record, view=request.view, spans=prompt.spans)
     key = chosen.key
     steps = [*model_steps(key), *record_steps(key, prompt, request), *figure_steps(prompt, request)]
     if prompt.spans.needle:

@@ -23,6 +23,7 @@ from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import heads_headline
+from app.shell.kept_runs import HeadsRun
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, model_steps, run_steps
@@ -54,6 +55,7 @@ def page() -> None:
 
 def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scores: HeadScores) -> None:
     draw_headline(heads_headline(scores, request.measure))
+    chosen.keep(prompt, f"heads, {NAMES[request.measure]}", HeadsRun(scores=scores, measure=request.measure))
     drawn = run_steps(figure_steps(request), {"scores": scores})
     figure = drawn["figure"]
     figure.update_layout(height=FIGURE_HEIGHT)

@@ -15,11 +15,9 @@ from app.pages_.interventions.choices import choose_answer, choose_changes
 from app.pages_.interventions.pictures import (
     AFTER,
     BEFORE,
-    at_output,
     dose_figures,
     dose_files,
     dose_steps,
-    in_words,
     intervention_files,
     map_steps,
     printed_steps,
@@ -39,17 +37,18 @@ from app.pages_.interventions.request import (
 from app.pages_.interventions.tracing import draw_faithfulness, draw_patching
 from app.shell import state
 from app.shell.answers import draw_likely
+from app.shell.change_headlines import intervention_headline, sweep_headline
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import LEGEND_ABOVE, draw_figure
 from app.shell.glossary import draw_headline
-from app.shell.headlines import intervention_headline
 from app.shell.lens_reading import STATISTICS, LensRequest, clickable, token_ids, top_tokens, trajectory
 from app.shell.loading import ChosenModel
 from app.shell.needle_pictures import name_stages_shortly
 from app.shell.prompts import Prompt, token_text
+from app.shell.readings import at_output, in_words
 from app.shell.steps import as_python, model_steps, run_steps
 from diffmamba_interp.figures.interventions import BY_STAGE
 from diffmamba_interp.interventions import InterventionRecord
@@ -64,6 +63,7 @@ MAP_COLOURS = {
 }
 MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
+MAX_TITLE = 200
 STAGE_HEIGHT = 320
 SWEPT = {"nothing": "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 
@@ -112,6 +112,8 @@ def page() -> None:
                 draw_top(request, read, text)
                 code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
                 draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
+                changed = "; ".join(in_words(change) for change in record.interventions) or "nothing is changed"
+                chosen.keep(prompt, f"intervention: {changed}"[:MAX_TITLE], record)
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
                 draw_dose_response(chosen, prompt, answer, changes, record, log=log)
@@ -185,6 +187,8 @@ def draw_dose_response(
 
     record = swept_record(chosen.key, prompt, answer, changes, request, progress)
     bar.empty()
+    draw_headline(sweep_headline(record))
+    chosen.keep(prompt, f"sweep of {SWEPT[request.swept]}", record)
     figures = dose_figures(record, request, present, log=log)
     for column, (name, figure) in zip(st.columns(len(figures)), figures.items(), strict=True):
         with column:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,11 +12,9 @@ from app.pages_.interventions.request import Answer, Changes, DoseRequest, chang
 from app.shell import loading
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
-from app.shell.glossary import WORDS
 from app.shell.lens_reading import LensRequest, read_step
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, model_steps, run_steps, token_text_lines
-from diffmamba_interp.drawing.labels import probability_change_text, probability_text
 from diffmamba_interp.figures.interventions import BY_STAGE, answer_by_stage_figure, dose_response_figure
 from diffmamba_interp.figures.lens import lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
@@ -27,16 +24,6 @@ from diffmamba_interp.interventions.records import PROBABILITY
 from diffmamba_interp.lens import LensTrajectory
 
 BEFORE, AFTER = "before", "after"
-AT_OUTPUT = {
-    PROBABILITY: ("Probability of the answer", "of its first token, among all tokens of the vocabulary"),
-    "answer_logit": ("Its logit", WORDS["logit"]),
-    "label_probability": ("Among the labels", WORDS["among the labels"]),
-    "snr_db": ("SNR", WORDS["SNR"]),
-}
-"""Readings, what the page calls them, and what that means."""
-
-SHARES = (PROBABILITY, "label_probability")
-
 DOSE_READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}
 PRESENT = {"color": "#666666", "width": 1, "dash": "dot"}
 HEIGHT = 320
@@ -62,45 +49,6 @@ def map_steps(maps: str, statistic: str) -> list[Step]:
         ]
     names = (AFTER, BEFORE)
     return [Step("map", lens_difference_heat_map, after, before, text, statistic=statistic, names=names)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtOutput:
-    """A number that is read at the output, as the page says it. change: None where nothing changed."""
-
-    name: str
-    meaning: str
-    value: str
-    change: str | None
-
-
-def at_output(record: InterventionRecord) -> list[AtOutput]:
-    """Every number that is read at the output."""
-    numbers = []
-    for reading, (name, meaning) in AT_OUTPUT.items():
-        if reading not in record.clean:
-            continue
-        before, after = (float(values[reading][0]) for values in (record.clean, record.intervened))
-        if reading in SHARES:
-            value, change = probability_text(after), probability_change_text(before, after)
-        else:
-            unit = " dB" if reading == "snr_db" else ""
-            value, change = f"{after:.4g}{unit}", f"{after - before:+.4g}{unit} from {before:.4g}"
-        shown = change if after != before else None
-        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown))
-    return numbers
-
-
-def in_words(change: Mapping[str, object]) -> str:
-    """One intervention, as `describe` gives it, on one line."""
-    given = (f"{name} {said(value)}" for name, value in change.items() if name != "kind" and value is not None)
-    return f"{change['kind']}: {', '.join(given)}"
-
-
-def said(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) if len(value) <= 16 else f"{value[0]} … {value[-1]} ({len(value)} of them)"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def dose_figures(

@@ -15,13 +15,14 @@ import torch
 
 from app.pages_.interventions.request import Answer, differential_blocks
 from app.shell import loading, state
+from app.shell.change_headlines import faithfulness_headline, patching_headline
 from app.shell.downloads import csv_file, draw_downloads, html_file
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.folders import ModelKey
 from app.shell.glossary import draw_headline
-from app.shell.headlines import patching_headline
+from app.shell.kept_runs import PatchingRun
 from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
 from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
@@ -83,6 +84,8 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: Len
         pair = pair_steps(chosen.key, prompt, lens)
         pair_figure = draw_pair(chosen, prompt, other, lens, pair)
         draw_headline(patching_headline(made["exact"], list(places)))
+        run = PatchingRun(exact=made["exact"], estimate=made["estimate"], places=tuple(places))
+        chosen.keep(prompt, f"patching of {POINTS[point]}", run)
         draw_strongest(made["exact"], list(places.values()), len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
         draw_figure(figure, "patching_grids")
@@ -115,6 +118,8 @@ def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> No
             return
         with st.spinner("Taking tokens out", show_time=True):
             made = kept(chosen.key, steps, ("faithful",))
+        draw_headline(faithfulness_headline(made["faithful"]))
+        chosen.keep(prompt, "accounts of the tokens, taken out in their order", made["faithful"])
         figure = run_steps(steps, {**made, "model": None, "scores": None})["faithful_figure"]
         draw_figure(figure, "faithful_curves")
         st.caption(

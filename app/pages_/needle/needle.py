@@ -47,6 +47,7 @@ from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline, draw_note
 from app.shell.headlines import needle_headline
+from app.shell.kept_runs import ProbesRun
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
@@ -118,13 +119,16 @@ def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[
 
 
 def keep_run(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
-    """For the session's file."""
     part = f", {run.n_prompts} of them read" if run.n_prompts < request.n_prompts else ""
+    keep(reads, f"needle, {request.in_words}{part}", run)
+
+
+def keep(reads: Sequence[NeedleRead], title: str, record: NeedleRun | ProbesRun) -> None:
+    """For the session's file."""
     keep_record(
         KeptRecord(
-            title=f"needle, {request.in_words}{part}",
-            model=" and ".join(read.name for read in reads), dtype=reads[0].key.dtype, device=reads[0].key.device,
-            strings=(), record=run,
+            title=title, model=" and ".join(read.name for read in reads), dtype=reads[0].key.dtype,
+            device=reads[0].key.device, strings=(), record=record,
         )
     )  # fmt: skip
 
@@ -190,6 +194,7 @@ def draw_probes(reads: Sequence[NeedleRead], request: SampleRequest) -> None:
         return
     with st.spinner("Fitting the probes"):
         records = [run_probes(reads, request, at) for at in range(len(reads))]
+    keep(reads, f"probes, {request.in_words}", ProbesRun(records=tuple(records)))
     figures, curves = probe_pictures(records)
     for column, (place, figure) in zip(st.columns(2), enumerate(figures), strict=False):
         with column:

@@ -10,10 +10,11 @@ import streamlit as st
 from app.pages_.overview.request import subtraction_steps
 from app.shell import loading
 from app.shell.answers import ready_answer
+from app.shell.change_headlines import subtraction_headline
 from app.shell.choices import fits, request_for
 from app.shell.estimates import LONG_S, forward_seconds
 from app.shell.glossary import explained
-from app.shell.headlines import Headline, lens_headline, models_headline, subtraction_headline
+from app.shell.headlines import Headline, lens_headline, models_headline
 from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory
 from app.shell.links import Link, draw_links
 from app.shell.loading import ChosenModel

@@ -19,12 +19,13 @@ from app.pages_.retrieval.grid import (
 )
 from app.shell import state
 from app.shell.choices import choose_model, choose_second_model
-from app.shell.downloads import draw_downloads
+from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import require_feasible
 from app.shell.figures import LEGEND_BELOW, draw_figure
 from app.shell.glossary import draw_headline
 from app.shell.headlines import retrieval_headline
+from app.shell.kept_runs import RetrievalRun
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.steps import as_python, run_steps
 from diffmamba_interp.drawing.colours import short_name
@@ -103,6 +104,15 @@ def live(models: Sequence[ChosenModel]) -> None:
         cells = run_steps(summary_steps(ran_names), {"rows": st.session_state[ROWS]})["cells"]
         if len(cells) < len(ran.cells):
             st.warning(f"Stopped after {len(cells)} of {len(ran.cells)} cells.")
+        about = (
+            f"{', '.join(ran.tasks)} at {', '.join(map(str, ran.lengths))} tokens, {ran.n} prompts of seed {ran.seed}"
+        )
+        keep_record(
+            KeptRecord(
+                title=f"retrieval, {about}", model=" and ".join(ran_names), dtype=models[0].key.dtype,
+                device=models[0].key.device, strings=(), record=RetrievalRun(cells=tuple(cells)),
+            )
+        )  # fmt: skip
         keys = {model.name: model.key for model in models}
         same = (names, request) == (ran_names, ran)
         figures = FIGURES[: len(models)]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
-from app.pages_.session.file import KINDS, MAX_PACKED_BYTES, Session, kind_of, read_session, write_session
+from app.pages_.session.file import MAX_PACKED_BYTES, Session, read_session, write_session
+from app.pages_.session.kinds import KINDS, figures_of, kind_of
+from app.pages_.session.report import write_report
 from app.shell import state
 from app.shell.downloads import KeptRecord, forget_all, kept_records
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure
+from app.shell.glossary import draw_headline
 
 PAGES = Path(__file__).resolve().parents[1]
 
@@ -34,7 +38,7 @@ def draw_writing() -> None:
     for kept in records:
         st.text(f"{kept.model}: {kept.title}")
     if not records:
-        st.text("none yet: open the Attention, the Lens, the Needle or the Interventions page first")
+        st.text("none yet: open a page that draws figures first")
     # The file is made in another thread, which knows no session.
     make = partial(write_session, state.visited(), state.values(), records)
     st.download_button(
@@ -42,7 +46,16 @@ def draw_writing() -> None:
         on_click="ignore", type="primary", disabled=not records,
     )  # fmt: skip
     if records:
+        draw_report(state.values(), records, key="report")
         st.button("Forget these figures", on_click=forget_all)
+
+
+def draw_report(values: Mapping[str, str], records: Sequence[KeptRecord], *, key: str) -> None:
+    """A button for the page that needs no server."""
+    st.download_button(
+        "Download a report", partial(write_report, values, records), "report.html", "text/html", key=key,
+        on_click="ignore", help="One HTML file with every figure and what it says: no server, no network, no script",
+    )  # fmt: skip
 
 
 def choose_file() -> Session | None:
@@ -63,6 +76,7 @@ def draw_opened(session: Session) -> None:
         # The name comes from a file: only that of a folder that is there is taken.
         page = session.page if session.page in {folder.name for folder in PAGES.iterdir()} else "overview"
         st.switch_page(f"pages_/{page}/{page}.py")
+    draw_report(session.state, session.records, key="report_of_file")
     for number, kept in enumerate(session.records):
         with shown_errors(f"Drawing record {number + 1}"):
             draw_record(number, kept)
@@ -72,7 +86,12 @@ def draw_record(number: int, kept: KeptRecord) -> None:
     st.markdown(f"**Record {number + 1}**")
     length = f"; {len(kept.strings)} tokens" if kept.strings else ""
     st.text(f"{kept.title}. Model {kept.model}, {kept.dtype} on {kept.device}{length}.")
-    figures = KINDS[kind_of(kept.record)].draw(kept)
+    kind = KINDS[kind_of(kept.record)]
+    draw_headline(kind.tell(kept))
+    lines = kind.lines(kept.record)
+    if lines:
+        st.code("\n".join(lines), language=None, wrap_lines=True)
+    figures = figures_of(kept)
     for first in range(0, len(figures), 2):
         row = figures[first : first + 2]
         for place, (column, figure) in enumerate(zip(st.columns(len(row)), row, strict=True), start=first):

@@ -1,0 +1,137 @@
+"""What changing a model did, in sentences: as `headlines`, from records of interventions.
+
+    share of a change, of one block alone    (clean - block alone) / (clean - all blocks)     of log-probabilities
+
+Such shares need not sum to 1: blocks act through one another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.shell.headlines import Headline, prompts, said
+from diffmamba_interp.drawing.colours import short_name
+from diffmamba_interp.figures.faithfulness import ranking_name
+from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, PatchGrid, SweepRecord
+from diffmamba_interp.interventions.faithfulness import RANDOM
+from diffmamba_interp.interventions.records import LOG_PROBABILITY, PROBABILITY
+from diffmamba_interp.statistics import MIN_SAMPLES
+
+LARGE = 1e-3
+"""Smaller changes of a probability are called none."""
+
+ONE_PROMPT = "One prompt decides nothing about others."
+
+
+def intervention_headline(record: InterventionRecord) -> Headline:
+    """What the change does to the answer at the output."""
+    n = len(record.clean[PROBABILITY])
+    before, after = (float(values[PROBABILITY].mean()) for values in (record.clean, record.intervened))
+    if not record.interventions:
+        return Headline(says=(f"Nothing is changed: the answer has the probability {said(before)} ({prompts(n)}).",))
+    if abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1:
+        says = f"The change leaves the answer's probability at {said(before)} ({prompts(n)})"
+    else:
+        verb = "raises" if after > before else "lowers"
+        says = f"The change {verb} the answer's probability from {said(before)} to {said(after)} ({prompts(n)})"
+    if "snr_db" in record.clean:
+        ratios = [float(values["snr_db"].mean()) for values in (record.clean, record.intervened)]
+        says += f", and its ratio to the wrong labels from {ratios[0]:.1f} to {ratios[1]:.1f} dB"
+    return Headline(says=(f"{says}.",), against=(ONE_PROMPT,) if n < MIN_SAMPLES else ())
+
+
+def subtraction_headline(record: SweepRecord, model: str) -> Headline:
+    """What no subtraction does to the answer: record: lambda times 0 in all blocks, then in each on its own."""
+    clean = float(record.clean[PROBABILITY].mean())
+    n = len(record.clean[PROBABILITY])
+    at = record.doses.index(0.0)
+    without = record.intervened[PROBABILITY][:, at].mean(axis=-1)
+    whole, alone = float(without[0]), without[1:]
+    if abs(whole - clean) < LARGE and abs(math.log(max(whole, 1e-30) / max(clean, 1e-30))) < 0.1:
+        return Headline(
+            says=(f"λ 0 in every block leaves {short_name(model)}'s answer at {said(clean)} ({prompts(n)}).",),
+            against=("So this answer does not hang on the subtraction.",),
+        )
+    says = (
+        f"λ 0 in every block takes the answer's probability in {short_name(model)} from {said(clean)} to {said(whole)}"
+    )
+    logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
+    against = ["That the model depends on its subtraction does not show that the subtraction cancels noise."]
+    if whole > clean:
+        against.insert(0, "Without the subtraction the answer is likelier.")
+    if len(alone) > 1:
+        share = logs[1:] / logs[0]
+        largest = int(share.argmax())
+        block = (record.groups[largest + 1] or (0,))[0]
+        says += (
+            f"; one block, {block}, alone to {said(float(alone[largest]))}, {share[largest]:.0%} of that in "
+            "log-probability"
+        )
+        against.append("Shares of single blocks need not sum to 100 %: blocks act through one another.")
+    return Headline(says=(f"{says} ({prompts(n)}).",), against=tuple(against))
+
+
+def patching_headline(grid: PatchGrid, places: Sequence[str]) -> Headline:
+    """The cell that brings most of the answer back."""
+    recovered = grid.recovered[0]
+    if not np.isfinite(recovered).any():
+        return Headline(says=("The two prompts give the answer the same logit: there is nothing to bring back.",))
+    row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
+    name = f"block {grid.blocks[row]}"
+    if grid.branches and grid.branches[row]:
+        name += f", {short_name(grid.branches[row])}"
+    if grid.heads:
+        name += f", head {grid.heads[row]}"
+    how = "By the one-pass estimate one" if grid.estimated else "One"
+    return Headline(
+        says=(
+            f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of the answer's logit.",
+        ),
+        against=("One pair of prompts; a value that brings the answer back may only pass it on.",),
+    )
+
+
+def sweep_headline(record: SweepRecord) -> Headline:
+    """At which dose, in which blocks, the answer is likeliest and least likely."""
+    values = record.intervened[PROBABILITY].mean(axis=-1)
+    n = len(record.clean[PROBABILITY])
+    clean = float(record.clean[PROBABILITY].mean())
+    places = [np.unravel_index(int(at), values.shape) for at in (values.argmin(), values.argmax())]
+    low, high = (float(values[place]) for place in places)
+    if high - low < LARGE:
+        return Headline(says=(f"No dose moves the answer's probability from {said(clean)} ({prompts(n)}).",))
+
+    def where(place: Sequence[int]) -> str:
+        group, dose = place
+        blocks = record.groups[group]
+        of = "" if len(record.groups) == 1 or not blocks else f" in block {', '.join(map(str, blocks))}"
+        return f"at {record.doses[dose]:g}{of}"
+
+    return Headline(
+        says=(
+            f"The answer is least likely, {said(low)}, {where(places[0])}, and likeliest, {said(high)}, "
+            f"{where(places[1])}; unchanged {said(clean)} ({record.dose}; {prompts(n)}).",
+        ),
+        against=(ONE_PROMPT,) if n < MIN_SAMPLES else (),
+    )
+
+
+def faithfulness_headline(record: FaithfulnessRecord) -> Headline:
+    """Which account of the tokens holds best, by insertion less deletion area."""
+    gap = dict(zip(record.rankings, record.gap.mean(axis=0).tolist(), strict=True))
+    n = len(record.gap)
+    best, *rest = sorted(gap, key=lambda name: -gap[name])
+    others = ", ".join(f"{ranking_name(name)} {gap[name]:.2f}" for name in rest)
+    against = [ONE_PROMPT] if n < MIN_SAMPLES else []
+    if best == RANDOM:
+        against.insert(0, "No account is better than a random order here.")
+    return Headline(
+        says=(
+            f"{ranking_name(best).capitalize()} holds best: insertion less deletion area {gap[best]:.2f}; {others} "
+            f"({prompts(n)}).",
+        ),
+        against=tuple(against),
+    )

@@ -1,0 +1,60 @@
+"""What interventions did, in words: what was changed, and the numbers at the output before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.shell.glossary import WORDS
+from diffmamba_interp.drawing.labels import probability_change_text, probability_text
+from diffmamba_interp.interventions import InterventionRecord
+from diffmamba_interp.interventions.records import PROBABILITY
+
+AT_OUTPUT = {
+    PROBABILITY: ("Probability of the answer", "of its first token, among all tokens of the vocabulary"),
+    "answer_logit": ("Its logit", WORDS["logit"]),
+    "label_probability": ("Among the labels", WORDS["among the labels"]),
+    "snr_db": ("SNR", WORDS["SNR"]),
+}
+"""Readings, what the page calls them, and what that means."""
+
+SHARES = (PROBABILITY, "label_probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtOutput:
+    """A number that is read at the output, as the page says it. change: None where nothing changed."""
+
+    name: str
+    meaning: str
+    value: str
+    change: str | None
+
+
+def at_output(record: InterventionRecord) -> list[AtOutput]:
+    """Every number that is read at the output."""
+    numbers = []
+    for reading, (name, meaning) in AT_OUTPUT.items():
+        if reading not in record.clean:
+            continue
+        before, after = (float(values[reading][0]) for values in (record.clean, record.intervened))
+        if reading in SHARES:
+            value, change = probability_text(after), probability_change_text(before, after)
+        else:
+            unit = " dB" if reading == "snr_db" else ""
+            value, change = f"{after:.4g}{unit}", f"{after - before:+.4g}{unit} from {before:.4g}"
+        shown = change if after != before else None
+        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown))
+    return numbers
+
+
+def in_words(change: Mapping[str, object]) -> str:
+    """One intervention, as `describe` gives it, on one line."""
+    given = (f"{name} {said(value)}" for name, value in change.items() if name != "kind" and value is not None)
+    return f"{change['kind']}: {', '.join(given)}"
+
+
+def said(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) if len(value) <= 16 else f"{value[0]} … {value[-1]} ({len(value)} of them)"
+    return f"{value:g}" if isinstance(value, float) else str(value)
