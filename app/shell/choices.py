@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.shell import loading, state
 from app.shell.errors import shown_errors
-from app.shell.folders import ModelKey
+from app.shell.folders import HUB, ModelKey, is_hub_id
 from app.shell.loading import ChosenModel
 from app.shell.needle_runs import MAX_SAMPLES
 from app.shell.prompts import (
@@ -47,6 +47,7 @@ TASKS = {
 }
 LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
 MAX_SEED = 99
+AGREED_TO_FETCH = "hub_models_agreed"
 
 
 def choose_model() -> ChosenModel | None:
@@ -65,8 +66,22 @@ def choose_model() -> ChosenModel | None:
                 f"no checkpoint folder below the root {root.resolve()}: start the explorer with "
                 "`-- --root FOLDER`, or type a folder's name in the side bar."
             )
-        return loading.open_model(name, dtype, device)
+        return loading.open_model(name, dtype, device) if may_fetch(name, "first") else None
     return None
+
+
+def may_fetch(name: str, slot: str) -> bool:
+    """Whether the model may be asked for: those of the hub after a press only, since a link can name one.
+
+    slot: tells the places of one page apart.
+    """
+    agreed: set[str] = st.session_state.setdefault(AGREED_TO_FETCH, set())
+    if name in agreed or not is_hub_id(name) or not loading.options().hub:
+        return True
+    st.info("This view asks for a model of the Hugging Face hub. Nothing was sent there yet:")
+    st.code(name.removeprefix(HUB), language=None)
+    st.button("Ask the hub for it", key=f"fetch_{slot}", type="primary", on_click=agreed.add, args=(name,))
+    return False
 
 
 def choose_second_model(first: ChosenModel) -> ChosenModel | None:
@@ -81,7 +96,9 @@ def choose_second_model(first: ChosenModel) -> ChosenModel | None:
             )
             if name == first.name:
                 st.warning("This is the first model: name another one, or none.")
-        return None if name in (NO_MODEL, first.name) else loading.open_model(name, first.key.dtype, first.key.device)
+        if name in (NO_MODEL, first.name) or not may_fetch(name, "second"):
+            return None
+        return loading.open_model(name, first.key.dtype, first.key.device)
     return None
 
 

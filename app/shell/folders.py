@@ -60,8 +60,8 @@ def tokenizer_folder(folder: Path) -> Path:
 def resolve_below(root: Path, name: str) -> Path:
     """The folder `name`, relative to `root`, with symbolic links followed.
 
-    Raises ValueError, in the same words whatever lies there, for a path that leads outside of the root;
-    FileNotFoundError if there is no such folder.
+    Raises ValueError, in the same words whatever lies there, for a path that leads outside of the root, and for a
+    folder that holds a file or folder which is a link out of it; FileNotFoundError if there is no such folder.
     """
     base = root.resolve()
     if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
@@ -76,6 +76,13 @@ def resolve_below(root: Path, name: str) -> Path:
         raise FileNotFoundError(
             f"there is no folder {name!r} below {base}. A model of the Hugging Face hub is named `hub:owner/name`."
         )
+    for entry in sorted(path.iterdir()):
+        # Whatever is read of a model or lens lies in its folder; one check serves every kind of file.
+        if entry.is_symlink() and not entry.resolve().is_relative_to(base):
+            raise ValueError(
+                f"{entry.name!r} in {name!r} is a link that leads outside of the root folder {base}: put the file "
+                "itself there, or start the explorer with a `--root` that holds both."
+            )
     return path
 
 
@@ -110,6 +117,11 @@ def _shallow(name: Path) -> bool:
 
 def is_hub_name(name: str) -> bool:
     return name.startswith(HUB)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the hub can be asked for the name; others that begin like it are refused without asking."""
+    return is_hub_name(name) and bool(HUB_ID.match(name.removeprefix(HUB)))
 
 
 def hub_folder(name: str, *, allowed: bool, max_bytes: int) -> Path:

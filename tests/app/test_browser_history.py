@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -58,3 +59,12 @@ def test_the_link_that_is_copied_opens_the_view(browser, address: str) -> None:
         watched.page.goto(link)
         watched.figures(1, title="Block 2")
         watched.require_clean()
+
+
+def test_the_server_listens_to_this_machine_alone(address: str) -> None:
+    port = f"{int(address.rpartition(':')[2]):04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    listening = [
+        place.partition(":")[0] for _, place, _, state, *_ in lines if place.endswith(f":{port}") and state == "0A"
+    ]
+    assert listening == ["0100007F"]  # 127.0.0.1

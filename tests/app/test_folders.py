@@ -1,5 +1,6 @@
 """Only what lies below the root is opened, and what is found there is offered."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_a_link_that_leads_out_of_the_root_is_refused(root: Path, tmp_path: Path
     (tmp_path / "link").symlink_to(root.parent / "secret", target_is_directory=True)
     with pytest.raises(ValueError, match="leads outside of the root"):
         resolve_below(tmp_path, "link")
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json", "params.pt", "anything"])
+def test_a_file_that_is_a_link_out_of_the_root_is_refused_whatever_its_kind(
+    root: Path, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / "kept").write_text("{}", encoding="utf-8")
+    base = tmp_path / "root"
+    shutil.copytree(root / MODEL, base / "model")
+    (base / "model" / file).unlink(missing_ok=True)
+    (base / "model" / file).symlink_to(tmp_path / "kept")
+    with pytest.raises(ValueError, match=f"{file}.*is a link that leads outside of the root"):
+        open_folder(base, "model")
+    assert resolve_below(tmp_path, "root/model")
 
 
 def test_a_folder_below_the_root_is_opened_by_a_relative_or_an_absolute_name(root: Path) -> None:

@@ -21,8 +21,9 @@ def test_an_explorer_without_the_hub_says_so() -> None:
 
 
 def test_without_a_network_the_page_says_so_within_seconds_and_lives_on(open_app: OpenApp) -> None:
-    start = time.perf_counter()
     app = open_app(model="hub:owner/no-such-model")
+    start = time.perf_counter()
+    app.button(key="fetch_first").click().run()
     assert time.perf_counter() - start < 20
     assert "did not answer" in complaint(app)
     app.selectbox(key="model").select(MODEL).run()
@@ -44,3 +45,25 @@ def test_a_model_beyond_the_budget_is_refused_before_it_is_fetched(monkeypatch: 
 def test_a_folder_of_the_hubs_cache_is_known_by_its_id() -> None:
     assert hub_id(Path("cache/models--owner--some--name/snapshots/0123abc")) == "owner/some--name"
     assert hub_id(Path("models/alternate")) is None
+
+
+def test_a_link_that_names_a_model_of_the_hub_asks_before_anything_is_sent(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def hub_folder(name: str, **_: object) -> Path:
+        asked.append(name)
+        raise FileNotFoundError("nobody there")
+
+    monkeypatch.setattr("app.shell.loading.hub_folder", hub_folder)
+    app = open_app(model="hub:owner/name", beside="hub:owner/other")
+    assert asked == []
+    assert not app.error
+    assert any("Nothing was sent there yet" in text.value for text in app.info)
+    app.button(key="fetch_first").click().run()
+    assert asked == ["hub:owner/name"]
+    app.selectbox(key="model").select(MODEL).run()
+    assert asked == ["hub:owner/name"]
+    app.button(key="fetch_second").click().run()
+    assert asked == ["hub:owner/name", "hub:owner/other"]
