@@ -9,8 +9,9 @@ Diff-S6, of d_model in Diff-Mamba, as published), or re-parameterised, exp(q1 . 
 
 Parameters are matched by what does not touch the differential state. A Diff-Mamba block has two branches with half of
 a plain mixer's heads and with B and C of their own, so the plain mixer gets two groups of B and C. A Diff-S6 block has
-two scans as wide as a plain mixer's, so its stream is narrower (`d_model_of_scans`). A plain block between differential
-ones has one group, as published, which leaves those models smaller.
+two scans as wide as a plain mixer's, so its stream is narrower (`d_model_of_scans`), with as many heads, which are
+narrower too: a number of heads that is no multiple of 8 makes matrices whose rows tensor cores cannot read. A plain
+block between differential ones has one group, as published, which leaves those models smaller.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ WHOLE_MIXERS = {"head_division": "n_heads"}
 
 
 class Sizes(Protocol):
-    """What of a recipe a model is made of. d_model_of_scans: that of Diff-S6."""
+    """What of a recipe a model is made of. d_model_of_scans, d_head_of_scans: those of Diff-S6."""
 
     @property
     def d_model(self) -> int: ...
@@ -43,6 +44,9 @@ class Sizes(Protocol):
 
     @property
     def d_head(self) -> int: ...
+
+    @property
+    def d_head_of_scans(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,7 @@ def config_of(cell: str, sizes: Sizes, *, n_layers: int, d_vocab: int) -> Hooked
         n_layers=n_layers,
         d_vocab=d_vocab,
         d_state=sizes.d_state,
-        d_head=sizes.d_head,
+        d_head=sizes.d_head_of_scans if kind.has_scans_subtracted else sizes.d_head,
         n_groups=2 if kind.differential is None else 1,
         tie_embeddings=True,
         differential=None if kind.differential is None else DifferentialConfig(**kind.differential),

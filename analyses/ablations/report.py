@@ -78,7 +78,7 @@ class Runs:
 
     @classmethod
     def read(cls, folder: Path, recipe: Mapping[str, Any]) -> Runs:
-        names = ("records", "prompts", "blocks", "log", "rivals", "runs")
+        names = ("records", "prompts", "blocks", "log", "runs")
         tables = {name: read_records(folder / RECORDS.replace("records", name)) for name in names}
         return cls(tables=tables, planned=runs_of(recipe["cells"], recipe["n_layers"], recipe["seeds"]))
 

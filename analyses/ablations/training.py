@@ -84,6 +84,7 @@ class Recipe:
     d_model_of_scans: int
     d_state: int
     d_head: int
+    d_head_of_scans: int
     precision: Precision
 
 

@@ -90,8 +90,9 @@ def main(
             jobs.append(Job(name=name, recipe=said, folder=folder))
         claims = Path(temporary) / "claims"
         claims.mkdir()
-        for name, unit in finished([*carried, *out.glob("runs-*.jsonl")]):
-            claim(claims, name, unit)
+        for job in jobs:
+            for unit in read_runs([*carried, *out.glob("runs-*.jsonl")], job.recipe):
+                claim(claims, job.name, unit)
         # A process that has used CUDA or threads cannot be forked, nor can it make the rows.
         spawn = multiprocessing.get_context("spawn")
         maker = spawn.Process(target=make_rows, args=(jobs, row_jobs), daemon=False)
@@ -136,7 +137,7 @@ def work(jobs: Sequence[Job], claims: Path, out: Path, card: int, end: float) ->
         device = f"cuda:{card % torch.cuda.device_count()}"
     else:
         torch.set_num_threads(1)
-    warm_up(jobs[0], device, is_backwards=card % 2 == 1)
+    refused = warm_up(jobs[0], device, is_backwards=card % 2 == 1)
     step_seconds: dict[tuple[str, str, int], float] = {}
 
     def seconds_of(job: Job, unit: Unit) -> float:
@@ -154,7 +155,9 @@ def work(jobs: Sequence[Job], claims: Path, out: Path, card: int, end: float) ->
                 (job, unit)
                 for job in jobs
                 for unit in job.units
-                if fits(seconds_of(job, unit)) and claim(claims, job.name, unit)
+                if CELLS[unit[0]].has_scans_subtracted not in refused
+                and fits(seconds_of(job, unit))
+                and claim(claims, job.name, unit)
             ),
             None,
         )
@@ -182,27 +185,34 @@ def work(jobs: Sequence[Job], claims: Path, out: Path, card: int, end: float) ->
         append_line(
             out,
             json_text(
-                {"recipe": job.name, "made_by": plain_recipe(job.recipe), "unit": unit, **made, "tables": tables}
+                {"recipe": job.name, "made_by": plain_recipe(job.recipe, unit), "unit": unit, **made, "tables": tables}
             ),
         )
         logger.info("card %d: %s %s, %.1f s, %.1f s left", card, job.name, unit, seconds, end - time.time())
 
 
-def warm_up(job: Job, device: str, *, is_backwards: bool) -> None:
+def warm_up(job: Job, device: str, *, is_backwards: bool) -> set[bool]:
     """While the first rows are made, let the kernels choose their tiles: some steps of each kind on no text at all.
 
-    is_backwards: so that two cards do not compile the same kernel at the same time.
+    is_backwards: so that two cards do not compile the same kernel at the same time. Of the kinds (Diff-S6 or not)
+    those that the kernels refuse.
     """
+    refused: set[bool] = set()
     if device == "cpu":
-        return
+        return refused
     recipe = job.recipe
     shape = (WARM_UP_STEPS, recipe.batch_size, recipe.length + 1)
     rows = Rows(np.full(shape, 5, np.uint16), np.full(shape, Role.TEXT, np.uint8))
-    cells = [cell for cell in ("mamba", "diff-mamba", "diff-s6", "diff-s6-bare") if cell in recipe.cells]
+    cells = [cell for cell in ("mamba", "diff-mamba", "diff-s6") if cell in recipe.cells]
     for cell in reversed(cells) if is_backwards else cells:
         started = time.monotonic()
-        train(recipe, (cell, recipe.n_layers[0], 0), job.folder, rows, device=device, steps=WARM_UP_STEPS)
+        try:
+            train(recipe, (cell, recipe.n_layers[0], 0), job.folder, rows, device=device, steps=WARM_UP_STEPS)
+        except Exception:
+            logger.exception("%s: no run of the kind of %s is made", device, cell)
+            refused.add(CELLS[cell].has_scans_subtracted)
         logger.info("%s: warm for %s after %.0f s", device, cell, time.monotonic() - started)
+    return refused
 
 
 def claim(claims: Path, name: str, unit: Unit) -> bool:
@@ -219,15 +229,13 @@ def release(claims: Path, name: str, unit: Unit) -> None:
     _claim_of(claims, name, unit).unlink()
 
 
-def finished(files: Sequence[Path]) -> list[tuple[str, Unit]]:
-    """The runs in files of results: name of the recipe and unit."""
-    return [(line["recipe"], unit_of(line)) for line in _lines(files)]
-
-
 def read_runs(files: Sequence[Path], recipe: Recipe) -> dict[Unit, dict[str, Any]]:
     """Results of the runs of this very recipe, by unit; what was made by another is passed over."""
-    said = plain_recipe(recipe)
-    return {unit_of(line): _with_nan(line) for line in _lines(files) if line["made_by"] == said}
+    return {
+        unit_of(line): _with_nan(line)
+        for line in _lines(files)
+        if line["made_by"] == plain_recipe(recipe, unit_of(line))
+    }
 
 
 def about_of(files: Sequence[Path], recipe: Recipe) -> Mapping[str, Any]:
@@ -248,9 +256,10 @@ def unit_of(line: Mapping[str, Any]) -> Unit:
     return cell, n_layers, seed
 
 
-def plain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """What decides the numbers of a run: not which others there are."""
-    others = ("cells", "n_layers", "seeds")
+def plain_recipe(recipe: Recipe, unit: Unit) -> dict[str, Any]:
+    """What decides the numbers of a run: not which others there are, nor the sizes of the other kind of model."""
+    sizes = ("d_model", "d_head") if CELLS[unit[0]].has_scans_subtracted else ("d_model_of_scans", "d_head_of_scans")
+    others = ("cells", "n_layers", "seeds", *sizes)
     return {name: value for name, value in json.loads(json_text(plain(vars(recipe)))).items() if name not in others}
 
 

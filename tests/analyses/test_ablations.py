@@ -128,13 +128,14 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
     builtin: training.Recipe, tables: training.Tables, tmp_path: Path
 ) -> None:
     file = tmp_path / "runs-0.jsonl"
-    line = {"recipe": "builtin", "made_by": work_queue.plain_recipe(builtin), "unit": UNIT, "device": "cpu"}
+    line = {"recipe": "builtin", "made_by": work_queue.plain_recipe(builtin, UNIT), "unit": UNIT, "device": "cpu"}
     line |= {"versions": {"torch": "2"}, "tables": tables}
     for _ in range(2):
         training.append_line(file, work_queue.json_text(line))
-    assert work_queue.finished([file, tmp_path / "none.jsonl"]) == [("builtin", UNIT)] * 2
+    assert list(work_queue.read_runs([file, tmp_path / "none.jsonl"], builtin)) == [UNIT]
     assert work_queue.read_runs([file], builtin)[UNIT]["tables"]["records"] == tables["records"]
     assert work_queue.read_runs([file], replace(builtin, seeds=(5,))) != {}
+    assert work_queue.read_runs([file], replace(builtin, d_head_of_scans=14)) != {}
     assert work_queue.read_runs([file], replace(builtin, steps=5)) == {}
     assert work_queue.about_of([file], builtin) == {"device": "cpu", "versions": {"torch": "2"}}
     assert work_queue.claim(tmp_path, "builtin", UNIT)
