@@ -1,6 +1,7 @@
 """Draws of the bootstrap: how often each draw holds each sample, [draw, sample], with replacement.
 
-Samples alone, clusters first and then samples in them, or two crossed sets of clusters. One seed gives the same draws.
+Samples alone, clusters first and then samples in them, or two crossed sets of clusters; and of the permutation test:
+which pairs are exchanged. One seed gives the same draws.
 """
 
 from __future__ import annotations
@@ -30,11 +31,35 @@ def plain_counts(n: int, n_resamples: int, seed: int) -> np.ndarray:
 
 def clustered_counts(members: list[np.ndarray], n: int, n_resamples: int, seed: int) -> np.ndarray:
     """Clusters are drawn first: one that is drawn k times gives k draws of its own size."""
-    rng, counts = np.random.default_rng(seed), np.zeros((n_resamples, n), dtype=np.int32)
-    times = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_resamples)
-    for k, cluster in zip(times.T, members, strict=True):
+    cluster_of = np.empty(n, dtype=np.int64)
+    for number, cluster in enumerate(members):
+        cluster_of[cluster] = number
+    return _clustered_counts(cluster_of.tobytes(), n_resamples, seed)
+
+
+# Two: a table asks about many columns of the same prompts in turn, and the draws of thousands take tens of megabytes.
+@functools.lru_cache(maxsize=2)
+def _clustered_counts(cluster_of: bytes, n_resamples: int, seed: int) -> np.ndarray:
+    numbers = np.frombuffer(cluster_of, dtype=np.int64)
+    rng, n, n_clusters = np.random.default_rng(seed), len(numbers), int(numbers.max()) + 1
+    counts = np.empty((n_resamples, n), dtype=np.min_scalar_type(n))
+    times = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_resamples)
+    for number, k in enumerate(times.T):
+        (cluster,) = np.nonzero(numbers == number)
         counts[:, cluster] = rng.multinomial(k * len(cluster), np.full(len(cluster), 1 / len(cluster)))
+    counts.flags.writeable = False
     return counts
+
+
+@functools.lru_cache(maxsize=2)
+def exchanges(n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """1 where a draw exchanges the two values of a pair, else 0, [draw, pair]; kept for the next column."""
+    rng, flips = np.random.default_rng(seed), np.empty((n_resamples, n), dtype=np.int8)
+    for first in range(0, n_resamples, DRAWS_AT_ONCE):
+        chunk = flips[first : first + DRAWS_AT_ONCE]
+        chunk[:] = rng.integers(0, 2, size=chunk.shape)
+    flips.flags.writeable = False
+    return flips
 
 
 def crossed_counts(

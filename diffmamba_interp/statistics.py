@@ -24,6 +24,7 @@ from diffmamba_interp.resampling import (
     N_RESAMPLES,
     Counts,
     clustered_counts,
+    exchanges,
     members_of,
     plain_counts,
 )
@@ -371,17 +372,18 @@ def _middles(counts: np.ndarray) -> np.ndarray:
 
 def _sign_flip(rows: np.ndarray, clusters: Sequence[object] | None, n_resamples: int, seed: int) -> np.ndarray:
     """Two-sided p-value of every column's mean under exchange of the two models, sample by sample or by cluster."""
-    sums = np.stack([rows[cluster].sum(axis=0) for cluster in members_of(clusters, len(rows))])
+    sums = rows
+    if clusters is not None:
+        sums = np.stack([rows[cluster].sum(axis=0) for cluster in members_of(clusters, len(rows))])
     observed = np.abs(sums.sum(axis=0))
     bound = observed - _RELATIVE_ROUNDING * np.abs(sums).sum(axis=0)
     n = len(sums)
     if n < 63 and 2**n <= n_resamples:
         patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
         return (np.abs((1 - 2 * patterns) @ sums) >= bound).mean(axis=0)
-    rng = np.random.default_rng(seed)
-    as_extreme = np.ones(rows.shape[1])
+    flips, as_extreme = exchanges(n, n_resamples, seed), np.ones(rows.shape[1])
     for first in range(0, n_resamples, DRAWS_AT_ONCE):
-        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(DRAWS_AT_ONCE, n_resamples - first), n))
+        signs = 1.0 - 2.0 * flips[first : first + DRAWS_AT_ONCE]
         as_extreme += (np.abs(signs @ sums) >= bound).sum(axis=0)
     # The pattern that was observed is one of them, so no p-value is 0.
     return as_extreme / (n_resamples + 1)
