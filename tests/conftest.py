@@ -6,6 +6,7 @@ The package is imported nowhere here: jaxtyping's import hook instruments only w
 import gc
 import os
 import random
+from importlib.util import find_spec
 from pathlib import Path
 
 # Read once, when huggingface_hub is imported: a test that would download fails at once.
@@ -18,6 +19,12 @@ import pytest
 import torch
 
 from tests.published import unpack, write_converted
+
+# `make lowest` goes without the type hook.
+if find_spec("beartype"):
+    from tests import type_checks
+
+    type_checks.install()
 
 # Read once, when Triton is imported: without a GPU its kernels run in its interpreter.
 if not torch.cuda.is_available():
