@@ -72,36 +72,33 @@ def differential_blocks(placement: Placement, n_layers: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferentialConfig:
-    """How the differential blocks are built.
-
-    placement: which blocks are differential (see `differential_blocks`).
-    subtract_at: what is subtracted. `"mixer"` (Diff-Mamba): the outputs of two whole mixers. `"gated"` and `"scan"`
-        (Diff-S6): inside one mixer with two scans, their outputs behind gate and inner norm (as published over
-        Mamba-2), or the scans' own (the paper's Fig. 1; see `models.diff_s6_mixer`).
-    lambda_form: `"sigmoid_sum"` (Eq. 16, published Diff-Mamba-2), `"sigmoid"` (Eq. 16 of one number, published Diff-S6
-        over Mamba-2), `"exp_dot"` (Eq. 10, "re-parameterised"), `"one"` (lambda = 1, published Diff-S6 over Mamba-1),
-        or one of two departures from the paper. `"token_gate"`: a score of every token, sigmoid(w . u[t] + b) +
-        lambda_init, after a popular summary of the method. `"token_head_gate"`: a score of every token and head,
-        sigmoid(W u[t] + b)[h], after the successor of the differential Transformer (2026); the scans are subtracted,
-        and there is no norm on the difference (subtract_at `"scan"`, normalisation `"none"`).
-    normalisation: RMSNorm after the subtraction (`"post"`, published), on each branch before it (`"pre"`),
-        or `"none"`.
-    head_division: of Diff-Mamba, where a branch has half the inner width of a plain mixer, either by halving `d_head`
-        (`"d_head"`, published checkpoints) or by halving the number of heads (`"n_heads"`, paper's Table 5). The
-        branches of a Diff-S6 are as wide as a plain mixer.
-    lambda_initialisation: distribution of the lambda parameters of a new model. `"small"` is zero-mean with a
-        small spread; `"published"` is N(0, 1) per entry, which saturates the sigmoid in most blocks.
-    subnorm_eps: added to the mean square in the norm on the difference (1e-5 in the published code, whatever
-        the other norms use).
-    """
+    """How the differential blocks are built."""
 
     placement: Placement = "all"
+    """Which blocks are differential (see `differential_blocks`)."""
     subtract_at: SubtractAt = "mixer"
+    """What is subtracted. mixer (Diff-Mamba): the outputs of two whole mixers. gated and scan (Diff-S6): inside one
+    mixer with two scans, their outputs behind gate and inner norm (as published over Mamba-2), or the scans' own (the
+    paper's Fig. 1; see `models.diff_s6_mixer`)."""
     lambda_form: LambdaForm = "sigmoid_sum"
+    """sigmoid_sum (Eq. 16, published Diff-Mamba-2), sigmoid (Eq. 16 of one number, published Diff-S6 over Mamba-2),
+    exp_dot (Eq. 10, "re-parameterised"), one (lambda = 1, published Diff-S6 over Mamba-1), or one of two departures
+    from the paper. token_gate: a score of every token, sigmoid(w . u[t] + b) + lambda_init, after a popular summary of
+    the method. token_head_gate: a score of every token and head, sigmoid(W u[t] + b)[h], after the successor of the
+    differential Transformer (2026); the scans are subtracted, and there is no norm on the difference (subtract_at scan,
+    normalisation none)."""
     normalisation: Normalisation = "post"
+    """RMSNorm after the subtraction (post, published), on each branch before it (pre), or none."""
     head_division: HeadDivision = "d_head"
+    """Of Diff-Mamba, where a branch has half the inner width of a plain mixer, either by halving d_head (published
+    checkpoints) or by halving the number of heads (n_heads, paper's Table 5). The branches of a Diff-S6 are as wide as
+    a plain mixer."""
     lambda_initialisation: LambdaInitialisation = "small"
+    """Distribution of the lambda parameters of a new model. small is zero-mean with a small spread; published is N(0,
+    1) per entry, which saturates the sigmoid in most blocks."""
     subnorm_eps: float = 1e-5
+    """Added to the mean square in the norm on the difference (1e-5 in the published code, whatever the other norms
+    use)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.placement, str):
@@ -135,45 +132,57 @@ class DifferentialConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HookedMambaConfig:
-    """Sizes and numerics of a Mamba or Diff-Mamba language model.
-
-    mixer: the kind of mixer, a key of `MIXERS`. d_head, n_groups, dt_limit, chunk_size: of "mamba2" only.
-    dt_rank, scan_norm_eps: of "mamba1" only. dt_rank: width from which dt is projected; None is d_model / 16, rounded
-        up. scan_norm_eps: of norms without gain on B, C and dt, as in Falcon-Mamba; None is no such norms.
-    d_vocab counts the rows of the embedding; the last `d_vocab_padding` of them belong to no token.
-    expand: d_inner / d_model of a plain mixer. norm_eps: added to the mean square in every RMSNorm.
-    dt_limit: the interval to which dt is clamped after the softplus.
-    residual_in_fp32: keep the residual stream in float32 whatever the weights' dtype.
-    chunk_size: positions per chunk of the scan, as checkpoints state it; kept for saving, while the scans here
-        choose their own (it changes speed and memory, not the result).
-    dt_min, dt_max, dt_floor, initializer_range: used only to initialise a new model (dt in units of steps).
-    differential: `None` for a plain Mamba-2.
-    """
+    """Sizes and numerics of a Mamba or Diff-Mamba language model."""
 
     d_model: int
+    """Width of the residual stream."""
     n_layers: int
+    """Number of blocks."""
     d_vocab: int
+    """Rows of the embedding; the last `d_vocab_padding` of them belong to no token."""
     d_state: int = 128
+    """Width of a scan's state."""
     d_conv: int = 4
+    """Positions that the convolution sees."""
     expand: int = 2
+    """d_inner / d_model of a plain mixer."""
     d_head: int = 64
+    """Channels per head; of mamba2 only."""
     n_groups: int = 1
+    """Groups of heads that share B and C; of mamba2 only."""
     norm_eps: float = 1e-5
+    """Added to the mean square in every RMSNorm."""
     dt_limit: tuple[float, float] = (0.0, math.inf)
+    """Interval to which dt is clamped after the softplus; of mamba2 only."""
     proj_bias: bool = False
+    """Biases in in_proj and out_proj."""
     conv_bias: bool = True
+    """A bias in the convolution."""
     tie_embeddings: bool = False
+    """The unembedding is the embedding."""
     residual_in_fp32: bool = True
+    """Keep the residual stream in float32 whatever the weights' dtype."""
     chunk_size: int = 256
+    """Positions per chunk of the scan, as checkpoints state it; kept for saving, while the scans here choose their own
+    (it changes speed and memory, not the result). Of mamba2 only."""
     mixer: str = "mamba2"
+    """Kind of mixer, a key of `MIXERS`."""
     dt_rank: int | None = None
+    """Of mamba1 only: width from which dt is projected; None: d_model / 16, rounded up."""
     scan_norm_eps: float | None = None
+    """Of mamba1 only: of norms without gain on B, C and dt, as in Falcon-Mamba; None: no such norms."""
     d_vocab_padding: int = 0
+    """Rows of the embedding that belong to no token."""
     dt_min: float = 0.001
+    """Smallest dt of a new model, in steps."""
     dt_max: float = 0.1
+    """Largest dt of a new model, in steps."""
     dt_floor: float = 1e-4
+    """No dt of a new model is smaller."""
     initializer_range: float = 0.02
+    """Spread of a new model's weights."""
     differential: DifferentialConfig | None = None
+    """How its differential blocks are built; None: a plain model."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dt_limit", _limits("dt_limit", self.dt_limit))

@@ -44,14 +44,30 @@ from diffmamba_interp.needle.recipe import (
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import MEASURED, NeedleTrajectory
 from diffmamba_interp.runs.command import errors_as_messages, program
+from diffmamba_interp.runs.options import recipe_from_arguments
 from diffmamba_interp.runs.process_group import local_device
 from diffmamba_interp.runs.provenance import device_name, package_versions, weights_sha256
-from diffmamba_interp.runs.settings import read_toml, recipe_from_arguments, to_toml, to_values
+from diffmamba_interp.runs.settings import read_toml, to_toml, to_values
+from diffmamba_interp.runs.speech import Speech, speaking
 from diffmamba_interp.text import bos_tokens, tokenizer_hash
 
 RUNS = Path("runs/needle")
 RECIPE = "recipe.toml"
 FORMAT = 1
+GROUPS = {
+    "model": ("model", "baseline", "lens", "baseline_lens", "tokenizer"),
+    "prompt": ("tasks", "lengths", "n", "seed", "vocabulary", "babi", "bos"),
+    "filler": (
+        *("filler", "filler_split", "text_field", "hub_config", "hub_split", "hub_revision", "skip_empty"),
+        "max_unpacked_gb",
+    ),
+    "run": ("out", "device", "dtype", "batch_tokens"),
+}
+EXAMPLES = (
+    "--n 10",
+    "--model checkpoints/mine --baseline none --lens runs/lens/mine",
+    "--tasks qa1 qa2 --lengths 0 1024 --filler novel.txt --json",
+)
 
 logger = logging.getLogger("diffmamba_interp.evaluate_needle")
 
@@ -59,8 +75,9 @@ logger = logging.getLogger("diffmamba_interp.evaluate_needle")
 @errors_as_messages(stopped="the same command goes on from the prompts that were read.")
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; 0 when done, 2 for an error that the user can mend, 130 for Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    run(parse(sys.argv[1:] if args is None else args))
+    args = sys.argv[1:] if args is None else args
+    with speaking(args) as speech:
+        run(parse(args), speech)
     return 0
 
 
@@ -69,11 +86,14 @@ def parse(args: Sequence[str]) -> NeedleRecipe:
 
     Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
     """
-    return recipe_from_arguments(NeedleRecipe, args, prog=program("evaluate-needle"), description=__doc__ or "")
+    prog = program("evaluate-needle")
+    return recipe_from_arguments(
+        NeedleRecipe, args, prog=prog, description=__doc__ or "", groups=GROUPS, examples=EXAMPLES
+    )
 
 
-def run(recipe: NeedleRecipe) -> None:
-    """Measure, write the folder, print the table. Raises FileNotFoundError or ValueError for what does not fit."""
+def run(recipe: NeedleRecipe, speech: Speech) -> None:
+    """Measure, write the folder, say what came out. Raises FileNotFoundError or ValueError for what does not fit."""
     device = local_device(recipe.device)
     recipe = replace(recipe, device=device.type if recipe.device == AUTO else recipe.device)
     subjects = load_subjects(recipe)
@@ -82,15 +102,21 @@ def run(recipe: NeedleRecipe) -> None:
     with folder_lock(out):
         require_own(out, recipe)
         tokenizer = common_tokenizer(subjects, recipe.tokenizer)
-        findings = measure(out, recipe, subjects, tokenizer)
-    print("\n".join(findings_table(findings)))
-    print(
-        f"n = {recipe.n} per task and length, seed {recipe.seed}; written to {out}, to look at: {out / 'report.html'}"
+        findings = measure(out, recipe, subjects, tokenizer, show_progress=not speech.quiet)
+    speech.result(
+        {"out": str(out), "report": str(out / "report.html"), "verdicts": findings.verdicts},
+        f"n = {recipe.n} per task and length, seed {recipe.seed}; written to {out}, to look at: {out / 'report.html'}",
+        findings_table(findings),
     )
 
 
 def measure(
-    out: Path, recipe: NeedleRecipe, subjects: Sequence[Subject], tokenizer: PreTrainedTokenizerBase
+    out: Path,
+    recipe: NeedleRecipe,
+    subjects: Sequence[Subject],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    show_progress: bool = True,
 ) -> Findings:
     """Read the prompts with every subject and write the folder `out`."""
     data = data_sha256(recipe)
@@ -107,7 +133,7 @@ def measure(
             name=subject.name,
             batch_tokens=recipe.batch_tokens,
             path=out / "parts" / subject.name,
-            show_progress=True,
+            show_progress=show_progress,
         )
         for subject in subjects
     ]

@@ -14,31 +14,38 @@ from typing import Annotated
 
 import tyro
 
-from diffmamba_interp.files.json_files import json_text
 from diffmamba_interp.models.checkpoint_files import printable
 from diffmamba_interp.models.demo import bundled_folder
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
 from diffmamba_interp.runs.command import errors_as_messages, program
+from diffmamba_interp.runs.options import parsed_options
+from diffmamba_interp.runs.speech import OutputOptions, speaking
+
+EXAMPLES = ("diff-mamba2", "checkpoints/mine --no-check-values", "owner/name --json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions:
-    """path: checkpoint folder, hub id, or a bundled model (diff-mamba2, mamba2). json: print one JSON object instead of
-    a table. check_values: read all weights and name those that hold NaN or infinity.
-    """
+    """Options of the command."""
 
     path: Annotated[str, tyro.conf.Positional]
-    json: bool = False
+    """A checkpoint folder, a hub id, or a bundled model (diff-mamba2, mamba2)."""
     check_values: bool = True
+    """Read all weights, and name those that hold NaN or infinity."""
+    output: Annotated[OutputOptions, tyro.conf.OmitArgPrefixes] = OutputOptions()
 
 
 @errors_as_messages(stopped="nothing was written.")
 def main(args: Sequence[str] | None = None) -> int:
     """Print the report; 0 if the checkpoint loads, 1 if keys do not fit or values are not finite, 2 if it is none."""
-    options = tyro.cli(InspectOptions, args=args, description=__doc__, prog=program("inspect"))
-    folder = bundled_folder(options.path) or options.path
-    report = replace(inspect_checkpoint(folder, check_values=options.check_values), path=options.path)
-    print(json_text(report.to_dict(), indent=1) if options.json else format_report(report))
+    args = sys.argv[1:] if args is None else args
+    prog = program("inspect")
+    with speaking(args) as speech:
+        options = parsed_options(InspectOptions, args, prog=prog, description=__doc__ or "", examples=EXAMPLES)
+        folder = bundled_folder(options.path) or options.path
+        report = replace(inspect_checkpoint(folder, check_values=options.check_values), path=options.path)
+        *table, line = format_report(report).splitlines()
+        speech.result(report.to_dict(), line, table)
     return 0 if report.loads and not report.not_finite_keys else 1
 
 

@@ -20,13 +20,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.lens import kl_drawing
 from diffmamba_interp.files.atomic import write_text
-from diffmamba_interp.lens.card import lens_sha256, measurement_table, write_card, write_metrics
+from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.lens.card import METRICS_FILE, lens_sha256, measurement_table, write_card, write_metrics
 from diffmamba_interp.lens.evaluation import measure_lens
 from diffmamba_interp.lens.folders import load_lens
 from diffmamba_interp.lens.held_out import LensText
@@ -41,16 +41,34 @@ from diffmamba_interp.lens.materials import (
     require_same_tokenizer,
     resolved_split,
 )
-from diffmamba_interp.lens.recipe import LensRecipe, with_schedule
+from diffmamba_interp.lens.recipe import OF_ONE_KIND, LensRecipe, with_schedule
 from diffmamba_interp.lens.run_folder import RunFolder
 from diffmamba_interp.lens.training import LensTraining, StepRecord, Stopped, TrainingError
 from diffmamba_interp.runs.command import errors_as_messages, program
+from diffmamba_interp.runs.options import recipe_from_arguments
 from diffmamba_interp.runs.process_group import ProcessGroup, process_group
 from diffmamba_interp.runs.run_log import RunLog
-from diffmamba_interp.runs.settings import recipe_from_arguments, to_values
+from diffmamba_interp.runs.settings import to_values
+from diffmamba_interp.runs.speech import Speech, progress, speaking
 from diffmamba_interp.runs.stop_signals import StopRequest, stop_requests
 
 RUNS = Path("runs/lens")
+GROUPS = {
+    "lens": ("kind", "model", "tokenizer", "out", "eval_only"),
+    "text": (
+        *("data", "max_documents", "text_field", "hub_config", "hub_split", "hub_revision", "skip_empty"),
+        *("max_unpacked_gb", "split", "bos", "sequence_length", "eval_tokens"),
+    ),
+    "tuned": OF_ONE_KIND["tuned"],
+    "jacobian": OF_ONE_KIND["jacobian"],
+    "run": ("seed", "device", "dtype", "micro_batch", "snapshot_minutes", "report_to"),
+}
+EXAMPLES = (
+    "",
+    "--model checkpoints/mine --data texts",
+    "--kind jacobian --model mamba2 --prompts 100",
+    "--eval-only runs/lens/mine --model checkpoints/mine --data other-texts --json",
+)
 # A model of at most so many parameters is trained with the quick schedule unless told otherwise.
 QUICK_PARAMETERS = 20_000_000
 
@@ -60,13 +78,14 @@ logger = logging.getLogger("diffmamba_interp.train_lens")
 @errors_as_messages(stopped="the last snapshot, if there is one, is whole, and the same command goes on from it.")
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; 0 when done, 2 for an error that the user can mend, 128 + signal number when stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    recipe = parse(sys.argv[1:] if args is None else args)
-    out = Path(recipe.out or _default_out(recipe))
-    with process_group(recipe.device) as group, group.only_writer_of(out):
-        if not group.is_writer:
-            logging.getLogger().setLevel(logging.WARNING)
-        return run(replace(recipe, out=str(out)), group)
+    args = sys.argv[1:] if args is None else args
+    with speaking(args) as speech:
+        recipe = parse(args)
+        out = Path(recipe.out or _default_out(recipe))
+        with process_group(recipe.device) as group, group.only_writer_of(out):
+            if not group.is_writer:
+                logging.getLogger().setLevel(logging.WARNING)
+            return run(replace(recipe, out=str(out)), group, speech)
 
 
 def parse(args: Sequence[str]) -> LensRecipe:
@@ -74,10 +93,13 @@ def parse(args: Sequence[str]) -> LensRecipe:
 
     Raises FileNotFoundError or ValueError for a recipe that cannot be read or has unknown keys.
     """
-    return recipe_from_arguments(LensRecipe, args, prog=program("train-lens"), description=__doc__ or "")
+    prog = program("train-lens")
+    return recipe_from_arguments(
+        LensRecipe, args, prog=prog, description=__doc__ or "", groups=GROUPS, examples=EXAMPLES
+    )
 
 
-def run(recipe: LensRecipe, group: ProcessGroup) -> int:
+def run(recipe: LensRecipe, group: ProcessGroup, speech: Speech) -> int:
     """Train or measure as the recipe says, into its `out`; the exit code."""
     materials = load_materials(recipe, group.device)
     recipe = with_schedule(recipe, quick=materials.n_parameters <= QUICK_PARAMETERS)
@@ -88,7 +110,7 @@ def run(recipe: LensRecipe, group: ProcessGroup) -> int:
         lens = load_lens(recipe.eval_only, materials.model)
         require_same_tokenizer(recipe.eval_only, materials)
         text = open_text(materials, recipe, group, for_training=False)
-        return _finish(folder.path, lens, lens_sha256(recipe.eval_only), text, materials, recipe, group)
+        return _finish(folder.path, lens, lens_sha256(recipe.eval_only), text, materials, recipe, group, speech)
     folder.check()
     text = open_text(materials, recipe, group, for_training=not folder.is_finished)
     if folder.is_finished:
@@ -96,7 +118,7 @@ def run(recipe: LensRecipe, group: ProcessGroup) -> int:
     else:
         with stop_requests() as stop:
             try:
-                lens = train(folder, text, materials, recipe, group, stop)
+                lens = train(folder, text, materials, recipe, group, stop, speech)
             except Stopped:
                 return stop.exit_code
         if group.is_writer:
@@ -106,11 +128,17 @@ def run(recipe: LensRecipe, group: ProcessGroup) -> int:
     group.wait_for_all()
     # As it was saved, which may be in fewer bits than it was made in.
     lens = load_lens(folder.path, materials.model)
-    return _finish(folder.path, lens, lens_sha256(folder.path), text, materials, recipe, group)
+    return _finish(folder.path, lens, lens_sha256(folder.path), text, materials, recipe, group, speech)
 
 
 def train(
-    folder: RunFolder, text: LensText, materials: Materials, recipe: LensRecipe, group: ProcessGroup, stop: StopRequest
+    folder: RunFolder,
+    text: LensText,
+    materials: Materials,
+    recipe: LensRecipe,
+    group: ProcessGroup,
+    stop: StopRequest,
+    speech: Speech,
 ) -> TunedLens | JacobianLens:
     """The lens, made from the folder's snapshot on if there is one; snapshots go to the folder.
 
@@ -129,7 +157,7 @@ def train(
     folder.begin()
     try:
         with RunLog(folder.log_file, step=training.step, report_to=recipe.report_to, settings=to_values(recipe)) as log:
-            for record, tokens_per_s in _with_progress(training, stop):
+            for record, tokens_per_s in _with_progress(training, stop, speech):
                 log.write(record.to_dict() | {"tokens_per_s": round(tokens_per_s, 1)}, record.scalars())
                 if folder.snapshot_is_due():
                     folder.write_snapshot(training.state())
@@ -172,8 +200,9 @@ def _finish(
     materials: Materials,
     recipe: LensRecipe,
     group: ProcessGroup,
+    speech: Speech,
 ) -> int:
-    """Measure, write metrics, card and figure, and print the table."""
+    """Measure, write metrics, card and figure, and say what came out."""
     if not group.is_writer:
         return 0
     logger.info("measuring on held-out documents")
@@ -186,18 +215,21 @@ def _finish(
         write_card(out, measurement, provenance, recipe, jacobian)
     drawing = kl_drawing(measurement, title=f"Held-out KL of the lenses of {recipe.model}", kind=lens.kind)
     write_text(out / "figure.svg", to_svg(drawing))
-    print("\n".join(measurement_table(measurement, lens.kind)))
-    print(f"{measurement.n_tokens:,} held-out tokens; KL in nats [95 % interval]; written to {out}")
+    speech.result(
+        {"out": str(out), **read_json_object(out / METRICS_FILE)},
+        f"{measurement.n_tokens:,} held-out tokens; KL in nats [95 % interval]; written to {out}",
+        measurement_table(measurement, lens.kind),
+    )
     return 0
 
 
 def _with_progress(
-    training: LensTraining | JacobianFit, stop: StopRequest
+    training: LensTraining | JacobianFit, stop: StopRequest, speech: Speech
 ) -> Iterator[tuple[StepRecord | FitRecord, float]]:
-    """Each step's record and its tokens per second, with a progress bar on the terminal."""
+    """Each step's record and its tokens per second, with a progress bar."""
     with (
         logging_redirect_tqdm(),
-        tqdm(total=training.n_steps, initial=training.step, unit="step", disable=None) as bar,
+        progress(training.n_steps, done=training.step, unit="step", shown=not speech.quiet) as bar,
     ):
         before = time.monotonic()
         for record in training.run(stop):
@@ -205,13 +237,8 @@ def _with_progress(
             tokens_per_s = record.n_tokens / max(now - before, 1e-9)
             before = now
             bar.total = training.n_steps
-            bar.set_postfix_str(f"{record.in_words}, {tokens_per_s:,.0f} tokens/s")
+            bar.set_postfix_str(f"{record.in_words}, {tokens_per_s:,.0f} tokens/s", refresh=False)
             bar.update()
-            if bar.disable and record.step % max(training.n_steps // 10, 1) == 0:
-                logger.info(
-                    *("step %d of %d: %s, %.0f tokens/s", record.step, training.n_steps),
-                    *(record.in_words, tokens_per_s),
-                )
             yield record, tokens_per_s
 
 

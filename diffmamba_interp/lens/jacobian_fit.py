@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from diffmamba_interp.argument_checks import Count, Natural, checked
 from diffmamba_interp.hook_names import BRANCHES, block_point, branch_out
@@ -42,6 +41,7 @@ from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.token_checks import Lengths, counted, prepared_tokens
 from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.runs.process_group import ProcessGroup
+from diffmamba_interp.runs.speech import progress
 
 SKIP_FIRST = 16
 """Leading positions that are left out: their streams are unlike those of later ones."""
@@ -122,10 +122,10 @@ def fit_jacobian_lens(
     fit = JacobianFit(
         model, prompts, lengths=lengths, branches=branches, skip_first=skip_first, micro_batch=micro_batch, name=name
     )
-    with tqdm(total=fit.n_steps, unit="step", disable=not show_progress) as bar:
+    with progress(fit.n_steps, unit="step", shown=show_progress) as bar:
         for record in fit.run():
             bar.total = fit.n_steps
-            bar.set_postfix_str(record.in_words)
+            bar.set_postfix_str(record.in_words, refresh=False)
             bar.update()
     return fit.lens
 

@@ -18,7 +18,6 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, evaluate, text_bits_per_byte
@@ -36,6 +35,7 @@ from diffmamba_interp.runs.process_group import ProcessGroup
 from diffmamba_interp.runs.run_log import LOG_FILE, append_record, cut_log
 from diffmamba_interp.runs.settings import to_values
 from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
+from diffmamba_interp.runs.speech import progress
 from diffmamba_interp.text import save_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Trainer:
         )
         sums, since = RoleSums(group.device), time.monotonic()
         n_since = 0
-        with tqdm(total=recipe.steps, initial=self.step, unit="step", disable=not self.show_progress) as bar:
+        with progress(recipe.steps, done=self.step, unit="step", shown=self.show_progress) as bar:
             for batch in batches:
                 loss, norm = self.train_step(batch, sums)
                 n_since += recipe.batch_size * recipe.data.length

@@ -21,18 +21,16 @@ LossKind = Literal["full", "answer"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
-    """Where the model comes from: `config` (new weights) or `init_from` (trained ones), exactly one of them.
-
-    config: sizes of a new model.
-    init_from: a checkpoint folder or hub id, in any format that `HookedMamba.from_pretrained` reads.
-    placement: turn these blocks of the checkpoint into differential ones first; `None` leaves it as it is.
-    alignment: how (see `models.conversion`).
-    """
+    """Where the model comes from: `config` (new weights) or `init_from` (trained ones), exactly one of them."""
 
     config: HookedMambaConfig | None = None
+    """Sizes of a new model."""
     init_from: str | None = None
+    """A checkpoint folder or hub id, in any format that `HookedMamba.from_pretrained` reads."""
     placement: Placement | None = None
+    """Turn these blocks of the checkpoint into differential ones first; None: leave it as it is."""
     alignment: Alignment = "by_component"
+    """How they are turned (see `models.conversion`)."""
 
     def __post_init__(self) -> None:
         expand_fields(self, "init_from")
@@ -44,28 +42,29 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TextPart:
-    """One kind of text in the mixture; give `tokens` or `source`.
-
-    weight: share of the rows, relative to the other parts.
-    tokens: a token stream (.npy) made with the recipe's tokenizer.
-    source: text to tokenise at the first run and keep in `cache` (files, folder, pattern, hub id, "builtin",
-        "generated"); only its lm_train split is used.
-    text_field, hub_config, hub_split, hub_revision: which column, parts and commit of a source (see
-        `text.TextSource`).
-    skip_empty: pass over rows of a source whose text is null or missing; otherwise they are an error.
-    max_tokens: use no more tokens of a source; `None` for all.
-    """
+    """One kind of text in the mixture; give `tokens` or `source`."""
 
     weight: float
+    """Share of the rows, relative to the other parts."""
     tokens: str | None = None
+    """A token stream (.npy) made with the recipe's tokenizer."""
     source: str | None = None
+    """Text to tokenise at the first run and keep in `cache`: files, folder, pattern, hub id, "builtin" or "generated";
+    only its lm_train split is used."""
     text_field: str = "text"
+    """Field or column of the source that holds the text."""
     hub_config: str | None = None
+    """Which configuration of a hub dataset; None: its only one."""
     hub_split: str | None = None
+    """Which split of a hub dataset; None: train."""
     hub_revision: str | None = None
+    """Which commit, tag or branch of a hub dataset; None: the newest commit."""
     skip_empty: bool = False
+    """Pass over rows of a source whose text is null or missing; otherwise they are an error."""
     cache: str = "runs/token_cache"
+    """Folder of the source's tokens."""
     max_tokens: int | None = None
+    """Use no more tokens of a source; None: all."""
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -79,37 +78,37 @@ class TextPart:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalPart:
-    """Retrieval samples: stories, hidden in filler or not, packed into rows.
-
-    weight: share of the rows, relative to the other parts.
-    tasks: share of the samples of qa1, qa2, qa3, qa4, qa5, relative to each other.
-    babi_words, own_words, real: share of generated stories in bAbI's words and in our own, and of real bAbI
-        training stories (those need `babi_path`).
-    short: share of the generated stories that have few facts (`retrieval_rows.SHORT_N_FACTS`), from which copying
-        an answer is learnt before finding the right one; the others have as many as bAbI's.
-    babi_path: the bAbI archive or folder. With it, no generated story equals a held-out real one.
-    lengths, length_weights: tokens of a sample with its filler (0: none, rows are packed with stories), and
-        how many tokens are spent on each, relative to each other.
-    filler: token streams (.npy) whose text serves as filler; needed for lengths above 0.
-    filler_tokens: use about so many of each stream; `None` for all.
-    max_questions: question-answer pairs after one context; their number is drawn up to this.
-    context_weight, answer_weight: weight in the loss of a token of the sample, and of one of an answer.
-    """
+    """Retrieval samples: stories, hidden in filler or not, packed into rows."""
 
     weight: float
+    """Share of the rows, relative to the other parts."""
     tasks: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    """Share of the samples of qa1, qa2, qa3, qa4, qa5, relative to each other."""
     babi_words: float = 1.0
+    """Share of generated stories in bAbI's words, relative to own_words and real."""
     own_words: float = 1.0
+    """Share of generated stories in our own words."""
     real: float = 0.0
+    """Share of real bAbI training stories, which need babi_path."""
     short: float = 0.0
+    """Share of the generated stories that have few facts (`retrieval_rows.SHORT_N_FACTS`), from which copying an answer
+    is learnt before finding the right one; the others have as many as bAbI's."""
     babi_path: str | None = None
+    """The bAbI archive or folder. With it, no generated story equals a held-out real one."""
     lengths: tuple[int, ...] = (0,)
+    """Tokens of a sample with its filler; 0: none, rows are packed with stories."""
     length_weights: tuple[float, ...] = (1.0,)
+    """How many tokens are spent on each length, relative to each other."""
     filler: tuple[str, ...] = ()
+    """Token streams (.npy) whose text serves as filler; needed for lengths above 0."""
     filler_tokens: int | None = None
+    """Use about so many tokens of each stream; None: all."""
     max_questions: int = 1
+    """Question-answer pairs after one context; their number is drawn up to this."""
     context_weight: float = 0.1
+    """Weight in the loss of a token of the sample."""
     answer_weight: float = 1.0
+    """Weight in the loss of a token of an answer."""
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -132,18 +131,18 @@ class RetrievalPart:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """What the model is trained on.
-
-    tokenizer: folder, tokenizer.json or hub id. length: tokens per row.
-    text, retrieval: the mixture; rows are shared out by weight, the same rows in the same order for a seed.
-    seed: decides which rows; `None` takes the run's seed.
-    """
+    """What the model is trained on."""
 
     tokenizer: str
+    """Folder, tokenizer.json or hub id."""
     length: int
+    """Tokens per row."""
     text: tuple[TextPart, ...] = ()
+    """The text of the mixture; rows are shared out by weight, the same rows in the same order for a seed."""
     retrieval: RetrievalPart | None = None
+    """The retrieval samples of the mixture."""
     seed: int | None = None
+    """Decides which rows; None: the run's seed."""
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -156,19 +155,22 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserRecipe:
-    """AdamW; learning rate: linear warm-up, then a cosine down to `floor` times `lr` at the last step.
-
-    weight_decay acts on the matrices of in_proj, out_proj and an untied unembedding only. warmup: steps.
-    clip: greatest norm of all gradients together; `None` for no clipping.
-    """
+    """AdamW; learning rate: linear warm-up, then a cosine down to `floor` times `lr` at the last step."""
 
     lr: float
+    """The highest learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the means of the gradient and of its square."""
     eps: float = 1e-8
+    """Added to the root of the mean square."""
     weight_decay: float = 0.1
+    """Acts on the matrices of in_proj, out_proj and an untied unembedding only."""
     warmup: int = 100
+    """Steps until the highest learning rate."""
     floor: float = 0.1
+    """The last learning rate, as a share of the highest."""
     clip: float | None = 1.0
+    """Greatest norm of all gradients together; None: no clipping."""
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -182,16 +184,17 @@ class OptimiserRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class StagesRecipe:
-    """What is read from the model's stages along the run (`stage_readings`), beside the bits per byte of held-out text.
-
-    at: steps; 0 is before the first.
-    tasks: of retrieval. lengths: of its prompts, in tokens. n: prompts of each task, one number for each length.
-    """
+    """What is read from the model's stages along the run (`stage_readings`), beside the bits per byte of held-out
+    text."""
 
     at: tuple[int, ...]
+    """Steps; 0 is before the first."""
     tasks: tuple[str, ...] = TASKS
+    """Of retrieval."""
     lengths: tuple[int, ...] = (0,)
+    """Of the retrieval prompts, in tokens."""
     n: tuple[int, ...] = (60,)
+    """Prompts of each task, one number for each length."""
 
     def __post_init__(self) -> None:
         if not self.at or min(self.at) < 0:
@@ -206,25 +209,26 @@ class StagesRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
-    """What is measured during the run, every `every` steps and at the end.
-
-    text: token streams (.npy) of held-out text, for bits per byte. max_tokens: of each stream, in documents spread
-        over it.
-    tasks: of retrieval, "qa1" to "qa5". lengths: of its prompts, in tokens. n: stories per task, length and
-        kind; 0 for no retrieval.
-    babi_path: real held-out stories besides generated ones. filler: a token stream of held-out text.
-    stages: what is read from the model's stages, at steps of its own, on real stories if there are some.
-    """
+    """What is measured during the run, every `every` steps and at the end."""
 
     every: int = 500
+    """Steps between two measurements."""
     text: tuple[str, ...] = ()
+    """Token streams (.npy) of held-out text, for bits per byte."""
     max_tokens: int = 500_000
+    """Tokens of each stream, in documents spread over it."""
     tasks: tuple[str, ...] = TASKS
+    """Of retrieval, "qa1" to "qa5"."""
     lengths: tuple[int, ...] = (0,)
+    """Of the retrieval prompts, in tokens."""
     n: int = 100
+    """Stories per task, length and kind; 0: no retrieval."""
     babi_path: str | None = None
+    """The bAbI archive or folder: real held-out stories besides generated ones."""
     filler: str | None = None
+    """A token stream of held-out text."""
     stages: StagesRecipe | None = None
+    """What is read from the model's stages, at steps of its own, on real stories if there are some."""
 
     def __post_init__(self) -> None:
         require_numbers(self)
@@ -239,35 +243,36 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run.
-
-    steps: optimiser steps. batch_size: rows per step, over all processes. accumulation: equal parts in which
-        a process computes its share, to save memory.
-    loss: "full" (every token by its weight) or "answer" (only the answers of retrieval samples).
-    precision: "bf16" computes in bfloat16 with float32 master weights.
-    seed: of new weights, and of the data unless the data section has its own.
-    log_every, snapshot_every: steps. max_minutes: stop with a snapshot after so long; `None` for no limit.
-    export: dtypes of the final model; the first one's folder is `model`, another's `model-<dtype>`.
-    workers: processes that prepare data; 0 prepares it between steps.
-    cuda_graph: on a single GPU, launch each step as one CUDA graph: the same numbers, sooner.
-    """
+    """A training run."""
 
     model: ModelRecipe
     data: DataRecipe
     optimiser: OptimiserRecipe
     evaluation: EvaluationRecipe | None = None
     steps: int
+    """Optimiser steps."""
     batch_size: int
+    """Rows per step, over all processes."""
     accumulation: int = 1
+    """Equal parts in which a process computes its share, to save memory."""
     loss: LossKind = "full"
+    """full: every token by its weight. answer: only the answers of retrieval samples."""
     precision: Precision = "float32"
+    """bf16 computes in bfloat16 with float32 master weights."""
     seed: int = 0
+    """Of new weights, and of the data unless the data section has its own."""
     log_every: int = 10
+    """Steps between two lines of the log."""
     snapshot_every: int = 500
+    """Steps between two snapshots."""
     max_minutes: float | None = None
+    """Stop with a snapshot after so long; None: no limit."""
     export: tuple[Literal["float32", "bf16"], ...] = field(default=("float32", "bf16"))
+    """Dtypes of the final model; the first one's folder is `model`, another's `model-<dtype>`."""
     workers: int = 0
+    """Processes that prepare data; 0 prepares it between steps."""
     cuda_graph: bool = True
+    """On a single GPU, launch each step as one CUDA graph: the same numbers, sooner."""
 
     def __post_init__(self) -> None:
         require_numbers(self)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from diffmamba_interp.argument_checks import Count, checked, fitting
 from diffmamba_interp.files.locks import folder_lock
@@ -43,6 +42,7 @@ from diffmamba_interp.needle.trajectory_records import (
     joined,
 )
 from diffmamba_interp.ops.precision import upcast
+from diffmamba_interp.runs.speech import progress
 from diffmamba_interp.stages import stage_names
 
 BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}
@@ -110,7 +110,7 @@ def needle_trajectory(
     parts: list[dict[str, np.ndarray]] = []
     with (
         nullcontext() if path is None else folder_lock(path),
-        tqdm(total=len(samples), unit="prompt", desc=name, disable=not show_progress) as bar,
+        progress(len(samples), unit="prompt", description=name, shown=show_progress) as bar,
     ):
         kept = None if path is None else KeptParts.at(Path(path), model, lenses, name, described, plan)
         for number, indices in enumerate(plan):

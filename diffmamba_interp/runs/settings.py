@@ -1,56 +1,19 @@
-"""Recipes: frozen dataclasses from TOML and a command line, nested, checked by type, unknown keys refused; and back."""
+"""Recipes: frozen dataclasses from TOML, nested, checked by type, unknown keys refused; and back."""
 
 from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
-
-import tyro
 
 from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.files import json_files
 from diffmamba_interp.files.json_files import json_text
 
 Settings = TypeVar("Settings")
-
-
-def split_recipe_option(args: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The path that `--recipe PATH` or `--recipe=PATH` names, None without it, and the other arguments.
-
-    Raises ValueError if the option has no path, or comes twice.
-    """
-    rest, others, paths = list(args), [], []
-    while rest:
-        argument = rest.pop(0)
-        if argument == "--recipe":
-            paths.append("" if not rest or rest[0].startswith("--") else rest.pop(0))
-        elif argument.startswith("--recipe="):
-            paths.append(argument.removeprefix("--recipe="))
-        else:
-            others.append(argument)
-    if "" in paths:
-        raise ValueError("--recipe needs the path of a TOML file.")
-    if len(paths) > 1:
-        raise ValueError(f"--recipe comes {len(paths)} times ({', '.join(paths)}): give one, and override its options.")
-    return (paths[0] if paths else None), others
-
-
-def recipe_from_arguments(kind: type[Settings], args: Sequence[str], *, prog: str, description: str) -> Settings:
-    """Settings of type `kind`, whose fields all have defaults: from `--recipe FILE.toml`, then other options over it.
-
-    Raises FileNotFoundError or ValueError as `split_recipe_option` and `read_toml` do, and for values that make no
-    sense; SystemExit for options that there are not.
-    """
-    path, others = split_recipe_option(args)
-    default = kind() if path is None else read_toml(kind, path)
-    described = (
-        f"{description}\n--recipe FILE.toml gives the options from a file; those on the command line override it."
-    )
-    return tyro.cli(kind, default=default, args=others, description=described, prog=prog)
 
 
 def bundled_recipes() -> dict[str, Path]:

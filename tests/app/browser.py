@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,9 +84,17 @@ NEEDS_CHROMIUM = [
 
 
 @contextmanager
-def served(project_root: Path, root: Path) -> Iterator[str]:
-    """The explorer's address while it runs."""
-    process, address = start_server(project_root, root)
+def served(
+    project_root: Path,
+    root: Path,
+    *,
+    program: Sequence[str] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[str]:
+    """The explorer's address while it runs. program: what runs it, when it is not the checkout's."""
+    if program is None:
+        program = [sys.executable, "-m", "diffmamba_interp.explore", "--no-browser", "--root", str(root)]
+    process, address = start_server(project_root, program, environment)
     try:
         yield address
     finally:
@@ -98,17 +106,17 @@ def served(project_root: Path, root: Path) -> Iterator[str]:
             process.wait()
 
 
-def start_server(project_root: Path, root: Path, attempts: int = 3) -> tuple[subprocess.Popen[bytes], str]:
+def start_server(
+    folder: Path, program: Sequence[str], environment: Mapping[str, str], attempts: int = 3
+) -> tuple[subprocess.Popen[bytes], str]:
     """A server that answers. Another one may take the free port first: then it ends, and is started on another."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.headless=true"]
-    command += [f"--server.port={port}", "--", "--root", str(root)]
     process = subprocess.Popen(
-        command,
-        cwd=project_root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*program, "--port", str(port)],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -121,7 +129,7 @@ def start_server(project_root: Path, root: Path, attempts: int = 3) -> tuple[sub
         except OSError:
             time.sleep(0.05)
     if process.poll() is not None and attempts > 1:
-        return start_server(project_root, root, attempts - 1)
+        return start_server(folder, program, environment, attempts - 1)
     process.kill()
     raise RuntimeError(f"the explorer did not answer within {START_S} s (exit status {process.poll()})")
 

@@ -18,6 +18,7 @@ from diffmamba_interp.inspect import InspectOptions
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.needle.recipe import NeedleRecipe
+from diffmamba_interp.runs.speech import OutputOptions
 from docs.generators import api_pages, command_pages, findings_pages, hook_tables, run_blocks
 from tests.models.tiny import DIFF_S6_VARIANTS, DIFFERENTIAL_VARIANTS, tiny_model
 
@@ -90,7 +91,9 @@ def options_of(settings: type, prefix: str = "") -> set[str]:
         hint = get_type_hints(settings)[field.name]
         inner = next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)
         name = prefix + field.name.replace("_", "-")
-        options |= options_of(inner, f"{name}.") if isinstance(inner, type) else {f"--{name}"}
+        # What every command takes has no prefix.
+        below = prefix if inner is OutputOptions else f"{name}."
+        options |= options_of(inner, below) if isinstance(inner, type) else {f"--{name}"}
     return options
 
 
@@ -107,7 +110,7 @@ def test_every_option_of_every_command_is_in_the_page() -> None:
     for command, options in settings.items():
         listed = set(re.findall(r"(?<!\w)--[a-z][\w.-]*", re.sub(r"\.\d+(?=\.)", "", sections[command])))
         # The path of `inspect` has no name; of a recipe's tables that are left out, the help shows none.
-        missing = options_of(options) - listed - {"--path"}
+        missing = (options_of(options) | options_of(OutputOptions)) - listed - {"--path"}
         assert sorted(name for name in missing if not name.startswith("--data.text")) == []
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from diffmamba_interp.runs.options import recipe_from_arguments, split_recipe_option
 from diffmamba_interp.runs.settings import (
     read_toml,
-    recipe_from_arguments,
     require_numbers,
     require_seed,
-    split_recipe_option,
     to_toml,
     to_values,
 )
