@@ -11,7 +11,7 @@ PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
-from app.shell import address, sharing, starting, state  # noqa: E402
+from app.shell import address, sharing, starting, state, viewport  # noqa: E402
 from app.shell.errors import shown_errors  # noqa: E402
 
 
@@ -20,6 +20,7 @@ def page(name: str, title: str, icon: str) -> st.Page:  # type: ignore[valid-typ
     return st.Page(f"pages_/{name}/{name}.py", title=title, icon=f":material/{icon}:", default=name == "overview")
 
 
+NAME = "Diff-Mamba explorer"
 # A page is a folder below `pages_` and a line here.
 PAGES = [
     page("overview", "Overview", "home"),
@@ -32,17 +33,19 @@ PAGES = [
     page("session", "Session", "save"),
 ]
 
-st.set_page_config(page_title="Diff-Mamba explorer", page_icon=str(APP / "icon.svg"), layout="wide")
+st.set_page_config(page_title=NAME, page_icon=str(APP / "icon.svg"), layout="wide")
 st.html(APP / "style.css")
 # Whatever goes wrong is said in words of ours: Streamlit's own box hides what it was.
 with shown_errors("Drawing this page"):
     state.begin()
     shown = st.navigation(PAGES)
+    st.set_page_config(page_title=f"{shown.title} – {NAME}")
     state.visit(shown.url_path)
     address.read(shown.url_path)
     starting.start()
     shown.run()
     address.write()
     sharing.draw_sharing()
+    viewport.measure()
 # At the end, since it takes a line of the page, and does not need to be there before the figures.
 st.html(APP / "png_button.html", unsafe_allow_javascript=True)

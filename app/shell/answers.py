@@ -99,7 +99,11 @@ def label_tokens(text: str, chosen: ChosenModel) -> list[int]:
 def draw_likely(rows: Sequence[Mapping[str, object]]) -> None:
     """Lines with a `probability`, drawn as a bar, and its number in words: rows of zeros would say nothing."""
     bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format=" ")
-    lines = [{**row, "is": probability_text(cast(float, row["probability"]))} for row in rows]
+    lines = [
+        {**{name: value for name, value in row.items() if name != "probability"},
+         "is": probability_text(cast(float, row["probability"])), "probability": row["probability"]}
+        for row in rows
+    ]  # fmt: skip
     height = ROW_HEIGHT * (len(lines) + 1) + 2
     st.dataframe(lines, hide_index=True, width="stretch", column_config={"probability": bar}, height=height)
 

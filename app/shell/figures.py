@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from app.shell import viewport
 from diffmamba_interp.drawing.colours import SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark
 
 BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
@@ -18,6 +19,10 @@ BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "widt
 LEGEND_BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.25, "yref": "paper", "yanchor": "top"}
 LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yref": "paper", "yanchor": "bottom"}
 """Beside the panels. All of it is said: what is left out keeps what the figure came with."""
+
+MOST_GROWTH = 1.5
+PANEL_HEIGHT, PANEL_GAP, LEGEND_ROW, ROOM = 220, 70, 20, 130
+"""Pixels of a panel on a telephone, between two, of a line of the legend, and around all."""
 
 _HEX, _FADED = re.compile(r"#[0-9A-Fa-f]{6}"), re.compile(r"rgba\((\d+), (\d+), (\d+), ([0-9.]+)\)")
 _BREAK, _TAG = re.compile(r"<br ?/?>"), re.compile(r"</?(sub|sup|b|i)>")
@@ -28,8 +33,54 @@ def draw_figure(figure: go.Figure, key: str, *, on_select: Callable[[], None] | 
     selection: dict[str, Any] = {"selection_mode": "points", "on_select": on_select} if on_select else {}
     # The page's script gives the picture its name from here: Plotly has no place for it.
     figure.update_layout(meta={"label": in_words(figure)})
-    shown = for_dark(figure) if is_dark() else figure
+    shown = fitted(figure, viewport.content_width())
+    shown = for_dark(shown) if is_dark() else shown
     st.plotly_chart(shown, width="stretch", key=key, config=BUTTONS, **selection)
+
+
+def fitted(figure: go.Figure, width: int) -> go.Figure:
+    """The figure for a page so wide: higher on a wide one, its panels below one another on a narrow one."""
+    if width < viewport.NARROW:
+        return stacked(figure)
+    height, share = figure.layout.height, width / viewport.USUAL_WIDTH
+    if height is None or share <= 1:
+        return figure
+    # Cells get larger in both directions, curves only a little steeper.
+    is_map = figure.layout.coloraxis.colorscale is not None
+    grown = go.Figure(figure)
+    return grown.update_layout(height=height * min(share if is_map else share**0.5, MOST_GROWTH))
+
+
+def stacked(figure: go.Figure) -> go.Figure:
+    """Panels below one another, with what stands beside them above and below, for the width of a telephone."""
+    narrow = go.Figure(figure)
+    layout = narrow.layout
+    x_axes, y_axes = (sorted(axis for axis in layout if re.fullmatch(rf"{which}axis\d*", axis)) for which in "xy")
+    x_axes, y_axes = (sorted(axes, key=lambda axis: int(axis[5:] or 1)) for axes in (x_axes, y_axes))
+    n = max(len(x_axes), 1)
+    is_alone = n == 1
+    plot_height = max((layout.height or PANEL_HEIGHT + ROOM) - ROOM, PANEL_HEIGHT) if is_alone else n * PANEL_HEIGHT
+    whole = plot_height + (n - 1) * PANEL_GAP
+    titles = [note for note in layout.annotations if note.yref == "paper" and note.yanchor == "bottom"]
+    for place, (x, y) in enumerate(zip(x_axes, y_axes, strict=True)):
+        top = 1 - place * (PANEL_HEIGHT + PANEL_GAP) / whole
+        layout[x].domain = [0, 1]
+        layout[y].domain = [0, 1] if is_alone else [max(top - PANEL_HEIGHT / whole, 0), top]
+        layout[y].showticklabels = True
+        layout[y].title.text = None
+        if len(titles) == n:
+            titles[place].update(x=0.5, y=top)
+    n_lines = sum(bool(trace.showlegend) for trace in narrow.data) if layout.showlegend else 0
+    legend = LEGEND_ROW * n_lines
+    narrow.update_layout(
+        height=whole + ROOM + legend, margin={"l": 10, "r": 10, "t": 80, "b": 40 + legend},
+        legend={**LEGEND_BELOW, "orientation": "v", "y": -70 / whole},
+    )  # fmt: skip
+    if layout.coloraxis.colorscale is not None:
+        bar = {"orientation": "h", "x": 0.5, "xanchor": "center", "len": 0.8, "thickness": 10}
+        layout.coloraxis.colorbar.update({**bar, "y": 1 + 30 / whole, "yanchor": "bottom"})
+        layout.coloraxis.colorbar.title.side = "top"
+    return narrow
 
 
 def is_dark() -> bool:

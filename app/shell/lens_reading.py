@@ -10,13 +10,13 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from app.shell import loading
+from app.shell import loading, viewport
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
 from diffmamba_interp.drawing.colours import short_name
-from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.drawing.labels import short_stage, token_label
 from diffmamba_interp.figures.lens import lens_comparison_csv
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.lens import LensKind, LensTrajectory, LogitLens, lens_trajectory, load_lens
@@ -34,6 +34,10 @@ BUNDLED_LENSES: dict[str, LensKind] = {"bundled tuned lens": "tuned", "bundled J
 """What comes with a bundled model, by the name under which it is offered; the first is taken unless told otherwise."""
 TOP_K = 10
 STAGE_HEIGHT, FRAME_HEIGHT = 25, 170
+CELL_WIDTH, AROUND, NARROW_AROUND = 54, 120, 70
+"""Pixels of a word in its cell, and of what stands beside the cells."""
+
+LEAST_SHOWN, MOST_SHOWN = 3, 32
 COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.7}
 
 
@@ -74,6 +78,14 @@ def bundled_lens(key: ModelKey, kind: LensKind = "tuned") -> Path | None:
         return demo_lens_folder(name, kind)
     except FileNotFoundError:
         return None
+
+
+def positions_shown(side_by_side: int = 1) -> int:
+    """As many positions as have room for their text in one of so many figures."""
+    # On a narrow page figures stand below one another, and stages have short names.
+    width = viewport.content_width() / (1 if viewport.is_narrow() else side_by_side)
+    room = width - (NARROW_AROUND if viewport.is_narrow() else AROUND)
+    return min(max(int(room / CELL_WIDTH), LEAST_SHOWN), MOST_SHOWN)
 
 
 def lens_request(
@@ -159,6 +171,8 @@ def clickable(figure: go.Figure) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(range=[cells.x[0] - 0.5, cells.x[-1] + 0.5])
     figure.update_yaxes(range=[-0.5, n_stages - 0.5])
+    if viewport.is_narrow():
+        figure.update_yaxes(tickvals=list(cells.y), ticktext=[short_stage(stage) for stage in cells.y])
     return figure
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Encoding, Tokenizer
 
 from diffmamba_interp.spans import Spans, TokenRange, disjoint_spans, prompt_spans
-from diffmamba_interp.text.tokenizer import Bos, bos_tokens
+from diffmamba_interp.text.tokenizer import Bos, bos_tokens, text_of_token
 
 if TYPE_CHECKING:
     from diffmamba_interp.needle import NeedleSample
@@ -122,7 +122,7 @@ def parse_token(typed: str, tokenizer: Tokenizer | None, d_vocab: int) -> int:
 
 def token_text(token: int, tokenizer: Tokenizer | None) -> str:
     """The text of one token, or its id in digits."""
-    return str(token) if tokenizer is None else tokenizer.decode([token], skip_special_tokens=False)
+    return str(token) if tokenizer is None else text_of_token(token, tokenizer)
 
 
 def _prompt(tokens: tuple[int, ...], tokenizer: Tokenizer | None, d_vocab: int, spans: Spans) -> Prompt:

@@ -169,12 +169,12 @@ def token_text_lines(key: ModelKey) -> Lines:
     file = tokenizer_folder(key.folder) / TOKENIZER_FILE
     if not file.is_file():
         return Lines("token_text", "token_text = str")
-    imports: set[str] = {"from tokenizers import Tokenizer"}
+    imports = {"from tokenizers import Tokenizer", "from diffmamba_interp.text.tokenizer import text_of_token"}
     where = source(file, imports)
     return Lines(
         "token_text",
         f"tokenizer = Tokenizer.from_file(str({where}))",
-        "token_text = lambda token: tokenizer.decode([token], skip_special_tokens=False)",
+        "token_text = lambda token: text_of_token(token, tokenizer)",
         imports=imports,
     )
 

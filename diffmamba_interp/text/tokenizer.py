@@ -44,6 +44,23 @@ logger = logging.getLogger(__name__)
 _WORD = r"'(?:s|t|re|ve|m|ll|d)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
+def text_of_token(token: int, tokenizer: Tokenizer) -> str:
+    """The text of one token; of one that ends inside a character, its bytes, as in `\\xe2\\x80`."""
+    text = tokenizer.decode([token], skip_special_tokens=False)
+    if "\ufffd" not in text:
+        return text
+    letters = tokenizer.id_to_token(token) or text
+    if not all(letter in _BYTES for letter in letters):
+        return letters
+    return bytes(_BYTES[letter] for letter in letters).decode("utf-8", errors="backslashreplace")
+
+
+# Byte-level BPE writes each byte as a letter: itself where it can be seen in Latin-1, the others from U+0100 on.
+_SEEN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_UNSEEN = [byte for byte in range(256) if byte not in _SEEN]
+_BYTES = {chr(byte): byte for byte in _SEEN} | {chr(0x100 + place): byte for place, byte in enumerate(_UNSEEN)}
+
+
 def train_tokenizer(
     texts: Iterable[str],
     vocab_size: int = 4096,

@@ -59,6 +59,45 @@ FIGURES = """([n, words, title, arg]) => {
 }"""
 SETTLED = """words => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
     && document.querySelector('.stMain')?.textContent.includes(words)"""
+# What speaks against a page for those who cannot see it, or see little: axe-core's serious rules, as far as they are
+# about what the pages draw themselves. Names of buttons, inputs and links; of pictures; headings; contrast of texts.
+OBSTACLES = """() => {
+    const main = document.querySelector('.stMain'), found = [];
+    const isSeen = element => element.checkVisibility() && element.getBoundingClientRect().width > 0;
+    const named = element => [
+        element.getAttribute('aria-label'), element.title, element.textContent, element.labels?.[0]?.textContent,
+        ...(element.getAttribute('aria-labelledby') ?? '').split(' ')
+            .map(id => document.getElementById(id)?.textContent),
+    ].some(words => words?.trim());
+    for (const element of document.querySelectorAll('.stApp :is(button, input, textarea, select, a[href])'))
+        if (isSeen(element) && element.type !== 'hidden' && !named(element) && !element.closest('.modebar'))
+            found.push('without a name: ' + element.outerHTML.slice(0, 120));
+    for (const plot of document.querySelectorAll('.js-plotly-plot'))
+        if (plot.getAttribute('role') !== 'figure' || !plot.getAttribute('aria-label'))
+            found.push('a figure without a name');
+    for (const picture of main.querySelectorAll('img'))
+        if (!picture.hasAttribute('alt')) found.push('a picture without a text');
+    const ranks = Array.from(main.querySelectorAll('h1, h2, h3, h4'), heading => Number(heading.tagName[1]));
+    if (ranks.filter(rank => rank === 1).length !== 1) found.push('headings of the first rank: ' + ranks);
+    ranks.forEach((rank, at) => { if (at && rank > ranks[at - 1] + 1) found.push('a rank is skipped: ' + ranks); });
+    if (!document.documentElement.lang) found.push('no language');
+    const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
+    const luminance = channels => channels.slice(0, 3).map(part => part / 255)
+        .map(share => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, share, at) => sum + share * [0.2126, 0.7152, 0.0722][at], 0);
+    const ground = numbers(getComputedStyle(document.querySelector('.stApp')).backgroundColor);
+    for (const element of main.querySelectorAll('.note, .headline p, .headline abbr, h1, h2')) {
+        if (!isSeen(element)) continue;
+        let shown = 1;
+        for (let at = element; at !== main; at = at.parentElement) shown *= Number(getComputedStyle(at).opacity);
+        const own = numbers(getComputedStyle(element).color);
+        const text = own.map((part, at) => part * shown + (1 - shown) * ground[at]);
+        const pair = [luminance(text), luminance(ground)].sort((a, b) => a - b);
+        const ratio = (pair[1] + 0.05) / (pair[0] + 0.05);
+        if (ratio < 4.5) found.push(`contrast ${ratio.toFixed(1)}: ${element.textContent.slice(0, 40)}`);
+    }
+    return found;
+}"""
 # The clock is the page's own: a test that asks again and again sees a change up to half a second late.
 CLOCK = """event => {
     window.started = undefined;
@@ -164,6 +203,11 @@ class Watched:
         """Wait until the page shows a text."""
         self.page.get_by_text(words).first.wait_for()
 
+    def require_accessible(self, title: str) -> None:
+        """That nothing drawn here keeps anybody out, and the window has the page's title."""
+        assert self.page.evaluate(OBSTACLES) == []
+        assert self.page.title() == f"{title} – Diff-Mamba explorer"
+
     def require_clean(self) -> None:
         assert self.complaints == []
         assert self.page.locator("[data-testid=stException]").count() == 0
@@ -230,7 +274,7 @@ def download(watched: Watched, button: Locator, path: Path) -> str:
 def save_session(watched: Watched, path: Path) -> None:
     """Go to the Session page, once this one has kept its figures, and download its file."""
     watched.settle()
-    watched.page.get_by_role("link", name="Session").click()
+    watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Session").click()
     watched.settle("The state of all widgets")
     download(watched, watched.page.get_by_role("button", name="Download the session"), path)
 

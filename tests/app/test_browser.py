@@ -59,21 +59,30 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
         page = watched.page
         watched.shows("λ weighs the subtrahend")
         watched.shows("0.131 M")
+        watched.settle("In memory")
+        watched.require_accessible("Overview")
 
-        page.get_by_role("link", name="Attention").click()
+        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Attention").click()
         for block in range(3):
             (figure,) = watched.figures(1, title=f"Block {block}")
             if block < 2:
                 page.get_by_role("slider", name="Block").press("ArrowRight")
         arrays = extract_attention(model, TOKENS, block=2, kind="hidden", reduce="mean").to_numpy()
-        for drawn, name in zip(figure["z"], ("minuend", "subtrahend", "difference"), strict=True):
-            assert np.allclose(drawn, arrays[name][0], atol=1e-6)
+        taken_away = arrays["minuend"] - arrays["difference"]
+        for drawn, picture in zip(figure["z"], (arrays["minuend"], taken_away, arrays["difference"]), strict=True):
+            assert np.allclose(drawn, picture[0], atol=1e-6)
 
-        page.get_by_role("link", name="Lens").click()
+        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
         (figure,) = watched.figures(1, "Each cell: the token")
         assert np.shape(figure["z"][0]) == (5, TOKENS.shape[1])
+        watched.require_accessible("Lens")
+        page.set_viewport_size({"width": 390, "height": 844})
+        (figure,) = watched.figures(1, "Each cell: the token", holds="figures => figures[0].z[0][0].length < 8")
+        assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 390
+        page.set_viewport_size({"width": 1280, "height": 800})
+        watched.figures(1, "Each cell: the token", holds="figures => figures[0].z[0][0].length > 8")
 
-        page.get_by_role("link", name="Attention").click()
+        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Attention").click()
         watched.figures(1, title="Block 2")
         watched.require_clean()
 
@@ -132,6 +141,8 @@ def test_four_sessions_at_once_each_see_their_own(browser, address: str) -> None
 def test_both_themes_are_readable(browser, address: str) -> None:
     with opened(browser, f"{address}/attention?{MODEL_AND_IDS}", color_scheme="dark") as watched:
         watched.state(COLOURS, [0, 0.2, 4.5])
+        watched.figures(1)
+        watched.require_accessible("Attention")
         watched.page.emulate_media(color_scheme="light")
         watched.page.reload()
         watched.state(COLOURS, [0.8, 1, 3])

@@ -65,7 +65,7 @@ def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancel
         watched.state(SHARE_ABOVE, 0)
         other.page.get_by_role("slider", name=LAMBDA).press("Home")
         other.figures(3, "ScaleLambda: factor 0", holds=ANSWER_MOVED, arg=before[-1])
-        other.page.get_by_role("link", name="Lens").click()
+        other.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
         other.figures(1, "Click a cell for its list")
         assert watched.page.evaluate(GOES_ON)
         cancel = watched.page.get_by_role("button", name="Cancel")

@@ -24,7 +24,7 @@ def fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(st, "header", raise_)
+    monkeypatch.setattr(st, "title", raise_)
 
 
 @pytest.mark.parametrize("page", PAGES)

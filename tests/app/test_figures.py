@@ -7,7 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from app.shell.figures import for_dark, in_words
+from app.shell import viewport
+from app.shell.figures import fitted, for_dark, in_words
 from diffmamba_interp.drawing.colours import MODELS, OTHER_MODELS, SIGNED, SIGNED_ON_DARK, on_dark
 from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, Frame, HeatMap, Level, Line, Panel
 from diffmamba_interp.drawing.plotly_figure import to_plotly
@@ -64,6 +65,44 @@ def test_a_signed_map_is_dark_at_0_on_the_dark_ground() -> None:
 
 def test_a_figure_is_told_in_words(curves: go.Figure) -> None:
     assert in_words(curves) == "Chart: One & two; share by block; panels: qa1; lines: mine, bars, needle"
+
+
+def test_a_figure_grows_with_the_page_a_map_more_than_curves(curves: go.Figure) -> None:
+    curves = go.Figure(curves).update_layout(height=400)
+    assert fitted(curves, 900) is curves
+    assert fitted(curves, 1500).layout.height == pytest.approx(400 * (1500 / 900) ** 0.5)
+    heat = HeatMap(values=np.ones((1, 1)), x=["a"], y=["b"])
+    scale = ColourScale(title="weight", low=-1.0, high=1.0)
+    map_ = to_plotly(Drawing(panels=[Panel(marks=[heat])], scale=scale)).update_layout(height=400)
+    assert fitted(map_, 1350).layout.height == 600
+    assert fitted(map_, 5000).layout.height == 600
+    assert map_.layout.height == 400
+
+
+def test_on_a_telephone_panels_stand_below_one_another_and_keep_their_titles_and_scales() -> None:
+    heat = HeatMap(values=np.ones((1, 1)), x=["a"], y=["b"])
+    panels = [Panel(title=title, marks=[heat]) for title in ("one", "two", "three")]
+    wide = to_plotly(Drawing(panels=panels, scale=ColourScale(title="weight", low=-1.0, high=1.0)))
+    layout = fitted(wide, 300).layout
+    axes = [(layout[f"xaxis{place}"], layout[f"yaxis{place}"]) for place in ("", "2", "3")]
+    assert all(x.domain == (0, 1) and y.showticklabels for x, y in axes)
+    ends = [y.domain for _, y in axes]
+    assert ends[0][1] == 1
+    assert ends[2][0] == pytest.approx(0)
+    assert ends[0][0] > ends[1][1] > ends[1][0] > ends[2][1]
+    assert [(note.text, note.y) for note in layout.annotations] == [
+        (title, pytest.approx(end[1])) for title, end in zip(("one", "two", "three"), ends, strict=True)
+    ]
+    assert layout.coloraxis.colorbar.orientation == "h"
+    assert layout.height > 3 * 200
+
+
+def test_the_width_is_that_of_a_window_of_1280_until_the_browser_tells_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for told, width in ((None, 900), ({"width": 1500}, 1500), ({"width": "x"}, 900), ({"width": -5}, 900), ({}, 900)):
+        monkeypatch.setattr(viewport.st, "session_state", {} if told is None else {"page_width": told})
+        assert viewport.content_width() == width
 
 
 def test_pages_draw_for_the_ground_that_the_browser_has(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def test_a_difference_of_probabilities_is_of_the_same_token(open_app: OpenApp) -
 def test_the_lens_reads_the_changed_stream(open_app: OpenApp, model: HookedMamba) -> None:
     app = open_app("interventions", **ANSWER, swapped="0", maps="beside", map_colour="probability")
     with intervene(model, SwapBranches(blocks=0)):
-        found = lens_trajectory(model, LogitLens.from_model(model), TOKENS, positions=slice(4, 11))
+        found = lens_trajectory(model, LogitLens.from_model(model), TOKENS, positions=slice(5, 11))
     assert np.allclose(figures(app)[3]["data"][0]["z"], found.top_probabilities[0, ..., 0], rtol=1e-4)
     table = app.dataframe[1].value
     assert list(table["token"]) == [str(token) for token in found.top_tokens[0, -1, -1, :5]]

@@ -91,14 +91,27 @@ def test_a_prompt_of_one_token_has_no_next_token_and_the_page_says_so(open_app: 
 def test_of_a_long_prompt_a_window_is_shown_and_can_be_moved(open_app: OpenApp) -> None:
     ids = " ".join(str(place % 90) for place in range(80))
     app = open_app("lens", ids=ids)
-    assert app.slider(key="first").value == 64
+    assert app.slider(key="first").value == 66
     app.slider(key="first").set_value(10).run()
     figure = drawn(app)
-    assert figure["layout"]["xaxis"]["ticktext"] == [str(token) for token in range(10, 26)]
+    assert figure["layout"]["xaxis"]["ticktext"] == [str(token) for token in range(10, 24)]
     cells, points = figure["data"]
-    assert cells["x"] == list(range(10, 26))
+    assert cells["x"] == list(range(10, 24))
     assert points["customdata"][0][:2] == [0, 10]
     assert points["customdata"][0][2].startswith("embedding, position 10: 10")
+
+
+@pytest.mark.parametrize(("width", "shown", "stage"), [(1500, 25, "after block 0"), (300, 4, "0")])
+def test_as_many_positions_are_shown_as_have_room(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, width: int, shown: int, stage: str
+) -> None:
+    monkeypatch.setattr("app.shell.viewport.content_width", lambda: width)
+    app = open_app("lens", ids=" ".join(str(place % 90) for place in range(80)), first="72")
+    figure = drawn(app)
+    assert not app.warning
+    assert 72 in figure["data"][0]["x"]
+    assert len(figure["data"][0]["x"]) == shown
+    assert stage in figure["layout"]["yaxis"].get("ticktext", figure["data"][0]["y"])
 
 
 @pytest.mark.parametrize(
@@ -131,13 +144,13 @@ def test_a_cell_of_the_address_shows_its_list(open_app: OpenApp, model: HookedMa
     table = app.dataframe[0].value
     assert list(table["token"]) == [str(token) for token in found.top_tokens[0, 2, 5]]
     assert list(table["probability"]) == pytest.approx(found.top_probabilities[0, 2, 5].tolist())
-    assert any("after block 1, position 5: 17" in element.value for element in app.subheader)
+    assert any("after block 1, position 5: 17" in element.value for element in app.header)
 
 
 @pytest.mark.parametrize("cell", ["99-1", "1-99", "x-y", "-", "1"])
 def test_a_cell_that_is_not_on_the_page_gives_the_last_one(open_app: OpenApp, cell: str) -> None:
     app = open_app("lens", ids=IDS, cell=cell)
-    assert any("output, position 10" in element.value for element in app.subheader)
+    assert any("output, position 10" in element.value for element in app.header)
 
 
 def test_two_models_stand_side_by_side_with_their_lists(open_app: OpenApp) -> None:

@@ -101,7 +101,7 @@ def test_no_page_is_drawn_before_the_start(open_app: OpenApp, monkeypatch: pytes
     monkeypatch.setattr(starting, "start", fail)
     app = open_app()
     assert complaint(app) == "Drawing this page failed.\nno such library"
-    assert len(app.header) == 0
+    assert len(app.title) == 0
 
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:

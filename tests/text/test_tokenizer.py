@@ -9,10 +9,12 @@ from diffmamba_interp.text.documents import DataError
 from diffmamba_interp.text.stable_random import StableRandom
 from diffmamba_interp.text.tokenizer import (
     END_OF_TEXT,
+    MIN_VOCAB_SIZE,
     PAD,
     bos_tokens,
     load_tokenizer,
     save_tokenizer,
+    text_of_token,
     tokenizer_hash,
     train_tokenizer,
 )
@@ -201,3 +203,10 @@ def test_a_template_that_ends_texts_or_pads_them_puts_nothing_before_them(texts:
         single="<|pad|> $A <|endoftext|>", special_tokens=[("<|pad|>", 1), ("<|endoftext|>", 0)]
     )
     assert bos_tokens(backend) == (1,)
+
+
+def test_a_token_that_ends_inside_a_character_is_told_by_its_bytes() -> None:
+    tokenizer = train_tokenizer(["the keys"], vocab_size=MIN_VOCAB_SIZE + 1).backend_tokenizer
+    texts = [text_of_token(token, tokenizer) for token in tokenizer.encode("é‰ k", add_special_tokens=False).ids]
+    assert texts[:5] == ["\\xc3", "\\xa9", "\\xe2", "\\x80", "\\xb0"]
+    assert "".join(texts[5:]) == " k"

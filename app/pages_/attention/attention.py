@@ -52,7 +52,7 @@ LINE_HEIGHT, SEGMENT_HEIGHT = 85, 15
 
 
 def page() -> None:
-    st.header("Attention")
+    st.title("Attention")
     chosen = choose_model()
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:

@@ -34,7 +34,7 @@ FIGURE_HEIGHT = 400
 
 
 def page() -> None:
-    st.header("Heads")
+    st.title("Heads")
     chosen = choose_model()
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:
@@ -61,7 +61,7 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     figure.update_layout(height=FIGURE_HEIGHT)
     draw_figure(figure, "heads_figure")
     st.caption(what_it_means(request, scores))
-    st.subheader(f"The {min(N_RANKED, len(drawn['largest']))} largest")
+    st.header(f"The {min(N_RANKED, len(drawn['largest']))} largest")
     st.dataframe([ranked_row(head, request.measure) for head in drawn["largest"]], hide_index=True, width="stretch")
     code = as_python([*model_steps(chosen.key), *score_steps(chosen.key, prompt, request), *figure_steps(request)])
     draw_downloads(head_files(scores, figure), code, name=f"heads-{request.measure}")

@@ -44,7 +44,15 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import LEGEND_ABOVE, draw_figure
 from app.shell.glossary import draw_headline
-from app.shell.lens_reading import STATISTICS, LensRequest, clickable, token_ids, top_tokens, trajectory
+from app.shell.lens_reading import (
+    STATISTICS,
+    LensRequest,
+    clickable,
+    positions_shown,
+    token_ids,
+    top_tokens,
+    trajectory,
+)
 from app.shell.loading import ChosenModel
 from app.shell.needle_pictures import name_stages_shortly
 from app.shell.prompts import Prompt, token_text
@@ -54,7 +62,6 @@ from diffmamba_interp.figures.interventions import BY_STAGE
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.lens import LensTrajectory
 
-WINDOW, NARROW_WINDOW = 14, 7
 """Last positions that the heat maps show."""
 
 MAP_COLOURS = {
@@ -69,7 +76,7 @@ SWEPT = {"nothing": "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in 
 
 
 def page() -> None:
-    st.header("Interventions")
+    st.title("Interventions")
     chosen = choose_model()
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:
@@ -91,7 +98,7 @@ def page() -> None:
                 colour = state.selectbox("Colour", "map_colour", names, names[0], format_func=MAP_COLOURS.get)
             with columns[3]:
                 log = state.toggle("Logarithmic axis", "change_log")
-        window = NARROW_WINDOW if maps == "beside" else WINDOW
+        window = positions_shown(2 if maps == "beside" else 1)
         last = len(prompt.tokens) - 1
         request = replace(lens, first=max(0, last + 1 - window), last=last, needs_target=True, target=answer.token)
         what = (prompt, answer, request, changes)
@@ -169,7 +176,7 @@ def draw_dose_response(
     chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: InterventionRecord, *, log: bool
 ) -> None:
     """The widgets, and the curves if something is swept. present: what is read with the page's changes."""
-    st.subheader("Dose and response")
+    st.header("Dose and response")
     request = choose_sweep(chosen, changes)
     if request is None:
         return

@@ -61,7 +61,7 @@ SHORTER = "Shorten the prompt, or patch whole spans"
 
 def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: LensRequest) -> None:
     """The widgets; if something is patched, what the lens reads of both prompts, and both grids."""
-    st.subheader("Patching from this prompt into another")
+    st.header("Patching from this prompt into another")
     left, right = st.columns(2)
     offered = [point for point in POINTS if point != "branch_out" or differential_blocks(chosen.cfg)]
     with left:
@@ -106,7 +106,7 @@ def draw_strongest(grid: PatchGrid, places: Sequence[tuple[int, ...]], last: int
 
 def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
     """A switch, and the curves if it is on."""
-    st.subheader("Which account of the tokens holds?")
+    st.header("Which account of the tokens holds?")
     hint = "Source tokens are knocked out of every scan in the order of each account, or left in alone"
     if not state.toggle("Take tokens out in the order of each account", "faithful", help=hint):
         return

@@ -31,6 +31,7 @@ from app.shell.lens_reading import (
     clickable,
     lens_files,
     lens_request,
+    positions_shown,
     token_ids,
     top_tokens,
     trajectory,
@@ -44,8 +45,6 @@ from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.lens import CellQuantity, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
-# Positions shown at a time: as many as have room for their text.
-WINDOW, NARROW_WINDOW = 16, 8
 TRAJECTORIES = ("trajectory", "second_trajectory")
 COMPARE = {"one": "the first model", "beside": "both models side by side", "difference": "model minus baseline"}
 
@@ -64,7 +63,7 @@ class Read:
 
 
 def page() -> None:
-    st.header("Lens")
+    st.title("Lens")
     first = choose_model()
     second = choose_second_model(first) if first else None
     prompt = choose_prompt(first) if first else None
@@ -132,7 +131,7 @@ def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
     """The most likely tokens of one cell: the clicked one, or the output at the last position shown."""
     request, stages = reads[0].request, reads[0].trajectory.stages
     stage, place = cell(state.remembered("cell", ""), len(stages), request)
-    st.subheader(f"{stages[stage]}, position {place}: {markdown(token_label(prompt.strings[place]))}", anchor=False)
+    st.header(f"{stages[stage]}, position {place}: {markdown(token_label(prompt.strings[place]))}", anchor=False)
     for column, read in zip(st.columns(2), reads, strict=False):
         with column:
             if stage < len(read.trajectory.stages):
@@ -194,7 +193,7 @@ def choose_reads(models: list[ChosenModel], prompt: Prompt) -> LensChoices:
         if compare != "one":
             require_same_vocabulary(*models)
             names.append(lens_of_second(names[0], models[1]))
-    window = NARROW_WINDOW if compare == "beside" else WINDOW
+    window = positions_shown(2 if compare == "beside" else 1)
     first, last = choose_window(prompt, window, whole=not needs_target or target is not None)
     requests = [
         (model, lens_request(name, model.key, first=first, last=last, needs_target=needs_target, target=target))
@@ -214,6 +213,10 @@ def choose_window(prompt: Prompt, window: int, *, whole: bool) -> tuple[int, int
     first = 0
     if end > window:
         label = f"First of the {window} positions shown"
+        wanted = state.values().get("first", "")
+        # A wider page shows more positions: the last of them hold what was asked for.
+        if wanted.isdecimal() and end - window < int(wanted) < end:
+            state.forget("first")
         first = state.slider(label, "first", 0, end - window, end - window)
     return first, min(first + window, end) - 1
 

@@ -65,7 +65,7 @@ STATISTICS = {"mean": "mean", "median": "median"}
 
 
 def page() -> None:
-    st.header("Needle")
+    st.title("Needle")
     first = choose_model()
     second = choose_second_model(first) if first else None
     if first is None:
@@ -168,7 +168,7 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
     if picture is None:
         return
     figure, curves = picture
-    st.subheader("What the last position reads for its answer")
+    st.header("What the last position reads for its answer")
     draw_figure(figure, "needle_attention_figure")
     st.caption(
         "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "
@@ -181,7 +181,7 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
 def draw_probes(reads: Sequence[NeedleRead], request: SampleRequest) -> None:
     """Linear probes of all prompts, when asked for: they need many prompts and a time of their own."""
     what = (tuple((read.name, read.key) for read in reads), request)
-    st.subheader("Can the answer be read at all?")
+    st.header("Can the answer be read at all?")
     left, words = st.columns([1, 5])
     if left.button("Fit probes", key="run_probes"):
         st.session_state[PROBED] = what

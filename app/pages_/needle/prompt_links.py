@@ -32,7 +32,7 @@ def draw_prompt_links(readings: Sequence[NeedleReading], request: SampleRequest)
     if request.stories:
         return
     read = [reading.trajectory for reading in readings]
-    st.subheader("Go on with one of these prompts", anchor=False)
+    st.header("Go on with one of these prompts", anchor=False)
     left, right = st.columns([1, 4], vertical_alignment="bottom")
     with left:
         number = state.number_input("Prompt", "needle_prompt", 0, len(read[0].samples) - 1, 0)

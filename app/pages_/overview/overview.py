@@ -24,7 +24,7 @@ FIGURE_HEIGHT = 300
 
 
 def page() -> None:
-    st.header("Overview")
+    st.title("Overview")
     first = choose_model()
     second = choose_second_model(first) if first else None
     if first is None:
@@ -122,7 +122,7 @@ def draw_problems(report: CheckpointReport) -> None:
 
 def draw_next_tokens(models: list[ChosenModel], prompt: Prompt) -> None:
     """The likeliest next tokens of every model after the prompt."""
-    st.subheader("What comes next")
+    st.header("What comes next")
     for column, chosen in zip(st.columns(len(models)), models, strict=True):
         with column:
             if max(prompt.tokens) >= chosen.cfg.d_vocab:

@@ -44,7 +44,7 @@ ROWS, REQUEST = "retrieval_rows", "retrieval_request"
 
 
 def page() -> None:
-    st.header("Retrieval")
+    st.title("Retrieval")
     first = choose_model()
     second = choose_second_model(first) if first else None
     shipped = [name for name in TITLES if (RESULTS / name / "results.json").is_file()]

@@ -21,7 +21,7 @@ PAGES = Path(__file__).resolve().parents[1]
 
 
 def page() -> None:
-    st.header("Session")
+    st.title("Session")
     left, right = st.columns(2)
     with left:
         draw_writing()
@@ -33,7 +33,7 @@ def page() -> None:
 
 def draw_writing() -> None:
     records = kept_records()
-    st.subheader("Take it away")
+    st.header("Take it away")
     st.caption("The state of all widgets, and the figures that were looked at last, as numbers:")
     for kept in records:
         st.text(f"{kept.model}: {kept.title}")
@@ -59,7 +59,7 @@ def draw_report(values: Mapping[str, str], records: Sequence[KeptRecord], *, key
 
 
 def choose_file() -> Session | None:
-    st.subheader("Open one")
+    st.header("Open one")
     file = st.file_uploader(f"A session file, at most {MAX_PACKED_BYTES // 2**20} MB", type="zip", key="session_upload")
     if file is None:
         return None
@@ -70,7 +70,7 @@ def choose_file() -> Session | None:
 
 def draw_opened(session: Session) -> None:
     n = len(session.records)
-    st.subheader(f"{n} record{'' if n == 1 else 's'} in the file")
+    st.header(f"{n} record{'' if n == 1 else 's'} in the file")
     if session.state and st.button("Set the widgets as they were"):
         state.replace_all(session.state)
         # The name comes from a file: only that of a folder that is there is taken.
