@@ -2,9 +2,8 @@
 
     python analyses/findings/run.py
 
-Every row says what it holds for (the shipped weights, or training seeds), with intervals and n. `rows.py` and
-`mechanism.py` have a function for each; where a record no longer says what a sentence says, it is refused rather than
-written.
+Every row says what it holds for (the shipped weights, or training seeds), with intervals and n. `rows.py` lists them,
+a function for each; where a record no longer says what a sentence says, it is refused rather than written.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from diffmamba_interp.statistics import Estimate, bootstrap, paired_difference, 
 ANALYSES = Path(__file__).parents[1]
 PLAIN, DIFFERENTIAL = "mamba2", "diff-mamba2"
 WEIGHTS, FIVE, FOUR = "these weights", "five seeds", "four seeds"
+LENGTHS = {"0": "0k", "1024": "1k"}
 
 
 class OutdatedError(ValueError):
@@ -54,7 +55,7 @@ def newest(question: str, *recipes: str) -> str:
 def claim(holds: Any, words: str) -> None:
     """Raises OutdatedError where a sentence is no longer true, with what it claims."""
     if not holds:
-        raise OutdatedError(f"the records no longer say that {words}: change the row in analyses/findings/rows.py.")
+        raise OutdatedError(f"the records no longer say that {words}: change its row in analyses/findings.")
 
 
 def told(values: Sequence[float | None] | Estimate, decimals: int = 2, *, unit: str = "", signed: bool = True) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analyses.findings import rows, run, sources
+from analyses.findings import answer_snr, rows, run, sources
 from diffmamba_interp.needle.accuracy_grid import PromptRow
 from diffmamba_interp.statistics import Estimate
 
@@ -31,7 +31,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Any], N
     def change(folder: str, edit: Callable[[Any], None]) -> None:
         found = copy.deepcopy(KEPT_RESULTS(folder))
         edit(found)
-        monkeypatch.setattr(rows, "results", lambda name: found if name == folder else KEPT_RESULTS(name))
+        monkeypatch.setattr(answer_snr, "results", lambda name: found if name == folder else KEPT_RESULTS(name))
 
     return change
 
@@ -52,23 +52,23 @@ def test_every_row_says_what_it_holds_for_with_interval_and_n(told: list[rows.Ro
 
 
 def test_a_number_that_changes_in_a_record_changes_the_row(changed: Callable) -> None:
-    before = rows.output_snr_by_task().answer
+    before = answer_snr.output_snr_by_task().answer
 
     def raised(found: dict) -> None:
         one = sources.cell(found["verdicts"], place="output", lens="tuned", group={"task": "qa1", "length": "0"})
         one["difference_db"] += 0.1
 
     changed("needle_snr/paper", raised)
-    assert rows.output_snr_by_task().answer == before.replace("qa1 +9.4", "qa1 +9.5")
+    assert answer_snr.output_snr_by_task().answer == before.replace("qa1 +9.4", "qa1 +9.5")
 
 
 def test_a_record_that_turns_refuses_its_sentence(changed: Callable) -> None:
     def turned(found: dict) -> None:
-        found["lengths"]["0"]["difference"][rows.INNER] = [[9.0, 3.0, 15.0]]
+        found["lengths"]["0"]["difference"][answer_snr.INNER] = [[9.0, 3.0, 15.0]]
 
     changed("needle_seeds", turned)
-    with pytest.raises(sources.OutdatedError, match="not told apart over seeds.*rows.py"):
-        rows.inner_snr_over_seeds()
+    with pytest.raises(sources.OutdatedError, match="not told apart over seeds.*analyses/findings"):
+        answer_snr.inner_snr_over_seeds()
 
 
 def answered(model: str, task: str, right: list[bool], length: int = 0) -> list[PromptRow]:
