@@ -32,5 +32,7 @@ def page(module: str = "") -> str:
         if name in shown_before:
             lines += [f"## {name}", "", f"See [`{name}`][diffmamba_interp.{name}].", ""]
         else:
-            lines += [f"::: {path}.{name}", ""]
+            # A file of the same name would be taken for what is in it.
+            place = f"{path}.{name}" if (PACKAGE / module / f"{name}.py").exists() else path
+            lines += [f"::: {place}.{name}", ""]
     return "\n".join(lines)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from docs.generators import api_pages, command_pages, findings_pages, hook_tables
+from docs.generators.docstrings import readable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,3 +96,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if not page.file.generated_by:
         markdown = findings_pages.linked(markdown, below="findings/")
     return PROMPTS.sub(lambda block: block[0].replace("\n$ ", "\n").replace("```console", "```sh"), markdown)
+
+
+class Readable(griffe.Extension):
+    """What mkdocstrings calls once it has read the package."""
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        for written in _written_in(pkg):
+            if written.docstring:
+                written.docstring.value = readable(written.docstring.value)
+
+
+def _written_in(parent: griffe.Module | griffe.Class) -> Iterator[Any]:
+    """Everything that is written in a module or class, itself included; not what is only imported."""
+    yield parent
+    for member in parent.members.values():
+        if isinstance(member, griffe.Module | griffe.Class):
+            yield from _written_in(member)
+        elif not member.is_alias:
+            yield member

@@ -19,7 +19,7 @@ from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.needle.recipe import NeedleRecipe
 from diffmamba_interp.runs.speech import OutputOptions
-from docs.generators import api_pages, command_pages, findings_pages, hook_tables, run_blocks
+from docs.generators import api_pages, command_pages, docstrings, findings_pages, hook_tables, run_blocks
 from tests.models.tiny import DIFF_S6_VARIANTS, DIFFERENTIAL_VARIANTS, tiny_model
 
 
@@ -117,6 +117,19 @@ def test_every_option_of_every_command_is_in_the_page() -> None:
 def test_help_without_options_is_an_error_rather_than_an_empty_page() -> None:
     with pytest.raises(ValueError, match="no option"):
         command_pages.parsed("usage: something\n")
+
+
+def test_a_docstring_of_the_source_reads_as_one_on_a_page() -> None:
+    text = "What it is.\n\nx: a value [batch], or\n    None. y, z: `a[0]` < 3.\n\nt = 1   after one\n  = 2   after two"
+    assert docstrings.readable(text) == (
+        "What it is.\n\n- **x**: a value \\[batch], or\n    None. y, z: `a[0]` &lt; 3.\n\n"
+        "    t = 1   after one\n      = 2   after two"
+    )
+    assert docstrings.readable("Args:\n    x: one.") == "Args:\n    x: one."
+
+
+def test_the_reference_takes_a_function_for_itself_where_a_file_has_its_name() -> None:
+    assert "::: diffmamba_interp.interventions.compare.compare\n" in api_pages.page("interventions")
 
 
 def test_findings_and_reference_leave_nothing_out(project_root: Path) -> None:
