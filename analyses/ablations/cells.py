@@ -9,9 +9,8 @@ Diff-S6, of d_model in Diff-Mamba, as published), or re-parameterised, exp(q1 . 
 
 Parameters are matched by what does not touch the differential state. A Diff-Mamba block has two branches with half of
 a plain mixer's heads and with B and C of their own, so the plain mixer gets two groups of B and C. A Diff-S6 block has
-two scans as wide as a plain mixer's, so its stream is narrower (`d_model_of_scans`), with as many heads, which are
-narrower too: a number of heads that is no multiple of 8 makes matrices whose rows tensor cores cannot read. A plain
-block between differential ones has one group, as published, which leaves those models smaller.
+two scans as wide as a plain mixer's, so its stream is narrower (`d_model_of_scans`; `d_head_of_scans` is the width of
+its heads). A plain block between differential ones has one group, as published, which leaves those models smaller.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from analyses.ablations.cells import BASELINE, CELLS, REFERENCE, Unit, runs_of
-from diffmamba_interp.analysis.page import RECORDS, Page, Results, points, table, text
+from diffmamba_interp.analysis.page import RECORDS, Page, Results, points, table
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
 from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.figures.curves import Curves, curves_drawing
@@ -28,7 +28,10 @@ TITLES = {
     "depth": "Table 1 in small: bytes of novels, 6 and 12 blocks",
     "builtin": "All kinds of model, far too small",
 }
+TABLES = ("records", "prompts", "blocks", "log", "rivals", "runs")
 ACCURACY = "accuracy"
+RIVALS = ("negative_mass", "redundancy", "branch_cosine")
+"""What differencing may do beside cancelling noise (`head_rivals`), and the cosine of the branches' outputs."""
 LEARNT = 0.5
 """Of the answers in training rows: the step at which so many are right is reported."""
 
@@ -78,8 +81,7 @@ class Runs:
 
     @classmethod
     def read(cls, folder: Path, recipe: Mapping[str, Any]) -> Runs:
-        names = ("records", "prompts", "blocks", "log", "runs")
-        tables = {name: read_records(folder / RECORDS.replace("records", name)) for name in names}
+        tables = {name: read_records(folder / RECORDS.replace("records", name)) for name in TABLES}
         return cls(tables=tables, planned=runs_of(recipe["cells"], recipe["n_layers"], recipe["seeds"]))
 
     def of(self, name: str, unit: Unit) -> Records:
@@ -126,6 +128,7 @@ def summarise(folder: Path, results: Results) -> dict[str, Any]:
         "cells": [_cell(runs, cell, n_layers) for cell, n_layers in kinds],
         "claims": [claim for claim in (_claim(runs, claim) for claim in CLAIMS) if claim],
         "depth": _gain_by_depth(runs),
+        "rivals": _rivals(runs),
         "missing": [list(unit) for unit in runs.planned if unit not in runs.made],
     }
 
@@ -234,11 +237,25 @@ def _gain_by_depth(runs: Runs) -> dict[str, Any]:
     return {"seeds": seeds, "gains": by_depth, "growth": over_seeds(growth.tolist())}
 
 
+def _rivals(runs: Runs) -> list[dict[str, Any]]:
+    """Of each cell, part and step that was read: means over blocks and seeds of `RIVALS`."""
+    lines = runs.tables["rivals"]
+    kinds = dict.fromkeys(zip(lines["cell"].tolist(), lines["part"].tolist(), strict=True))
+    made = []
+    for cell, part in kinds:
+        of_kind = (lines["cell"] == cell) & (lines["part"] == part)
+        steps = sorted(set(lines["step"][of_kind].tolist()))
+        chosen = [of_kind & (lines["step"] == step) for step in steps]
+        means = {name: [float(lines[name][one].mean()) for one in chosen] for name in RIVALS}
+        made.append({"cell": cell, "part": part, "steps": steps, **means})
+    return made
+
+
 def verdict(values: Sequence[float | None]) -> str:
     """Of a gain over seeds."""
     gain = estimate_from(values)
     if np.isnan(gain.low):
-        return "one seed"
+        return "no verdict"
     return "not told apart" if not gain.excludes_zero else "holds" if gain.value > 0 else "reversed"
 
 
@@ -273,20 +290,24 @@ def finding(results: Results, title: str) -> list[str]:
     recipe = results["provenance"]["recipe"]
     if recipe["name"] == "builtin":
         return []
-    lines = [
-        f"- {claim['says']}: "
-        + ", ".join(
-            f"{verdict(gain)} ({_measured(measure)} {text(gain, signed=True)})"
-            for measure, gain in claim["gains"].items()
-        )
-        + f"; {len(claim['seeds'])} seeds."
-        for claim in results["claims"]
-    ]
+    lines = [_finding_of(claim) for claim in results["claims"]]
     if results["depth"]:
         depth = results["depth"]
-        gains = ", ".join(f"{text(gain, signed=True)} at {n} blocks" for n, gain in depth["gains"].items())
+        gains = ", ".join(f"{_said(gain)} at {n} blocks" for n, gain in depth["gains"].items())
         lines.append(f"- the gain grows with depth: {verdict(depth['growth'])} ({gains}; {len(depth['seeds'])} seeds).")
     return [f"{title}, {recipe['steps']:,} steps:", "", *lines, "", *_not_made(results)]
+
+
+def _finding_of(claim: Mapping[str, Any]) -> str:
+    """An ordering with its verdict over seeds; of one seed no verdict."""
+    seeds = claim["seeds"]
+    if len(seeds) == 1:
+        gains = ", ".join(f"{_measured(measure)} {_said(gain)}" for measure, gain in claim["gains"].items())
+        return f"- {claim['says']}: seed {seeds[0]} alone, so no verdict; {gains}."
+    gains = ", ".join(
+        f"{_measured(measure)} {_said(gain)} ({verdict(gain)})" for measure, gain in claim["gains"].items()
+    )
+    return f"- {claim['says']}: {gains}; seeds {', '.join(map(str, seeds))}."
 
 
 def section(results: Results) -> list[str]:
@@ -315,9 +336,36 @@ def section(results: Results) -> list[str]:
         "",
         *table(["model", "step", "lambda, first block", "last block", "smallest", "largest", "spread"], learnt),
         "",
+        *_rivals_table(results["rivals"]),
         *([] if recipe["name"] != "builtin" else _not_made(results)),
         f"{recipe['steps']:,} steps of {recipe['batch_size']} rows of {recipe['length']:,} tokens ({tokens:,} tokens), "
         f"{recipe['precision']}, on {about['device']}, torch {about['versions']['torch']}.",
+        "",
+    ]
+
+
+def _rivals_table(rivals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Negative mass, redundancy and the branches' cosine along the runs; nothing where they were not read."""
+    if not rivals:
+        return []
+    read = {(one["cell"], one["part"]): one for one in rivals}
+    heads = ["step", *(f"{name.replace('_', ' ')}: {cell}, {part}" for name in RIVALS[:2] for cell, part in read)]
+    cosines = read.get((REFERENCE, "net"))
+    steps = next(iter(read.values()))["steps"]
+    rows = [
+        [
+            f"{step:.0f}",
+            *(f"{one[name][place]:.2f}" for name in RIVALS[:2] for one in read.values()),
+            "" if cosines is None else f"{cosines['branch_cosine'][place]:+.2f}",
+        ]
+        for place, step in enumerate(steps)
+    ]
+    return [
+        "Along the runs, on prompts, means over blocks, heads and seeds: negative mass (the share of a head's hidden "
+        "attention below 0) and redundancy (its mean cosine with other heads'); of the plain model's scan and of the "
+        "difference `net`, and of the branches; cosine of the branches' outputs at a prompt's last token.",
+        "",
+        *table([*heads, f"branch cosine: {REFERENCE}"], rows),
         "",
     ]
 
@@ -327,7 +375,7 @@ def _row(one: Mapping[str, Any], results: Results) -> list[Any]:
     for measure in results["measures"]:
         measured = one["measures"][measure]
         cells.append(", ".join("–" if value is None else f"{value:.3f}" for value in measured["values"]))
-        cells += [text(measured[key], signed=True) if key in measured else "" for key in ("difference", "over_samples")]
+        cells += [_said(measured[key]) if key in measured else "" for key in ("difference", "over_samples")]
     return cells
 
 
@@ -337,6 +385,16 @@ def _lambda_cells(one: Mapping[str, Any]) -> list[str]:
         return ["", "", "", "", ""]
     spread = max(one["lambda_sd"])
     return [f"{v:.2f}" for v in (values[0], values[-1], min(values), max(values))] + [f"{spread:.2f}" if spread else ""]
+
+
+def _said(values: Sequence[float | None]) -> str:
+    """An estimate with its sign; of one seed the value alone."""
+    estimate = estimate_from(values)
+    return (
+        f"{estimate.value:+.3f}"
+        if np.isnan(estimate.low) and np.isfinite(estimate.value)
+        else estimate.text(signed=True)
+    )
 
 
 def _name(one: Mapping[str, Any], results: Results) -> str:
@@ -350,7 +408,13 @@ def _measured(measure: str) -> str:
 
 def _not_made(results: Results) -> list[str]:
     """Which runs of the recipe are missing, and which broke down."""
-    missing = [f"{cell} ({n} blocks, seed {seed})" for cell, n, seed in results["missing"]]
+    seeds: dict[tuple[str, int], list[str]] = {}
+    for cell, n_layers, seed in results["missing"]:
+        seeds.setdefault((cell, n_layers), []).append(str(seed))
+    missing = [
+        f"{cell} ({n} blocks, seed{'s' if len(of_cell) > 1 else ''} {', '.join(of_cell)})"
+        for (cell, n), of_cell in seeds.items()
+    ]
     broken = [f"{one['cell']} (seed {seed})" for one in results["cells"] for seed in one["diverged"]]
     lines = [f"Not made: {', '.join(missing)}.", ""] if missing else []
     return lines + ([f"The loss became no number: {', '.join(broken)}.", ""] if broken else [])

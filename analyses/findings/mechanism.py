@@ -227,3 +227,40 @@ def robustness() -> Row:
         n=f"{zero['n']:,} prompts at 0k, {filler['n']:,} at 1k",
         page="noise_robustness",
     )
+
+
+def ablations() -> Row:
+    found = results("ablations/paper")
+    told_of = {
+        name: cell(found["cells"], cell=name)
+        for name in ("diff-mamba", "diff-mamba-exp", "diff-mamba-bare", "diff-mamba-exp-bare", "diff-s6", "diff-s6-exp")
+    }
+    gains = {
+        name: {measure: one["measures"][measure]["over_samples"] for measure in ("accuracy", "pile_test")}
+        for name, one in told_of.items()
+    }
+    claim(
+        all(gains[name]["accuracy"][1] > 0 and gains[name]["pile_test"][2] < 0 for name in list(gains)[:2]),
+        "Diff-Mamba with its norm is ahead of Mamba",
+    )
+    claim(all(gains[name]["accuracy"][2] < 0 for name in ("diff-s6", "diff-s6-exp")), "Diff-S6 is behind Mamba")
+    parts = [
+        f"{words} {told(gains[name]['accuracy'])} and {told(gains[name]['pile_test'], 3)}"
+        for name, words in (
+            ("diff-mamba", "Diff-Mamba"),
+            ("diff-mamba-bare", "without its norm"),
+            ("diff-s6", "subtracting scans alone (Diff-S6)"),
+        )
+    ]
+    fewest, most = (function(len(one["seeds"]) for one in told_of.values()) for function in (min, max))
+    claim((fewest, most) == (1, 2), "of these kinds of model one or two seeds were trained")
+    measures = told_of["diff-mamba"]["measures"]
+    return Row(
+        question="Which of its parts matter (Table 2)? 1,000 steps; accuracy at 0k and bits per byte of The Pile, less "
+        "plain Mamba-2's",
+        answer=f"Whole mixers and the norm together, so far: {', '.join(parts)}. Intervals over prompts and documents; "
+        "over seeds it is open.",
+        holds_for="one or two seeds",
+        n=f"{measures['accuracy']['n_samples']:,} prompts, {measures['pile_test']['n_samples']} documents",
+        page="ablations",
+    )

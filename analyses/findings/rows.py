@@ -20,6 +20,7 @@ from analyses.findings.answer_snr import (
     output_snr_by_task,
 )
 from analyses.findings.mechanism import (
+    ablations,
     cancellation,
     cause,
     circuit,
@@ -252,6 +253,7 @@ ROWS: tuple[Callable[[], Row | None], ...] = (
     retrieval,
     held_out_text,
     held_out_text_of_the_pair,
+    ablations,
     unseen_novels,
     over_allocation,
     cause,

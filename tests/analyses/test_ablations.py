@@ -147,7 +147,7 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
 def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
     """Records in which a cell needs so many bits per byte less than the baseline, seed by seed, and answers that
     share of the prompts more."""
-    lines: dict[str, dict[str, list[Any]]] = {name: {} for name in ("records", "prompts", "blocks", "log", "runs")}
+    lines: dict[str, dict[str, list[Any]]] = {name: {} for name in report.TABLES}
 
     def add(table: str, n: int, **columns: Any) -> None:
         for name, value in columns.items():
@@ -162,6 +162,7 @@ def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
             add("prompts", 20, task="qa1", is_right=[1] * (5 + n_more) + [0] * (15 - n_more), **unit)
             add("blocks", 1, block=0, lambda_sd=0.0, **{"lambda": 0.5}, **unit)
             add("log", 2, step=[100, 200], answer_accuracy=[0.25, 0.75], **unit)
+            add("rivals", 1, step=0, block=0, part="net", negative_mass=0.4, redundancy=0.1, branch_cosine=0.0, **unit)
             add("runs", 1, n_parameters=10, d_model=4, steps=200, seconds=1.5, has_diverged=0, **unit)
     for name, columns in lines.items():
         write_records(folder / RECORDS.replace("records", name), columns)
