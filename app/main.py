@@ -26,6 +26,7 @@ PAGES = [
     page("overview", "Overview", "home"),
     page("attention", "Attention", "grid_on"),
     page("heads", "Heads", "apps"),
+    page("graph", "Graph", "account_tree"),
     page("lens", "Lens", "layers"),
     page("needle", "Needle", "search"),
     page("interventions", "Interventions", "tune"),

@@ -289,6 +289,18 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "max_bytes": 2**30,
             },
         ),
+        "contribution_graph": (
+            implicit_attention.contribution_graph,
+            {
+                "model": model,
+                "tokens": tokens,
+                "answer": 3,
+                "position": -1,
+                "versus": 4,
+                "lengths": None,
+                "max_bytes": 2**30,
+            },
+        ),
         "state_sink": (
             implicit_attention.state_sink,
             {"model": model, "tokens": tokens, "boundary": (5, 7), "lengths": None, "max_bytes": 2**30},

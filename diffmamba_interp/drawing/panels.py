@@ -35,7 +35,7 @@ class Line:
     name: for the legend; lines of one name have one entry, and "" has none. y: NaN leaves a gap. low, high: None for
     no interval. interval: a band along the line, or bars at the places. joined: whether neighbouring places are
     joined. markers: whether places are marked. hollow: which markers are not filled. notes: what else is said about
-    each place when it is pointed at.
+    each place when it is pointed at. quiet: nothing is said then.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Line:
     width: Number = 2.0
     opacity: float = 1.0
     notes: Sequence[str] | None = None
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):

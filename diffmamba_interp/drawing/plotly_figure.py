@@ -233,7 +233,7 @@ def _line_trace(line: Line) -> Trace:
     }
     if line.markers:
         trace["marker"] = {"symbol": symbols if any(hollow) else line.style.symbol, "size": 8}
-    return trace | _ends(line) | _hover(line)
+    return trace | _ends(line) | ({"hoverinfo": "skip"} if line.quiet else _hover(line))
 
 
 def _bar_trace(bars: Bars) -> Trace:

@@ -10,6 +10,7 @@ from diffmamba_interp.implicit_attention.contributions import (
 from diffmamba_interp.implicit_attention.dynamics import HalfLife, memory_half_life, rollout
 from diffmamba_interp.implicit_attention.effective import EffectiveAttention, effective_attention
 from diffmamba_interp.implicit_attention.extract import extract_attention
+from diffmamba_interp.implicit_attention.graph import ContributionGraph, Edge, contribution_graph
 from diffmamba_interp.implicit_attention.head_rivals import HeadRivals, head_rivals
 from diffmamba_interp.implicit_attention.head_scores import (
     DEFINITIONS,
@@ -55,6 +56,8 @@ __all__ = [
     "BlockActivations",
     "BranchActivations",
     "Contribution",
+    "ContributionGraph",
+    "Edge",
     "EffectiveAttention",
     "HeadRivals",
     "HeadScores",
@@ -64,6 +67,7 @@ __all__ = [
     "Writer",
     "capture_block",
     "contribution_along",
+    "contribution_graph",
     "contribution_norms",
     "differential_attention",
     "effective_attention",

@@ -68,6 +68,17 @@ def test_a_click_on_an_attention_cell_lights_up_its_row_and_source_and_one_on_th
         watched.require_clean()
 
 
+def test_a_click_on_a_node_of_the_graph_opens_its_block(browser, address: str) -> None:
+    with opened(browser, f"{address}/graph?{BUNDLED}&least_edge=50") as watched:
+        # The logit's own node, in the upper right corner.
+        watched.settle("From below: the tokens")
+        click_cell(watched, 0.999, 0.5 / 13)
+        watched.page.wait_for_url("**node=12-43**")
+        watched.page.get_by_role("link", name="Attention").last.click()
+        watched.figures(2, title="Block 11:")
+        watched.require_clean()
+
+
 def test_a_figure_is_saved_as_svg_and_as_png_without_a_network(browser, address: str, tmp_path: Path) -> None:
     beginnings = {"SVG": b"<svg", "PNG": b"\x89PNG\r\n\x1a\n"}
     with opened(browser, f"{address}/?{BUNDLED}") as watched:
@@ -137,6 +148,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
         for page, (n, words) in {
             "Overview": (1, "In memory"),
             "Attention": (2, "What is read at position"),
+            "Graph": (1, "From below: the tokens"),
             "Lens": (1, "Click a cell for its list"),
             "Needle": (5, "exact contributions"),
             "Interventions": (3, "What comes next, after"),

@@ -1,0 +1,125 @@
+"""Graph: how a logit came together, from the tokens through minuends and subtrahends, block by block."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.pages_.graph.request import (
+    PASSES,
+    GraphRequest,
+    figure_steps,
+    graph_files,
+    graph_headline,
+    graph_of,
+    graph_steps,
+)
+from app.shell import state
+from app.shell.answers import label_token, one_token, ready_answer
+from app.shell.choices import choose_model, choose_prompt
+from app.shell.downloads import draw_downloads
+from app.shell.errors import shown_errors
+from app.shell.estimates import agreed
+from app.shell.figures import draw_figure
+from app.shell.glossary import draw_headline
+from app.shell.links import draw_links, places_links
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt, markdown, token_text
+from app.shell.steps import as_python, model_steps, run_steps
+from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.figures.contribution_graph import depth_name
+from diffmamba_interp.implicit_attention import ContributionGraph
+
+BLOCK_HEIGHT = 40
+LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yref": "paper", "yanchor": "bottom"}
+
+
+def page() -> None:
+    st.header("Graph")
+    chosen = choose_model()
+    prompt = choose_prompt(chosen) if chosen else None
+    if chosen is None or prompt is None:
+        return
+    with shown_errors("Taking the logit apart", "Shorten the prompt to need less."):
+        request, of = choose_request(chosen, prompt)
+        n_tokens = PASSES * len(prompt.tokens)
+        if agreed(chosen.key, n_tokens, what=("graph", prompt, request), reduce="Shorten the prompt"):
+            with st.spinner("Computing", show_time=True):
+                graph = graph_of(chosen.key, prompt, request)
+            draw_graph(chosen, prompt, request, graph, of)
+
+
+def choose_request(chosen: ChosenModel, prompt: Prompt) -> tuple[GraphRequest, str]:
+    """The logit that is taken apart, and what it is in words. Raises ValueError for texts that are no token."""
+    ready = ready_answer(chosen, prompt)
+    left, right = st.columns(2)
+    with left:
+        typed = state.text_input("Logit of", "token", ready.text, help=f"Ready: {ready.source}")
+        token = one_token(typed, ready, chosen)
+    with right:
+        less = state.text_input("Less that of", "graph_versus", "", help="A token to compare with; empty for none")
+    name = f"the logit of “{token_label(token_text(token, chosen.tokenizer).strip())}”"
+    if not less.strip():
+        return GraphRequest(answer=token), name
+    return GraphRequest(
+        answer=token, versus=label_token(less, chosen)
+    ), f"{name} less that of “{token_label(less.strip())}”"
+
+
+def draw_graph(chosen: ChosenModel, prompt: Prompt, request: GraphRequest, graph: ContributionGraph, of: str) -> None:
+    draw_headline(graph_headline(graph, prompt, of))
+    share = state.slider("Smallest edge shown, % of the logit", "least_edge", 1, 50, 5)
+    least = max(share / 100 * abs(float(graph.logit[0])), 1e-6)
+    figure = run_steps(figure_steps(prompt, least), {"graph": graph})["figure"]
+    figure.update_layout(height=190 + BLOCK_HEIGHT * (chosen.cfg.n_layers + 1), legend=LEGEND, margin={"t": 90})
+    draw_figure(figure, "graph_figure", on_select=take_node)
+    st.caption(
+        "From below: the tokens; on top the logit. Edges are what a position's stream brings to the logit by way of "
+        "another: past a block, through its minuend, or, −λ times, through its subtrahend; dotted ones lower the "
+        "logit. What leaves a node is what it holds. Click a node to open its block."
+    )
+    draw_node(prompt, graph)
+    chosen.keep(prompt, f"graph of {of}", graph)
+    steps = [*model_steps(chosen.key), *graph_steps(chosen.key, prompt, request), *figure_steps(prompt, least)]
+    draw_downloads(graph_files(graph, figure, prompt, least), as_python(steps), name="graph")
+
+
+def take_node() -> None:
+    """Remember the node that was clicked."""
+    with shown_errors("Reading the click"):
+        points = st.session_state["graph_figure"]["selection"]["points"]
+        if points:
+            depth, position = points[0]["customdata"][:2]
+            state.put("node", f"{int(depth)}-{int(position)}")
+
+
+def draw_node(prompt: Prompt, graph: ContributionGraph) -> None:
+    """What the clicked node holds, what enters it most, and links to the block that wrote it; nothing if none was."""
+    depth, _, place = state.remembered("node", "").partition("-")
+    if not (depth.isdecimal() and place.isdecimal() and len(depth) < 5 and len(place) < 7):
+        return
+    at, position = int(depth), int(place)
+    if at >= graph.node.shape[1] or position >= len(prompt.tokens):
+        return
+    token = markdown(token_label(prompt.strings[position]))
+    st.markdown(
+        f"**Position {position}, {token}, {depth_name(at)}**: {float(graph.node[0, at, position]):+.3g} logits"
+        + ("" if at == 0 else f"; {entering(prompt, graph, at - 1, position)}")
+    )
+    last = len(prompt.tokens) - 1
+    draw_links(
+        *places_links(block=max(at - 1, 0), position=position, last=last, but="graph"), lead="Look at its block:"
+    )
+
+
+def entering(prompt: Prompt, graph: ContributionGraph, block: int, position: int) -> str:
+    """What comes past the block and through it, and the source that brings most."""
+    through = graph.minuend[0, block, position] + graph.subtrahend[0, block, position]
+    source = int(through.abs().argmax())
+    return (
+        f"past block {block} {float(graph.straight[0, block, position]):+.3g}, through it "
+        f"{float(through.sum()):+.3g}, most of it from {source} ({markdown(token_label(prompt.strings[source]))}): "
+        f"{float(through[source]):+.3g}"
+    )
+
+
+page()
