@@ -8,6 +8,7 @@ import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from app.shell.downloads import KeptRecord
 from app.shell.kept_runs import HeadsRun, PatchingRun, ProbesRun, RetrievalRun
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
-from diffmamba_interp.implicit_attention import extract_attention
+from diffmamba_interp.implicit_attention import ContributionGraph, contribution_graph, extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
 from diffmamba_interp.interventions import FaithfulnessRecord
 from diffmamba_interp.lens import LogitLens, lens_trajectory
@@ -303,10 +304,24 @@ def json_records() -> dict[str, object]:
     }  # fmt: skip
 
 
+def small_graph() -> ContributionGraph:
+    return contribution_graph(tiny_model(DifferentialConfig(placement=(0,))), random_tokens(1, 6), 3, versus=4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"bias": torch.zeros(1, 2, 5)}, {"kinds": ("plain", "plain", "plain")}, {"position": torch.tensor([6])}],
+)
+def test_a_graph_whose_parts_do_not_fit_together_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="not of one piece"):
+        KINDS["graph"].read(KINDS["graph"].write(SimpleNamespace(**{**vars(small_graph()), **changes})))
+
+
 @pytest.fixture(scope="module")
 def every(kept: list[KeptRecord]) -> list[KeptRecord]:
     facts = {"model": "<script>alert(1)</script>", "dtype": "float32", "device": "cpu", "strings": STRINGS}
-    return [*kept, *(KeptRecord(title=kind, record=record, **facts) for kind, record in json_records().items())]
+    graph = KeptRecord(title="graph", record=small_graph(), **facts)
+    return [*kept, graph, *(KeptRecord(title=kind, record=record, **facts) for kind, record in json_records().items())]
 
 
 def test_every_kind_of_record_comes_back_and_is_drawn_and_told_alike(every: list[KeptRecord]) -> None:

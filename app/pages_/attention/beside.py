@@ -89,7 +89,8 @@ def draw_beside(chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, 
     st.markdown(f"**{second.name.removeprefix('bundled:') if what == 'model' else 'The other prompt'}**")
     draw_headline(attention_headline(record, other.spans))
     draw_figure(figure, "second_figure")
-    second.keep(other, f"attention, block {asked.block}, {asked.kind}, {BESIDE[what]}", record)
+    title = f"attention, block {asked.block}, {asked.kind}, {BESIDE[what]}"
+    second.keep(other, title, record, view=asked.view, spans=other.spans)
     return Beside(title=BESIDE[what], chosen=second, prompt=other, request=asked, record=record, figure=figure)
 
 

@@ -9,7 +9,6 @@ from app.pages_.graph.request import (
     GraphRequest,
     figure_steps,
     graph_files,
-    graph_headline,
     graph_of,
     graph_steps,
 )
@@ -21,6 +20,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_headline
+from app.shell.kept_graphs import graph_headline
 from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, token_text
@@ -66,7 +66,7 @@ def choose_request(chosen: ChosenModel, prompt: Prompt) -> tuple[GraphRequest, s
 
 
 def draw_graph(chosen: ChosenModel, prompt: Prompt, request: GraphRequest, graph: ContributionGraph, of: str) -> None:
-    draw_headline(graph_headline(graph, prompt, of))
+    draw_headline(graph_headline(graph, prompt.spans, prompt.strings, of))
     share = state.slider("Smallest edge shown, % of the logit", "least_edge", 1, 50, 5)
     least = max(share / 100 * abs(float(graph.logit[0])), 1e-6)
     figure = run_steps(figure_steps(prompt, least), {"graph": graph})["figure"]
@@ -78,7 +78,7 @@ def draw_graph(chosen: ChosenModel, prompt: Prompt, request: GraphRequest, graph
         "logit. What leaves a node is what it holds. Click a node to open its block."
     )
     draw_node(prompt, graph)
-    chosen.keep(prompt, f"graph of {of}", graph)
+    chosen.keep(prompt, f"graph of {of}", graph, spans=prompt.spans)
     steps = [*model_steps(chosen.key), *graph_steps(chosen.key, prompt, request), *figure_steps(prompt, least)]
     draw_downloads(graph_files(graph, figure, prompt, least), as_python(steps), name="graph")
 

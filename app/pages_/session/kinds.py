@@ -25,6 +25,7 @@ from app.shell.headlines import (
     needle_headline,
     retrieval_headline,
 )
+from app.shell.kept_graphs import graph_headline, read_graph, write_graph
 from app.shell.kept_runs import HeadsRun, PatchingRun, ProbesRun, RetrievalRun
 from app.shell.lens_reading import trajectory_bytes
 from app.shell.needle_pictures import attention_picture, curve_figures, name_stages_shortly
@@ -34,6 +35,7 @@ from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.drawing.plotly_figure import to_plotly
 from diffmamba_interp.figures.allocation import allocation_curves, allocation_drawing
 from diffmamba_interp.figures.attention import attention_drawing, attention_heads_drawing, attention_span_drawing
+from diffmamba_interp.figures.contribution_graph import contribution_graph_drawing
 from diffmamba_interp.figures.faithfulness import faithfulness_drawing
 from diffmamba_interp.figures.heads import NAMES, head_scores_drawing
 from diffmamba_interp.figures.interventions import (
@@ -48,6 +50,7 @@ from diffmamba_interp.figures.retrieval import accuracy_drawing, ratio_drawing
 from diffmamba_interp.files.archives import arrays_from_bytes, require_modest
 from diffmamba_interp.files.json_files import json_text, parse_json
 from diffmamba_interp.files.json_records import JsonRecord
+from diffmamba_interp.implicit_attention import ContributionGraph
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.records import PROBABILITY
@@ -133,6 +136,17 @@ def read_lens(content: bytes) -> LensTrajectory:
     ):
         raise ValueError(f"a record of the session file is not of one piece: its arrays should be {wanted}.")
     return record
+
+
+def read_session_graph(content: bytes) -> ContributionGraph:
+    require_modest(content, MAX_ARRAY_BYTES, source=OF_SESSION, remedy=REMEDY)
+    return read_graph(content, source=OF_SESSION, remedy=REMEDY)
+
+
+def graph_strings(kept: KeptRecord) -> list[str]:
+    """Of every position; numbers where the record came with others."""
+    n_pos = cast(ContributionGraph, kept.record).node.shape[-1]
+    return list(kept.strings) if len(kept.strings) == n_pos else [str(place) for place in range(n_pos)]
 
 
 def lens_words(kept: KeptRecord) -> Callable[[int], str]:
@@ -299,6 +313,11 @@ KINDS: dict[str, RecordKind] = {
         of=LensTrajectory, ending="npz", write=trajectory_bytes, read=read_lens,
         drawings=lambda kept: [lens_drawing(kept.record, lens_words(kept))],
         tell=lambda kept: lens_headline({kept.model: kept.record}, lens_words(kept)),
+    ),
+    "graph": RecordKind(
+        of=ContributionGraph, ending="npz", write=write_graph, read=read_session_graph,
+        drawings=lambda kept: [contribution_graph_drawing(kept.record, token_strings=graph_strings(kept))],
+        tell=lambda kept: graph_headline(kept.record, kept.spans, graph_strings(kept)),
     ),
     "intervention": _json(
         InterventionRecord, check_intervention, intervention_drawings, intervention_headline, intervention_lines,
