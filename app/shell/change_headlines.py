@@ -24,6 +24,7 @@ LARGE = 1e-3
 """Smaller changes of a probability are called none."""
 
 ONE_PROMPT = "One prompt decides nothing about others."
+TOGETHER = "Shares of single blocks need not sum to 100 %: blocks act through one another."
 
 
 def intervention_headline(record: InterventionRecord) -> Headline:
@@ -70,7 +71,7 @@ def subtraction_headline(record: SweepRecord, model: str) -> Headline:
             f"; one block, {block}, alone to {said(float(alone[largest]))}, {share[largest]:.0%} of that in "
             "log-probability"
         )
-        against.append("Shares of single blocks need not sum to 100 %: blocks act through one another.")
+        against.append(TOGETHER)
     return Headline(says=(f"{says} ({prompts(n)}).",), against=tuple(against))
 
 
@@ -99,6 +100,8 @@ def sweep_headline(record: SweepRecord) -> Headline:
     values = record.intervened[PROBABILITY].mean(axis=-1)
     n = len(record.clean[PROBABILITY])
     clean = float(record.clean[PROBABILITY].mean())
+    if len(record.groups) > 1 and 0.0 in record.doses:
+        return _most_carried(record, values[:, record.doses.index(0.0)], clean, n)
     places = [np.unravel_index(int(at), values.shape) for at in (values.argmin(), values.argmax())]
     low, high = (float(values[place]) for place in places)
     if high - low < LARGE:
@@ -117,6 +120,21 @@ def sweep_headline(record: SweepRecord) -> Headline:
         ),
         against=(ONE_PROMPT,) if n < MIN_SAMPLES else (),
     )
+
+
+def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int) -> Headline:
+    """Of blocks that were each taken to dose 0 on their own, the one without which the answer loses most."""
+    first, second, *_ = np.argsort(without, kind="stable")
+    block, other = (", ".join(map(str, record.groups[at] or ())) for at in (first, second))
+    if without[first] > clean - LARGE:
+        says = f"At dose 0 no block on its own takes anything from the answer's {said(clean)}"
+    else:
+        says = (
+            f"Block {block} carries most: at dose 0 in it alone the answer falls from {said(clean)} to "
+            f"{said(float(without[first]))}; next is block {other}, {said(float(without[second]))}"
+        )
+    against = [ONE_PROMPT] if n < MIN_SAMPLES else []
+    return Headline(says=(f"{says} ({record.dose}; {prompts(n)}).",), against=(*against, TOGETHER))
 
 
 def faithfulness_headline(record: FaithfulnessRecord) -> Headline:

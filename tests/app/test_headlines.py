@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from app.shell.change_headlines import (
+    faithfulness_headline,
     intervention_headline,
     patching_headline,
     subtraction_headline,
+    sweep_headline,
 )
 from app.shell.glossary import WORDS, explained, headline_html
 from app.shell.headlines import (
@@ -28,7 +30,7 @@ from app.shell.needle_runs import SHIPPED, shipped_results
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.interventions import InterventionRecord, PatchGrid, SweepRecord
+from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, PatchGrid, SweepRecord
 from diffmamba_interp.lens import LensTrajectory
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport
 from diffmamba_interp.needle import NeedleTrajectory
@@ -237,6 +239,34 @@ def test_the_block_that_carries_most_of_the_subtractions_effect_is_named() -> No
     assert "need not sum" in objections(told)
     assert "leaves one's answer at 1.00" in words(subtraction_headline(without_subtraction(1.0, 0.9999, 1.0), "one"))
     assert "likelier" in objections(subtraction_headline(without_subtraction(0.5, 0.9, 0.6), "one"))
+
+
+def test_a_sweep_names_the_block_that_carries_most_or_the_doses() -> None:
+    each = without_subtraction(1.0, 0.008, 0.9, 0.95)
+    told = sweep_headline(replace(each, groups=((0,), (3,), (4,))))
+    assert "Block 0 carries most: at dose 0 in it alone the answer falls from 1.00 to 0.008; next is block 3, 0.90" in (
+        words(told)
+    )
+    none = sweep_headline(replace(without_subtraction(0.5, 0.6, 0.9), groups=((0,), (3,))))
+    assert "no block on its own takes anything from the answer's 0.50" in words(none)
+    together = without_subtraction(1.0, 0.1)
+    values = {name: np.concatenate([of, of * 5], axis=1) for name, of in together.intervened.items()}
+    one = replace(together, doses=(0.0, 1.0), intervened=values)
+    assert "least likely, 0.10, at 0, and likeliest, 0.50, at 1; unchanged 1.00" in words(sweep_headline(one))
+    assert "No dose moves" in words(sweep_headline(without_subtraction(1.0, 1.0)))
+
+
+def test_the_account_that_holds_best_is_named_or_that_none_does() -> None:
+    def record(first: float) -> FaithfulnessRecord:
+        return FaithfulnessRecord(
+            reading="label_probability", unit="probability", rankings=("contribution", "random"), fractions=(0.0, 1.0),
+            level="write", n_sources=(4,), deletion=np.zeros((1, 2, 2)),
+            insertion=np.array([[[first] * 2, [0.5, 0.5]]]),
+        )  # fmt: skip
+
+    told = faithfulness_headline(record(0.9))
+    assert "holds best: insertion less deletion area 0.90; random 0.50 (n = 1 prompt)" in words(told)
+    assert "No account is better than a random order" in objections(faithfulness_headline(record(0.1)))
 
 
 def grid(clean: float, patched: list[list[float]]) -> PatchGrid:

@@ -347,6 +347,9 @@ def test_the_report_is_one_page_without_scripts_in_which_all_text_is_escaped(eve
         assert harm not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "default-src 'none'" in page
+    widths = [float(width) for width in re.findall(r"<figure style=.max-width:(\d+)px", page)]
+    assert len(widths) == page.count("<svg")
+    assert all(200 < width < 4000 for width in widths)
     assert "The change lowers the answer&#x27;s probability from 1.00 to 0.25" in re.sub(r"</?abbr[^>]*>", "", page)
 
 

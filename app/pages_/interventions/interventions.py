@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.pages_.interventions.choices import choose_answer, choose_changes
 from app.pages_.interventions.pictures import (
@@ -123,7 +124,7 @@ def page() -> None:
                 chosen.keep(prompt, f"intervention: {changed}"[:MAX_TITLE], record)
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
-                draw_dose_response(chosen, prompt, answer, changes, record, log=log)
+                draw_dose_response(chosen, prompt, answer, changes, record, numbers, log=log)
                 draw_patching(chosen, prompt, answer, request)
                 draw_faithfulness(chosen, prompt, answer)
 
@@ -173,9 +174,13 @@ def draw_top(request: LensRequest, read: Mapping[str, LensTrajectory], text: Cal
 
 
 def draw_dose_response(
-    chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: InterventionRecord, *, log: bool
-) -> None:
-    """The widgets, and the curves if something is swept. present: what is read with the page's changes."""
+    chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: InterventionRecord,
+    top: DeltaGenerator, *, log: bool,
+) -> None:  # fmt: skip
+    """The widgets, and the curves if something is swept.
+
+    present: what is read with the page's changes. top: where the page says what it found.
+    """
     st.header("Dose and response")
     request = choose_sweep(chosen, changes)
     if request is None:
@@ -194,7 +199,8 @@ def draw_dose_response(
 
     record = swept_record(chosen.key, prompt, answer, changes, request, progress)
     bar.empty()
-    draw_headline(sweep_headline(record))
+    with top:
+        draw_headline(sweep_headline(record))
     chosen.keep(prompt, f"sweep of {SWEPT[request.swept]}", record)
     figures = dose_figures(record, request, present, log=log)
     for column, (name, figure) in zip(st.columns(len(figures)), figures.items(), strict=True):

@@ -16,6 +16,8 @@ STYLE = (
     ".headline{border-left:4px solid #0072B2;padding-left:.9rem}.says{font-size:1.1rem;font-weight:600}"
     "abbr{text-decoration:underline dotted;cursor:help}h2{margin-top:2.5rem}"
 )
+WIDER = 1.5
+
 # Nothing is loaded and nothing runs, whatever a record holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -37,6 +39,12 @@ def write_report(state: Mapping[str, str], records: Sequence[KeptRecord]) -> byt
     return "\n".join(parts).encode()
 
 
+def framed(svg: str) -> str:
+    """A figure not much wider than it was drawn: an SVG alone would fill the page."""
+    width = float(svg.partition('viewBox="0 0 ')[2].partition(" ")[0])
+    return f'<figure style="max-width:{WIDER * width:.0f}px">{svg}</figure>'
+
+
 def section(number: int, kept: KeptRecord) -> str:
     """One record: what it is, what it says, its figures, its prompt."""
     kind = KINDS[kind_of(kept.record)]
@@ -49,7 +57,7 @@ def section(number: int, kept: KeptRecord) -> str:
             f"<p>{escaped['model']}, {escaped['dtype']} on {escaped['device']}.</p>",
             headline_html(kind.tell(kept)),
             f"<pre>{lines}</pre>" if lines else "",
-            *(f"<figure>{to_svg(drawing)}</figure>" for drawing in kind.drawings(kept)),
+            *(framed(to_svg(drawing)) for drawing in kind.drawings(kept)),
             f"<details><summary>Its prompt, {len(kept.strings)} tokens</summary><pre>{prompt}</pre></details>"
             if prompt
             else "",
