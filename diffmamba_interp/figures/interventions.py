@@ -91,13 +91,14 @@ def answer_by_stage_drawing(
 ) -> Drawing:
     """The first sample's answer before and after, by stage: what a lens reads, and last what the model itself gives.
 
-    measure: of `BY_STAGE`. lens: as the record calls it, "tuned" or the like. log: a logarithmic axis.
-    Raises KeyError for a lens or a measure that was not read.
+    measure: of `BY_STAGE`. lens: as the record calls it, "tuned" or the like. log: a logarithmic axis. Of a record
+    without interventions there is one curve, before. Raises KeyError for a lens or a measure that was not read.
     """
     if measure not in BY_STAGE:
         raise KeyError(f"measure is {measure!r}: it must be one of {', '.join(BY_STAGE)}.")
     curves = []
-    for when, readings in (("before", record.clean), ("after", record.intervened)):
+    both = {"before": record.clean, "after": record.intervened}
+    for when, readings in list(both.items())[: 2 if record.interventions else 1]:
         require_reading(f"{lens}.{BY_STAGE[measure]}", readings)
         values = [*readings[f"{lens}.{BY_STAGE[measure]}"][0], readings[BY_STAGE[measure]][0]]
         value = tuple(float(np.exp(v)) if measure == "probability" else float(v) for v in values)

@@ -1,5 +1,7 @@
 """Figures of interventions: the record's numbers where they belong, and text that stays text."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -252,7 +254,7 @@ def changed_record() -> InterventionRecord:
             "snr_db": np.array([3.0 * step]),
         }
 
-    return InterventionRecord(interventions=(), clean=readings(1.0), intervened=readings(0.5))
+    return InterventionRecord(interventions=({"kind": "SetLambda"},), clean=readings(1.0), intervened=readings(0.5))
 
 
 def test_the_answer_is_drawn_at_every_stage_of_the_lens_and_last_at_the_output() -> None:
@@ -263,6 +265,11 @@ def test_the_answer_is_drawn_at_every_stage_of_the_lens_and_last_at_the_output()
     assert [before.style, after.style] == [STATES["before"], STATES["after"]]
     decibels = answer_by_stage_drawing(changed_record(), "snr_db", lens="tuned")
     assert [list(line.y) for line in decibels.panels[0].marks] == [[1.0, 2.0, 3.0], [1.0, 1.0, 1.5]]
+
+
+def test_of_a_record_without_interventions_there_is_one_curve() -> None:
+    (only,) = answer_by_stage_drawing(replace(changed_record(), interventions=()), lens="tuned").panels[0].marks
+    assert only.name == "before, tuned lens"
 
 
 def test_what_was_not_read_cannot_be_drawn_by_stage() -> None:

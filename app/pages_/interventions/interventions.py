@@ -110,14 +110,17 @@ def page() -> None:
                     BEFORE: trajectory(chosen.key, prompt, request),
                     AFTER: changed_trajectory(chosen.key, prompt, request, changes),
                 }
-            steps = [*stage_steps(record, request, log=log), *map_steps(maps, colour)]
+            steps = [
+                *stage_steps(record, request, log=log),
+                *map_steps(maps if record.interventions else BEFORE, colour),
+            ]
             text = partial(token_text, tokenizer=chosen.tokenizer)
             figures = run_steps(steps, {"record": record, **read, "token_text": text})
             with numbers:
                 draw_numbers(record)
             with pictures:
-                drawn = {**draw_stages(record, figures), **draw_maps(request, figures)}
-                draw_top(request, read, text)
+                drawn = {**draw_stages(record, figures), **draw_maps(record, figures)}
+                draw_top(request, read if record.interventions else {BEFORE: read[BEFORE]}, text)
                 code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
                 draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
                 changed = "; ".join(in_words(change) for change in record.interventions) or "nothing is changed"
@@ -150,10 +153,12 @@ def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[
     return shown
 
 
-def draw_maps(request: LensRequest, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
-    """What the lens reads at the last positions: after minus before, or both."""
+def draw_maps(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
+    """What the lens reads at the last positions: after minus before, or both; as long as nothing is changed, before."""
     shown = {name: clickable(figure) for name, figure in figures.items() if name.startswith("map")}
-    if len(shown) == 1:
+    if not record.interventions:
+        st.caption("What the lens reads at the last positions. Change something above, and what it does is drawn here.")
+    elif len(shown) == 1:
         st.caption("Red: more after the change, blue: less. A word: the top token after it, where it was another one.")
     for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
         with column:
@@ -165,7 +170,7 @@ def draw_maps(request: LensRequest, figures: Mapping[str, Any]) -> dict[str, go.
 
 def draw_top(request: LensRequest, read: Mapping[str, LensTrajectory], text: Callable[[int], str]) -> None:
     """The likeliest tokens at the output, before and after."""
-    for column, (when, through_lens) in zip(st.columns(2), read.items(), strict=True):
+    for column, (when, through_lens) in zip(st.columns(2), read.items(), strict=False):
         last = len(through_lens.stages) - 1
         table = top_tokens(through_lens, text, last, request.last - request.first)[:N_TOP]
         with column:

@@ -40,8 +40,10 @@ def stage_steps(record: InterventionRecord, lens: LensRequest, *, log: bool) -> 
 
 
 def map_steps(maps: str, statistic: str) -> list[Step]:
-    """Heat maps of what the lens reads: after minus before, or "beside" one another."""
+    """Heat maps of what the lens reads: after minus before, "beside" one another, or "before" alone."""
     before, after, text = Ref("before"), Ref("after"), Ref("token_text")
+    if maps == BEFORE:
+        return [Step("map", lens_heat_map, before, text, statistic=statistic)]
     if maps == "beside":
         return [
             Step("map_before", lens_heat_map, before, text, statistic=statistic),
