@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 
 # One thread per test process: the two of them share the cores.
-test lint lowest docs release: export OMP_NUM_THREADS = 1
+test lint lowest docs notebooks release: export OMP_NUM_THREADS = 1
 
 define require_python
 	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12"; exit 1; }
@@ -13,7 +13,7 @@ define require_python
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify lint lowest docs release clean
+.PHONY: help demo test verify lint lowest docs notebooks release clean
 
 help:
 	@echo "make demo    a first look: inspect the bundled Diff-Mamba, ask it needle prompts, train and measure a lens,"
@@ -24,6 +24,7 @@ help:
 	@echo "make lowest  the tour, commands and pages with the lowest versions that pyproject.toml promises, in .venv-lowest"
 	@echo "             (several GB; Python 3.11 or 3.12)"
 	@echo "make docs    the site, into site/: every block of code on its pages is run, and a broken link is an error"
+	@echo "make notebooks  run docs/notebooks in fresh kernels; none may take a minute (their outputs: KEEP=--keep)"
 	@echo "make release build source archive and wheel, check them, try the wheel in an empty environment (a few minutes)"
 	@echo "make clean   remove .venv, .venv-lowest, caches and build output; runs/ stays"
 	@echo
@@ -83,6 +84,9 @@ docs: $(VENV)/.docs
 $(VENV)/.docs: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $(VENV)/.docs
+
+notebooks: $(STAMP)
+	$(PY) docs/generators/run_notebooks.py $(KEEP)
 
 # The checks of an index of packages are twine's, which nothing else here needs.
 release: $(STAMP)

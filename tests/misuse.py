@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import diffmamba_interp as package
-from diffmamba_interp import implicit_attention, interventions, lens, needle
+from diffmamba_interp import implicit_attention, interchange, interventions, lens, needle
 from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig
 from diffmamba_interp.models.demo import load_demo_tokenizer
 
@@ -92,6 +92,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
     sizes = {(0, None): np.array([1.0, 2.0, 3.0, 4.0])}
     heads = (torch.randn(*tokens.shape, 2, 4), torch.randn(*tokens.shape, 2, 4))
     _, cache = model.run_with_cache(tokens)
+    interchange.save_activations(cache, folder / "run.safetensors")
     grid = interventions.patch_grid(model, tokens, tokens + 1, answers=[3, 4], blocks=0, positions=[1])
 
     def acting(make: Call) -> Call:
@@ -673,6 +674,15 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             {"trajectory": trajectory, "path": folder / "again.json", "decimals": None},
         ),
         "load_trajectory": (needle.load_trajectory, {"path": folder / "trajectory.json"}),
+        "save_activations": (interchange.save_activations, {"cache": cache, "path": folder / "again.safetensors"}),
+        "load_activations": (
+            interchange.load_activations,
+            {"path": folder / "run.safetensors", "names": "transformer_lens"},
+        ),
+        "cache_for_saelens": (
+            interchange.cache_for_saelens,
+            {"model": model, "tokens": tokens, "name": "hook_embed", "folder": folder / "sae", "batch_size": 8},
+        ),
     }
 
 

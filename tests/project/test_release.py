@@ -59,3 +59,19 @@ def test_an_upload_is_offered_only_once_the_project_has_an_address(
     said = "\n".join(release.instructions(*files, release.PLACEHOLDER, "9.9.9"))
     assert "not to be uploaded yet" in said
     assert "twine upload" not in said
+
+
+def test_citation_and_changelog_are_of_this_version(project_root: Path, pyproject: dict[str, Any]) -> None:
+    version = pyproject["project"]["version"]
+    citation = (project_root / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in citation
+    assert f"license: {pyproject['project']['license']}" in citation
+    changelog = (project_root / "CHANGELOG.md").read_text(encoding="utf-8")
+    (newest, *_) = re.findall(r"^## (\S+)", changelog, re.MULTILINE)
+    assert newest == version
+    assert changelog.index("### What changes for you") < changelog.index("\n## 0.1.0")
+
+
+def test_the_note_for_contributors_fits_one_screen(project_root: Path) -> None:
+    lines = (project_root / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 30
