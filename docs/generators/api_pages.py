@@ -10,6 +10,16 @@ INSTRUMENTS = ("implicit_attention", "lens", "needle", "interventions", "text")
 """Packages with an `__all__` that a page of its own shows."""
 
 
+FUNCTIONS = {
+    "hook_names": ("Names of hook points, made so that a misspelt one fails where it is written.", ["hook_names.py"]),
+    "figures": (
+        "From records to figures. A `..._drawing` is data, which `drawing.plotly_figure.to_plotly` and "
+        "`drawing.svg.to_svg` draw; most have a partner that Plotly has drawn already, as `dose_response_figure` is.",
+        [f"figures/{path.name}" for path in sorted((PACKAGE / "figures").glob("[a-z]*.py"))],
+    ),
+}
+"""Pages that show the functions of some files: what they are about, and the files."""
+
 ABOUT = """The names that most work begins with, imported from `diffmamba_interp` and loaded when first used. Shapes are
 written as jaxtyping has them. What the instruments have beside these is on pages of their own."""
 
@@ -35,4 +45,16 @@ def page(module: str = "") -> str:
             # A file of the same name would be taken for what is in it.
             place = f"{path}.{name}" if (PACKAGE / module / f"{name}.py").exists() else path
             lines += [f"::: {place}.{name}", ""]
+    return "\n".join(lines)
+
+
+def page_of_functions(name: str) -> str:
+    """The reference of some files: each public function with its docstring."""
+    about, files = FUNCTIONS[name]
+    lines = [f"# diffmamba_interp.{name}", "", about, ""]
+    for file in files:
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        module = f"diffmamba_interp.{file.removesuffix('.py').replace('/', '.')}"
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        lines += [f"::: {module}.{function}\n" for function in functions if not function.startswith("_")]
     return "\n".join(lines)

@@ -53,7 +53,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the pages that are not in `docs/` into the navigation."""
     assert config.nav is not None
     findings = ["findings/index.md", *(f"findings/{name}/index.md" for name in findings_pages.analyses())]
-    api = ["api/index.md", *(f"api/{module}.md" for module in api_pages.INSTRUMENTS)]
+    api = ["api/index.md", *(f"api/{name}.md" for name in (*api_pages.INSTRUMENTS, *api_pages.FUNCTIONS))]
     config.nav = [*config.nav, {"Findings": findings}, {"API": api}, {"Changes": "changes.md"}]
     return config
 
@@ -77,6 +77,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     add("api/index.md", api_pages.page())
     for module in api_pages.INSTRUMENTS:
         add(f"api/{module}.md", api_pages.page(module))
+    for name in api_pages.FUNCTIONS:
+        add(f"api/{name}.md", api_pages.page_of_functions(name))
     add("changes.md", findings_pages.for_site((ROOT / "CHANGELOG.md").read_text(encoding="utf-8")))
     files.append(
         File.generated(config, "pictures/attention.png", abs_src_path=str(ROOT / "app/pictures/attention.png"))
