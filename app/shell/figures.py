@@ -12,6 +12,7 @@ import streamlit as st
 
 from app.shell import viewport
 from diffmamba_interp.drawing.colours import SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark
+from diffmamba_interp.drawing.plotly_figure import LETTER_WIDTH
 
 BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
 """The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
@@ -21,8 +22,11 @@ LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yref"
 """Beside the panels. All of it is said: what is left out keeps what the figure came with."""
 
 MOST_GROWTH = 1.5
-PANEL_HEIGHT, PANEL_GAP, LEGEND_ROW, ROOM = 220, 70, 20, 130
+PANEL_HEIGHT, PANEL_GAP, LEGEND_ROW, ROOM = 220, 95, 20, 130
 """Pixels of a panel on a telephone, between two, of a line of the legend, and around all."""
+
+LEAST_LABEL, MOST_LABEL = 4, 14
+"""Letters of the labels on the left, for which there is room."""
 
 _HEX, _FADED = re.compile(r"#[0-9A-Fa-f]{6}"), re.compile(r"rgba\((\d+), (\d+), (\d+), ([0-9.]+)\)")
 _BREAK, _TAG = re.compile(r"<br ?/?>"), re.compile(r"</?(sub|sup|b|i)>")
@@ -67,13 +71,16 @@ def stacked(figure: go.Figure) -> go.Figure:
         layout[x].domain = [0, 1]
         layout[y].domain = [0, 1] if is_alone else [max(top - PANEL_HEIGHT / whole, 0), top]
         layout[y].showticklabels = True
+        layout[y].automargin = False
         layout[y].title.text = None
         if len(titles) == n:
             titles[place].update(x=0.5, y=top)
+    widest = max((len(label) for y in y_axes for label in layout[y].ticktext or ()), default=LEAST_LABEL)
+    left = 15 + LETTER_WIDTH * min(max(widest, LEAST_LABEL), MOST_LABEL)
     n_lines = sum(bool(trace.showlegend) for trace in narrow.data) if layout.showlegend else 0
     legend = LEGEND_ROW * n_lines
     narrow.update_layout(
-        height=whole + ROOM + legend, margin={"l": 10, "r": 10, "t": 80, "b": 40 + legend},
+        height=whole + ROOM + legend, margin={"l": left, "r": 10, "t": 80, "b": 40 + legend},
         legend={**LEGEND_BELOW, "orientation": "v", "y": -70 / whole},
     )  # fmt: skip
     if layout.coloraxis.colorscale is not None:

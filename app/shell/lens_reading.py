@@ -167,7 +167,7 @@ def clickable(figure: go.Figure) -> go.Figure:
     # Without a limit to the distance, the nearest point is that of the cell under the pointer.
     figure.update_layout(
         hoverdistance=-1, hovermode="closest", clickmode="event+select", dragmode=False,
-        height=FRAME_HEIGHT + STAGE_HEIGHT * n_stages, margin={"t": 60, "b": 10},
+        height=FRAME_HEIGHT + STAGE_HEIGHT * n_stages, margin={"t": 60, "b": 10, "r": 10},
     )  # fmt: skip
     figure.update_xaxes(range=[cells.x[0] - 0.5, cells.x[-1] + 0.5])
     figure.update_yaxes(range=[-0.5, n_stages - 0.5])

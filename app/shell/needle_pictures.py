@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from app.shell import viewport
 from app.shell.figures import LEGEND_ABOVE, LEGEND_BELOW
 from app.shell.needle_runs import NeedleRun
 from app.shell.steps import Ref, Step, run_steps
@@ -32,7 +33,7 @@ FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
 """What the page asks of when an answer forms."""
 
 FIGURE_HEIGHT = 380
-MAX_TICKS = 16
+MAX_TICKS, NARROW_TICKS = 16, 7
 
 
 def curve_steps(run: NeedleRun) -> list[Step]:
@@ -143,6 +144,7 @@ def attention_picture(run: NeedleRun) -> tuple[go.Figure, list[AllocationCurve]]
 
 def name_stages_shortly(figure: go.Figure, stages: Sequence[str]) -> None:
     """The block's number alone under the axis, and not more of them than have room side by side."""
-    named = [*stages[:-1][:: -(-len(stages) // MAX_TICKS)], stages[-1]]
+    room = NARROW_TICKS if viewport.is_narrow() else MAX_TICKS
+    named = [*stages[:-1][:: -(-len(stages) // room)], stages[-1]]
     short = [stage.removeprefix("after block ").replace("embedding", "embed") for stage in named]
     figure.update_xaxes(tickvals=named, ticktext=short, tickangle=0, title_text="the lens reads after block")

@@ -27,16 +27,16 @@ from diffmamba_interp.ops.scan_pairs import Reduction
 Kind = Literal["hidden", "contribution", "contribution_norm", "softmax"]
 
 DIFFERENCE_MEANS = {
-    "hidden": "signed_difference: H1 - lambda H2, of the scans only; gates, norms and out_proj are left out, "
+    "hidden": "H1 − λ H2 of the scans only; gates, norms and out_proj are left out, "
     "and only in a Diff-S6, where both meet the same output weights, has head h of one branch a tie to head h of the "
     "other",
-    "hidden reduced": "difference of the branches' {reduce} over heads: {reduce}(H1) - lambda {reduce}(H2), of "
+    "hidden reduced": "difference of the branches' {reduce} over heads: {reduce}(H1) − λ {reduce}(H2), of "
     "the scans only",
     "hidden reduced by head": "difference of the branches' {reduce} over heads, each head of H2 times its own lambda: "
-    "{reduce}(H1) - {reduce}(lambda H2), of the scans only",
-    "contribution": "exact: what each source adds to mixer_out along the direction, K1 - lambda K2, frozen scales",
-    "contribution_norm": "norm of the vector difference: |T1 - lambda T2|, frozen scales; not a difference of norms",
-    "softmax": "A1 - lambda A2 of two softmaxes, head by head, as in the differential Transformer",
+    "{reduce}(H1) − {reduce}(λ H2), of the scans only",
+    "contribution": "exact: what each source adds to mixer_out along the direction, K1 − λ K2, frozen scales",
+    "contribution_norm": "norm of the vector difference: |T1 − λ T2|, frozen scales; not a difference of norms",
+    "softmax": "A1 − λ A2 of two softmaxes, head by head, as in the differential Transformer",
 }
 
 FORMAT = "diffmamba_interp.AttentionRecord/1"

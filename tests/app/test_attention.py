@@ -53,7 +53,7 @@ def test_a_plain_block_shows_its_weights(open_app: OpenApp, model: HookedMamba) 
     assert any("is plain" in caption for caption in texts(app.caption))
 
 
-@pytest.mark.parametrize(("heads", "words"), [("3", "signed_difference"), ("mean", "mean(H1) - lambda mean(H2)")])
+@pytest.mark.parametrize(("heads", "words"), [("3", "H1 − λ H2"), ("mean", "mean(H1) − λ mean(H2)")])
 def test_the_caption_says_which_difference_is_shown(open_app: OpenApp, heads: str, words: str) -> None:
     captions = texts(open_app("attention", ids=IDS, block="2", heads=heads).caption)
     assert any(words in caption for caption in captions)

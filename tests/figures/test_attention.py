@@ -61,7 +61,7 @@ def test_a_differential_block_has_three_panels_on_one_symmetric_scale(record) ->
     axis = figure.layout.coloraxis
     assert axis.cmin == -axis.cmax
     assert axis.cmax == pytest.approx(max(float(p[1, 0].abs().max()) for p in record.pictures.values()))
-    assert "signed_difference" in figure.layout.title.text
+    assert "H1 − λ H2" in figure.layout.title.text
 
 
 def test_a_plain_block_has_one_panel(model) -> None:

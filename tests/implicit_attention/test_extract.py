@@ -42,7 +42,7 @@ def test_the_difference_contains_lambda_and_the_subtrahend_does_not(model: Hooke
     assert torch.equal(record.subtrahend, H2.detach())
     assert float(record.lambda_) == pytest.approx(float(model.blocks[0].mixer.lambda_().detach()))
     assert torch.equal(record.difference, H1.detach() - record.lambda_ * H2.detach())
-    assert "signed_difference" in record.difference_means
+    assert "H1 − λ H2" in record.difference_means
 
 
 def test_a_block_speaks_its_own_language(model: HookedMamba, tokens: torch.Tensor) -> None:

@@ -206,7 +206,7 @@ def test_whatever_sums_over_heads_weighs_each_with_its_own_lambda(tmp_path: Path
         record = extract_attention(model, tokens, 1, reduce=reduce)
         assert relative_error(record.lambda_subtrahend, expected) < 1e-10
         assert relative_error(record.difference, record.minuend - expected) < 1e-10
-        assert f"{reduce}(lambda H2)" in record.difference_means
+        assert f"{reduce}(λ H2)" in record.difference_means
         loaded = type(record).load(record.save(tmp_path / "record.npz"))
         assert torch.equal(loaded.difference, record.difference)
     few = extract_attention(model, tokens, 1, rows=[4, -1], heads=[3, 1], reduce="mean")
