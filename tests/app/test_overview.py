@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app.pages_.overview.request import block_csv, block_npz
+from app.shell.change_headlines import subtraction_headline
 from diffmamba_interp.models.inspection import inspect_checkpoint
 from tests.app.conftest import (
     IDS,
@@ -119,8 +120,12 @@ def test_a_corrupt_checkpoint_is_an_error_box(open_app: OpenApp, tmp_path: Path)
 
 def test_copy_as_python_gives_the_same_lambdas(open_app: OpenApp) -> None:
     app = open_app(beside="models/all")
-    for trace, made in zip(drawn(app)["data"], run_code(app)["figure"].data, strict=True):
-        assert list(trace["y"]) == list(made.y)
+    made = run_code(app)
+    for trace, again in zip(drawn(app)["data"], made["figure"].data, strict=True):
+        assert list(trace["y"]) == list(again.y)
+    assert subtraction_headline(made["record"], MODEL).says[0] in headline(app)
+    top = made["second_trajectory"].top_tokens[0, -1, 0, 0]
+    assert f"models/all says “{top}”" in headline(app)
 
 
 def test_the_files_hold_every_block(open_app: OpenApp, root: Path) -> None:

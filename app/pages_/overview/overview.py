@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.pages_.overview.request import FIGURE, block_files, block_rows, next_token_rows, report_steps, subtracts
-from app.pages_.overview.story import draw_introduction, story
+from app.pages_.overview.story import draw_introduction, quickly_read, story, story_steps
 from app.shell import loading
 from app.shell.answers import draw_likely
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
@@ -50,7 +50,8 @@ def page() -> None:
                 draw_blocks(report)
                 draw_problems(report)
         shown = [FIGURE] if figure else []
-        code = as_python([*report_steps({model.name: model.key for model in models}), *shown])
+        of_story = story_steps(quickly_read(models, prompt), prompt)
+        code = as_python([*report_steps({model.name: model.key for model in models}), *shown, *of_story])
         draw_downloads(block_files(reports, figure), code, name="blocks")
         draw_loaded()
 

@@ -15,11 +15,11 @@ from app.shell.choices import fits, request_for
 from app.shell.estimates import LONG_S, forward_seconds
 from app.shell.glossary import explained
 from app.shell.headlines import Headline, lens_headline, models_headline
-from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory
+from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory, trajectory_steps
 from app.shell.links import Link, draw_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
-from app.shell.steps import as_python, run_steps
+from app.shell.steps import Steps, as_python, model_steps, run_steps
 from diffmamba_interp.models.inspection import CheckpointReport
 
 INTRODUCTION = (
@@ -47,6 +47,7 @@ QUESTIONS = (
         why="accuracy of both models by task and length, as measured",
     ),
 )  # fmt: skip
+TRAJECTORIES = ("trajectory", "second_trajectory")
 OF_A_PLAIN_MODEL = tuple(link for link in QUESTIONS if link.page != "interventions")
 
 
@@ -57,14 +58,33 @@ def draw_introduction(models: Sequence[ChosenModel]) -> None:
 
 def story(models: Sequence[ChosenModel], prompt: Prompt | None, reports: Mapping[str, CheckpointReport]) -> Headline:
     """What the models make of the prompt, where that is quickly told; what they are."""
-    headline = models_headline(reports)
+    read = quickly_read(models, prompt)
+    told = models_headline(reports)
+    if prompt is None or not read:
+        return told
+    return through_lens(read, prompt) + without_subtraction(read[0], prompt) + told
+
+
+def story_steps(models: Sequence[ChosenModel], prompt: Prompt | None) -> Steps:
+    """What computes the story's numbers again; nothing where it is not told."""
+    steps: list = []
     if prompt is None:
-        return headline
+        return steps
+    for request, model, name in zip(requests_of(models, prompt), models, TRAJECTORIES, strict=False):
+        steps += [*model_steps(model.key), *trajectory_steps(model.key, prompt, request, name)]
+    first = models[0]
+    if steps and not first.is_plain:
+        steps += [*model_steps(first.key), *subtraction_steps(first.key, prompt, ready_answer(first, prompt).token)]
+    return steps
+
+
+def quickly_read(models: Sequence[ChosenModel], prompt: Prompt | None) -> list[ChosenModel]:
+    """The models that know the prompt's tokens; none where all of it would take long."""
+    if prompt is None:
+        return []
     read = [model for model in models if max(prompt.tokens) < model.cfg.d_vocab]
     seconds = sum(forward_seconds(model.key, len(prompt.tokens) * n_passes(model)) for model in read)
-    if seconds > LONG_S or not read:
-        return headline
-    return through_lens(read, prompt) + without_subtraction(read[0], prompt) + headline
+    return read if seconds <= LONG_S else []
 
 
 def n_passes(model: ChosenModel) -> int:
@@ -72,17 +92,20 @@ def n_passes(model: ChosenModel) -> int:
     return 2 if model.is_plain else model.cfg.n_layers + 4
 
 
-def through_lens(models: Sequence[ChosenModel], prompt: Prompt) -> Headline:
-    """From which block on each model has what it says."""
+def requests_of(models: Sequence[ChosenModel], prompt: Prompt) -> list[LensRequest]:
+    """What is asked of each model's lens, of one kind: the last position."""
     last = len(prompt.tokens) - 1
     requests = [lens_of(model) for model in models]
-    kinds = {request.name for request in requests}
-    if len(kinds) > 1:
+    if len({request.name for request in requests}) > 1:
         requests = [request_for(LOGIT_LENS, model) for model in models]
-    read = {
-        model.name: trajectory(model.key, prompt, replace(request, first=last, last=last))
-        for model, request in zip(models, requests, strict=True)
-    }
+    return [replace(request, first=last, last=last) for request in requests]
+
+
+def through_lens(models: Sequence[ChosenModel], prompt: Prompt) -> Headline:
+    """From which block on each model has what it says."""
+    requests = requests_of(models, prompt)
+    pairs = zip(models, requests, strict=True)
+    read = {model.name: trajectory(model.key, prompt, request) for model, request in pairs}
     tokenizer = models[0].tokenizer
     return lens_headline(read, lambda token: token_text(token, tokenizer), lens=requests[0].name)
 
