@@ -28,6 +28,7 @@ PAGES = [
     page("heads", "Heads", "apps"),
     page("graph", "Graph", "account_tree"),
     page("lens", "Lens", "layers"),
+    page("playground", "Playground", "edit_note"),
     page("needle", "Needle", "search"),
     page("interventions", "Interventions", "tune"),
     page("retrieval", "Retrieval", "query_stats"),

@@ -302,6 +302,18 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
                 "max_bytes": 2**30,
             },
         ),
+        "continuations": (
+            interventions.continuations,
+            {
+                "model": model,
+                "tokens": tokens[:1],
+                "variants": {"as it is": ()},
+                "max_new_tokens": 1,
+                "top_k": 3,
+                "temperature": 0.0,
+                "seed": 0,
+            },
+        ),
         "state_sink": (
             implicit_attention.state_sink,
             {"model": model, "tokens": tokens, "boundary": (5, 7), "lengths": None, "max_bytes": 2**30},

@@ -15,6 +15,7 @@ from diffmamba_interp.interventions.ablation import (
 )
 from diffmamba_interp.interventions.attribution import EstimateError, attribution_patching, estimate_error
 from diffmamba_interp.interventions.compare import compare, compare_each, sweep
+from diffmamba_interp.interventions.continuations import Continuations, continuations
 from diffmamba_interp.interventions.faithfulness import Areas, FaithfulnessRecord, faithfulness
 from diffmamba_interp.interventions.head_sets import (
     Head,
@@ -40,6 +41,7 @@ __all__ = [
     "AnswerReading",
     "Areas",
     "AtTokens",
+    "Continuations",
     "Effect",
     "EstimateError",
     "FaithfulnessRecord",
@@ -60,6 +62,7 @@ __all__ = [
     "collect_means",
     "compare",
     "compare_each",
+    "continuations",
     "describe",
     "estimate_error",
     "faithfulness",

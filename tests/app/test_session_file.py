@@ -23,7 +23,7 @@ from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun
 from diffmamba_interp import DifferentialConfig
 from diffmamba_interp.implicit_attention import ContributionGraph, contribution_graph, extract_attention
 from diffmamba_interp.implicit_attention.allocation import CLASSES, DIRECTIONS, PICTURES, Allocation
-from diffmamba_interp.interventions import FaithfulnessRecord
+from diffmamba_interp.interventions import FaithfulnessRecord, SetLambda, continuations
 from diffmamba_interp.lens import LogitLens, lens_trajectory
 from diffmamba_interp.needle import ProbeRecord
 from diffmamba_interp.needle.records import ReadSample
@@ -285,7 +285,9 @@ def json_records() -> dict[str, object]:
         )
         for name in ("bundled:mamba2", "<i>x")
     ]  # fmt: skip
+    tiny = tiny_model(DifferentialConfig(placement=(0,)))
     return {
+        "continuations": continuations(tiny, random_tokens(1, 5), {"as it is": (), "<b>": SetLambda(value=0.0)}, 3),
         "intervention": replace(
             intervention,
             clean={**intervention.clean, **through_lens}, intervened={**intervention.intervened, **through_lens},

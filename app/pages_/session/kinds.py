@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from app.shell.change_headlines import (
     patching_headline,
     sweep_headline,
 )
+from app.shell.continued import continued_headline
 from app.shell.downloads import KeptRecord, record_bytes
 from app.shell.headlines import (
     Headline,
@@ -35,6 +36,7 @@ from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.drawing.plotly_figure import to_plotly
 from diffmamba_interp.figures.allocation import allocation_curves, allocation_drawing
 from diffmamba_interp.figures.attention import attention_drawing, attention_heads_drawing, attention_span_drawing
+from diffmamba_interp.figures.continuations import continuations_drawing
 from diffmamba_interp.figures.contribution_graph import contribution_graph_drawing
 from diffmamba_interp.figures.faithfulness import faithfulness_drawing
 from diffmamba_interp.figures.heads import NAMES, head_scores_drawing
@@ -52,7 +54,7 @@ from diffmamba_interp.files.json_files import json_text, parse_json
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.implicit_attention import ContributionGraph
 from diffmamba_interp.implicit_attention.record import AttentionRecord
-from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, SweepRecord
+from diffmamba_interp.interventions import Continuations, FaithfulnessRecord, InterventionRecord, SweepRecord
 from diffmamba_interp.interventions.records import PROBABILITY
 from diffmamba_interp.lens import LensTrajectory
 from diffmamba_interp.needle import PairedCurve, compare_probes, summarise_probes
@@ -228,6 +230,19 @@ def check_faithfulness(record: FaithfulnessRecord) -> bool:
     return record.deletion.shape == record.insertion.shape == shape and 0 not in shape
 
 
+def check_continuations(record: Continuations) -> bool:
+    steps = record.tokens.shape
+    likely = (record.top_tokens, record.top_probabilities, record.followed_tokens, record.followed_probabilities)
+    return (
+        len(steps) == 2
+        and 0 not in steps
+        and len(record.names) == len(record.interventions) == steps[0]
+        and record.probability.shape == steps
+        and all(array.ndim == 3 and array.shape[:2] == steps and array.shape == likely[0].shape for array in likely)
+        and likely[0].shape[2] > 0
+    )
+
+
 def check_heads(run: HeadsRun) -> bool:
     rows, width = len(run.scores.rows), max(run.scores.n_heads, default=0)
     values = run.scores.values
@@ -330,6 +345,14 @@ KINDS: dict[str, RecordKind] = {
     ),
     "faithfulness": _json(
         FaithfulnessRecord, check_faithfulness, lambda record: [faithfulness_drawing(record)], faithfulness_headline
+    ),
+    "continuations": replace(
+        _json(
+            Continuations, check_continuations,
+            lambda kept: [continuations_drawing(kept.record, lens_words(kept))], lambda record: Headline(says=()),
+            of_kept=True,
+        ),
+        tell=lambda kept: continued_headline(kept.record, lens_words(kept)),
     ),
     "heads": _json(
         HeadsRun, check_heads, lambda run: [head_scores_drawing(run.scores, run.measure)],
