@@ -67,7 +67,7 @@ def test_a_click_on_an_attention_cell_lights_up_its_row_and_source_and_one_on_th
         watched.page.wait_for_url(re.compile("source_pos=26&row=42|row=42&source_pos=26"))
         click_cell(watched, 1.5 / 24, 0.9, figure=0, n=2)
         watched.figures(2, title="Block 4: hidden attention, head 0,")
-        watched.page.locator("h2").click()
+        watched.page.locator("h1").first.click()
         watched.page.keyboard.press("k")
         watched.figures(2, title="Block 3: hidden attention, head 1,")
         watched.require_clean()
@@ -156,6 +156,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             "Attention": (2, "What is read at position"),
             "Graph": (1, "From below: the tokens"),
             "Lens": (1, "Click a cell for its list"),
+            "Playground": (1, "Colour of the first text"),
             "Needle": (5, "exact contributions"),
             "Interventions": (3, "What comes next, after"),
             "Retrieval": (2, "Wilson intervals"),

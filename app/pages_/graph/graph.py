@@ -34,7 +34,7 @@ LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yref": "pap
 
 
 def page() -> None:
-    st.header("Graph")
+    st.title("Graph")
     chosen = choose_model()
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:

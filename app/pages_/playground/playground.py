@@ -16,6 +16,7 @@ from app.pages_.playground.request import (
     printed_steps,
 )
 from app.shell import state
+from app.shell.answers import draw_likely
 from app.shell.choices import MAX_SEED, choose_model, choose_prompt
 from app.shell.continued import TokenText, continued_headline
 from app.shell.downloads import draw_downloads
@@ -35,7 +36,7 @@ FOLLOWED = {True: "while both read the first text", False: "each in its own text
 
 
 def page() -> None:
-    st.header("Playground")
+    st.title("Playground")
     chosen = choose_model()
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:
@@ -111,11 +112,11 @@ def draw_step(record: Continuations, text: TokenText) -> None:
         step = state.slider("Step: what was likely there", "step", 0, n_steps - 1, ready)
     with right:
         own = state.toggle("Each in its own text", "own_text", help="Else both read the first text up to that step")
-    config = {"probability": st.column_config.ProgressColumn(min_value=0, max_value=1, format="%.4f")}
     for column, (variant, name) in zip(st.columns(len(record.names)), enumerate(record.names), strict=True):
         table = likely_table(record, text, variant, step, followed=not own)
         column.caption(f"{name}, step {step}, {FOLLOWED[not own]}")
-        column.dataframe(table, hide_index=True, width="stretch", column_config=config)
+        with column:
+            draw_likely(table)
 
 
 page()
