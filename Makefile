@@ -91,7 +91,7 @@ notebooks: $(STAMP)
 # The checks of an index of packages are twine's, which nothing else here needs.
 release: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt twine
-	$(PY) .ci/release.py
+	$(PY) .ci/release.py $(TOUR)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) dist site .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

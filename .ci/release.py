@@ -1,6 +1,6 @@
 """Build what is uploaded to an index of packages, check it, try it, and say how to upload it.
 
-    python .ci/release.py [--without-tour]
+    python .ci/release.py [--brief | --without-tour]
 
 From the tracked files: an archive of the source, and from that archive a wheel, both below dist/. In the long
 description, which an index shows beside no other file, pictures and links get the project's address, and badges. The
@@ -27,7 +27,7 @@ IMAGE_OR_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)]+)\)")
 
 def main(args: Sequence[str]) -> int:
     """Build, check, try, print what to upload; 0 if all of it holds."""
-    if not set(args) <= {"--without-tour"}:
+    if list(args) not in ([], ["--brief"], ["--without-tour"]):
         print(__doc__)
         return 2
     pyproject = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> int:
     archive, wheel = build(address, version)
     check(archive, wheel)
     if "--without-tour" not in args:
-        subprocess.run([sys.executable, PROJECT / ".ci" / "wheel_tour.py", wheel], check=True)
+        subprocess.run([sys.executable, PROJECT / ".ci" / "wheel_tour.py", *args, wheel], check=True)
     print("\n".join(["", *instructions(archive, wheel, address, version)]))
     return 0
 

@@ -1,9 +1,10 @@
 """Install a wheel in an empty environment and use it as its first user would, in an empty folder.
 
-    python .ci/wheel_tour.py WHEEL
+    python .ci/wheel_tour.py [--brief] WHEEL
 
 The README's tour (as the wheel's own metadata has it), the bundled models and lenses, every command, and the explorer
 in a real browser where there is chromium. Run by the checkout's Python, which has what drives the browser.
+`--brief` trains the lens for a few steps only.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ for name in ("diff-mamba2", "mamba2"):
 
 def main(args: Sequence[str]) -> int:
     """Install, try, say how long each step took; 0 if all of it works."""
-    if len(args) != 1:
+    *options, given = args or [""]
+    if options not in ([], ["--brief"]) or not given.endswith(".whl"):
         print(__doc__)
         return 2
-    wheel = Path(args[0]).resolve()
+    wheel = Path(given).resolve()
     with tempfile.TemporaryDirectory(prefix="wheel-tour-") as folder:
         environment, elsewhere = Path(folder, "environment"), Path(folder, "empty")
         elsewhere.mkdir()
         install(wheel, environment)
-        try_out(environment / "bin", elsewhere)
+        try_out(environment / "bin", elsewhere, is_brief=bool(options))
     print(f"wheel tour: {wheel.name} works from an empty folder")
     return 0
 
@@ -54,7 +56,7 @@ def install(wheel: Path, environment: Path) -> None:
         subprocess.run([*pip, "-c", PROJECT / "constraints.txt", f"{wheel}[app]"], check=True)
 
 
-def try_out(binaries: Path, elsewhere: Path) -> None:
+def try_out(binaries: Path, elsewhere: Path, *, is_brief: bool) -> None:
     """What the README promises, one after the other. Raises CalledProcessError or AssertionError for what fails."""
     # Neither the checkout nor what this process was told may help the installed copy.
     strangers = ("PYTHONPATH", "VIRTUAL_ENV")
@@ -79,8 +81,8 @@ def try_out(binaries: Path, elsewhere: Path) -> None:
     with step("bundled models and lenses"):
         run("python", "-c", BUNDLED)
         assert json.loads(run("diffmamba-interp", "inspect", "diff-mamba2", "--json"))["loads"]
-    with step("train-lens with defaults"):
-        run("diffmamba-interp", "train-lens")
+    with step("train-lens, a few steps" if is_brief else "train-lens with defaults"):
+        run("diffmamba-interp", "train-lens", *(["--steps", "3"] if is_brief else []))
         assert (elsewhere / "runs/lens/diff-mamba2/CARD.md").exists()
     with step("evaluate-needle"):
         run("diffmamba-interp", "evaluate-needle", "--n", "2", "--lengths", "0")

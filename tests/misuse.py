@@ -179,6 +179,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
             lens.save_lens,
             {"lens": jacobian, "path": folder / "saved", "extra": None, "storage": "float16"},
         ),
+        "hub_card": (lens.hub_card, {"folder": folder / "lens", "base_model": "me/model"}),
         "lens_trajectory": (
             lens.lens_trajectory,
             {
@@ -739,6 +740,7 @@ RIGHT_IN: dict[str, str] = {
     "differential_attention.tokens": "none",
     "differential_attention.block": "huge",
     "load_demo_lens.model": "none",
+    "hub_card.base_model": "none text",
     "fit_jacobian_lens.branches": "truth",
     "fit_jacobian_lens.micro_batch": "none huge",
     "KnockOut.branch": "none",

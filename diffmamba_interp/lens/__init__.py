@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffmamba_interp.lens.evaluation import HeldOutDocument, LensMeasurement, measure_lens
 from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens
+from diffmamba_interp.lens.hub import hub_card, push_lens
 from diffmamba_interp.lens.jacobian_fit import FitRecord, JacobianFit, fit_jacobian_lens
 from diffmamba_interp.lens.lenses import JacobianLens, LensKind, LogitLens, TunedLens, save_lens
 from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
@@ -33,10 +34,12 @@ __all__ = [
     "TunedLens",
     "demo_lens_folder",
     "fit_jacobian_lens",
+    "hub_card",
     "lens_trajectory",
     "load_demo_lens",
     "load_lens",
     "measure_lens",
+    "push_lens",
     "read_recipe",
     "residual_stream",
     "save_lens",
