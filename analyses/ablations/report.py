@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from analyses.ablations.cells import BASELINE, CELLS, REFERENCE, Unit, runs_of
-from diffmamba_interp.analysis.page import RECORDS, Page, Results, points, table
+from diffmamba_interp.analysis.page import RECORDS, Page, Results, table
 from diffmamba_interp.analysis.results import N_RESAMPLES, Records, estimate_from, read_records
-from diffmamba_interp.drawing.panels import Drawing
-from diffmamba_interp.figures.curves import Curves, curves_drawing
+from diffmamba_interp.drawing.colours import GREY, series_styles
+from diffmamba_interp.drawing.panels import Axis, Drawing, Level, Line, Panel
 from diffmamba_interp.statistics import Estimate, bootstrap_of, mean_of, ratio_of, t_test
 
 TITLES = {
@@ -28,6 +28,8 @@ TITLES = {
     "depth": "Table 1 in small: bytes of novels, 6 and 12 blocks",
     "builtin": "All kinds of model, far too small",
 }
+SOURCES = {"pile_test": "The Pile"}
+"""What pages call a folder of text."""
 TABLES = ("records", "prompts", "blocks", "log", "rivals", "runs")
 ACCURACY = "accuracy"
 RIVALS = ("negative_mass", "redundancy", "branch_cosine")
@@ -260,30 +262,44 @@ def verdict(values: Sequence[float | None]) -> str:
 
 
 def figures(results: Results, title: str) -> dict[str, Drawing]:
-    """Differences from the baseline over seeds: bits per byte of each source, accuracy of prompts."""
+    """Differences from the baseline of the same seed, a dot for each seed: bits per byte by source, accuracy."""
     compared = [one for one in results["cells"] if one["cell"] != BASELINE]
-    ticks = [_name(one, results) for one in compared]
-    drawn = {}
-    for name, of_figure in (("bits", [m for m in results["measures"] if m != ACCURACY]), (ACCURACY, [ACCURACY])):
-        panels = [
-            Curves(
-                title=measure,
-                ticks=ticks,
-                points={f"less {CELLS[BASELINE].label}": points(_drawn(one, measure) for one in compared)},
+    baselines = {one["n_layers"]: one for one in results["cells"] if one["cell"] == BASELINE}
+    names = [_name(one, results) for one in compared]
+    seeds = sorted({seed for one in compared for seed in one["seeds"]})
+    styles = series_styles([f"seed {seed}" for seed in seeds])
+
+    def difference(one: Mapping[str, Any], seed: int, measure: str) -> float:
+        base = baselines.get(one["n_layers"])
+        if base is None or seed not in one["seeds"] or seed not in base["seeds"]:
+            return np.nan
+        values = [cell["measures"][measure]["values"][cell["seeds"].index(seed)] for cell in (one, base)]
+        return np.nan if None in values else values[0] - values[1]
+
+    def panel(measure: str) -> Panel:
+        dots = [
+            Line(
+                name=name,
+                x=names,
+                y=[difference(one, seed, measure) for one in compared],
+                style=styles[name],
+                joined=False,
             )
-            for measure in of_figure
-            if measure in results["measures"]
+            for seed, name in zip(seeds, styles, strict=True)
         ]
-        if compared and panels:
-            axis = "bits per byte" if name == "bits" else "accuracy"
-            drawn[name] = curves_drawing(panels, title=title, x_axis="model", y_axis=axis)
+        return Panel(title=SOURCES.get(measure, measure), marks=[Level(at=0.0, colour=GREY), *dots])
+
+    drawn = {}
+    for name, unit in (("bits", "bits per byte"), (ACCURACY, ACCURACY)):
+        measures = [measure for measure in results["measures"] if (measure == ACCURACY) == (name == ACCURACY)]
+        if compared and measures:
+            drawn[name] = Drawing(
+                title=title,
+                x=Axis(kind="category", upright=True),
+                y=Axis(title=f"{unit}, less {CELLS[BASELINE].label}"),
+                panels=[panel(measure) for measure in measures],
+            )
     return drawn
-
-
-def _drawn(cell: Mapping[str, Any], measure: str) -> list[float]:
-    """Without an interval of one seed a point stands alone; what has diverged is not drawn."""
-    value, low, high = (np.nan if one is None else one for one in cell["measures"][measure]["difference"])
-    return [value, value if np.isnan(low) else low, value if np.isnan(high) else high]
 
 
 def finding(results: Results, title: str) -> list[str]:
@@ -317,7 +333,9 @@ def section(results: Results) -> list[str]:
     for measure in results["measures"]:
         heads += [_measured(measure), "less Mamba, over seeds", "over samples"]
     tokens = recipe["steps"] * recipe["batch_size"] * recipe["length"]
-    n_samples = ", ".join(f"{m} {results['cells'][0]['measures'][m]['n_samples']}" for m in results["measures"])
+    n_samples = ", ".join(
+        f"{SOURCES.get(m, m)} {results['cells'][0]['measures'][m]['n_samples']}" for m in results["measures"]
+    )
     learnt = [
         [
             _name(one, results),
@@ -403,7 +421,7 @@ def _name(one: Mapping[str, Any], results: Results) -> str:
 
 
 def _measured(measure: str) -> str:
-    return "accuracy at 0k" if measure == ACCURACY else f"bits per byte, {measure}"
+    return "accuracy at 0k" if measure == ACCURACY else f"bits per byte, {SOURCES.get(measure, measure)}"
 
 
 def _not_made(results: Results) -> list[str]:
