@@ -22,8 +22,11 @@ LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yref"
 """Beside the panels. All of it is said: what is left out keeps what the figure came with."""
 
 MOST_GROWTH = 1.5
-PANEL_HEIGHT, PANEL_GAP, LEGEND_ROW, ROOM = 220, 95, 20, 130
-"""Pixels of a panel on a telephone, between two, of a line of the legend, and around all."""
+PANEL_HEIGHT, PANEL_GAP, UPRIGHT, LEGEND_ROW, ROOM = 220, 95, 50, 20, 130
+"""Pixels of a panel on a telephone, between two, for upright labels, of a line of the legend, and around all."""
+
+MOST_STACKED = 12
+"""Panels: of more each stays small beside the others."""
 
 LEAST_LABEL, MOST_LABEL = 4, 14
 """Letters of the labels on the left, for which there is room."""
@@ -57,6 +60,8 @@ def fitted(figure: go.Figure, width: int) -> go.Figure:
 
 def stacked(figure: go.Figure) -> go.Figure:
     """Panels below one another, with what stands beside them above and below, for the width of a telephone."""
+    if sum(axis.startswith("xaxis") for axis in figure.layout) > MOST_STACKED:
+        return figure
     narrow = go.Figure(figure)
     layout = narrow.layout
     x_axes, y_axes = (sorted(axis for axis in layout if re.fullmatch(rf"{which}axis\d*", axis)) for which in "xy")
@@ -64,10 +69,11 @@ def stacked(figure: go.Figure) -> go.Figure:
     n = max(len(x_axes), 1)
     is_alone = n == 1
     plot_height = max((layout.height or PANEL_HEIGHT + ROOM) - ROOM, PANEL_HEIGHT) if is_alone else n * PANEL_HEIGHT
-    whole = plot_height + (n - 1) * PANEL_GAP
+    gap = PANEL_GAP + (UPRIGHT if layout.xaxis.tickangle == 90 else 0)
+    whole = plot_height + (n - 1) * gap
     titles = [note for note in layout.annotations if note.yref == "paper" and note.yanchor == "bottom"]
     for place, (x, y) in enumerate(zip(x_axes, y_axes, strict=True)):
-        top = 1 - place * (PANEL_HEIGHT + PANEL_GAP) / whole
+        top = 1 - place * (PANEL_HEIGHT + gap) / whole
         layout[x].domain = [0, 1]
         layout[y].domain = [0, 1] if is_alone else [max(top - PANEL_HEIGHT / whole, 0), top]
         layout[y].showticklabels = True
@@ -80,8 +86,9 @@ def stacked(figure: go.Figure) -> go.Figure:
     n_lines = sum(bool(trace.showlegend) for trace in narrow.data) if layout.showlegend else 0
     legend = LEGEND_ROW * n_lines
     narrow.update_layout(
-        height=whole + ROOM + legend, margin={"l": left, "r": 10, "t": 80, "b": 40 + legend},
-        legend={**LEGEND_BELOW, "orientation": "v", "y": -70 / whole},
+        height=whole + ROOM + gap - PANEL_GAP + legend,
+        margin={"l": left, "r": 10, "t": 80, "b": 40 + gap - PANEL_GAP + legend},
+        legend={**LEGEND_BELOW, "orientation": "v", "y": -(70 + gap - PANEL_GAP) / whole},
     )  # fmt: skip
     if layout.coloraxis.colorscale is not None:
         bar = {"orientation": "h", "x": 0.5, "xanchor": "center", "len": 0.8, "thickness": 10}

@@ -1,9 +1,10 @@
-"""The README's pictures of the explorer: `python tests/app/take_pictures.py [FOLDER]`, app/pictures by default."""
+"""The README's pictures of the explorer: `python tests/app/take_pictures.py [FOLDER [NAME ...]]`; app/pictures, all."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from browser import CHROMIUM, CHROMIUM_ARGUMENTS, opened, served
@@ -14,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 150_000
 PICTURES = {
     "overview": ("", 1, "In memory", 1000, "light"),
-    "attention": ("attention?source=needle", 2, "What is read at position", 1330, "light"),
+    "attention": ("attention", 2, "What is read at position", 980, "light"),
     "heads": ("attention?block=1&view=heads", 2, "every head", 800, "dark"),
     "lens": ("lens?compare=difference", 1, "Red: more in", 900, "light"),
     "needle": ("needle?needle_n=6", 5, "exact contributions", 1700, "light"),
@@ -30,12 +31,13 @@ PICTURES = {
 """By name: address, number of figures, words to wait for, height in pixels, theme."""
 
 
-def take(folder: Path) -> None:
-    """Write every picture. Raises RuntimeError for one that is too large to keep."""
+def take(folder: Path, wanted: Sequence[str] = ()) -> None:
+    """Write the pictures of these names, or every one. Raises RuntimeError for one that is too large to keep."""
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as started, served(PROJECT, PROJECT) as address:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        for name, (page, n, words, height, theme) in PICTURES.items():
+        for name in wanted or PICTURES:
+            page, n, words, height, theme = PICTURES[name]
             with opened(browser, f"{address}/{page}", color_scheme=theme) as watched:
                 watched.page.set_viewport_size({"width": 1280, "height": height})
                 if name == "needle":
@@ -52,4 +54,4 @@ def take(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    take(Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT / "app" / "pictures")
+    take(Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT / "app" / "pictures", sys.argv[2:])
