@@ -12,6 +12,7 @@ INSTRUMENTS = ("implicit_attention", "lens", "needle", "interventions", "text")
 
 FUNCTIONS = {
     "hook_names": ("Names of hook points, made so that a misspelt one fails where it is written.", ["hook_names.py"]),
+    "interchange": ("Activations for other tools, by the names that they have there.", ["interchange.py"]),
     "figures": (
         "From records to figures. A `..._drawing` is data, which `drawing.plotly_figure.to_plotly` and "
         "`drawing.svg.to_svg` draw; most have a partner that Plotly has drawn already, as `dose_response_figure` is.",

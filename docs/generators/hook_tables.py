@@ -13,6 +13,7 @@ import torch
 
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.hook_names import BRANCHES, COSTLY_LEAVES
+from diffmamba_interp.interchange import name_table
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
 from diffmamba_interp.models.mixer import ScanMixer
 
@@ -159,6 +160,17 @@ def tables() -> dict[str, list[Row]]:
 def markdown() -> str:
     """All tables, and the shapes of lambda, as a page's text."""
     return "\n\n".join([*(_table(title, rows) for title, rows in tables().items()), _lambda_table()])
+
+
+def names_elsewhere() -> str:
+    """What other tools call the points of a plain Mamba-2 that they have, as `interchange` exports them."""
+    points = list(new_model("mamba2", None).hook_points)
+    lines = ["| here | TransformerLens | nnsight |", "| --- | --- | --- |"]
+    for name, elsewhere in name_table(points).items():
+        if any(elsewhere.values()):
+            cells = [f"`{general(other)}`" if other else "" for other in (name, *elsewhere.values())]
+            lines.append(f"| {' | '.join(cells)} |".replace("layers.0", "layers.{i}"))
+    return "\n".join(lines)
 
 
 def names_in_page(page: str) -> set[str]:

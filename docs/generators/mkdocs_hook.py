@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from docs.generators import api_pages, command_pages, findings_pages, hook_tables
+from docs.generators import api_pages, command_pages, findings_pages, hook_tables, notebook_pages
 from docs.generators.docstrings import readable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +39,7 @@ def explorer_pages() -> str:
 
 GENERATED = {
     "<!-- generated: hooks -->": hook_tables.markdown,
+    "<!-- generated: names elsewhere -->": hook_tables.names_elsewhere,
     "<!-- generated: commands -->": command_pages.markdown,
     "<!-- generated: explorer -->": explorer_pages,
     "<!-- generated: glossary -->": findings_pages.glossary,
@@ -54,7 +55,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     assert config.nav is not None
     findings = ["findings/index.md", *(f"findings/{name}/index.md" for name in findings_pages.analyses())]
     api = ["api/index.md", *(f"api/{name}.md" for name in (*api_pages.INSTRUMENTS, *api_pages.FUNCTIONS))]
-    config.nav = [*config.nav, {"Findings": findings}, {"API": api}, {"Changes": "changes.md"}]
+    notebooks = [f"notebooks/{name}.md" for name in notebook_pages.notebooks()]
+    config.nav = [
+        *config.nav,
+        {"Notebooks": notebooks},
+        {"Findings": findings},
+        {"API": api},
+        {"Changes": "changes.md"},
+    ]
     return config
 
 
@@ -64,6 +72,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     def add(place: str, text: str) -> None:
         files.append(File.generated(config, place, content=text))
 
+    for name, path in notebook_pages.notebooks().items():
+        text, figures = notebook_pages.page(path, name)
+        add(f"notebooks/{name}.md", findings_pages.linked(findings_pages.for_site(text), below="../findings/"))
+        for file, figure in figures.items():
+            add(f"notebooks/{file}", figure)
+        if path.stem != name:
+            files.append(File.generated(config, f"notebooks/{name}.ipynb", abs_src_path=str(path)))
     add("findings/index.md", findings_pages.index())
     for name in findings_pages.analyses():
         text, shown = findings_pages.page(name)

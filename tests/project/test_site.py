@@ -19,7 +19,15 @@ from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.needle.recipe import NeedleRecipe
 from diffmamba_interp.runs.speech import OutputOptions
-from docs.generators import api_pages, command_pages, docstrings, findings_pages, hook_tables, run_blocks
+from docs.generators import (
+    api_pages,
+    command_pages,
+    docstrings,
+    findings_pages,
+    hook_tables,
+    notebook_pages,
+    run_blocks,
+)
 from tests.models.tiny import DIFF_S6_VARIANTS, DIFFERENTIAL_VARIANTS, tiny_model
 
 
@@ -138,6 +146,21 @@ def test_findings_and_reference_leave_nothing_out(project_root: Path) -> None:
     assert asked
     assert sorted(name for name in asked if f"]({name}/index.md)" not in index) == []
     assert set(api_pages.public_names()) == set(diffmamba_interp.__all__)
+
+
+def test_a_notebook_is_a_page_with_its_code_and_its_figures() -> None:
+    page, figures = notebook_pages.page(notebook_pages.notebooks()["first_look"], "first_look")
+    assert page.startswith("# A first look")
+    assert page.count("```python\n") == 6
+    assert [name for name in figures if f"]({name})" not in page] == []
+    assert all(figure.lstrip().startswith("<svg") for figure in figures.values())
+    assert figures
+
+
+def test_other_tools_names_are_those_of_the_export() -> None:
+    assert "| `blocks.{i}.hook_resid_pre` | `blocks.{i}.hook_resid_pre` | `backbone.layers.{i}.input` |" in (
+        hook_tables.names_elsewhere()
+    )
 
 
 def test_every_page_that_somebody_wrote_is_in_the_navigation(project_root: Path) -> None:
