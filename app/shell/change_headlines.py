@@ -91,7 +91,10 @@ def patching_headline(grid: PatchGrid, places: Sequence[str]) -> Headline:
         says=(
             f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of the answer's logit.",
         ),
-        against=("One pair of prompts; a value that brings the answer back may only pass it on.",),
+        against=(
+            "One pair of prompts; a value that brings the answer back may only pass it on"
+            + (", and more than 100 % overshoots." if recovered[row, column] > 1 else "."),
+        ),
     )
 
 

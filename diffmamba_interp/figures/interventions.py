@@ -19,7 +19,7 @@ from diffmamba_interp.drawing.colours import (
     short_name,
 )
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, HeatMap, Level, Line, Panel, symmetric
+from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, HeatMap, Level, Line, Panel, Targets, symmetric
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.figures.needle import needle_drawing
 from diffmamba_interp.interventions.patching import PatchGrid, Place, positions_of
@@ -212,7 +212,7 @@ def patch_grid_drawing(
         ),
         y=Axis(title="block", kind="category", backwards=True),
         scale=symmetric("change of logit" if show == "change" else "share recovered", list(shown.values())),
-        panels=[Panel(title=name, marks=[_cells(first, of, places)]) for name, of in shown.items()],
+        panels=[Panel(title=name, marks=_cells(first, of, places)) for name, of in shown.items()],
         columns=2,
         panel_size=(max(300.0, 12.0 * len(places)), row_height * len(first.blocks)),
     )
@@ -285,16 +285,22 @@ def _subtitle(n_samples: list[int]) -> str:
     return f"n = {', '.join(map(str, n_samples))}, 95 % bootstrap intervals over samples"
 
 
-def _cells(grid: PatchGrid, values: np.ndarray, places: Sequence[str]) -> HeatMap:
-    return HeatMap(
-        values=values,
-        x=range(len(places)),
-        y=list(grid.row_names),
-        notes=[
-            [f"block {name}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
-            for name, row in zip(grid.row_names, values, strict=True)
-        ],
-    )
+def _cells(grid: PatchGrid, values: np.ndarray, places: Sequence[str]) -> list[HeatMap | Targets]:
+    """The map, and a point on each of its cells that tells row and column when it is clicked."""
+    notes = [
+        [f"block {name}, position {place}: {value:.4g}" for place, value in zip(places, row, strict=True)]
+        for name, row in zip(grid.row_names, values, strict=True)
+    ]
+    cells = [(row, column) for row in range(len(notes)) for column in range(len(places))]
+    return [
+        HeatMap(values=values, x=range(len(places)), y=list(grid.row_names), notes=notes),
+        Targets(
+            x=[column for _, column in cells],
+            y=[grid.row_names[row] for row, _ in cells],
+            data=cells,
+            labels=[notes[row][column] for row, column in cells],
+        ),
+    ]
 
 
 def _mean_of_finite(values: np.ndarray) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 import csv
 import io
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 import torch
 
-from app.pages_.interventions.tracing import curves_csv, grids_csv, places_of, rows_of
+from app.pages_.interventions.tracing import chosen_cell, curves_csv, grids_csv, places_of, rows_of
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import exchanged
 from app.shell.prompts import Prompt
@@ -15,7 +16,7 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import source_scores
 from diffmamba_interp.interventions import attribution_patching, faithfulness, patch_grid
 from diffmamba_interp.spans import Spans
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, links, texts
 from tests.app.test_interventions import ANSWER, TOKENS
 
 OTHER = torch.tensor([[8 if token == 5 else 5 if token == 8 else token for token in TOKENS[0].tolist()]])
@@ -42,6 +43,12 @@ def test_the_exact_grid_stands_beside_its_estimate_and_both_come_out_of_the_prog
         assert np.allclose(np.array(heat["z"], dtype=float), grid.change[0], atol=1e-4)
     assert heats[0]["coloraxis"] == heats[1]["coloraxis"]
     assert any("Rank correlation of estimate and exact" in text for text in texts(app.caption))
+    # The links open the cell that brings most back, or the one that was clicked.
+    row, column = np.unravel_index(np.nanargmax(exact.recovered[0]), exact.recovered[0].shape)
+    opened = [parse_qs(link.query_string) for link in links(app) if link.page == "attention"]
+    assert [(one["block"], one["row"]) for one in opened] == [([str(exact.blocks[row])], [str(column)])]
+    assert chosen_cell("1-2", exact) == (1, 2)
+    assert chosen_cell("99-0", exact) == chosen_cell("x", exact) == (row, column)
     made: dict = {}
     exec(compile(programs(app)[-1], "copied", "exec"), made)
     assert np.allclose(made["exact"].patched, exact.patched, atol=1e-5)

@@ -160,8 +160,13 @@ def test_a_grid_has_blocks_by_positions_on_a_symmetric_scale() -> None:
     assert drawing.scale.high == pytest.approx(np.abs(cells.values).max())
     assert drawing.scale.title == "change of logit"
     assert cells.notes[1][0] == f"block 3, position 4: {cells.values[1, 0]:.4g}"
-    (one,) = patch_grid_figure(grid, sample=1, show="recovered").data
+    one, points = patch_grid_figure(grid, sample=1, show="recovered").data
     assert np.allclose(one.z, grid.recovered[1])
+    # A click on a cell tells its row and column, and pointing at it what it holds.
+    width = grid.patched.shape[-1]
+    assert [list(data) for data in points.customdata[: width + 1]] == [*([0, k] for k in range(width)), [1, 0]]
+    assert (points.x[width], points.y[width]) == (0, "3")
+    assert points.text[width] == f"block 3, position 4: {grid.recovered[1, 1, 0]:.4g}"
 
 
 def test_grids_of_the_same_cells_stand_side_by_side_on_one_scale() -> None:
@@ -228,10 +233,10 @@ def test_positions_patched_together_are_one_column() -> None:
 def test_pairs_without_a_distance_are_left_out_of_the_mean() -> None:
     grid = grid_of()
     same = PatchGrid(**{**grid.__dict__, "clean": np.array([1.0, 0.0])})
-    (heat,) = patch_grid_figure(same, show="recovered").data
+    heat, _ = patch_grid_figure(same, show="recovered").data
     assert np.allclose(heat.z, grid.recovered[0])
     nothing = PatchGrid(**{**grid.__dict__, "clean": np.zeros(2)})
-    (heat,) = patch_grid_figure(nothing, show="recovered").data
+    heat, _ = patch_grid_figure(nothing, show="recovered").data
     assert np.isnan(np.asarray(heat.z, dtype=float)).all()
 
 

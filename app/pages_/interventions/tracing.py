@@ -46,7 +46,7 @@ from diffmamba_interp.interventions import (
 from diffmamba_interp.interventions.faithfulness import FRACTIONS
 from diffmamba_interp.spans import SPAN_CLASSES
 
-NOTHING = "nothing"
+NOTHING, PATCH_CELL = "nothing", "patch_cell"
 POINTS = {
     NOTHING: "nothing",
     "resid_pre": "what enters each block",
@@ -86,22 +86,49 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: Len
         draw_headline(patching_headline(made["exact"], list(places)))
         run = PatchingRun(exact=made["exact"], estimate=made["estimate"], places=tuple(places))
         chosen.keep(prompt, f"patching of {POINTS[point]}", run)
-        draw_strongest(made["exact"], list(places.values()), len(prompt.tokens) - 1)
+        draw_cell_links(made["exact"], places, len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
-        draw_figure(figure, "patching_grids")
+        draw_figure(figure, "patching_grids", on_select=take_cell)
         st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer))
         files = [html_file(figure, "patching.html"), html_file(pair_figure, "prompts.html")]
         files += [csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
         draw_downloads(files, as_python([*model_steps(chosen.key), *steps, *pair]), name="patching")
 
 
-def draw_strongest(grid: PatchGrid, places: Sequence[tuple[int, ...]], last: int) -> None:
-    """Links to the block and position of the value that brings most of the answer back."""
+def draw_cell_links(grid: PatchGrid, places: Mapping[str, tuple[int, ...]], last: int) -> None:
+    """Links to the block and position of the cell that was clicked, otherwise of the one that brings most back."""
+    cell = chosen_cell(state.remembered(PATCH_CELL, ""), grid)
+    if cell is None:
+        return
+    row, column = cell
+    links = places_links(
+        block=grid.blocks[row], position=[*places.values()][column][-1], last=last, but="interventions"
+    )
+    name = f"block {grid.row_names[row]} at {markdown([*places][column])}"
+    draw_links(*links, lead=f"Look at {name}; click a cell for another:")
+
+
+def chosen_cell(said: str, grid: PatchGrid) -> tuple[int, int] | None:
+    """Row and column; those of the largest share where none was clicked, nothing where there is none."""
+    row, _, column = said.partition("-")
     recovered = grid.recovered[0]
-    if np.isfinite(recovered).any():
-        row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
-        links = places_links(block=grid.blocks[row], position=places[column][-1], last=last, but="interventions")
-        draw_links(*links, lead="Look at that block and position:")
+    if row.isdecimal() and column.isdecimal():
+        at = int(row), int(column)
+        if at[0] < recovered.shape[0] and at[1] < recovered.shape[1]:
+            return at
+    if not np.isfinite(recovered).any():
+        return None
+    place = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
+    return int(place[0]), int(place[1])
+
+
+def take_cell() -> None:
+    """Go on at the cell that was clicked."""
+    with shown_errors("Reading the click"):
+        points = st.session_state["patching_grids"]["selection"]["points"]
+        if points:
+            row, column = points[0]["customdata"][:2]
+            state.put(PATCH_CELL, f"{int(row)}-{int(column)}")
 
 
 def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
