@@ -29,6 +29,9 @@ NO_FUNCTIONS = {
 RESULTS = {
     *("AttentionRecord", "BlockActivations", "BranchActivations", "Contribution", "EffectiveAttention", "HalfLife"),
     *(
+        "ContributionGraph",
+        "Continuations",
+        "Edge",
         "ResidualAttribution",
         "SpanSummary",
         "WriteLogitShift",

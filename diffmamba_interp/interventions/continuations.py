@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffmamba_interp.argument_checks import Count, NonNegative, checked
+from diffmamba_interp.argument_checks import Count, NonNegative, Seed, checked
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.interventions.intervention import Interventions, as_tuple, describe, intervene
 from diffmamba_interp.models.language_model import HookedMamba
@@ -58,7 +58,7 @@ def continuations(
     *,
     top_k: Count = 10,
     temperature: NonNegative = 0.0,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Continuations:
     """Continue a prompt under every variant's interventions.
 

@@ -64,7 +64,11 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
 
 def source_of(row: int) -> int | None:
     """The source whose cell was clicked, if the row can read it."""
-    said = state.remembered("source_pos", "")
+    return readable(state.remembered("source_pos", ""), row)
+
+
+def readable(said: str, row: int) -> int | None:
+    """A position as an address says it, if the row can read it."""
     return int(said) if said.isdecimal() and len(said) < 7 and int(said) <= row else None
 
 

@@ -11,6 +11,7 @@ from app.pages_.graph.request import (
     graph_files,
     graph_of,
     graph_steps,
+    node_of,
 )
 from app.shell import state
 from app.shell.answers import label_token, one_token, ready_answer
@@ -94,12 +95,10 @@ def take_node() -> None:
 
 def draw_node(prompt: Prompt, graph: ContributionGraph) -> None:
     """What the clicked node holds, what enters it most, and links to the block that wrote it; nothing if none was."""
-    depth, _, place = state.remembered("node", "").partition("-")
-    if not (depth.isdecimal() and place.isdecimal() and len(depth) < 5 and len(place) < 7):
+    node = node_of(state.remembered("node", ""), graph)
+    if node is None:
         return
-    at, position = int(depth), int(place)
-    if at >= graph.node.shape[1] or position >= len(prompt.tokens):
-        return
+    at, position = node
     token = markdown(token_label(prompt.strings[position]))
     st.markdown(
         f"**Position {position}, {token}, {depth_name(at)}**: {float(graph.node[0, at, position]):+.3g} logits"

@@ -52,6 +52,15 @@ def graph_of(key: ModelKey, prompt: Prompt, request: GraphRequest) -> Contributi
     )
 
 
+def node_of(said: str, graph: ContributionGraph) -> tuple[int, int] | None:
+    """Depth and position of a node as an address says it; None for what the graph does not have."""
+    depth, _, place = said.partition("-")
+    if not (depth.isdecimal() and place.isdecimal() and len(depth) < 5 and len(place) < 7):
+        return None
+    _, n_depths, n_pos = graph.node.shape
+    return (int(depth), int(place)) if int(depth) < n_depths and int(place) < n_pos else None
+
+
 def graph_files(graph: ContributionGraph, figure: go.Figure, prompt: Prompt, least: float) -> list[Download]:
     return [
         html_file(figure),
