@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffmamba_interp.drawing.colours import MAGNITUDE, short_name
+from diffmamba_interp.drawing.colours import MAGNITUDE, SIGNED, short_name
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.drawing.panels import Axis, ColourScale, Drawing, Mark, Panel, scale_end, symmetric
 from diffmamba_interp.files.table_text import csv_text, quoted
@@ -122,6 +123,44 @@ def pooled(value: Float[np.ndarray, "row src"], step: int) -> Float[np.ndarray, 
         for pick in (np.min, np.max)
     )
     return np.where(-low > high, low, high)
+
+
+def circuitsvis_heads(record: AttentionRecord, *, sample: int = 0) -> dict[str, Any]:
+    """What `circuitsvis.attention.attention_heads` takes: a record of the whole prompt, every picture of every head.
+
+        from circuitsvis.attention import attention_heads
+        attention_heads(**circuitsvis_heads(record))
+
+    Values keep their sign, in the colours of our own figures. `token_strings` of the record become the labels. In a
+    notebook that library looks for the net first; `.local_src` of what it returns is the page without it.
+
+    Raises IndexError for a sample that there is not, ValueError for a record of some rows.
+    """
+    arrays = record.to_numpy()
+    if not 0 <= sample < len(arrays["tokens"]):
+        raise IndexError(f"sample is {sample}, but the record holds {len(arrays['tokens'])}.")
+    length = int(arrays["lengths"][sample])
+    if arrays["rows"].shape[1] < length or (arrays["rows"][sample][:length] != np.arange(length)).any():
+        raise ValueError(
+            "the record holds some rows, and CircuitsVis draws all of a prompt: extract it with rows=None."
+        )
+    heads = [f"head {head}" for head in record.heads] if record.per_head else [_heads(record, None)]
+    named: dict[str, np.ndarray] = {}
+    for picture in record.pictures:
+        of_heads = arrays[picture][sample] if record.per_head else arrays[picture][sample][None]
+        named |= {f"{short_name(picture)}, {head}": of_heads[i, :length, :length] for i, head in enumerate(heads)}
+    end = scale_end(list(named.values()), SHARE_SHOWN)
+    texts = record.token_strings[sample] if record.token_strings is not None else map(str, arrays["tokens"][sample])
+    return {
+        "attention": np.stack(list(named.values())),
+        "tokens": list(texts)[:length],
+        "attention_head_names": list(named),
+        "max_value": end,
+        "min_value": -end,
+        "negative_color": SIGNED[0],
+        "positive_color": SIGNED[-1],
+        "mask_upper_tri": True,
+    }
 
 
 def _labels(record: AttentionRecord, sample: int) -> list[str]:
