@@ -258,3 +258,30 @@ def test_a_figure_has_a_dot_for_each_seed_with_its_own_baseline(tmp_path: Path) 
     assert [dot.y[0] for dot in dots] == pytest.approx([-0.1, -0.1, -0.3], abs=1e-6)
     assert not any(dot.joined for dot in dots)
     assert drawn["accuracy"].y.title == "accuracy, less Mamba"
+
+
+def test_names_say_what_the_cells_are() -> None:
+    for name, cell in CELLS.items():
+        config = config_of(name, recipe_of("builtin"), n_layers=4, d_vocab=300).differential
+        if config is None:
+            assert name == "mamba"
+            continue
+        if cell.group == "table 2":
+            assert (config.normalisation == "none") == name.endswith("-bare")
+            assert (config.lambda_form == "exp_dot") == ("-exp" in name)
+            assert config.placement == "all"
+        assert (config.subtract_at == "scan") == ("s6" in name or name == "token-head-gate")
+        assert config.placement == (name if cell.group == "placement" else "all")
+
+
+def test_bytes_are_learnt_without_stories(builtin: training.Recipe, tmp_path: Path) -> None:
+    of_bytes = replace(builtin, bytes=True, retrieval=0.0, weights=(1.0,), n_tokens=(20_000,))
+    material.prepare(of_bytes, run.RunOptions(), tmp_path / "file")
+    folder = material.unpack(tmp_path / "file", tmp_path / "unpacked", of_bytes)
+    rows = training.rows_of(of_bytes, 0, folder)
+    assert rows.tokens.max() < 259
+    read = training.measure(of_bytes, ("mamba", 4, 0), folder, rows, device="cpu", steps=1)
+    assert read["prompts"]["task"] == []
+    # A byte is a token, but for the one merge that a tokenizer of ours has: about eight bits before anything is learnt.
+    bits = sum(read["records"]["bits"]) / sum(read["records"]["n_bytes"])
+    assert bits == pytest.approx(8, abs=0.4)
