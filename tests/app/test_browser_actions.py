@@ -158,7 +158,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             "Lens": (1, "Click a cell for its list"),
             "Playground": (1, "Colour of the first text"),
             "Needle": (5, "exact contributions"),
-            "Interventions": (3, "What comes next, after"),
+            "Interventions": (3, "What comes next, before"),
             "Retrieval": (2, "Wilson intervals"),
             "Session": (0, "The state of all widgets"),
         }.items():
