@@ -179,7 +179,8 @@ def test_another_seed_gives_other_prompts_and_a_single_model_needs_no_baseline(
     alone = [*options, "--baseline", "none", "--lens", "none", "--tasks", "qa1"]
     ids = []
     for seed in ("0", "1"):
-        assert evaluate_needle.main([*alone, "--seed", seed, "--out", str(tmp_path / seed)]) == 0
+        as_json = ["--json"] if seed == "0" else []
+        assert evaluate_needle.main([*alone, "--seed", seed, "--out", str(tmp_path / seed), *as_json]) == 0
         kept = load_trajectory(tmp_path / seed / "two.parquet")
         ids.append({sample.id for sample in kept.samples})
     assert kept.lenses == ("logit",)
@@ -187,7 +188,9 @@ def test_another_seed_gives_other_prompts_and_a_single_model_needs_no_baseline(
     results = json.loads((tmp_path / "1" / "results.json").read_text())
     assert results["differences"] == results["verdicts"] == []
     assert results["provenance"]["lenses"] == {}
-    assert "after block 0" in capsys.readouterr().out
+    told, end = json.JSONDecoder().raw_decode(said := capsys.readouterr().out)
+    assert told == {"out": str(tmp_path / "0"), "report": str(tmp_path / "0" / "report.html"), "verdicts": []}
+    assert "after block 0" in said[end:]
     before = (tmp_path / "1" / "results.json").read_bytes()
     assert evaluate_needle.main([*alone, "--seed", "2", "--out", str(tmp_path / "1")]) == 2
     assert "another recipe: give another --out" in capsys.readouterr().err

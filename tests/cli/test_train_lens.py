@@ -93,7 +93,14 @@ def test_a_finished_run_is_measured_again_and_another_recipe_is_refused(
 ) -> None:
     assert train_lens.main(options) == 0
     params = (tmp_path / "lens" / "params.pt").read_bytes()
-    assert train_lens.main(options) == 0
+    capsys.readouterr()
+    assert train_lens.main([*options, "--quiet"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(f"written to {tmp_path / 'lens'}")
+    assert train_lens.main([*options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("out") == str(tmp_path / "lens")
+    assert told == json.loads((tmp_path / "lens" / "metrics.json").read_text())
     assert (tmp_path / "lens" / "params.pt").read_bytes() == params
     assert "lr_scale = 1.0, but this command says lr_scale = 0.5" in failure([*options, "--lr-scale", "0.5"], capsys)
 

@@ -23,6 +23,7 @@ from diffmamba_interp.lm_training.loop import Trainer
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.snapshots import read_snapshot
 from diffmamba_interp.models.checkpoints import load_model
+from diffmamba_interp.runs.command import program
 from diffmamba_interp.runs.process_group import ProcessGroup
 from diffmamba_interp.runs.settings import read_toml
 from diffmamba_interp.text import Document, save_tokenizer, train_tokenizer, write_tokens
@@ -312,7 +313,7 @@ def test_unknown_options_are_refused(options: list[str], capsys: pytest.CaptureF
 
 
 def test_without_a_recipe_the_command_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "give a recipe: python -m diffmamba_interp.train_lm --recipe FILE.toml" in failure([], capsys)
+    assert f"give a recipe: {program('train-lm')} --recipe FILE.toml" in failure([], capsys)
 
 
 def test_help_describes_the_command_and_with_a_recipe_its_fields(
