@@ -108,7 +108,8 @@ CLOCK = """event => {
 DRAWN_ANEW = """words => {
     const titles = Array.from(document.querySelectorAll('.js-plotly-plot .gtitle'), title => title.textContent);
     const images = Array.from(document.querySelectorAll('.heatmaplayer image'), image => image.href.baseVal);
-    const anew = titles.some(title => title.includes(words)) && images.length && !images.some(one => window.before.has(one));
+    const anew = titles.some(title => title.includes(words)) && images.length
+        && !images.some(one => window.before.has(one));
     return anew && window.started && performance.now() - window.started;
 }"""
 # A link to a page makes Streamlit look for its server below the page's own path before it looks at the root.
