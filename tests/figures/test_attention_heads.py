@@ -32,12 +32,13 @@ def test_every_line_of_thumbnails_is_labelled_with_the_picture_that_it_shows(mod
     drawing = attention_heads_drawing(record)
     (cells,) = drawing.marks(HeatMap)
     assert drawing.y.backwards
-    for (y, label), name in zip(drawing.y.ticks.items(), ("minuend", "subtrahend", "difference"), strict=True):
+    names = ("minuend", "lambda_subtrahend", "difference")
+    for (y, label), name in zip(drawing.y.ticks.items(), names, strict=True):
         assert label == short_name(name)
         for (x, head), number in zip(drawing.x.ticks.items(), record.heads, strict=True):
             assert head == str(number)
             tile = cells.values[int(y) - 5 : int(y) + 1, int(x) - 5 : int(x) + 1]
-            assert np.array_equal(tile, getattr(record, name)[0, number].numpy()), (label, head)
+            assert np.array_equal(tile, record.pictures[name][0, number].numpy()), (label, head)
     assert (drawing.scale.colours, drawing.scale.low) == (SIGNED, -drawing.scale.high)
 
 
