@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.shell.headlines import Headline, prompts, said
+from app.shell.readings import in_words
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.figures.faithfulness import ranking_name
 from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, PatchGrid, SweepRecord
@@ -24,6 +25,10 @@ LARGE = 1e-3
 """Smaller changes of a probability are called none."""
 
 ONE_PROMPT = "One prompt decides nothing about others."
+NO_CANCELLING = "That the model depends on its subtraction does not show that the subtraction cancels noise."
+OF_THE_SUBTRACTION = ("ScaleLambda", "SetLambda", "AblateBranch", "SwapBranches")
+"""Kinds of changes after which the subtraction is another one."""
+
 TOGETHER = "Shares of single blocks need not sum to 100 %: blocks act through one another."
 
 
@@ -33,15 +38,20 @@ def intervention_headline(record: InterventionRecord) -> Headline:
     before, after = (float(values[PROBABILITY].mean()) for values in (record.clean, record.intervened))
     if not record.interventions:
         return Headline(says=(f"Nothing is changed: the answer has the probability {said(before)} ({prompts(n)}).",))
+    what = "; ".join(in_words(change) for change in record.interventions)
     if abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1:
-        says = f"The change leaves the answer's probability at {said(before)} ({prompts(n)})"
+        says = f"The change ({what}) leaves the answer's probability at {said(before)} ({prompts(n)})"
     else:
         verb = "raises" if after > before else "lowers"
-        says = f"The change {verb} the answer's probability from {said(before)} to {said(after)} ({prompts(n)})"
+        says = (
+            f"The change ({what}) {verb} the answer's probability from {said(before)} to {said(after)} ({prompts(n)})"
+        )
     if "snr_db" in record.clean:
         ratios = [float(values["snr_db"].mean()) for values in (record.clean, record.intervened)]
         says += f", and its ratio to the wrong labels from {ratios[0]:.1f} to {ratios[1]:.1f} dB"
-    return Headline(says=(f"{says}.",), against=(ONE_PROMPT,) if n < MIN_SAMPLES else ())
+    of_it = any(change["kind"] in OF_THE_SUBTRACTION for change in record.interventions)
+    against = ([NO_CANCELLING] if of_it else []) + ([ONE_PROMPT] if n < MIN_SAMPLES else [])
+    return Headline(says=(f"{says}.",), against=tuple(against))
 
 
 def subtraction_headline(record: SweepRecord, model: str) -> Headline:
@@ -60,7 +70,7 @@ def subtraction_headline(record: SweepRecord, model: str) -> Headline:
         f"λ 0 in every block takes the answer's probability in {short_name(model)} from {said(clean)} to {said(whole)}"
     )
     logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
-    against = ["That the model depends on its subtraction does not show that the subtraction cancels noise."]
+    against = [NO_CANCELLING]
     if whole > clean:
         against.insert(0, "Without the subtraction the answer is likelier.")
     if len(alone) > 1:
@@ -75,11 +85,16 @@ def subtraction_headline(record: SweepRecord, model: str) -> Headline:
     return Headline(says=(f"{says} ({prompts(n)}).",), against=tuple(against))
 
 
-def patching_headline(grid: PatchGrid, places: Sequence[str]) -> Headline:
-    """The cell that brings most of the answer back."""
-    recovered = grid.recovered[0]
+def patched_quantity(against: object) -> str:
+    """What a grid is read by. against: the wrong answers whose logit is subtracted; None for none."""
+    return "the answer's logit" + ("" if against is None else " less the wrong answer's")
+
+
+def patching_headline(grid: PatchGrid, places: Sequence[str], of: str = "") -> Headline:
+    """The cell that brings most of the answer back. of: what is read, where its tokens can be named."""
+    recovered, of = grid.recovered[0], of or patched_quantity(grid.against)
     if not np.isfinite(recovered).any():
-        return Headline(says=("The two prompts give the answer the same logit: there is nothing to bring back.",))
+        return Headline(says=(f"The two prompts have the same value of {of}: there is nothing to bring back.",))
     row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
     name = f"block {grid.blocks[row]}"
     if grid.branches and grid.branches[row]:
@@ -89,11 +104,12 @@ def patching_headline(grid: PatchGrid, places: Sequence[str]) -> Headline:
     how = "By the one-pass estimate one" if grid.estimated else "One"
     return Headline(
         says=(
-            f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of the answer's logit.",
+            f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of {of}"
+            + (", more than all of it." if recovered[row, column] > 1 else "."),
         ),
         against=(
-            "One pair of prompts; a value that brings the answer back may only pass it on"
-            + (", and more than 100 % overshoots." if recovered[row, column] > 1 else "."),
+            "One pair of prompts; 100% is the distance between them. A value that brings the answer back may only pass "
+            "it on.",
         ),
     )
 
@@ -127,17 +143,28 @@ def sweep_headline(record: SweepRecord) -> Headline:
 
 def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int) -> Headline:
     """Of blocks that were each taken to dose 0 on their own, the one without which the answer loses most."""
+    dose = "λ 0" if record.dose.startswith("λ") else f"0 ({record.dose})"
     first, second, *_ = np.argsort(without, kind="stable")
     block, other = (", ".join(map(str, record.groups[at] or ())) for at in (first, second))
     if without[first] > clean - LARGE:
-        says = f"At dose 0 no block on its own takes anything from the answer's {said(clean)}"
+        says = f"{dose} in no block on its own takes anything from the answer's {said(clean)}"
     else:
         says = (
-            f"Block {block} carries most: at dose 0 in it alone the answer falls from {said(clean)} to "
-            f"{said(float(without[first]))}; next is block {other}, {said(float(without[second]))}"
+            f"Block {block} carries most: {dose} in it alone takes the answer's probability from {said(clean)} to "
+            f"{said(float(without[first]))}; next is block {other}, which "
+            f"{'takes it to' if without[second] < clean - LARGE else 'leaves it at'} {said(float(without[second]))}"
+        )
+    told = [f"{says} ({prompts(n)})."]
+    if "snr_db" in record.clean:
+        ratios = record.intervened["snr_db"].mean(axis=-1)[:, record.doses.index(0.0)]
+        low, high = (", ".join(map(str, record.groups[at] or ())) for at in (ratios.argmin(), ratios.argmax()))
+        told.append(
+            f"The answer's ratio to the wrong labels, {float(record.clean['snr_db'].mean()):.1f} dB, is lowest with "
+            f"{dose} in block {low}, {ratios.min():.1f} dB, and highest with it in block {high}, "
+            f"{ratios.max():.1f} dB."
         )
     against = [ONE_PROMPT] if n < MIN_SAMPLES else []
-    return Headline(says=(f"{says} ({record.dose}; {prompts(n)}).",), against=(*against, TOGETHER))
+    return Headline(says=tuple(told), against=(*against, TOGETHER))
 
 
 def faithfulness_headline(record: FaithfulnessRecord) -> Headline:

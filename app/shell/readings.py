@@ -20,6 +20,17 @@ AT_OUTPUT = {
 
 SHARES = (PROBABILITY, "label_probability")
 
+CHANGES = {
+    "ScaleLambda": ("λ times {}", "factor"),
+    "SetLambda": ("λ set to {}", "value"),
+    "AblateBranch": ("{} off", "branch"),
+    "SwapBranches": ("minuend and subtrahend exchanged", ""),
+    "AblateHead": ("head {} off", "heads"),
+    "KnockOut": ("positions {} taken out", "positions"),
+    "AddNoise": ("noise at {} dB", "snr_db"),
+}
+"""What an intervention does, and the one of its numbers that stands in the words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AtOutput:
@@ -50,11 +61,19 @@ def at_output(record: InterventionRecord) -> list[AtOutput]:
 
 def in_words(change: Mapping[str, object]) -> str:
     """One intervention, as `describe` gives it, on one line."""
-    given = (f"{name} {said(value)}" for name, value in change.items() if name != "kind" and value is not None)
-    return f"{change['kind']}: {', '.join(given)}"
+    given = {name: said(value) for name, value in change.items() if name != "kind" and value is not None}
+    words, number = CHANGES.get(str(change["kind"]), ("", ""))
+    if not words or (number and number not in given):
+        return f"{change['kind']}: {', '.join(' '.join(item) for item in given.items())}".removesuffix(": ")
+    done = words.format(given.pop(number, ""))
+    blocks = given.pop("blocks", given.pop("block", ""))
+    where = f" in block{'' if blocks.isdecimal() else 's'} {blocks}" if blocks else ""
+    return ", ".join([done + where, *(" ".join(item) for item in given.items())])
 
 
 def said(value: object) -> str:
     if isinstance(value, list):
+        if len(value) > 2 and value == [*range(value[0], value[0] + len(value))]:
+            return f"{value[0]}–{value[-1]}"
         return ", ".join(map(str, value)) if len(value) <= 16 else f"{value[0]} … {value[-1]} ({len(value)} of them)"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -32,6 +32,11 @@ MAX_TICKS = 40
 BY_STAGE: Mapping[Measure, str] = {"probability": "answer_log_probability", "snr_db": "snr_db"}
 """What is drawn by stage, and the reading that it is made of."""
 
+_POINT_WORDS = {
+    "blocks.{}.hook_resid_pre": "what enters each block",
+    "blocks.{}.hook_resid_post": "what leaves each block",
+    "blocks.{}.hook_mixer_out": "what each block writes",
+}
 _ZERO = Level(at=0.0, colour=GREY, dashed=True)
 
 Quantity = Literal["change", "value"]
@@ -204,13 +209,13 @@ def patch_grid_drawing(
     row_height = 22.0 if first.heads is None else 12.0
     return Drawing(
         title=title or ("Attribution patching (estimate)" if first.estimated else "Activation patching"),
-        subtitle=f"{first.point}, {which}",
+        subtitle=f"{_POINT_WORDS.get(first.point, first.point.replace('{}', '*'))}, {which}",
         x=Axis(
             title="patched position",
             upright=True,
             ticks={number: labels[number] for number in range(0, len(labels), step)},
         ),
-        y=Axis(title="block", kind="category", backwards=True),
+        y=Axis(title="block", kind="category"),
         scale=symmetric("change of logit" if show == "change" else "share recovered", list(shown.values())),
         panels=[Panel(title=name, marks=_cells(first, of, places)) for name, of in shown.items()],
         columns=2,

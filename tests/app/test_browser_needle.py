@@ -64,7 +64,7 @@ def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancel
         watched.page.get_by_role("button", name="Run", exact=True).click()
         watched.state(SHARE_ABOVE, 0)
         other.page.get_by_role("slider", name=LAMBDA).press("Home")
-        other.figures(3, "ScaleLambda: factor 0", holds=ANSWER_MOVED, arg=before[-1])
+        other.figures(3, "λ times 0", holds=ANSWER_MOVED, arg=before[-1])
         other.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
         other.figures(1, "Click a cell for its list")
         assert watched.page.evaluate(GOES_ON)
@@ -80,14 +80,14 @@ def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> N
     with opened(browser, f"{address}/interventions?model={MODEL}&ids={IDS}&answer=8&wrong=5;60") as watched:
         (before,) = watched.figures(3)[0]["lines"]
         watched.page.get_by_role("slider", name=LAMBDA).press("Home")
-        changed = watched.figures(3, "ScaleLambda: factor 0", holds=ANSWER_MOVED, arg=before[-1])
+        changed = watched.figures(3, "λ times 0", holds=ANSWER_MOVED, arg=before[-1])
         assert changed[0]["lines"][0] == before
         watched.page.wait_for_url(re.compile("lambda_factor=0"))
         watched.page.get_by_role("tab", name="Tokens").click()
         positions = watched.page.get_by_role("textbox", name="And the positions")
         positions.fill("3 5-6")
         positions.press("Enter")
-        watched.settle("KnockOut: positions 3, 5, 6")
+        watched.settle("positions 3, 5, 6 taken out")
         watched.page.get_by_role("button", name="Reset", exact=True).click()
         watched.shows("nothing is changed")
         watched.require_clean()

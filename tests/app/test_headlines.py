@@ -222,6 +222,17 @@ def test_a_change_is_told_by_what_it_does_to_the_answer(record: InterventionReco
     assert told in words(intervention_headline(record))
 
 
+def test_a_change_is_named_and_what_it_does_not_show_is_said() -> None:
+    scaled = {"kind": "ScaleLambda", "factor": 0.0, "blocks": [0, 1, 2, 3]}
+    told = intervention_headline(changed(1.0, 0.002, (scaled,)))
+    assert words(told).startswith("The change (λ times 0 in blocks 0–3) lowers the answer's probability")
+    assert "does not show that the subtraction cancels noise" in objections(told)
+    out = {"kind": "KnockOut", "positions": [3, 5], "level": "write", "blocks": [1], "branch": None}
+    told = intervention_headline(changed(1.0, 0.002, (scaled, out)))
+    assert "(λ times 0 in blocks 0–3; positions 3, 5 taken out in block 1, level write)" in words(told)
+    assert "cancels noise" not in objections(intervention_headline(changed(1.0, 0.002, (out,))))
+
+
 def without_subtraction(clean: float, all_blocks: float, *alone: float) -> SweepRecord:
     values = np.array([all_blocks, *alone]).reshape(-1, 1, 1)
     readings = {"answer_probability": values, "answer_log_probability": np.log(values)}
@@ -244,8 +255,17 @@ def test_the_block_that_carries_most_of_the_subtractions_effect_is_named() -> No
 def test_a_sweep_names_the_block_that_carries_most_or_the_doses() -> None:
     each = without_subtraction(1.0, 0.008, 0.9, 0.95)
     told = sweep_headline(replace(each, groups=((0,), (3,), (4,))))
-    assert "Block 0 carries most: at dose 0 in it alone the answer falls from 1.00 to 0.008; next is block 3, 0.90" in (
-        words(told)
+    assert words(told) == (
+        "Block 0 carries most: λ 0 in it alone takes the answer's probability from 1.00 to 0.008; next is block 3, "
+        "which takes it to 0.90 (n = 1 prompt)."
+    )
+    ratios = {"snr_db": np.array([30.0, 39.0, 60.0]).reshape(-1, 1, 1)}
+    with_ratio = replace(
+        each, groups=((0,), (3,), (4,)), clean=each.clean | {"snr_db": np.array([55.0])},
+        intervened=each.intervened | ratios,
+    )  # fmt: skip
+    assert "55.0 dB, is lowest with λ 0 in block 0, 30.0 dB, and highest with it in block 4, 60.0 dB." in words(
+        sweep_headline(with_ratio)
     )
     none = sweep_headline(replace(without_subtraction(0.5, 0.6, 0.9), groups=((0,), (3,))))
     assert "no block on its own takes anything from the answer's 0.50" in words(none)
@@ -279,6 +299,12 @@ def grid(clean: float, patched: list[list[float]]) -> PatchGrid:
 def test_the_value_that_brings_most_back_is_named() -> None:
     told = patching_headline(grid(2.0, [[0.0, 0.1], [1.0, 0.2]]), ["3 a", "4 b"])
     assert told.says == ("One value, block 1 at 3 a, brings back 50% of the answer's logit.",)
+    pair = replace(grid(2.0, [[0.0, 0.1], [3.0, 0.2]]), against=(5,))
+    assert words(patching_headline(pair, ["3 a", "4 b"])).endswith(
+        "brings back 150% of the answer's logit less the wrong answer's, more than all of it."
+    )
+    named = patching_headline(pair, ["3 a", "4 b"], "the logit difference “a” − “b”")
+    assert "150% of the logit difference “a” − “b”, more than" in words(named)
     assert "nothing to bring back" in words(patching_headline(grid(0.0, [[0.0, 0.1], [1.0, 0.2]]), ["3 a", "4 b"]))
 
 

@@ -250,7 +250,7 @@ def test_a_needle_of_a_generated_prompt_can_be_knocked_out(open_app: OpenApp) ->
     app.multiselect(key="knock_spans").select("needle").run()
     assert len(figures(app)) == 3
     assert app.metric[0].value != clean
-    assert any("KnockOut: positions" in text for text in texts(app.code))
+    assert any("taken out in blocks 0–" in text for text in texts(app.code))
 
 
 def test_a_plain_model_offers_heads_and_tokens(open_app: OpenApp) -> None:

@@ -114,7 +114,7 @@ def test_interventions_come_back_with_their_change_and_numbers_and_spans_as_span
     again = uploaded(open_app("session", at_root=tmp_path, model=""), session_of(app))
     assert not again.exception
     shown = [element.value for element in again.code]
-    assert any("ScaleLambda: factor 0.5" in text and "Probability of the answer" in text for text in shown)
+    assert any("λ times 0.5" in text and "Probability of the answer" in text for text in shown)
     titles = texts(again.text)
     assert any("sweep of λ" in title for title in titles)
     labels = " ".join(figures(again)[-1]["layout"]["xaxis"]["ticktext"])

@@ -337,7 +337,7 @@ def test_every_kind_of_record_comes_back_and_is_drawn_and_told_alike(every: list
         assert kind.lines(again.record) == kind.lines(before.record)
         assert kind.drawings(again)
     lines = KINDS["intervention"].lines(json_records()["intervention"])
-    assert lines[0] == "SetLambda: value 0, blocks 0, 2"
+    assert lines[0] == "λ set to 0 in blocks 0, 2"
     assert "0.25" in lines[1]
 
 
@@ -352,7 +352,9 @@ def test_the_report_is_one_page_without_scripts_in_which_all_text_is_escaped(eve
     widths = [float(width) for width in re.findall(r"<figure style=.max-width:(\d+)px", page)]
     assert len(widths) == page.count("<svg")
     assert all(200 < width < 4000 for width in widths)
-    assert "The change lowers the answer&#x27;s probability from 1.00 to 0.25" in re.sub(r"</?abbr[^>]*>", "", page)
+    assert "The change (λ set to 0 in blocks 0, 2) lowers the answer&#x27;s probability from 1.00 to 0.25" in re.sub(
+        r"</?abbr[^>]*>", "", page
+    )
 
 
 @pytest.mark.parametrize(

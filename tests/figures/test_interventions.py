@@ -155,7 +155,7 @@ def test_a_grid_has_blocks_by_positions_on_a_symmetric_scale() -> None:
     drawing = patch_grid_drawing(grid)
     (cells,) = drawing.marks(HeatMap)
     assert np.allclose(cells.values, grid.change.mean(axis=0))
-    assert (cells.y, drawing.y.backwards) == (["0", "3"], True)
+    assert (cells.y, drawing.y.backwards) == (["0", "3"], False)
     assert (drawing.scale.low, drawing.scale.colours) == (-drawing.scale.high, SIGNED)
     assert drawing.scale.high == pytest.approx(np.abs(cells.values).max())
     assert drawing.scale.title == "change of logit"

@@ -15,13 +15,14 @@ import torch
 
 from app.pages_.interventions.request import Answer, differential_blocks
 from app.shell import loading, state
-from app.shell.change_headlines import faithfulness_headline, patching_headline
+from app.shell.change_headlines import faithfulness_headline, patched_quantity, patching_headline
 from app.shell.downloads import csv_file, draw_downloads, html_file
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.folders import ModelKey
 from app.shell.glossary import draw_headline
+from app.shell.headlines import word
 from app.shell.kept_runs import PatchingRun
 from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
 from app.shell.links import draw_links, places_links
@@ -30,6 +31,7 @@ from app.shell.prompt_pairs import choose_other
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines, tokens_step
 from diffmamba_interp import HookedMamba
+from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.faithfulness import faithfulness_figure, ranking_name
 from diffmamba_interp.figures.interventions import patch_grid_figure
 from diffmamba_interp.figures.lens import lens_difference_heat_map
@@ -83,7 +85,7 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: Len
             made = kept(chosen.key, steps, ("exact", "estimate"))
         pair = pair_steps(chosen.key, prompt, lens)
         pair_figure = draw_pair(chosen, prompt, other, lens, pair)
-        draw_headline(patching_headline(made["exact"], list(places)))
+        draw_headline(patching_headline(made["exact"], list(places), logit_words(chosen, answer)))
         run = PatchingRun(exact=made["exact"], estimate=made["estimate"], places=tuple(places))
         chosen.keep(prompt, f"patching of {POINTS[point]}", run)
         draw_cell_links(made["exact"], places, len(prompt.tokens) - 1)
@@ -212,7 +214,7 @@ def rows_of(chosen: ChosenModel, point: str) -> list[int]:
 def places_of(prompt: Prompt, columns: str) -> dict[str, tuple[int, ...]]:
     """The positions of each column by its name; spans that the prompt does not have are left out."""
     if columns == "tokens":
-        return {f"{place} {text}": (place,) for place, text in enumerate(prompt.strings)}
+        return {f"{place} {token_label(text)}": (place,) for place, text in enumerate(prompt.strings)}
     spans = {
         name: tuple(place for start, end in getattr(prompt.spans, name) for place in range(start, end))
         for name in SPAN_CLASSES
@@ -245,7 +247,7 @@ def patching_steps(
             patch_grid_figure,
             {EXACT: Ref("exact"), ESTIMATE: Ref("estimate")},
             place_names=list(places),
-            title="Change of the answer's logit",
+            title=f"Change of {patched_quantity(wrong)}",
         ),
     ]
 
@@ -288,14 +290,19 @@ def kept(key: ModelKey, steps: Sequence[Step], names: Sequence[str]) -> dict[str
     return cast(dict[str, Any], loading.result(key, ("tracing", as_python(needed)), make, size))
 
 
+def logit_words(chosen: ChosenModel, answer: Answer) -> str:
+    """What is read of both prompts, by its tokens."""
+    wrong = other_answer(answer)
+    of, less = (None if token is None else word(token_text(token, chosen.tokenizer)) for token in (answer.token, wrong))
+    return f"the logit of “{of}”" if less is None else f"the logit difference “{of}” − “{less}”"
+
+
 def in_numbers(exact: PatchGrid, estimate: PatchGrid, chosen: ChosenModel, answer: Answer) -> str:
     """What is read of both prompts, and how well the estimate orders the cells."""
-    wrong = other_answer(answer)
-    text = markdown(repr(token_text(answer.token, chosen.tokenizer)))
-    less = "" if wrong is None else f" less that of {markdown(repr(token_text(wrong, chosen.tokenizer)))}"
     error = estimate_error(estimate, exact)
     return (
-        f"Logit of {text}{less}: {exact.clean[0]:.3g} in this prompt, {exact.corrupted[0]:.3g} in the other. Red: "
+        f"Read: {markdown(logit_words(chosen, answer))}, {exact.clean[0]:.3g} in this prompt, "
+        f"{exact.corrupted[0]:.3g} in the other. Red: "
         f"a value of this prompt moves the other's answer towards this one's. Rank correlation of estimate and exact: "
         f"{error.rank_correlation[0]:.2f}; the estimate misses {error.missed[0]:.0%} of the changes' size."
     )

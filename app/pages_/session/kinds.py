@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from app.shell.change_headlines import (
     faithfulness_headline,
     intervention_headline,
+    patched_quantity,
     patching_headline,
     sweep_headline,
 )
@@ -286,7 +287,7 @@ def retrieval_drawings(run: RetrievalRun) -> list[Drawing]:
 def patching_drawings(kept: KeptRecord) -> list[Drawing]:
     run = cast(PatchingRun, kept.record)
     grids = {"exact": run.exact, "estimate, one backward pass": run.estimate}
-    return [patch_grid_drawing(grids, place_names=run.places, title="Change of the answer's logit")]
+    return [patch_grid_drawing(grids, place_names=run.places, title=f"Change of {patched_quantity(run.exact.against)}")]
 
 
 def _json(
