@@ -160,7 +160,7 @@ def _sample(chosen: ChosenModel, bos: Bos) -> Prompt:
     """A prompt of the generated retrieval tasks, which the address can name however long it is."""
     assert chosen.tokenizer is not None
     task = state.selectbox("Task", "task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
-    length = state.selectbox("Tokens", "length", LENGTHS, "512", help="0: the facts without filler")
+    length = state.selectbox("Tokens", "length", LENGTHS, "512", format_func=length_in_words)
     left, right = st.columns(2)
     with left:
         seed = state.number_input("Seed", "seed", 0, MAX_SEED, 0)
@@ -171,6 +171,11 @@ def _sample(chosen: ChosenModel, bos: Bos) -> Prompt:
     with st.expander("Its text"):
         st.code(sample.prompt, language=None, wrap_lines=True, height=200)
     return prompt_of_sample(sample, chosen.tokenizer, chosen.cfg.d_vocab)
+
+
+def length_in_words(length: str) -> str:
+    """A choice of how many tokens the filler makes a prompt have; "0" is the facts as they are."""
+    return "no filler" if length == "0" else length
 
 
 def needle_sample(key: ModelKey, task: str, length: int, seed: int, number: int = 0, bos: Bos = "auto") -> NeedleSample:

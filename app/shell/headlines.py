@@ -28,8 +28,6 @@ from diffmamba_interp.needle.formation import Formation, compare_formation, summ
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
 
-N_RESAMPLES = 1_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
@@ -51,13 +49,14 @@ def needle_headline(trajectories: Sequence[NeedleTrajectory], shipped: Mapping[s
 
     shipped: results of `analyses/needle_snr` on the same weights, of which the calibrated gap at the output is told.
     """
-    formations = summarise_formation(trajectories, criteria=("7 dB",), by=(), n_resamples=N_RESAMPLES)
+    formations = summarise_formation(trajectories, criteria=("7 dB",), by=())
     of_model = [next(one for one in formations if one.model == read.model) for read in trajectories]
     n, lens = of_model[0].n, of_model[0].lens
     says = [
         f"The answer comes in {comes_in(of_model[0])} in {short_name(of_model[0].model)}"
         + "".join(f" ({short_name(one.model)}: {comes_in(one)})" for one in of_model[1:])
-        + f": from there on it stands 7 dB or more above the wrong labels ({lens} lens; {prompts(n)})."
+        + f": from there on it stands 7 dB or more above the wrong labels (median over prompts and its interval; "
+        f"{lens} lens; {prompts(n)})."
     ]
     against = [
         f"In {n - round(one.share_formed.value * n)} of {n} prompts {short_name(one.model)} never gets there."
@@ -78,10 +77,11 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
     if not set(model.lenses) & set(baseline.lenses):
         return Headline(says=(), against=(f"{name} and {other} are read by other lenses, and not compared.",))
     says, against = [], []
-    difference = compare_formation(baseline, model, criteria=("7 dB",), by=(), n_resamples=N_RESAMPLES)[0]
+    difference = compare_formation(baseline, model, criteria=("7 dB",), by=())[0]
     n = difference.n
-    sign = difference.mean.sign(n)
-    told = f"{difference.mean.text(1, signed=True)} stages"
+    # The median, as in the table below the figures: one number for what is one quantity.
+    sign = difference.median.sign(n)
+    told = f"{estimated(difference.median, 1)} stages (median)"
     if sign:
         where = says if sign < 0 else against
         where.append(f"That is {'earlier' if sign < 0 else 'later'} than in {other}: {told}, {prompts(n)}.")
@@ -89,13 +89,12 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
         against.append(f"When it comes in is not told apart from {other}: {told}, {prompts(n)}{too_few(n)}.")
     if difference.n_both >= MIN_SAMPLES and difference.snr_db.sign(difference.n_both) < 0:
         against.append(
-            f"Earlier is not cleaner: where it has come in it stands out by "
-            f"{difference.snr_db.text(1, signed=True)} dB against {other} ({difference.n_both} prompts in which it "
-            "comes in in both)."
+            f"Earlier is not cleaner: where it has come in it stands out by {estimated(difference.snr_db, 1)} dB "
+            f"against {other} (mean of the {difference.n_both} prompts in which it comes in in both)."
         )
-    (curve,) = compare(baseline, model, measures=("snr_db",), statistics=("mean",), by=(), n_resamples=N_RESAMPLES)[:1]
+    curve = compare(baseline, model, measures=("snr_db",), statistics=("mean",), by=())[0]
     output = Estimate(curve.value[-1], curve.low[-1], curve.high[-1])
-    at_output = f"At the output the answer stands out by {output.text(1, signed=True)} dB against {other}"
+    at_output = f"At the output the answer stands out by {estimated(output, 1)} dB (mean) against {other}"
     if output.sign(n) > 0:
         says.append(f"{at_output}, {prompts(n)}.")
     elif output.sign(n) < 0:
@@ -121,23 +120,25 @@ def _calibrated(read: NeedleTrajectory, shipped: Mapping[str, Any] | None) -> tu
             gap = Estimate(*one["difference"])
             verdict = {0: "no gap is left", 1: "a gap is left", -1: "the baseline is ahead"}[gap.sign(one["n"])]
             length = length_name(int(one["group"].get("length", 0)))
-            told.append(f"{gap.text(2, signed=True)} bits at {length} (n = {one['n']:,}): {verdict}")
+            told.append(f"{estimated(gap, 2)} bits at {length} (n = {one['n']:,}): {verdict}")
     if not told:
         return ()
-    return (f"At the output, once both models are calibrated (analyses/needle_snr): {'; '.join(told)}.",)
+    return (
+        f"At the output, once both models are calibrated (measured beforehand, on more prompts): {'; '.join(told)}.",
+    )
 
 
 def comes_in(one: Formation) -> str:
-    """After which block, by the median and its interval."""
+    """After which block, by the median, and the interval of that, as `after block 3 [1 to 3]`."""
     low, high = math.floor(one.median.low), math.ceil(one.median.high)
-    if low >= one.n_stages:
-        return "nowhere"
-    first, last = stage_words(low, one.n_stages), stage_words(high, one.n_stages)
-    if first == last:
-        return first
-    if high >= one.n_stages:
-        return f"{first} or later, if at all"
-    return f"{first} to {high - 1}" if low > 0 else f"{first} or as late as {last}"
+    # Of two middle prompts the later: by then half of them have it.
+    middle = stage_words(math.ceil(one.median.value), one.n_stages)
+    if low >= one.n_stages or low == high:
+        return middle
+    first, last = (
+        "embedding" if stage == 0 else "nowhere" if stage >= one.n_stages else str(stage - 1) for stage in (low, high)
+    )
+    return f"{middle} [{first} to {last}]"
 
 
 def stage_words(stage: int, n_stages: int) -> str:
@@ -156,11 +157,11 @@ def lens_headline(
     for name, read in trajectories.items():
         top = read.top_tokens[0, :, column, 0]
         since = int(np.flatnonzero(top != top[-1]).max(initial=-1)) + 1
-        probability = float(read.top_probabilities[0, -1, column, 0])
+        probability, there = (float(read.top_probabilities[0, stage, column, 0]) for stage in (-1, since))
         tokens.append(text(int(top[-1])))
         told.append(
             f"{short_name(name)} says “{word(tokens[-1])}” (p {said(probability)}), which is on top "
-            f"{stage_words(since, len(read.stages))} and stays there"
+            f"{stage_words(since, len(read.stages))} (p {said(there)} then) and stays there"
         )
     if not told:
         return NOTHING
@@ -271,15 +272,19 @@ def retrieval_headline(cells: Sequence[Cell]) -> Headline:
         f"{second} is right more often than {first} in {ahead} of {len(compared)} cells, less often in {behind} ({n})."
     )
     told = {
-        sign: [f"{cell.task} at {length_name(cell.length)} {d.text(2, signed=True)}"
+        sign: [f"{cell.task} at {length_name(cell.length)} {estimated(d, 2)}"
                for (cell, d), own in zip(compared, signs, strict=True) if own == sign]
         for sign in (1, -1)
     }  # fmt: skip
     more = [f"It is ahead in {_some(told[1])}."] if ahead else []
-    against = [f"It is behind in {_some(told[-1])}."] if behind else []
-    undecided = signs.count(0)
+    # What speaks against it is not cut short.
+    against = [f"It is behind in {', '.join(told[-1])}."] if behind else []
+    few = sum(cell.n < MIN_SAMPLES for cell, _ in compared)
+    undecided = signs.count(0) - few
     if undecided:
-        against.append(f"In {undecided} the interval holds 0 or there are fewer than {MIN_SAMPLES} prompts.")
+        against.append(f"In {undecided} the interval holds 0.")
+    if few:
+        against.append(f"In {few} there are fewer than {MIN_SAMPLES} prompts, which decide nothing.")
     if len(compared) > 1:
         against.append("Intervals are not corrected for the number of cells.")
     return Headline(says=(says, *more), against=tuple(against))
@@ -318,6 +323,11 @@ def prompts(n: int) -> str:
 def too_few(n: int) -> str:
     """Why nothing can be decided, where it is for the number of prompts."""
     return f", of which {MIN_SAMPLES} are the fewest that decide" if n < MIN_SAMPLES else ""
+
+
+def estimated(estimate: Estimate, decimals: int) -> str:
+    """Signed, with its interval, and with the minus of the figures' axes."""
+    return estimate.text(decimals, signed=True).replace("-", "−")
 
 
 def said(value: float) -> str:

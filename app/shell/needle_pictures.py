@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -34,6 +35,7 @@ FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
 
 FIGURE_HEIGHT = 380
 MAX_TICKS, NARROW_TICKS = 16, 7
+_HYPHEN = re.compile(r"(?<=[ \[])-(?=\d)")
 
 
 def curve_steps(run: NeedleRun) -> list[Step]:
@@ -71,9 +73,10 @@ def formation_steps(run: NeedleRun) -> list[Step]:
 
 
 def formation_lines(run: NeedleRun) -> list[str]:
-    """The table in Markdown."""
+    """The table in Markdown, with the minus of the figures' axes."""
     read = [reading.trajectory for reading in run.readings]
-    return run_steps(formation_steps(run), dict(zip(TRAJECTORIES, read, strict=False)))["table"]
+    table = run_steps(formation_steps(run), dict(zip(TRAJECTORIES, read, strict=False)))["table"]
+    return [_HYPHEN.sub("−", line) for line in table]
 
 
 def are_comparable(read: Sequence[NeedleTrajectory]) -> bool:

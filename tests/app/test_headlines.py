@@ -78,7 +78,7 @@ def test_an_earlier_answer_is_told_with_its_block_its_n_and_that_it_is_no_cleane
     told = needle_headline([early, late])
     assert told.says[0].startswith("The answer comes in after block 1 in diff-mamba2 (mamba2: after block 4)")
     assert "n = 20 prompts" in told.says[0]
-    assert "earlier than in mamba2: -3.0 [-3.0, -3.0] stages" in words(told)
+    assert "earlier than in mamba2: −3.0 [−3.0, −3.0] stages (median)" in words(told)
     assert "mamba2 is ahead there" in objections(told)
 
 
@@ -91,8 +91,17 @@ def test_a_model_that_loses_is_said_to_lose() -> None:
 
 def test_too_few_prompts_decide_nothing_and_that_is_said() -> None:
     told = needle_headline([trajectory("diff", 2, 8), trajectory("plain", 5, 8)])
-    assert "not told apart from plain: -3.0 [-3.0, -3.0] stages, n = 8 prompts, of which 10" in objections(told)
+    assert "not told apart from plain: −3.0 [−3.0, −3.0] stages (median), n = 8 prompts, of which 10" in objections(
+        told
+    )
     assert len(told.says) == 1
+
+
+def test_where_it_comes_in_is_a_median_with_its_interval() -> None:
+    spread = NeedleTrajectory.join([trajectory("one", first, 7) for first in (2, 4, 5)])
+    told = needle_headline([spread])
+    assert told.says[0].startswith("The answer comes in after block 3 [1 to 4] in one")
+    assert "median over prompts and its interval" in told.says[0]
 
 
 def test_an_answer_that_never_comes_in_is_nowhere() -> None:
@@ -116,7 +125,7 @@ def test_the_calibrated_gap_is_read_from_the_shipped_results() -> None:
         ([-0.3, -0.4, -0.2], "the baseline is ahead"),
     ):
         told = needle_headline(read, {"measure_means": [gap | {"n": 500, "difference": difference}]})
-        assert f"{difference[0]:+.2f}" in told.against[-1]
+        assert f"{difference[0]:+.2f}".replace("-", "−") in told.against[-1]
         assert told.against[-1].endswith(f"bits at 0k (n = 500): {verdict}.")
     other = gap | {"group": {"length": "0", "task": "qa2"}, "n": 500, "difference": [1, 1, 1]}
     assert "calibrated" not in objections(needle_headline(read, {"measure_means": [other]}))
@@ -143,7 +152,7 @@ def lens_read(top: list[int]) -> LensTrajectory:
 )
 def test_the_lens_is_told_from_where_the_last_token_stays(top: list[int], since: str) -> None:
     told = lens_headline({"bundled:mamba2": lens_read(top)}, lambda token: f" w{token}", lens="tuned")
-    assert told.says == (f"mamba2 says “w{top[-1]}” (p 0.50), which is on top {since} and stays there.",)
+    assert told.says == (f"mamba2 says “w{top[-1]}” (p 0.50), which is on top {since} (p 0.50 then) and stays there.",)
     assert told.against == ("One position of one prompt, read by the tuned lens.",)
 
 
@@ -322,8 +331,10 @@ def cell(length: int, value: float | None, n: int = 100, accuracy: float = 0.5) 
 def test_retrieval_tells_gains_losses_and_what_is_undecided() -> None:
     told = retrieval_headline([cell(0, 0.1), cell(1024, -0.1), cell(2048, 0.01), cell(4096, 0.1, n=5)])
     assert told.says[0].startswith("diff-mamba2 is right more often than mamba2 in 1 of 4 cells, less often in 1 (5 to")
-    assert "behind in qa1 at 1k -0.10" in objections(told)
-    assert "In 2 the interval holds 0" in objections(told)
+    assert "behind in qa1 at 1k −0.10" in objections(told)
+    assert "In 1 the interval holds 0. In 1 there are fewer than 10 prompts" in objections(told)
+    lost = retrieval_headline([cell(1024 * k, -0.1) for k in range(7)])
+    assert all(f"qa1 at {k}k −0.10" in objections(lost) for k in range(7))
     one = retrieval_headline([cell(0, None), cell(1024, None, accuracy=0.2)])
     assert "mamba2 is right in 50% of qa1 at 0k at best" in words(one)
     assert "In 1 of 2 cells that is not told apart from guessing" in objections(one)

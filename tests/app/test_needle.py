@@ -21,7 +21,7 @@ from diffmamba_interp.figures.allocation import allocation_by_block, allocation_
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
 from diffmamba_interp.needle import compare, formation_stages, summarise
 from diffmamba_interp.stages import stage_names
-from tests.app.conftest import OpenApp, complaint, figures, texts
+from tests.app.conftest import OpenApp, complaint, figures, headline, texts
 
 TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}
 
@@ -79,7 +79,7 @@ def test_when_the_answers_form_stands_in_a_table_that_the_python_makes_too(open_
     assert figures(app)[0]["layout"]["yaxis"]["title"]["text"] == "calibrated bits about the answer"
     (table,) = [words for words in texts(app.markdown) if "median stage" in words]
     (made,) = codes(app)
-    assert table.splitlines() == made["table"]
+    assert table.replace("−", "-").splitlines() == [line.replace("−", "-") for line in made["table"]]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made["table"][2:]]
     models = ("diff-mamba2", "mamba2", "diff-mamba2 − mamba2")
     assert [(row[4], row[5]) for row in rows] == [(by, model) for by in ("7 dB", "on top") for model in models]
@@ -89,12 +89,21 @@ def test_when_the_answers_form_stands_in_a_table_that_the_python_makes_too(open_
     )
 
 
+def test_the_words_and_the_table_give_one_interval_for_one_quantity(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY | {"needle_n": "10"}, needle_attention="False")
+    told = headline(app)
+    (table,) = [words for words in texts(app.markdown) if "median stage" in words]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    (difference,) = [row for row in rows if row[4:6] == ["7 dB", "diff-mamba2 − mamba2"]]
+    assert f"{difference[6]} stages (median)" in told
+    assert "-" not in difference[6]
+
+
 def test_the_default_number_of_prompts_lets_a_difference_be_marked_and_fewer_are_told(open_app: OpenApp) -> None:
     app = open_app("needle", **TINY, needle_attention="False")
-    said = [text for text in texts(app.info) if "can be marked" in text]
-    assert said == [
-        "No difference can be marked with 2 prompts: the smallest p that 13 stages allow is 1, corrected. From 10 "
-        "prompts on one can."
+    assert texts(app.info) == [
+        "2 prompts are too few for a mark, whatever they show: corrected for 13 stages, p cannot fall below 1, and a "
+        "mark needs 0.05. From 10 prompts on it can."
     ]
     differences = compare(*(reading.trajectory for reading in found_by(app)), measures=("snr_db",), by=())
     assert too_few_to_mark(differences, 9)
@@ -189,6 +198,8 @@ def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
 ) -> None:
     monkeypatch.setattr(request, "forward_seconds", lambda *_: 20.0)
     app = open_app("needle", **TINY)
+    (told,) = texts(app.info)
+    assert told.startswith("Nothing is read yet. Run reads 2 prompts block by block, in diff-mamba2 and mamba2")
     assert not app.get("plotly_chart")
     # Two models, 20 s each, and the attention's 1.2 passes.
     assert any("about 89 s here (lens 40 s, what is read 48 s" in text for text in texts(app.caption))

@@ -67,7 +67,7 @@ def test_a_needle_run_is_drawn_again_where_its_models_are_not(open_app: OpenApp,
 
 def test_the_widgets_can_be_set_as_they_were(open_app: OpenApp, written: bytes) -> None:
     app = uploaded(open_app("session"), written)
-    next(button for button in app.button if button.label == "Set the widgets as they were").click().run()
+    next(button for button in app.button if button.label == "Set the widgets as they were and go to Lens").click().run()
     assert app.text_area(key="ids").value == IDS
     app.switch_page("pages_/attention/attention.py").run()
     assert app.slider(key="block").value == 2
@@ -93,7 +93,7 @@ def test_only_the_last_figures_are_kept(open_app: OpenApp, monkeypatch: pytest.M
 def test_without_figures_there_is_nothing_to_take_away(open_app: OpenApp) -> None:
     app = open_app("session")
     assert app.get("download_button")[0].disabled
-    assert any("none yet" in text for text in texts(app.text))
+    assert any("none were drawn in this visit" in text for text in texts(app.text))
 
 
 def test_a_single_head_comes_back_under_its_number(open_app: OpenApp, tmp_path: Path) -> None:

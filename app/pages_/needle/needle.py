@@ -39,6 +39,7 @@ from app.shell.choices import (
     choose_fitting_lenses,
     choose_model,
     choose_second_model,
+    length_in_words,
     require_same_vocabulary,
 )
 from app.shell.downloads import KeptRecord, draw_downloads, keep_record
@@ -52,6 +53,7 @@ from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
 from app.shell.steps import as_python
+from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
 from diffmamba_interp.needle.probes import MIN_STORIES
 from diffmamba_interp.statistics import Statistic
@@ -70,6 +72,7 @@ def page() -> None:
     second = choose_second_model(first) if first else None
     if first is None:
         return
+    told = st.container()
     with shown_errors("Reading the needle"):
         models = baseline_last([model for model in (first, second) if model])
         request = choose_samples(default_n(models))
@@ -86,6 +89,11 @@ def page() -> None:
             draw_attention(reads, request, run)
             keep_run(reads, request, run)
             draw_probes(reads, request)
+        else:
+            told.info(
+                f"Nothing is read yet. Run reads {request.n_prompts} prompts block by block, in "
+                f"{' and '.join(short_name(read.name) for read in reads)}: in which block does the answer come in?"
+            )
 
 
 def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[list[NeedleReading], float]:
@@ -155,9 +163,9 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         st.info(words)
     st.markdown("\n".join(formation_lines(run)))
     draw_note(
-        "Median stage: the first, counted from the embedding (0), from which the SNR stays above 7 dB, or the answer "
-        "on top of the labels, to the output; one past the last where it never forms. SNR there: of prompts in which "
-        "it forms, in a difference in both models."
+        "Median stage: the first, counted from the embedding (0), so that stage 4 is after block 3, from which the SNR "
+        "stays above 7 dB, or the answer on top of the labels, to the output; one past the last where it never forms. "
+        "SNR there: mean of the prompts in which it forms, in a difference in both models. In brackets 95 % intervals."
     )
     code = as_python(printed_curves(reads, request, run))
     draw_downloads(curve_files(figures, curves, run.readings), code, name="needle")
@@ -225,7 +233,7 @@ def choose_samples(n_ready: int) -> SampleRequest:
     with columns[1]:
         task = state.selectbox("Task", "needle_task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
     with columns[2]:
-        length = state.selectbox("Tokens", "needle_length", LENGTHS, "256", help="0: the facts without filler")
+        length = state.selectbox("Tokens", "needle_length", LENGTHS, "256", format_func=length_in_words)
     with columns[3]:
         n = state.number_input("How many", "needle_n", 1, MAX_SAMPLES, n_ready)
     with columns[4]:

@@ -178,8 +178,9 @@ def too_few_to_mark(curves: Sequence[Curve], n: int) -> str:
     if smallest < SIGNIFICANT:
         return ""
     return (
-        f"No difference can be marked with {n} prompts: the smallest p that {n_stages} stages allow is {smallest:.2g}, "
-        f"corrected. From {least_samples(n_stages, level=SIGNIFICANT)} prompts on one can."
+        f"{n} prompts are too few for a mark, whatever they show: corrected for {n_stages} stages, p cannot fall below "
+        f"{smallest:.2g}, and a mark needs {SIGNIFICANT:g}. From {least_samples(n_stages, level=SIGNIFICANT)} prompts "
+        "on it can."
     )
 
 

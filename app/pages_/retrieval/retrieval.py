@@ -18,7 +18,7 @@ from app.pages_.retrieval.grid import (
     summary_steps,
 )
 from app.shell import state
-from app.shell.choices import choose_model, choose_second_model
+from app.shell.choices import TASKS, choose_model, choose_second_model, length_in_words
 from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import require_feasible
@@ -30,7 +30,6 @@ from app.shell.loading import ChosenModel, baseline_last
 from app.shell.steps import as_python, run_steps
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.files.json_files import read_json_object
-from diffmamba_interp.needle import TASKS
 from diffmamba_interp.needle.accuracy_grid import Cell
 
 LIVE = "run here"
@@ -123,9 +122,9 @@ def live(models: Sequence[ChosenModel]) -> None:
 def choose_grid() -> GridRequest:
     columns = st.columns([3, 3, 1, 1])
     with columns[0]:
-        tasks = state.multiselect("Tasks", "tasks", list(TASKS), ["qa1", "qa2"])
+        tasks = state.multiselect("Tasks", "tasks", list(TASKS), ["qa1", "qa2"], format_func=TASKS.__getitem__)
     with columns[1]:
-        lengths = state.multiselect("Lengths, tokens", "lengths", LENGTHS, ["0", "256"])
+        lengths = state.multiselect("Lengths, tokens", "lengths", LENGTHS, ["0", "256"], format_func=length_in_words)
     with columns[2]:
         n = state.number_input("Prompts", "n", 1, 200, 10)
     with columns[3]:
@@ -141,8 +140,10 @@ def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()
     figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND_BELOW)
     figures["accuracy"].update_xaxes(title_text="tokens")
     draw_figure(figures["accuracy"], "accuracy_figure")
+    tasks = sorted({cell.task for cell in cells})
     st.caption(
-        "Share of prompts whose most probable label is the answer; bars: 95 % Wilson intervals. 1k: 1,024 tokens."
+        "Share of prompts whose most probable label is the answer; bands: 95 % Wilson intervals. 0k: no "
+        f"filler; 1k: 1,024 tokens. {'; '.join(TASKS.get(task, task) for task in tasks)}."
     )
     if len(cells[0].models) == 2:
         figures["ratio"] = results["ratio"]

@@ -38,7 +38,7 @@ def draw_writing() -> None:
     for kept in records:
         st.text(f"{kept.model}: {kept.title}")
     if not records:
-        st.text("none yet: open a page that draws figures first")
+        st.text("none were drawn in this visit: open a page that draws figures first")
     # The file is made in another thread, which knows no session.
     make = partial(write_session, state.visited(), state.values(), records)
     st.download_button(
@@ -71,10 +71,10 @@ def choose_file() -> Session | None:
 def draw_opened(session: Session) -> None:
     n = len(session.records)
     st.header(f"{n} record{'' if n == 1 else 's'} in the file")
-    if session.state and st.button("Set the widgets as they were"):
+    # The name comes from a file: only that of a folder that is there is taken.
+    page = session.page if session.page in {folder.name for folder in PAGES.iterdir()} else "overview"
+    if session.state and st.button(f"Set the widgets as they were and go to {page.capitalize()}"):
         state.replace_all(session.state)
-        # The name comes from a file: only that of a folder that is there is taken.
-        page = session.page if session.page in {folder.name for folder in PAGES.iterdir()} else "overview"
         st.switch_page(f"pages_/{page}/{page}.py")
     draw_report(session.state, session.records, key="report_of_file")
     for number, kept in enumerate(session.records):
