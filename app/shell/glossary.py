@@ -16,6 +16,7 @@ WORDS = {
     "saturated": "the sigmoid in λ is within 0.01 of 0 or 1, where training hardly moves it",
     "lens": "reads the stream after a block as if the model ended there: which token would come next?",
     "needle": "the fact in the prompt that the question asks for",
+    "distractors": "facts of the prompt of the needle's kind, which the question does not ask for",
     "wrong labels": "the other answers that the task allows",
     "calibrated": "at one temperature for each model and stage, fitted on other prompts: certainty counts for nothing",
     "log-probability": "natural logarithm of a probability, in nats",

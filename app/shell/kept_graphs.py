@@ -15,7 +15,7 @@ from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
 
 ARRAYS = ("node", "straight", "minuend", "subtrahend", "bias", "logit", "position", "answer")
-WORDS = {"needle": "the needle", "question": "the question", "distractors": "other facts", "filler": "filler"}
+WORDS = {"needle": "the needle", "question": "the question", "distractors": "the distractors", "filler": "filler"}
 CANCELLING = 3.0
 """Where the parts' sizes sum to more than so many times the logit, the page says so."""
 

@@ -42,6 +42,11 @@ def test_a_node_that_was_clicked_is_told_with_what_enters_it(open_app: OpenApp) 
     assert f"{float(graph.node[0, 4, 43]):+.3g} logits" in told
     through = graph.minuend[0, 3, 43] + graph.subtrahend[0, 3, 43]
     assert f"most of it from {int(through.abs().argmax())} " in told
+    layout = drawn(app)["layout"]
+    ring = layout["shapes"][-1]
+    assert (ring["type"], ring["y0"] + ring["y1"]) == ("circle", 8)
+    assert {note["text"] for note in layout["annotations"]} >= {"needle", "question"}
+    assert "the distractors +" in re.sub("<[^>]*>", "", headline(app)).replace("-", "+")
 
 
 def test_a_node_that_the_graph_does_not_have_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app.pages_.graph.request import (
@@ -26,9 +27,11 @@ from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import as_python, model_steps, run_steps
+from diffmamba_interp.drawing.colours import SPANS
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.contribution_graph import depth_name
 from diffmamba_interp.implicit_attention import ContributionGraph
+from diffmamba_interp.spans import SPAN_CLASSES, Spans
 
 BLOCK_HEIGHT = 40
 LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yref": "paper", "yanchor": "bottom"}
@@ -72,16 +75,59 @@ def draw_graph(chosen: ChosenModel, prompt: Prompt, request: GraphRequest, graph
     least = max(share / 100 * abs(float(graph.logit[0])), 1e-6)
     figure = run_steps(figure_steps(prompt, least), {"graph": graph})["figure"]
     figure.update_layout(height=190 + BLOCK_HEIGHT * (chosen.cfg.n_layers + 1), legend=LEGEND, margin={"t": 90})
-    draw_figure(figure, "graph_figure", on_select=take_node)
+    figure.update_traces(selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}}, selector=has_nodes)
+    shade_spans(figure, prompt.spans, chosen.cfg.n_layers + 0.5)
+    draw_node(prompt, graph)
+    draw_figure(with_node(figure, node_of(state.remembered("node", ""), graph)), "graph_figure", on_select=take_node)
     st.caption(
         "From below: the tokens; on top the logit. Edges are what a position's stream brings to the logit by way of "
         "another: past a block, through its minuend, or, −λ times, through its subtrahend; dotted ones lower the "
-        "logit. What leaves a node is what it holds. Click a node to open its block."
+        "logit. A node holds the sum of all edges that leave it upwards, also of those too small to be drawn. Shaded: "
+        "the prompt's spans."
     )
-    draw_node(prompt, graph)
     chosen.keep(prompt, f"graph of {of}", graph, spans=prompt.spans)
     steps = [*model_steps(chosen.key), *graph_steps(chosen.key, prompt, request), *figure_steps(prompt, least)]
     draw_downloads(graph_files(graph, figure, prompt, least), as_python(steps), name="graph")
+
+
+def has_nodes(trace: go.Scatter) -> bool:
+    return trace.customdata is not None
+
+
+def columns_of(figure: go.Figure) -> dict[int, float]:
+    """Where each drawn position stands; a label begins with its position."""
+    axis = figure.layout.xaxis
+    return {int(label.split()[0]): float(place) for place, label in zip(axis.tickvals, axis.ticktext, strict=True)}
+
+
+def shade_spans(figure: go.Figure, spans: Spans, top: float) -> None:
+    """The columns of needle, question and distractors in their colours, each span named once on top."""
+    columns = columns_of(figure)
+    for name in SPAN_CLASSES:
+        for start, end in getattr(spans, name) if name != "filler" else ():
+            places = [place for position, place in columns.items() if start <= position < end]
+            for place in places:
+                figure.add_shape(
+                    type="rect", x0=place - 0.5, x1=place + 0.5, y0=-0.5, y1=top, layer="below", line={"width": 0},
+                    fillcolor=SPANS[name].colour, opacity=0.18,
+                )  # fmt: skip
+            if places:
+                figure.add_annotation(
+                    x=places[0] - 0.5, y=top, text=name, showarrow=False, xanchor="left", yanchor="top"
+                )
+
+
+def with_node(figure: go.Figure, node: tuple[int, int] | None) -> go.Figure:
+    """The figure with a ring around the node that was clicked; itself if none was, or if it is not drawn."""
+    columns = columns_of(figure)
+    if node is None or node[1] not in columns:
+        return figure
+    marked, place = go.Figure(figure), columns[node[1]]
+    marked.add_shape(
+        type="circle", x0=place - 0.3, x1=place + 0.3, y0=node[0] - 0.3, y1=node[0] + 0.3,
+        line={"color": "#E69F00", "width": 3},
+    )  # fmt: skip
+    return marked
 
 
 def take_node() -> None:
@@ -94,9 +140,10 @@ def take_node() -> None:
 
 
 def draw_node(prompt: Prompt, graph: ContributionGraph) -> None:
-    """What the clicked node holds, what enters it most, and links to the block that wrote it; nothing if none was."""
+    """What the clicked node holds, what enters it most, and links to the block that wrote it; how to, if none was."""
     node = node_of(state.remembered("node", ""), graph)
     if node is None:
+        st.caption("Click a node to read here what it holds, and to open its block.")
         return
     at, position = node
     token = markdown(token_label(prompt.strings[position]))

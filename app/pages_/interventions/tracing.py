@@ -56,7 +56,7 @@ POINTS = {
     "branch_out": "what each branch writes",
     "gated": "what each head writes",
 }
-COLUMNS = {"tokens": "each token", "spans": "needle, other facts, question and the rest"}
+COLUMNS = {"tokens": "each token", "spans": "needle, distractors, question and the rest"}
 EXACT, ESTIMATE = "exact", "estimate, one backward pass"
 SHORTER = "Shorten the prompt, or patch whole spans"
 
