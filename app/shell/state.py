@@ -144,6 +144,14 @@ def values() -> dict[str, str]:
     return dict(st.session_state[_VALUES])
 
 
+def pending(key: str) -> str:
+    """What a widget that is drawn later in this run will say, as the address would; "" for its default."""
+    value = st.session_state.get(key)
+    if value is None:
+        return st.session_state[_VALUES].get(key, "")
+    return "" if value == st.session_state[_DEFAULTS].get(key) else str(value)
+
+
 def replace_all(new: Mapping[str, str]) -> None:
     """Forget what was chosen and take `new` from the next drawing on."""
     for key in {*st.session_state[_VALUES], *st.session_state[_DEFAULTS]}:

@@ -98,6 +98,7 @@ def test_buttons_step_through_blocks_and_heads_and_every_block_opens_at_its_own_
     app = open_app("attention", model=BUNDLED)
     app.button(key="block_next").click().run()
     assert (app.slider(key="block").value, app.selectbox(key="heads").value) == (4, "0")
+    assert any("Shown: block 4, head 0, of this block's the one that reads most" in text for text in texts(app.caption))
     app.button(key="head_next").click().run()
     assert app.selectbox(key="heads").value == "1"
     app.button(key="block_before").click().run()
@@ -118,6 +119,14 @@ def test_a_source_of_the_row_is_told_with_its_values_and_framed(open_app: OpenAp
     assert [body.count("outline:") for body in bodies] == [1, 1, 1]
     frame = picture(app)["layout"]["shapes"][-1]
     assert (frame["x0"], frame["y1"]) == (25.5, 43.5)
+    end, largest = (
+        picture(app)["layout"]["coloraxis"]["cmax"],
+        float(np.abs(run_code(app)["record"].to_numpy()["minuend"]).max()),
+    )
+    assert largest > end
+    assert any(f"The colours end at ±{end:.3g}" in text for text in texts(app.caption))
+    app.slider(key="row").set_value(30).run()
+    assert any("of what position 30 reads" in html.proto.body for html in app.get("html"))
     app.slider(key="row").set_value(20).run()
     assert not any(text.startswith("Position") for text in texts(app.markdown))
 

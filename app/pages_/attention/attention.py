@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -78,7 +79,9 @@ def page() -> None:
             with picture, st.spinner("Computing", show_time=True):
                 record = attention_record(chosen.key, prompt, request)
             with picture:
-                draw_headline(attention_headline(record, prompt.spans))
+                rows = record.rows[0].tolist()
+                at = -1 if request.view == "heads" else chosen_row(rows) - rows[0]
+                draw_headline(attention_headline(record, prompt.spans, at))
                 figure = draw_picture(prompt, request, record)
                 steps_between(chosen, request)
                 with shown_errors("Drawing what is compared"):
@@ -157,7 +160,7 @@ def draw_picture(prompt: Prompt, request: AttentionRequest, record: AttentionRec
 
 def chosen_row(rows: Sequence[int]) -> int:
     """What the row's slider, which is drawn below, says or will say."""
-    said = state.values().get("row", "")
+    said = state.pending("row")
     return int(said) if said.isdecimal() and rows[0] <= int(said) <= rows[-1] else rows[-1]
 
 
@@ -201,6 +204,16 @@ def what_is_drawn(request: AttentionRequest) -> str:
     )
 
 
+def beyond_the_scale(figure: go.Figure) -> str:
+    """How far the values go that have the colour of the scale's end; nothing where it holds them all."""
+    end = figure.layout.coloraxis.cmax
+    maps = [np.abs(np.asarray(trace.z, dtype=float)) for trace in figure.data if trace.type == "heatmap"]
+    largest = max((float(np.nanmax(values)) for values in maps), default=0.0)
+    if end is None or largest <= 1.001 * end:
+        return ""
+    return f" The colours end at ±{end:.3g}, so that small values are seen; the largest is {largest:.3g}."
+
+
 def take_head() -> None:
     """Show the head that was clicked."""
     with shown_errors("Reading the click"):
@@ -222,7 +235,7 @@ def draw_rest(
         means = f"Block {record.block} is differential. Difference: {record.difference_means}."
     else:
         means = f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}."
-    st.caption(means + what_is_drawn(request))
+    st.caption(means + what_is_drawn(request) + beyond_the_scale(figure))
     if request.view != "heads":
         row = choose_row(prompt, record)
         draw_row(prompt, record, row)

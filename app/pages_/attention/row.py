@@ -43,7 +43,7 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
         draw_spans(prompt.spans, record, row - first_row)
     st.caption(
         f"What is read at position {row}, `{code_text(prompt.strings[row])}`: blue is negative, red positive; the "
-        f"scale ends at ±{limit:.3g}."
+        f"scale is this row's and ends at its largest value, ±{limit:.3g}."
     )
     outlined = () if source is None else (source,)
     for name, picture in pictures.items():

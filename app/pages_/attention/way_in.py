@@ -49,7 +49,8 @@ class WayIn:
             return f"{said} It is shown."
         here = [other for other in self.ranked if (other.block, str(other.head)) == (block, head)]
         shares = ", ".join(f"{other.branch or 'its scan'} {other.value:.0%}" for other in here)
-        return f"{said} Shown: block {block}, head {head} ({shares})." if here else said
+        best = ", of this block's the one that reads most of the needle" if head == self.best_head(block) else ""
+        return f"{said} Shown: block {block}, head {head}{best} ({shares})." if here else said
 
 
 def named(head: RankedHead) -> str:
