@@ -38,6 +38,9 @@ CELL_WIDTH, AROUND, NARROW_AROUND = 54, 120, 70
 """Pixels of a word in its cell, and of what stands beside the cells."""
 
 LEAST_SHOWN, MOST_SHOWN = 3, 32
+HOVER = {"align": "left", "font": {"family": "monospace"}}
+"""Of a list of tokens: percentages below one another."""
+
 COLOUR_BAR = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "thickness": 10, "len": 0.7}
 
 
@@ -166,7 +169,7 @@ def clickable(figure: go.Figure) -> go.Figure:
     n_stages = len(cells.y)
     # Without a limit to the distance, the nearest point is that of the cell under the pointer.
     figure.update_layout(
-        hoverdistance=-1, hovermode="closest", clickmode="event+select", dragmode=False,
+        hoverdistance=-1, hovermode="closest", clickmode="event+select", dragmode=False, hoverlabel=HOVER,
         height=FRAME_HEIGHT + STAGE_HEIGHT * n_stages, margin={"t": 60, "b": 10, "r": 10},
     )  # fmt: skip
     figure.update_xaxes(range=[cells.x[0] - 0.5, cells.x[-1] + 0.5])
@@ -174,6 +177,16 @@ def clickable(figure: go.Figure) -> go.Figure:
     if viewport.is_narrow():
         figure.update_yaxes(tickvals=list(cells.y), ticktext=[short_stage(stage) for stage in cells.y])
     return figure
+
+
+def marked(figure: go.Figure, stage: int, position: int) -> go.Figure:
+    """A figure of `clickable` with a frame around one cell, white on black so that it is seen on every colour; the
+    given one, which is what downloads hold, stays as it is."""
+    shown = go.Figure(figure)
+    cell = {"x0": position - 0.5, "x1": position + 0.5, "y0": stage - 0.5, "y1": stage + 0.5}
+    for colour, width in (("black", 5), ("white", 2)):
+        shown.add_shape(type="rect", **cell, line={"color": colour, "width": width})
+    return shown
 
 
 def top_tokens(

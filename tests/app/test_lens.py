@@ -187,3 +187,12 @@ def test_every_cell_has_a_point_that_can_be_clicked(open_app: OpenApp) -> None:
     stage, place, words = points["customdata"][-1]
     assert (stage, place) == (4, 10)
     assert words == cells["customdata"][-1][-1]
+
+
+def test_the_cell_of_the_list_is_framed_and_percentages_stand_below_one_another(open_app: OpenApp) -> None:
+    for query, (stage, position) in (({}, (4, 10)), ({"cell": "2-7"}, (2, 7))):
+        layout = drawn(open_app("lens", ids=IDS, **query))["layout"]
+        frames = [[shape[end] for end in ("x0", "x1", "y0", "y1")] for shape in layout["shapes"]]
+        assert frames == [[position - 0.5, position + 0.5, stage - 0.5, stage + 0.5]] * 2
+        assert layout["hoverlabel"]["align"] == "left"
+        assert layout["hoverlabel"]["font"]["family"] == "monospace"

@@ -31,6 +31,7 @@ from app.shell.lens_reading import (
     clickable,
     lens_files,
     lens_request,
+    marked,
     positions_shown,
     token_ids,
     top_tokens,
@@ -91,9 +92,14 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     given = {name: read.trajectory for name, read in zip(TRAJECTORIES, reads, strict=False)}
     results = run_steps(steps, {**given, "token_text": text})
     figures = [clickable(results[step.name]) for step in steps]
+    stage, position = cell(state.remembered("cell", ""), len(reads[0].trajectory.stages), reads[0].request)
+    shown = [
+        marked(figure, stage, position) if stage < len(read.trajectory.stages) else figure
+        for figure, read in zip(figures, reads, strict=False)
+    ]
     if choices.compare == "difference":
         model, baseline = (read.chosen.name for read in reads)
-        draw_figure(figures[0], "lens_figure", on_select=partial(take_cell, "lens_figure"))
+        draw_figure(shown[0], "lens_figure", on_select=partial(take_cell, "lens_figure"))
         st.caption(
             f"Red: more in `{model}`, blue: more in `{baseline}`. A word: the top token of `{model}`, where the "
             "other has another."
@@ -104,10 +110,11 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
                 if len(reads) > 1:
                     st.text(read.chosen.name)
                 key = f"lens_figure_{place}" if place else "lens_figure"
-                draw_figure(figures[place], key, on_select=partial(take_cell, key))
+                draw_figure(shown[place], key, on_select=partial(take_cell, key))
     st.caption(
         f"Each cell: the token that the {kind} lens finds most likely to follow the token below, at that depth. "
-        f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list."
+        f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list, "
+        "which stands below; the framed cell is the one it is of."
     )
     draw_cell(prompt, reads)
     for read in reads:
