@@ -17,8 +17,9 @@ from diffmamba_interp.drawing.plotly_figure import LETTER_WIDTH
 BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
 """The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
 
-LEGEND_BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.25, "yref": "paper", "yanchor": "top"}
-LEGEND_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yref": "paper", "yanchor": "bottom"}
+_FROM_THE_LEFT = {"orientation": "h", "x": 0, "xref": "paper", "xanchor": "left"}
+LEGEND_BELOW = {**_FROM_THE_LEFT, "y": -0.25, "yref": "paper", "yanchor": "top"}
+LEGEND_ABOVE = {**_FROM_THE_LEFT, "y": 1.02, "yref": "paper", "yanchor": "bottom"}
 """Beside the panels. All of it is said: what is left out keeps what the figure came with."""
 
 MOST_GROWTH = 1.5

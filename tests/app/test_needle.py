@@ -53,6 +53,9 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
         "diff-mamba2, logit lens", "mamba2, logit lens",
     ]  # fmt: skip
     assert [t["name"] for t in difference["data"] if t.get("name")] == ["diff-mamba2 − mamba2, logit lens"]
+    looks = {t["name"]: t["line"]["color"] for t in attention["data"] if t.get("showlegend")}
+    assert len({looks[f"diff-mamba2: {name}"] for name in ("written", "minuend", "λ · subtrahend")}) == 3
+    assert attention["layout"]["legend"]["xref"] == "paper"
     printed = [*trajectories["figures"].values(), *trajectories["difference_figures"].values(), allocations["figure"]]
     drawn = [probability, snr, difference, snr_difference, attention]
     for figure, again in zip(drawn, printed, strict=True):
