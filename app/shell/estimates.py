@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 import streamlit as st
 import torch
 
-from app.shell import loading
+from app.shell import loading, state
 from app.shell.folders import ModelKey
 from app.shell.loading import DTYPES
 from diffmamba_interp import HookedMamba, HookedMambaConfig
@@ -29,7 +29,7 @@ MEASURED_TOKENS, MEASURED_READ_OUTS, N_MEASURED = 256, 8, 5
 ACTIVATION_WIDTHS = 10
 """A forward pass holds about so many arrays of float32 as wide as in_proj's output; measured: 7 to 10."""
 
-_AGREED = "long_runs_agreed"
+_AGREED, _RAN = "long_runs_agreed", "runs_made"
 
 
 def forward_seconds(key: ModelKey, n_tokens: int, n_read_outs: int = 0) -> float:
@@ -134,10 +134,14 @@ def agreed(
     """
     seconds = forward_seconds(key, n_tokens, n_read_outs)
     require_feasible(seconds, reduce)
+    ran = f"{_RAN}_{slot}_{state.visited()}"
     if seconds <= LONG_S or st.session_state.get(f"{_AGREED}_{slot}") == (key, what):
+        st.session_state[ran] = True
         return True
-    st.info(f"This will take about {seconds:.0f} s here. {reduce} to make it quicker.")
+    gone = " What stood here was of other settings and is gone until they are back." if ran in st.session_state else ""
+    st.info(f"This will take about {seconds:.0f} s here. {reduce} to make it quicker.{gone}")
     if st.button("Run", key=f"run_{slot}", type="primary"):
         st.session_state[f"{_AGREED}_{slot}"] = (key, what)
+        st.session_state[ran] = True
         return True
     return False

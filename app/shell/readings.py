@@ -18,6 +18,9 @@ AT_OUTPUT = {
 }
 """Readings, what the page calls them, and what that means."""
 
+SMALL = 1e-3
+"""Smaller changes, of a probability or of a share of a number, get no colour."""
+
 SHARES = (PROBABILITY, "label_probability")
 
 CHANGES = {
@@ -34,12 +37,16 @@ CHANGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class AtOutput:
-    """A number that is read at the output, as the page says it. change: None where nothing changed."""
+    """A number that is read at the output, as the page says it. change: None where nothing changed.
+
+    is_small: too little to matter.
+    """
 
     name: str
     meaning: str
     value: str
     change: str | None
+    is_small: bool = False
 
 
 def at_output(record: InterventionRecord) -> list[AtOutput]:
@@ -55,7 +62,9 @@ def at_output(record: InterventionRecord) -> list[AtOutput]:
             unit = " dB" if reading == "snr_db" else ""
             value, change = f"{after:.4g}{unit}", f"{after - before:+.4g}{unit} from {before:.4g}"
         shown = change if after != before else None
-        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown))
+        least = SMALL * (1.0 if reading in SHARES else max(abs(before), 1.0))
+        small = abs(after - before) < least
+        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown, is_small=small))
     return numbers
 
 

@@ -97,7 +97,7 @@ def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browse
     with opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens&lambda_factor=0.6") as watched:
         watched.figures(3)
         open_choice(watched, "Swept", "λ, times 0 to 2").click()
-        stages, *_, dose, _ = watched.figures(5, "ring: where λ stands there")
+        dose, _, stages, *_ = watched.figures(5, "ring: where λ stands there")
         (probability,), (_, after) = dose["lines"], stages["lines"]
         # Nine factors, and the present one between 0.5 and 0.75.
         assert len(probability) == 10

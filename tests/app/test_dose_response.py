@@ -2,20 +2,24 @@
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.pages_.interventions.pictures import doses_csv, doses_npz
+from app.pages_.interventions.pictures import doses_csv, doses_npz, marked
 from app.pages_.interventions.request import FACTORS, SNRS_DB, DoseRequest
 from app.shell import estimates
+from app.shell.readings import at_output
 from diffmamba_interp import HookedMamba
+from diffmamba_interp.figures.interventions import dose_response_figure
 from diffmamba_interp.interventions import (
     AblateHead,
     AddNoise,
     AnswerReading,
+    InterventionRecord,
     ScaleLambda,
     SetLambda,
     SwapBranches,
@@ -43,16 +47,16 @@ def answer_under(model: HookedMamba, *changes: Any) -> tuple[float, float]:
 
 def curves(app: AppTest, place: int) -> list[dict[str, Any]]:
     """The lines of the probability (0) or SNR (1) against the dose."""
-    return [trace for trace in figures(app)[place - 2]["data"] if trace["mode"] == "lines+markers"]
+    return [trace for trace in figures(app)[place]["data"] if trace["mode"] == "lines+markers"]
 
 
 def rings(app: AppTest, place: int = 0) -> list[tuple[float, float]]:
-    return [(t["x"][0], t["y"][0]) for t in figures(app)[place - 2]["data"] if t["mode"] == "markers"]
+    return [(t["x"][0], t["y"][0]) for t in figures(app)[place]["data"] if t["mode"] == "markers"]
 
 
 def sweep_code(app: AppTest) -> dict[str, Any]:
-    """What the second program of the page leaves behind when it is run."""
-    _, code = [element.value for element in app.code if element.language == "python"]
+    """What the first program of the page leaves behind when it is run."""
+    code, _ = [element.value for element in app.code if element.language == "python"]
     made: dict[str, Any] = {}
     exec(compile(code, "copied", "exec"), made)
     return made
@@ -70,7 +74,7 @@ def test_lambda_is_swept_and_the_present_setting_is_on_the_curve(open_app: OpenA
     assert np.allclose(probability["y"], [p for p, _ in wanted], rtol=1e-4)
     assert np.allclose(snr["y"], [s for _, s in wanted], atol=1e-4)
     assert rings(app) == [(0.6, probability["y"][list(probability["x"]).index(0.6)])]
-    (line,) = [shape["y0"] for shape in figures(app)[-2]["layout"]["shapes"]]
+    (line,) = [shape["y0"] for shape in figures(app)[0]["layout"]["shapes"]]
     assert line == pytest.approx(rings(app)[0][1], rel=1e-5)
 
 
@@ -140,11 +144,32 @@ def test_a_long_sweep_waits_for_a_press_of_its_own_button(open_app: OpenApp, mon
     monkeypatch.setattr(estimates, "forward_seconds", lambda key, n_tokens, *_: seconds.get(n_tokens // 11, 100.0))
     app = open_app("interventions", **ANSWER, swept="lambda")
     assert len(figures(app)) == 3
+    assert not any("is gone" in text for text in texts(app.info))
     app.button(key="run_sweep").click().run()
     assert len(figures(app)) == 5
     app.slider(key="lambda_factor").set_value(0.5).run()
     assert len(figures(app)) == 3
-    assert any("about 100 s" in text for text in texts(app.info))
+    assert any("about 100 s" in text and "of other settings and is gone" in text for text in texts(app.info))
+
+
+def test_many_curves_have_room_and_no_markers(model: HookedMamba) -> None:
+    record: SweepRecord = sweep(READING, model, dosed(ScaleLambda, "factor"), doses=(0.0, 1.0), groups=((0,), (2,)))
+    many = replace(
+        record, groups=tuple((block,) for block in range(12)),
+        intervened={name: np.concatenate([values] * 6) for name, values in record.intervened.items()},
+    )  # fmt: skip
+    request = DoseRequest(swept="lambda", groups=((0,),), present=(None,))
+    few, all_ = (marked(dose_response_figure(of, "snr_db"), of, request, "snr_db", 1.0) for of in (record, many))
+    assert {"lines+markers"} == {trace.mode for trace in few.data if trace.name and trace.mode}
+    assert "lines+markers" not in {trace.mode for trace in all_.data}
+    assert few.layout.height == 320 < all_.layout.height
+
+
+def test_a_change_too_small_to_matter_is_not_coloured() -> None:
+    clean = {"answer_probability": np.array([0.9999]), "answer_logit": np.array([27.42])}
+    after = {"answer_probability": np.array([0.9995]), "answer_logit": np.array([20.0])}
+    numbers = at_output(InterventionRecord(clean=clean, intervened=after, interventions=({"kind": "SwapBranches"},)))
+    assert [number.is_small for number in numbers] == [True, False]
 
 
 def test_the_files_hold_every_dose(model: HookedMamba) -> None:

@@ -83,7 +83,8 @@ def page() -> None:
     if chosen is None or prompt is None:
         return
     with shown_errors("Changing the model", "Shorten the prompt."):
-        numbers, controls, pictures = st.container(), st.container(border=True), st.container()
+        numbers, controls, doses = st.container(), st.container(border=True), st.container()
+        pictures = st.container()
         with controls:
             answer = choose_answer(chosen, prompt)
             changes = choose_changes(chosen, prompt)
@@ -127,17 +128,23 @@ def page() -> None:
                 chosen.keep(prompt, f"intervention: {changed}"[:MAX_TITLE], record)
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
-                draw_dose_response(chosen, prompt, answer, changes, record, numbers, log=log)
+                with doses:
+                    draw_dose_response(chosen, prompt, answer, changes, record, numbers, log=log)
                 draw_patching(chosen, prompt, answer, request)
                 draw_faithfulness(chosen, prompt, answer)
 
 
 def draw_numbers(record: InterventionRecord) -> None:
     """What is read at the output, before and after."""
-    draw_headline(intervention_headline(record))
+    # Of an unchanged model there is nothing to say where a sweep has more.
+    if record.interventions or state.pending("swept") in ("", "nothing"):
+        draw_headline(intervention_headline(record))
     numbers = at_output(record)
     for column, number in zip(st.columns(len(numbers)), numbers, strict=True):
-        column.metric(number.name, number.value, number.change, border=True, help=number.meaning)
+        column.metric(
+            number.name, number.value, number.change, border=True, help=number.meaning,
+            delta_color="off" if number.is_small else "normal",
+        )  # fmt: skip
     lines = [in_words(change) for change in record.interventions]
     st.code("\n".join(lines) or "nothing is changed", language=None, wrap_lines=True)
 

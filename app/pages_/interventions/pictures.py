@@ -26,8 +26,8 @@ from diffmamba_interp.lens import LensTrajectory
 BEFORE, AFTER = "before", "after"
 DOSE_READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}
 PRESENT = {"color": "#666666", "width": 1, "dash": "dot"}
-HEIGHT = 320
-LEGEND = {"title": {"text": "blocks"}, "orientation": "v"}
+HEIGHT, MORE_THAN_FEW, LINE_HEIGHT = 320, 4, 30
+LEGEND = {"title": {"text": "blocks"}, "orientation": "v", "y": 1.0, "yanchor": "top"}
 
 
 def stage_steps(record: InterventionRecord, lens: LensRequest, *, log: bool) -> list[Step]:
@@ -79,9 +79,14 @@ def marked(figure: go.Figure, record: SweepRecord, request: DoseRequest, reading
                 showlegend=False, hovertemplate="as set above: %{x:.3g}, %{y:.4g}<extra></extra>",
                 marker={"symbol": "circle-open", "size": 16, "color": "#666666", "line": {"width": 2}},
             )  # fmt: skip
+    n_curves = len(record.groups)
+    height = max(HEIGHT, 110 + LINE_HEIGHT * n_curves)
+    if n_curves > MORE_THAN_FEW:
+        # The last curve's markers would hide the others.
+        figure.update_traces(mode="lines", line={"width": 1.5}, selector={"mode": "lines+markers"})
     figure.update_layout(
-        title=None, yaxis_title=DOSE_READINGS[reading], height=HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND,
-        showlegend=len(record.groups) > 1,
+        title=None, yaxis_title=DOSE_READINGS[reading], height=height, margin={"t": 40, "b": 10}, legend=LEGEND,
+        showlegend=n_curves > 1,
     )  # fmt: skip
     return figure
 
