@@ -7,8 +7,6 @@ import re
 
 import streamlit as st
 
-from app.shell.headlines import Headline
-
 WORDS = {
     "minuend": "the branch of a differential block that is kept: the first of its two mixers",
     "subtrahend": "the branch that is subtracted, λ times: the second of its two mixers",
@@ -55,29 +53,6 @@ def explained(text: str) -> str:
         parts += [html.escape(match[0]), "</abbr>"]
         at = match.end()
     return "".join([*parts, html.escape(text[at:])])
-
-
-def headline_html(headline: Headline) -> str:
-    """The first sentence large, what speaks against it in a line of its own."""
-    if not headline.says and not headline.against:
-        return ""
-    first = "".join(f'<p class="says">{explained(sentence)}</p>' for sentence in headline.says[:1])
-    more = explained(" ".join(headline.says[1:]))
-    against = explained(" ".join(headline.against))
-    return (
-        '<section class="headline" aria-label="What this page found">'
-        + first
-        + (f"<p>{more}</p>" if more else "")
-        + (f'<p class="against"><b>Against it:</b> {against}</p>' if against else "")
-        + "</section>"
-    )
-
-
-def draw_headline(headline: Headline) -> None:
-    """Above a page's figures; nothing where there is nothing to say."""
-    drawn = headline_html(headline)
-    if drawn:
-        st.html(drawn)
 
 
 def draw_note(text: str) -> None:

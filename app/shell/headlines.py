@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import streamlit as st
 
+from app.shell.glossary import explained
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.drawing.labels import length_name, token_label
 from diffmamba_interp.figures.heads import NAMES, ranked_heads
@@ -340,3 +342,26 @@ def said(value: float) -> str:
 def word(text: str) -> str:
     """A token for a sentence: without the space before it, white space alone made visible."""
     return token_label(text.strip() or text)
+
+
+def headline_html(headline: Headline) -> str:
+    """The first sentence large, what speaks against it in a line of its own."""
+    if not headline.says and not headline.against:
+        return ""
+    first = "".join(f'<p class="says">{explained(sentence)}</p>' for sentence in headline.says[:1])
+    more = explained(" ".join(headline.says[1:]))
+    against = explained(" ".join(headline.against))
+    return (
+        '<section class="headline" aria-label="What this page found">'
+        + first
+        + (f"<p>{more}</p>" if more else "")
+        + (f'<p class="against"><b>Against it:</b> {against}</p>' if against else "")
+        + "</section>"
+    )
+
+
+def draw_headline(headline: Headline) -> None:
+    """Above a page's figures; nothing where there is nothing to say."""
+    drawn = headline_html(headline)
+    if drawn:
+        st.html(drawn)

@@ -16,10 +16,11 @@ from app.shell.change_headlines import (
     subtraction_headline,
     sweep_headline,
 )
-from app.shell.glossary import WORDS, explained, headline_html
+from app.shell.glossary import WORDS, explained
 from app.shell.headlines import (
     Headline,
     attention_headline,
+    headline_html,
     heads_headline,
     lens_headline,
     models_headline,

@@ -19,15 +19,17 @@ from app.pages_.attention.request import (
     REDUCTIONS,
     VIEWS,
     AttentionRequest,
+    WayIn,
     attention_files,
     attention_record,
     figure_steps,
+    find_way_in,
     reading_steps,
     record_steps,
     strip_steps,
 )
 from app.pages_.attention.row import choose_row, draw_row, source_of
-from app.pages_.attention.way_in import WayIn, draw_steps, draw_way_in, find_way_in
+from app.pages_.attention.way_in import draw_steps, draw_way_in
 from app.shell import state
 from app.shell.answers import one_token, ready_answer
 from app.shell.choices import choose_model, choose_prompt
@@ -35,8 +37,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline
-from app.shell.headlines import attention_headline
+from app.shell.headlines import attention_headline, draw_headline
 from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt

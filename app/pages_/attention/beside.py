@@ -13,16 +13,15 @@ from app.pages_.attention.request import (
     AttentionRequest,
     attention_record,
     figure_steps,
+    find_way_in,
     record_steps,
 )
-from app.pages_.attention.way_in import find_way_in
 from app.shell import state
 from app.shell.answers import label_token, ready_answer
 from app.shell.choices import choose_second_model, require_same_vocabulary
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline
-from app.shell.headlines import attention_headline
+from app.shell.headlines import attention_headline, draw_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import choose_other
 from app.shell.prompts import Prompt

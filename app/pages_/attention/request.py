@@ -13,12 +13,13 @@ from app.shell import loading
 from app.shell.downloads import Download, csv_file, html_file, npz_file, record_bytes
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
+from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, as_python, run_steps, tokens_step
 from diffmamba_interp import ActivationCache, HookedMamba
 from diffmamba_interp.figures.attention import attention_figure, attention_heads_figure, attention_span_figure
 from diffmamba_interp.figures.attention_panels import attention_csv, pooling_step
-from diffmamba_interp.figures.heads import head_ranking_figure
+from diffmamba_interp.figures.heads import RankedHead, head_ranking_figure, ranked_heads
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention import HeadScores, needle_share
 from diffmamba_interp.implicit_attention.extract import extract_attention
@@ -201,3 +202,48 @@ def attention_files(record: AttentionRecord, figure: go.Figure, prefix: str = ""
         csv_file(lambda: attention_csv(record), f"{prefix}csv"),
         npz_file(lambda: record_bytes(record), f"{prefix}npz"),
     ]
+
+
+MEASURE = "needle_share"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayIn:
+    """The heads of all blocks, the largest needle share first, and the scores; n: how many heads there are."""
+
+    scores: HeadScores
+    ranked: list[RankedHead]
+
+    @property
+    def first(self) -> RankedHead:
+        return self.ranked[0]
+
+    def best_head(self, block: int) -> str | None:
+        """The head of a block that reads most of the needle, in digits."""
+        return next((str(head.head) for head in self.ranked if head.block == block), None)
+
+    def in_words(self, block: int, head: str) -> str:
+        """Why the page opens where it does, and what the head that is shown reads."""
+        first, uniform = self.first, float(self.scores.uniform[MEASURE][0])
+        said = (
+            f"Most of the needle is read by {named(first)}: {first.value:.0%} of what it reads at the last position, "
+            f"the largest share of {len(self.ranked)} heads (reading all tokens alike: {uniform:.0%})."
+        )
+        if (block, head) == (first.block, str(first.head)):
+            return f"{said} It is shown."
+        here = [other for other in self.ranked if (other.block, str(other.head)) == (block, head)]
+        shares = ", ".join(f"{other.branch or 'its scan'} {other.value:.0%}" for other in here)
+        best = ", of this block's the one that reads most of the needle" if head == self.best_head(block) else ""
+        return f"{said} Shown: block {block}, head {head}{best} ({shares})." if here else said
+
+
+def named(head: RankedHead) -> str:
+    return f"block {head.block}, head {head.head}" + (f" of the {head.branch}" if head.branch else "")
+
+
+def find_way_in(chosen: ChosenModel, prompt: Prompt) -> WayIn | None:
+    """None for a prompt in which no needle is marked."""
+    if not prompt.spans.needle:
+        return None
+    scores = needle_reading(chosen.key, prompt)
+    return WayIn(scores=scores, ranked=ranked_heads(scores, MEASURE, sum(scores.n_heads)))

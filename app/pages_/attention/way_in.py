@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import streamlit as st
 
-from app.pages_.attention.request import REDUCTIONS, needle_reading, strip_steps
+from app.pages_.attention.request import REDUCTIONS, WayIn, strip_steps
 from app.shell import state
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure
-from app.shell.loading import ChosenModel
-from app.shell.prompts import Prompt
 from app.shell.steps import run_steps
-from diffmamba_interp.figures.heads import RankedHead, ranked_heads
-from diffmamba_interp.implicit_attention import HeadScores
 
-MEASURE = "needle_share"
 STRIP_HEIGHT = 150
 N_SHOWN = 24
 NEXT_BLOCK, BLOCK_BEFORE, NEXT_HEAD, HEAD_BEFORE = "J", "K", "L", "H"
 """Keys of the buttons, which lie side by side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WayIn:
-    """The heads of all blocks, the largest needle share first, and the scores; n: how many heads there are."""
-
-    scores: HeadScores
-    ranked: list[RankedHead]
-
-    @property
-    def first(self) -> RankedHead:
-        return self.ranked[0]
-
-    def best_head(self, block: int) -> str | None:
-        """The head of a block that reads most of the needle, in digits."""
-        return next((str(head.head) for head in self.ranked if head.block == block), None)
-
-    def in_words(self, block: int, head: str) -> str:
-        """Why the page opens where it does, and what the head that is shown reads."""
-        first, uniform = self.first, float(self.scores.uniform[MEASURE][0])
-        said = (
-            f"Most of the needle is read by {named(first)}: {first.value:.0%} of what it reads at the last position, "
-            f"the largest share of {len(self.ranked)} heads (reading all tokens alike: {uniform:.0%})."
-        )
-        if (block, head) == (first.block, str(first.head)):
-            return f"{said} It is shown."
-        here = [other for other in self.ranked if (other.block, str(other.head)) == (block, head)]
-        shares = ", ".join(f"{other.branch or 'its scan'} {other.value:.0%}" for other in here)
-        best = ", of this block's the one that reads most of the needle" if head == self.best_head(block) else ""
-        return f"{said} Shown: block {block}, head {head}{best} ({shares})." if here else said
-
-
-def named(head: RankedHead) -> str:
-    return f"block {head.block}, head {head.head}" + (f" of the {head.branch}" if head.branch else "")
-
-
-def find_way_in(chosen: ChosenModel, prompt: Prompt) -> WayIn | None:
-    """None for a prompt in which no needle is marked."""
-    if not prompt.spans.needle:
-        return None
-    scores = needle_reading(chosen.key, prompt)
-    return WayIn(scores=scores, ranked=ranked_heads(scores, MEASURE, sum(scores.n_heads)))
 
 
 def draw_way_in(way_in: WayIn | None, block: int, head: str) -> None:

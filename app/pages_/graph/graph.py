@@ -21,7 +21,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline
+from app.shell.headlines import draw_headline
 from app.shell.kept_graphs import graph_headline
 from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel

@@ -21,8 +21,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline
-from app.shell.headlines import heads_headline
+from app.shell.headlines import draw_headline, heads_headline
 from app.shell.kept_runs import HeadsRun
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt

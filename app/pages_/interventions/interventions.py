@@ -44,7 +44,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import LEGEND_ABOVE, draw_figure
-from app.shell.glossary import draw_headline
+from app.shell.headlines import draw_headline
 from app.shell.lens_reading import (
     STATISTICS,
     LensRequest,

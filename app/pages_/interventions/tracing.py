@@ -21,8 +21,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
 from app.shell.folders import ModelKey
-from app.shell.glossary import draw_headline
-from app.shell.headlines import word
+from app.shell.headlines import draw_headline, word
 from app.shell.kept_runs import PatchingRun
 from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
 from app.shell.links import draw_links, places_links

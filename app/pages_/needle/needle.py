@@ -46,8 +46,8 @@ from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import LONG_S, require_feasible, require_memory
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline, draw_note
-from app.shell.headlines import needle_headline
+from app.shell.glossary import draw_note
+from app.shell.headlines import draw_headline, needle_headline
 from app.shell.kept_runs import ProbesRun
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures

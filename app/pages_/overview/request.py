@@ -7,19 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from app.shell import loading
 from app.shell.answers import next_tokens
 from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
-from app.shell.steps import Ref, Step, tokens_step
+from app.shell.steps import Ref, Step
 from diffmamba_interp.figures.curves import lambda_figure
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.table_text import csv_text
-from diffmamba_interp.interventions import AnswerReading, ScaleLambda, sweep
-from diffmamba_interp.interventions.compare import dosed
-from diffmamba_interp.interventions.records import with_probability
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
 
 COLUMNS = ("index", "kind", "n_parameters", "lambda_", "lambda_init", "saturated")
@@ -31,20 +27,6 @@ def report_steps(keys: Mapping[str, ModelKey]) -> list[Step]:
     """What inspects the checkpoints; the page's run is given it."""
     each = {name: Step("", inspect_checkpoint, key.folder, device=key.device) for name, key in keys.items()}
     return [Step("reports", dict, each)]
-
-
-def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int) -> list[Step]:
-    """The answer without the subtraction: in all differential blocks, then in each of them on its own."""
-    cfg = loading.config(key)
-    blocks = [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
-    groups = [tuple(blocks), *((block,) for block in blocks)]
-    return [
-        tokens_step(key, prompt),
-        Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer]),
-        Step("without", dosed, ScaleLambda, "factor"),
-        Step("swept", sweep, Ref("reading"), Ref("model"), Ref("without"), doses=(0.0,), groups=groups),
-        Step("record", with_probability, Ref("swept")),
-    ]
 
 
 def subtracts(report: CheckpointReport) -> bool:

@@ -7,19 +7,22 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app.pages_.overview.request import subtraction_steps
 from app.shell import loading
 from app.shell.answers import ready_answer
 from app.shell.change_headlines import subtraction_headline
 from app.shell.choices import fits, request_for
 from app.shell.estimates import LONG_S, forward_seconds
+from app.shell.folders import ModelKey
 from app.shell.glossary import explained
 from app.shell.headlines import Headline, lens_headline, models_headline
 from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory, trajectory_steps
 from app.shell.links import Link, draw_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
-from app.shell.steps import Steps, as_python, model_steps, run_steps
+from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, tokens_step
+from diffmamba_interp.interventions import AnswerReading, ScaleLambda, sweep
+from diffmamba_interp.interventions.compare import dosed
+from diffmamba_interp.interventions.records import with_probability
 from diffmamba_interp.models.inspection import CheckpointReport
 
 INTRODUCTION = (
@@ -130,3 +133,17 @@ def without_subtraction(model: ChosenModel, prompt: Prompt) -> Headline:
         lambda _: 10_000,
     )
     return subtraction_headline(record, model.name)
+
+
+def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int) -> list[Step]:
+    """The answer without the subtraction: in all differential blocks, then in each of them on its own."""
+    cfg = loading.config(key)
+    blocks = [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
+    groups = [tuple(blocks), *((block,) for block in blocks)]
+    return [
+        tokens_step(key, prompt),
+        Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer]),
+        Step("without", dosed, ScaleLambda, "factor"),
+        Step("swept", sweep, Ref("reading"), Ref("model"), Ref("without"), doses=(0.0,), groups=groups),
+        Step("record", with_probability, Ref("swept")),
+    ]

@@ -23,7 +23,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure, signed_scale
-from app.shell.glossary import draw_headline
+from app.shell.headlines import draw_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
 from app.shell.steps import as_python, model_steps, run_steps

@@ -23,8 +23,7 @@ from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
 from app.shell.estimates import require_feasible
 from app.shell.figures import LEGEND_BELOW, draw_figure
-from app.shell.glossary import draw_headline
-from app.shell.headlines import retrieval_headline
+from app.shell.headlines import draw_headline, retrieval_headline
 from app.shell.kept_runs import RetrievalRun
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.steps import as_python, run_steps

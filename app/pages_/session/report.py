@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from app.pages_.session.kinds import KINDS, kind_of
 from app.shell.downloads import KeptRecord
-from app.shell.glossary import headline_html
+from app.shell.headlines import headline_html
 from diffmamba_interp.drawing.svg import to_svg
 
 STYLE = (

@@ -15,7 +15,7 @@ from app.shell import state
 from app.shell.downloads import KeptRecord, forget_all, kept_records
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure
-from app.shell.glossary import draw_headline
+from app.shell.headlines import draw_headline
 
 PAGES = Path(__file__).resolve().parents[1]
 
