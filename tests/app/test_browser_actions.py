@@ -80,7 +80,7 @@ def test_a_click_on_a_node_of_the_graph_opens_its_block(browser, address: str) -
         click_cell(watched, 0.999, 0.5 / 13)
         watched.page.wait_for_url("**node=12-43**")
         watched.settle("Look at its block")
-        watched.page.get_by_role("link", name="Attention").last.click()
+        watched.page.get_by_test_id("stMain").get_by_role("link", name="Attention").click()
         watched.figures(2, title="Block 11:")
         watched.require_clean()
 
