@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from analyses.ablations import material, report, run, training, work_queue
+from analyses.ablations import material, report, run, summary, training, work_queue
 from analyses.ablations.cells import CELLS, config_of, runs_of
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.analysis.page import RECORDS
@@ -163,7 +163,7 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
 def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
     """Records in which a cell needs so many bits per byte less than the baseline, seed by seed, and answers that
     share of the prompts more."""
-    lines: dict[str, dict[str, list[Any]]] = {name: {} for name in report.TABLES}
+    lines: dict[str, dict[str, list[Any]]] = {name: {} for name in summary.TABLES}
 
     def add(table: str, n: int, **columns: Any) -> None:
         for name, value in columns.items():
@@ -199,7 +199,7 @@ def test_orderings_are_judged_over_seeds_with_their_sign(tmp_path: Path) -> None
         "n_layers": [12],
         "seeds": [0, 1, 2],
     }
-    results = report.summarise(tmp_path, {"provenance": {"recipe": recipe}})
+    results = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})
     cells = {one["cell"]: one for one in results["cells"]}
     difference = cells["diff-mamba"]["measures"]["text"]["difference"]
     # d = -0.1, -0.2, -0.3: the mean, and t(2, 97.5 %) = 4.3027 standard errors of 0.1 / sqrt(3) to either side.
@@ -209,7 +209,7 @@ def test_orderings_are_judged_over_seeds_with_their_sign(tmp_path: Path) -> None
     assert cells["diff-mamba"]["measures"]["text"]["over_samples"].value == pytest.approx(-0.2)
     assert cells["diff-mamba"]["learnt_at"] == [150.0] * 3
     verdicts = {
-        one["says"]: report.verdict([g.value, g.low, g.high])
+        one["says"]: summary.verdict([g.value, g.low, g.high])
         for one in results["claims"]
         for g in [one["gains"]["text"]]
     }
@@ -241,7 +241,7 @@ def test_the_gain_is_asked_at_every_depth(tmp_path: Path) -> None:
             deep["bits"] = np.where(deep["cell"] == "diff-mamba", deep["bits"] - 0.5 * deep["n_bytes"], deep["bits"])
         write_records(file, {name: np.concatenate([lines[name], deep[name]]) for name in lines})
     recipe = {"cells": ["mamba", "diff-mamba"], "n_layers": [12, 24], "seeds": [0, 1, 2]}
-    depth = report.summarise(tmp_path, {"provenance": {"recipe": recipe}})["depth"]
+    depth = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})["depth"]
     assert depth["gains"]["12"].value == pytest.approx(0.2, abs=1e-6)
     assert depth["gains"]["24"].value == pytest.approx(0.7, abs=1e-6)
     assert depth["growth"].value == pytest.approx(0.5, abs=1e-6)
@@ -252,7 +252,7 @@ def test_a_figure_has_a_dot_for_each_seed_with_its_own_baseline(tmp_path: Path) 
     made_up(tmp_path, {"mamba": (0.0, 0.1, 0.0), "diff-mamba": (0.1, 0.2, 0.3)})
     recipe = {"cells": ["mamba", "diff-mamba"], "n_layers": [12], "seeds": [0, 1, 2]}
     made = {"provenance": {"recipe": recipe}}
-    drawn = report.figures(made | report.summarise(tmp_path, made), "title")
+    drawn = report.figures(made | summary.summarise(tmp_path, made), "title")
     dots = [mark for mark in drawn["bits"].panels[0].marks if hasattr(mark, "joined")]
     assert [dot.name for dot in dots] == ["seed 0", "seed 1", "seed 2"]
     assert [dot.y[0] for dot in dots] == pytest.approx([-0.1, -0.1, -0.3], abs=1e-6)
