@@ -45,6 +45,13 @@ def test_a_node_that_was_clicked_is_told_with_what_enters_it(open_app: OpenApp) 
     layout = drawn(app)["layout"]
     ring = layout["shapes"][-1]
     assert (ring["type"], ring["y0"] + ring["y1"]) == ("circle", 8)
+    labels = dict(zip(layout["xaxis"]["tickvals"], layout["xaxis"]["ticktext"], strict=True))
+    shaded = sorted({shape["x0"] + 0.5 for shape in layout["shapes"] if shape["type"] == "rect"})
+    # The question ends with its mark, right before "Answer", which is drawn, too.
+    assert [labels[place] for place in shaded] == ["26 ␣hallway", "40 ␣John", "41 ?"]
+    assert "42 ␣Answer" in labels.values()
+    attention = next(link.proto for link in app.get("page_link") if link.proto.page == "attention")
+    assert attention.query_string == "block=3&row=43"
     assert {note["text"] for note in layout["annotations"]} >= {"needle", "question"}
     assert "the distractors +" in re.sub("<[^>]*>", "", headline(app)).replace("-", "+")
 
