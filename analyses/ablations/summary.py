@@ -38,6 +38,8 @@ class Claim:
 
 CLAIMS = (
     Claim(says="Diff-Mamba does better than Mamba", better=(REFERENCE,), worse=(BASELINE,)),
+    Claim(says="Diff-Mamba re-parameterised does better than Mamba", better=("diff-mamba-exp",), worse=(BASELINE,)),
+    Claim(says="Diff-S6 does better than Mamba", better=("diff-s6",), worse=(BASELINE,)),
     Claim(says="Diff-Mamba does better than Diff-S6", better=(REFERENCE,), worse=("diff-s6",)),
     Claim(
         says="normalisation helps Diff-Mamba",
@@ -57,6 +59,11 @@ CLAIMS = (
     Claim(says="every other block does better than all blocks", better=("alternate",), worse=(REFERENCE,)),
     Claim(says="the last quarter does better than all blocks", better=("quarter",), worse=(REFERENCE,)),
     Claim(says="lambda of each token does better than one number", better=("token-gate",), worse=(REFERENCE,)),
+    Claim(
+        says="lambda of each token and head does better than one number",
+        better=("token-head-gate",),
+        worse=(REFERENCE,),
+    ),
 )
 
 

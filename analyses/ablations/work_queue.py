@@ -33,7 +33,7 @@ from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.analysis.results import read_recipe
 from diffmamba_interp.files.json_files import json_text, parse_json, plain
 from diffmamba_interp.lm_training.mixture import Role
-from diffmamba_interp.runs.provenance import device_name, package_versions
+from diffmamba_interp.runs.provenance import PACKAGE, device_name, package_versions
 
 HERE = Path(__file__).parent
 READING_SECONDS = 12.0
@@ -239,16 +239,22 @@ def read_runs(files: Sequence[Path], recipe: Recipe) -> dict[Unit, dict[str, Any
 
 
 def about_of(files: Sequence[Path], recipe: Recipe) -> Mapping[str, Any]:
-    """Device and versions of the runs. Raises ValueError where there is none, or where they differ."""
-    made = {
-        json_text({name: run[name] for name in ("device", "versions")}) for run in read_runs(files, recipe).values()
-    }
-    if len(made) != 1:
+    """Device and versions of the runs, every version of this package. Raises ValueError for runs of several devices or
+    of several versions of another package, and where there is none."""
+    runs = read_runs(files, recipe).values()
+    kinds = {json_text([run["device"], _others(run["versions"])]) for run in runs}
+    if len(kinds) != 1:
         raise ValueError(
-            f"the files hold runs of this recipe with {len(made)} devices and versions of packages: give files with "
+            f"the files hold runs of this recipe with {len(kinds)} devices and versions of packages: give files with "
             "runs of one kind of machine."
         )
-    return json.loads(made.pop())
+    device, versions = json.loads(kinds.pop())
+    ours = sorted({run["versions"][PACKAGE] for run in runs})
+    return {"device": device, "versions": {PACKAGE: ", ".join(ours), **versions}}
+
+
+def _others(versions: Mapping[str, str]) -> dict[str, str]:
+    return {name: version for name, version in versions.items() if name != PACKAGE}
 
 
 def unit_of(line: Mapping[str, Any]) -> Unit:

@@ -8,7 +8,7 @@ python analyses/answer_tuning/report.py      figures and README.md alone, from r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +23,61 @@ from diffmamba_interp.statistics import Estimate, bootstrap, t_test
 
 FIRST, SECOND = "mamba2", "diff-mamba2"
 TITLES = {"paper": "Fine-tuned on bAbI's answers, lenses on The Pile", "builtin": "A few steps on generated stories"}
-MEANS = ("accuracy", "SNR over the inner stages", "SNR at the output")
-BEFORE = "SNR at the output before"
+STAGE_RECORDS = RECORDS.replace("records", "stages")
+ACCURACY, BEFORE = "accuracy", "SNR at the output before"
+MEASURES = {
+    ACCURACY: "is_right",
+    "SNR over the inner stages": "snr_db_inner",
+    "SNR at the output": "snr_db_output",
+    BEFORE: "snr_db_before",
+}
+"""Columns of the records of prompts, by name."""
 
 
 def summarise(folder: Path, results: Results) -> dict[str, Any]:
-    """Of each lens: means over prompts by stage and the measures of `MEANS`, of each seed, and their differences."""
-    records = read_records(folder / RECORDS)
-    n_stages = sum(name.startswith("snr_db_") and name != "snr_db_before" for name in records)
-    seeds = sorted({int(seed) for seed in records["seed"]})
-    lenses = {lens: _of_lens(records, lens, seeds, n_stages) for lens in ("tuned", "logit")}
-    return {"seeds": seeds, "stages": list(stage_names(n_stages - 1)), "lenses": lenses}
+    """Of each lens means over prompts by stage, of the tuned one `MEASURES` too, seed by seed, and differences."""
+    prompts, stages = read_records(folder / RECORDS), read_records(folder / STAGE_RECORDS)
+    seeds = sorted({int(seed) for seed in prompts["seed"]})
+    lenses = {lens: _stages(stages, lens) for lens in ("tuned", "logit")}
+    return {
+        "n": len(prompts["seed"]) // (2 * len(seeds)),
+        "seeds": seeds,
+        "stages": list(stage_names(len(lenses["tuned"]) - 1)),
+        "lenses": lenses,
+        "measures": {name: _measure(prompts, column, seeds) for name, column in MEASURES.items()},
+    }
 
 
-def _of_lens(records: Records, lens: str, seeds: list[int], n_stages: int) -> dict[str, Any]:
-    def lines(model: str, seed: int) -> Records:
-        chosen = (records["lens"] == lens) & (records["model"] == model) & (records["seed"] == seed)
-        return {name: column[chosen] for name, column in records.items()}
+def _stages(records: Records, lens: str) -> list[dict[str, Any]]:
+    """At each stage the means over prompts of each seed, and their difference over seeds."""
+    n_stages = sum(name.startswith("snr_db_") for name in records)
+    values = {
+        model: np.stack([records[f"snr_db_{stage}"] for stage in range(n_stages)])[
+            :, (records["model"] == model) & (records["lens"] == lens)
+        ]
+        for model in (FIRST, SECOND)
+    }
+    return [
+        {FIRST: plain.tolist(), SECOND: differential.tolist(), "difference": over_seeds(differential - plain)}
+        for plain, differential in zip(values[FIRST], values[SECOND], strict=True)
+    ]
 
-    columns: dict[str, dict[str, np.ndarray]] = {}
-    for model in (FIRST, SECOND):
-        tables = [lines(model, seed) for seed in seeds]
-        snr = np.stack([[one[f"snr_db_{stage}"] for stage in range(n_stages)] for one in tables]).swapaxes(
-            1, 2
-        )  # seed, prompt, stage
-        columns[model] = {
-            "accuracy": np.stack([one["is_right"] for one in tables]),
-            MEANS[1]: snr[:, :, 1:-1].mean(axis=2),
-            MEANS[2]: snr[:, :, -1],
-            BEFORE: np.stack([one["snr_db_before"] for one in tables]),
-        } | {str(stage): snr[:, :, stage] for stage in range(n_stages)}
-    made: dict[str, Any] = {"n": columns[FIRST]["accuracy"].shape[1], "measures": {}, "stages": []}
-    for name in columns[FIRST]:
-        of_models = {model: values[name] for model, values in columns.items()}
-        by_seed = {model: values.mean(axis=1) for model, values in of_models.items()}
-        difference = over_seeds(by_seed[SECOND] - by_seed[FIRST])
-        entry: dict[str, Any] = {model: values.tolist() for model, values in by_seed.items()}
-        entry["difference"] = difference
-        if name.isdigit():
-            made["stages"].append(entry)
-        else:
-            paired = (of_models[SECOND] - of_models[FIRST]).mean(axis=0)
-            entry["over_prompts"] = bootstrap(paired[:, None], n_resamples=N_RESAMPLES).estimates[0]
-            made["measures"][name] = entry
+
+def _measure(records: Records, column: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Means over prompts of each seed, and the difference over seeds and over prompts."""
+    plain, differential = (
+        np.stack([records[column][(records["model"] == model) & (records["seed"] == seed)] for seed in seeds])
+        for model in (FIRST, SECOND)
+    )  # seed, prompt
+    (over_prompts,) = bootstrap((differential - plain).mean(axis=0)[:, None], n_resamples=N_RESAMPLES).estimates
+    made = {
+        FIRST: plain.mean(axis=1).tolist(),
+        SECOND: differential.mean(axis=1).tolist(),
+        "over_prompts": over_prompts,
+    }
+    if column != MEASURES[BEFORE]:
+        # The pair itself is the same for every seed.
+        made["difference"] = over_seeds((differential - plain).mean(axis=1))
     return made
 
 
@@ -83,11 +95,11 @@ def figures(results: Results, title: str) -> dict[str, Drawing]:
             title=f"{lens} lens",
             ticks=[str(stage) for stage in range(len(results["stages"]))],
             points={
-                model: points(_estimate(over_seeds(np.array(stage[model]))) for stage in made["stages"])
+                model: points(_estimate(over_seeds(np.array(stage[model]))) for stage in stages)
                 for model in (FIRST, SECOND)
             },
         )
-        for lens, made in results["lenses"].items()
+        for lens, stages in results["lenses"].items()
     ]
     return {"snr_db": curves_drawing(panels, title=title, x_axis="stage", y_axis="SNR, dB")}
 
@@ -99,38 +111,52 @@ def _estimate(one: Estimate) -> list[float]:
 def finding(results: Results, title: str) -> list[str]:
     if results["provenance"]["recipe"]["name"] == "builtin":
         return []
-    made = results["lenses"]["tuned"]
-    lines = [
-        f"- {name}: {text(one['difference'], _decimals(name), signed=True)}{_unit(name)} over seeds, {_verdict(one)}; "
-        f"over prompts {text(one['over_prompts'], _decimals(name), signed=True)}."
-        for name, one in made["measures"].items()
-    ]
-    return [f"{title} ({len(results['seeds'])} seeds, {made['n']} prompts), tuned lens:", "", *lines, ""]
+    lines = []
+    for name, one in results["measures"].items():
+        over_prompts = f"over prompts {_said(one['over_prompts'], name)}"
+        if name == BEFORE:
+            lines.append(f"- {name}: {over_prompts}.")
+        else:
+            lines.append(f"- {name}: {_said(one['difference'], name)} over seeds, {_verdict(one)}; {over_prompts}.")
+    n_seeds = len(results["seeds"])
+    return [f"{title} ({n_seeds} seeds, {results['n']:,} prompts), tuned lens:", "", *lines, ""]
 
 
 def section(results: Results) -> list[str]:
     lines: list[str] = []
-    for lens, made in results["lenses"].items():
+    for lens, stages in results["lenses"].items():
         rows = [
             [stage, *(_values(entry[model], 1) for model in (FIRST, SECOND)), text(entry["difference"], 1, signed=True)]
-            for stage, entry in zip(results["stages"], made["stages"], strict=True)
+            for stage, entry in zip(results["stages"], stages, strict=True)
         ]
-        rows += [
-            [
-                name,
-                *(_values(entry[model], _decimals(name)) for model in (FIRST, SECOND)),
-                text(entry["difference"], _decimals(name), signed=True),
-            ]
-            for name, entry in made["measures"].items()
+        lines += [f"### SNR in dB, {lens} lens, seed by seed", "", *table(["", FIRST, SECOND, "difference"], rows), ""]
+    rows = [
+        [
+            name,
+            *(_values(entry[model], _decimals(name)) for model in (FIRST, SECOND)),
+            _said(entry["difference"], name) if "difference" in entry else "",
+            _said(entry["over_prompts"], name),
         ]
-        lines += [f"### {lens} lens, seed by seed", "", *table(["", FIRST, SECOND, "difference"], rows), ""]
+        for name, entry in results["measures"].items()
+    ]
+    heads = ["", FIRST, SECOND, "difference, over seeds", "over prompts"]
     recipe = results["provenance"]["recipe"]
     return [
         *lines,
+        "### Tuned lens, over all stages",
+        "",
+        *table(heads, rows),
+        "",
         f"{recipe['steps']} steps of {recipe['batch_size']} rows of {recipe['length']:,} tokens, lenses of "
-        f"{recipe['lens_steps']} steps of {recipe['lens_tokens']:,} tokens. {made_with(results)}",
+        f"{recipe['lens_steps']} steps of {recipe['lens_tokens']:,} tokens, {results['n']:,} prompts. "
+        f"{made_with(results)}",
         "",
     ]
+
+
+def _said(values: Sequence[float | None], name: str) -> str:
+    """An estimate of a measure, with its sign and unit."""
+    return text(values, _decimals(name), signed=True) + ("" if name == ACCURACY else " dB")
 
 
 def _verdict(entry: Mapping[str, Any]) -> str:
@@ -143,11 +169,7 @@ def _values(values: list[float], decimals: int) -> str:
 
 
 def _decimals(name: str) -> int:
-    return 3 if name == "accuracy" else 1
-
-
-def _unit(name: str) -> str:
-    return "" if name == "accuracy" else " dB"
+    return 3 if name == ACCURACY else 1
 
 
 PAGE = Page(

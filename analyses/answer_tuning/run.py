@@ -24,7 +24,7 @@ import torch
 
 from analyses.answer_tuning import report
 from diffmamba_interp.analysis.page import RECORDS
-from diffmamba_interp.analysis.question import Asked, Options, Parts, Question, Unit, joined
+from diffmamba_interp.analysis.question import RECORDS_TABLE, Asked, Options, Parts, Question, Unit, joined
 from diffmamba_interp.analysis.results import data_sha256, write_records
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.files.atomic import write_bytes
@@ -52,6 +52,7 @@ from diffmamba_interp.text.generated_text import generated_documents
 from diffmamba_interp.text.sources import GENERATED
 from diffmamba_interp.text.stable_random import StableRandom
 
+STAGES = "stages"
 BABI_ARCHIVE = "babi_tasks_v1-2.tar.gz"
 REMEDY = "Prepare it again."
 _GENERATED_CHARACTERS = 120_000
@@ -80,8 +81,9 @@ def units(asked: Asked, models: Sequence[str]) -> Sequence[Unit]:
     return [(name, seed) for seed in asked.recipe.seeds for name in models]
 
 
-def measure(asked: Asked, name: str, seed: int) -> dict[str, Any]:
-    """A line per lens and prompt: SNR at every stage, before fine-tuning at the output too, and who is on top."""
+def measure(asked: Asked, name: str, seed: int) -> dict[str, dict[str, Any]]:
+    """A line per prompt: whether the answer is on top, and SNR through the tuned lens, over the inner stages and at the
+    output, there before fine-tuning too. Beside it a line per lens: SNR at every stage, the mean over prompts."""
     held = read_material(asked)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -95,18 +97,20 @@ def measure(asked: Asked, name: str, seed: int) -> dict[str, Any]:
         model = fine_tuned(asked.recipe, name, seed, babi, folder / "run", model, device=asked.options.device)
         lens = trained_lens(asked.recipe, model, held["tokens"], seed)
         read = needle_trajectory(model, {"tuned": lens, "logit": LogitLens.from_model(model)}, samples)
-    n = len(samples)
-    columns = {
-        "model": [name] * 2 * n,
-        "seed": [seed] * 2 * n,
-        "lens": [lens for lens in read.lenses for _ in samples],
-        "task": [sample.task for sample in samples] * 2,
-        "story": [sample.story_hash[:12] for sample in samples] * 2,
-        "is_right": np.tile(read.measure("label_rank")[0, :, -1] == 1, 2).astype(int),
-        "snr_db_before": np.tile(before, 2).round().astype(int),
+    snr = dict(zip(read.lenses, read.snr_db, strict=True))
+    prompts = {
+        "model": [name] * len(samples),
+        "seed": [seed] * len(samples),
+        "task": [sample.task for sample in samples],
+        "story": [sample.story_hash[:12] for sample in samples],
+        "is_right": (read.measure("label_rank")[0, :, -1] == 1).astype(int),
+        "snr_db_before": before,
+        "snr_db_inner": snr["tuned"][:, 1:-1].mean(axis=1),
+        "snr_db_output": snr["tuned"][:, -1],
     }
-    snr = read.snr_db.round().astype(int)
-    return columns | {f"snr_db_{stage}": snr[:, :, stage].ravel() for stage in range(snr.shape[2])}
+    means = np.stack([of_lens.mean(axis=0) for of_lens in snr.values()])
+    stages = {"model": [name] * len(snr), "seed": [seed] * len(snr), "lens": list(snr)}
+    return {RECORDS_TABLE: prompts, STAGES: stages | {f"snr_db_{k}": column for k, column in enumerate(means.T)}}
 
 
 def fine_tuned(
@@ -223,8 +227,11 @@ def sums_of(asked: Asked) -> Mapping[str, str]:
 
 
 def keep(folder: Path, recipe: Recipe, parts: Parts) -> None:
-    """SNR in whole dB; the lines of a prompt are neighbours."""
-    write_records(folder / RECORDS, joined(parts, order=("lens", "task", "story", "model", "seed")), decimals=0)
+    """SNR of prompts to a tenth of a dB, the lines of a prompt neighbours; the means by stage beside them."""
+    write_records(folder / RECORDS, joined(parts, order=("task", "story", "model", "seed")), decimals=1)
+    write_records(
+        folder / report.STAGE_RECORDS, joined(parts, table=STAGES, order=("lens", "model", "seed")), decimals=2
+    )
 
 
 QUESTION = Question(

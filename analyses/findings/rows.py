@@ -14,6 +14,7 @@ from analyses.findings.answer_snr import (
     early_probability,
     formation,
     inner_snr,
+    inner_snr_of_tuned_pair,
     inner_snr_over_seeds,
     output_bits,
     output_snr,
@@ -241,6 +242,7 @@ def conversion() -> Row:
 ROWS: tuple[Callable[[], Row | None], ...] = (
     inner_snr_over_seeds,
     inner_snr,
+    inner_snr_of_tuned_pair,
     earlier_or_cleaner,
     formation,
     early_probability,

@@ -12,8 +12,8 @@ import torch
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.json_files import read_toml
 
-_OWN = "diffmamba-interp"
-_PACKAGES = (_OWN, "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
+PACKAGE = "diffmamba-interp"
+_PACKAGES = (PACKAGE, "torch", "numpy", "transformers", "tokenizers", "tuned-lens")
 
 
 def weights_sha256(folder: str | Path) -> str:
@@ -41,7 +41,7 @@ def package_versions() -> dict[str, str]:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
-            versions[name] = _of_source_tree() if name == _OWN else "not installed"
+            versions[name] = _of_source_tree() if name == PACKAGE else "not installed"
     return versions
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from analyses.ablations import material, report, run, summary, training, work_queue
-from analyses.ablations.cells import CELLS, config_of, runs_of
+from analyses.ablations.cells import CELLS, Unit, config_of, runs_of
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.results import read_recipe, read_records, write_records
+from diffmamba_interp.runs.provenance import PACKAGE
 
 HERE = Path(report.__file__).parent
 UNIT = ("diff-mamba-bare", 4, 0)
@@ -145,7 +146,7 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
 ) -> None:
     file = tmp_path / "runs-0.jsonl"
     line = {"recipe": "builtin", "made_by": work_queue.plain_recipe(builtin, UNIT), "unit": UNIT, "device": "cpu"}
-    line |= {"versions": {"torch": "2"}, "tables": tables}
+    line |= {"versions": {PACKAGE: "0.1", "torch": "2"}, "tables": tables}
     for _ in range(2):
         training.append_line(file, work_queue.json_text(line))
     assert list(work_queue.read_runs([file, tmp_path / "none.jsonl"], builtin)) == [UNIT]
@@ -153,7 +154,18 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
     assert work_queue.read_runs([file], replace(builtin, seeds=(5,))) != {}
     assert work_queue.read_runs([file], replace(builtin, d_head_of_scans=14)) != {}
     assert work_queue.read_runs([file], replace(builtin, steps=5)) == {}
-    assert work_queue.about_of([file], builtin) == {"device": "cpu", "versions": {"torch": "2"}}
+    made = {PACKAGE: "0.1", "torch": "2"}
+    assert work_queue.about_of([file], builtin) == {"device": "cpu", "versions": made}
+    # Runs of a later version of this package are of the same kind; those of another PyTorch are not.
+    other: Unit = (UNIT[0], UNIT[1], UNIT[2] + 1)
+    for versions, later in (({PACKAGE: "0.2", "torch": "2"}, True), ({PACKAGE: "0.1", "torch": "3"}, False)):
+        second = tmp_path / f"later-{later}.jsonl"
+        training.append_line(second, work_queue.json_text(line | {"unit": other, "versions": versions}))
+        if later:
+            assert work_queue.about_of([file, second], builtin)["versions"][PACKAGE] == "0.1, 0.2"
+        else:
+            with pytest.raises(ValueError, match="2 devices and versions"):
+                work_queue.about_of([file, second], builtin)
     assert work_queue.claim(tmp_path, "builtin", UNIT)
     assert not work_queue.claim(tmp_path, "builtin", UNIT)
     work_queue.release(tmp_path, "builtin", UNIT)
@@ -215,6 +227,7 @@ def test_orderings_are_judged_over_seeds_with_their_sign(tmp_path: Path) -> None
     }
     assert verdicts == {
         "Diff-Mamba does better than Mamba": "not told apart",
+        "Diff-S6 does better than Mamba": "holds",
         "Diff-Mamba does better than Diff-S6": "reversed",
         "the last quarter does better than all blocks": "not told apart",
     }

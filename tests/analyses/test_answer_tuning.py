@@ -28,19 +28,22 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 @pytest.mark.timeout(300)
 def test_a_unit_is_measured_as_shipped(asked: Asked) -> None:
     measured = run.measure(asked, "diff-mamba2", 1)
+    prompts, stages = measured["records"], measured["stages"]
     shipped = read_records(run.QUESTION.folder / "builtin" / RECORDS)
     chosen = (shipped["model"] == "diff-mamba2") & (shipped["seed"] == 1)
-    places = {
-        key: place for place, key in enumerate(zip(measured["lens"], measured["task"], measured["story"], strict=True))
-    }
-    order = [
-        places[key] for key in zip(*(shipped[name][chosen].tolist() for name in ("lens", "task", "story")), strict=True)
-    ]
-    assert len(order) == chosen.sum() == 2 * 5 * asked.recipe.n_prompts
-    for name in measured:
+    places = {key: place for place, key in enumerate(zip(prompts["task"], prompts["story"], strict=True))}
+    order = [places[key] for key in zip(*(shipped[name][chosen].tolist() for name in ("task", "story")), strict=True)]
+    assert len(order) == chosen.sum() == 5 * asked.recipe.n_prompts
+    for name in prompts:
         if name.startswith("snr"):
-            # Whole dB: what lies near a half may be rounded either way.
-            np.testing.assert_allclose(np.asarray(measured[name])[order], shipped[name][chosen], atol=1)
+            # Both were rounded when they were first kept, to whole dB.
+            np.testing.assert_allclose(np.asarray(prompts[name])[order], shipped[name][chosen], atol=1)
+    kept = read_records(run.QUESTION.folder / "builtin" / report.STAGE_RECORDS)
+    of_run = (kept["model"] == "diff-mamba2") & (kept["seed"] == 1)
+    lines = [stages["lens"].index(lens) for lens in kept["lens"][of_run]]
+    assert sorted(lines) == [0, 1]
+    for name in stages.keys() - {"model", "seed", "lens"}:
+        np.testing.assert_allclose(np.asarray(stages[name])[lines], kept[name][of_run], atol=0.6)
 
 
 def test_training_and_prompts_share_no_story(asked: Asked) -> None:
@@ -55,29 +58,34 @@ def test_training_and_prompts_share_no_story(asked: Asked) -> None:
 
 def test_differences_are_over_seeds_and_over_prompts(tmp_path: Path) -> None:
     """Mamba-2 has 1 dB at every stage, Diff-Mamba-2 with seed k 1 + k dB more, and 10 dB more at the output."""
-    rows: dict[str, list] = {name: [] for name in ("model", "seed", "lens", "task", "story", "is_right")}
-    rows |= {name: [] for name in ("snr_db_before", *(f"snr_db_{stage}" for stage in range(4)))}
-    for lens in ("tuned", "logit"):
-        for model in (report.FIRST, report.SECOND):
-            for seed in (0, 1, 2):
-                gain = (1 + seed) * (model == report.SECOND)
-                for prompt in range(12):
-                    line = {"model": model, "seed": seed, "lens": lens, "task": "qa1", "story": str(prompt)}
-                    line |= {"is_right": int(prompt < 6 + 2 * (model == report.SECOND)), "snr_db_before": 5}
-                    line |= {f"snr_db_{stage}": 1 + gain + (10 * (stage == 3 and gain > 0)) for stage in range(4)}
-                    for name, value in line.items():
-                        rows[name].append(value)
-    write_records(tmp_path / RECORDS, rows, decimals=0)
+    prompts: dict[str, list] = {name: [] for name in ("model", "seed", "task", "story", *report.MEASURES.values())}
+    stages: dict[str, list] = {name: [] for name in ("model", "seed", "lens", *(f"snr_db_{k}" for k in range(4)))}
+    for model in (report.FIRST, report.SECOND):
+        for seed in (0, 1, 2):
+            gain = (1 + seed) * (model == report.SECOND)
+            for prompt in range(12):
+                line = {"model": model, "seed": seed, "task": "qa1", "story": str(prompt)}
+                line |= {"is_right": int(prompt < 6 + 2 * (model == report.SECOND)), "snr_db_before": 5}
+                line |= {"snr_db_inner": 1 + gain, "snr_db_output": 1 + gain + 10 * (gain > 0)}
+                for name, value in line.items():
+                    prompts[name].append(value)
+            for lens, factor in (("tuned", 1), ("logit", 2)):
+                snr = {f"snr_db_{stage}": factor * (1 + gain + 10 * (stage == 3 and gain > 0)) for stage in range(4)}
+                for name, value in ({"model": model, "seed": seed, "lens": lens} | snr).items():
+                    stages[name].append(value)
+    write_records(tmp_path / RECORDS, prompts, decimals=1)
+    write_records(tmp_path / report.STAGE_RECORDS, stages, decimals=2)
     results = report.summarise(tmp_path, {})
-    made = results["lenses"]["tuned"]
-    inner = made["measures"][report.MEANS[1]]["difference"]
+    measures = results["measures"]
+    inner = measures["SNR over the inner stages"]["difference"]
     # 1, 2, 3 dB: the mean and t(2, 97.5 %) = 4.3027 standard errors of 1 / sqrt(3).
     assert inner.value == pytest.approx(2.0)
     assert inner.high - inner.value == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
-    assert made["measures"][report.MEANS[2]]["difference"].value == pytest.approx(12.0)
-    assert made["measures"][report.BEFORE]["difference"].value == 0
-    assert made["measures"]["accuracy"]["over_prompts"].value == pytest.approx(2 / 12)
-    assert (made["n"], results["seeds"], len(made["stages"])) == (12, [0, 1, 2], 4)
-    assert [stage["difference"].value for stage in made["stages"]] == pytest.approx([2.0, 2.0, 2.0, 12.0])
-    drawn = report.figures(results, "title")["snr_db"]
-    assert [panel.title for panel in drawn.panels] == ["tuned lens", "logit lens"]
+    assert measures["SNR at the output"]["difference"].value == pytest.approx(12.0)
+    assert "difference" not in measures[report.BEFORE]
+    assert measures[report.BEFORE]["over_prompts"].value == 0
+    assert measures["accuracy"]["over_prompts"].value == pytest.approx(2 / 12)
+    assert (results["n"], results["seeds"], len(results["lenses"]["tuned"])) == (12, [0, 1, 2], 4)
+    assert results["lenses"]["tuned"][0]["difference"].value == pytest.approx(2.0)
+    assert results["lenses"]["logit"][0]["difference"].value == pytest.approx(4.0)
+    assert results["lenses"]["logit"][3][report.SECOND] == [24.0, 26.0, 28.0]
