@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
 from app.shell import viewport
-from diffmamba_interp.drawing.colours import SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark
-from diffmamba_interp.drawing.plotly_figure import LETTER_WIDTH
+from diffmamba_interp.drawing.colours import DARK_GROUND, SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark
+from diffmamba_interp.drawing.panels import LEAST_END
+from diffmamba_interp.drawing.plotly_figure import LETTER_WIDTH, WORDS, inked
 
 BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
 """The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
@@ -98,6 +100,15 @@ def stacked(figure: go.Figure) -> go.Figure:
     return narrow
 
 
+def paled(figure: go.Figure) -> str:
+    """That a map's colours end beyond all of its values, which are small; nothing where they do not."""
+    end, values = figure.layout.coloraxis.cmax, [np.asarray(t.z, dtype=float) for t in figure.data if t.type == "heatmap"]
+    largest = max((float(np.nanmax(np.abs(of), initial=0.0)) for of in values), default=0.0)
+    if end is None or end > LEAST_END or largest >= LEAST_END:
+        return ""
+    return f" All changes are small: the largest is {largest:.2g}, and the colours end at ±{LEAST_END:g}."
+
+
 def is_dark() -> bool:
     """Whether the page's ground is dark."""
     return st.context.theme.type == "dark"
@@ -116,7 +127,24 @@ def for_dark(figure: go.Figure) -> go.Figure:
         spec["layout"]["coloraxis"]["colorscale"] = [
             [share, colour] for (share, _), colour in zip(scale, SIGNED_ON_DARK, strict=True)
         ]
-    return go.Figure(_brightened(spec), skip_invalid=False)
+    shown = _brightened(spec)
+    shown["data"] = _inked_again(shown["data"], spec["layout"].get("coloraxis"))
+    return go.Figure(shown, skip_invalid=False)
+
+
+def _inked_again(traces: list[dict[str, Any]], scale: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The traces with the words on cells in the inks for this scale's colours, panel by panel."""
+    words: dict[tuple[str, str], list[Any]] = {}
+    for trace in traces:
+        if trace.get("meta") == WORDS:
+            columns = (trace[name] for name in ("x", "y", "text", "customdata"))
+            words.setdefault((trace["xaxis"], trace["yaxis"]), []).extend(zip(*columns, strict=True))
+    if not words or scale is None:
+        return traces
+    colours, ends = tuple(colour for _, colour in scale["colorscale"]), (scale["cmin"], scale["cmax"])
+    axes = {panel: {"xaxis": panel[0], "yaxis": panel[1]} for panel in words}
+    again = [trace | axes[panel] for panel, own in words.items() for trace in inked(own, colours, ends, DARK_GROUND)]
+    return [trace for trace in traces if trace.get("meta") != WORDS] + again
 
 
 def in_words(figure: go.Figure) -> str:

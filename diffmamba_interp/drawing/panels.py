@@ -217,9 +217,16 @@ def minus(model: str, baseline: str) -> str:
     return f"{model} − {baseline}"
 
 
-def symmetric(title: str, values: Sequence[np.ndarray], quantile: float = 1.0, **more: Any) -> ColourScale:
-    """A signed scale around 0 that ends at a quantile of the values' non-zero magnitudes."""
-    end = scale_end(values, quantile)
+LEAST_END = 0.05
+"""Where the scale of a difference ends at least, whatever its unit (a probability, nats, a logit, a share): what is far
+smaller stays pale instead of looking like much."""
+
+
+def symmetric(
+    title: str, values: Sequence[np.ndarray], quantile: float = 1.0, *, least: float = 0.0, **more: Any
+) -> ColourScale:
+    """A signed scale around 0 that ends at a quantile of the values' non-zero magnitudes, and not before `least`."""
+    end = max(scale_end(values, quantile), least)
     return ColourScale(title=title, low=-end, high=end, **more)
 
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 
 import plotly.graph_objects as go
 
-from diffmamba_interp.drawing.colours import faded
+from diffmamba_interp.drawing.colours import INKS, LIGHT_GROUND, Scale, colour_at, faded, text_on
 from diffmamba_interp.drawing.panels import (
     Axis,
     Bars,
@@ -36,6 +36,9 @@ LETTER_WIDTH = 6.5
 """Of a tick's label, pixels; most letters are narrower."""
 
 BAND_OPACITY = 0.18
+
+WORDS = "words on cells"
+"""By this `meta` the traces of `inked` are known."""
 
 _Arguments = ParamSpec("_Arguments")
 Trace = dict[str, Any]
@@ -190,7 +193,7 @@ def _traces(mark: Any, drawing: Drawing) -> list[Trace]:
     if isinstance(mark, Bars):
         return [_bar_trace(mark)]
     if isinstance(mark, HeatMap):
-        return [_heat_trace(mark, drawing)]
+        return [_heat_trace(mark, drawing), *_words_of(mark, drawing)]
     if isinstance(mark, Targets):
         return [_target_trace(mark)]
     if isinstance(mark, Frame):
@@ -285,8 +288,8 @@ def _heat_trace(heat: HeatMap, drawing: Drawing) -> Trace:
         evenly = heat.notes is None and len(numbers) == len(places) > 1
         trace |= {f"{axis}0": numbers[0], f"d{axis}": numbers[1] - numbers[0]} if evenly else {axis: list(places)}
     if heat.text is not None:
-        text = [[plain(label) for label in row] for row in heat.text]
-        trace |= {"text": text, "texttemplate": "%{text}", "textfont": {"size": 10}}
+        # Drawn by `inked`; here it stands for those who read the figure.
+        trace["text"] = [[plain(label) for label in row] for row in heat.text]
     if any(drawing.marks(Targets)):
         return trace | {"hoverinfo": "skip"}
     if heat.notes is not None:
@@ -296,6 +299,53 @@ def _heat_trace(heat: HeatMap, drawing: Drawing) -> Trace:
     lines = [f"{plain(axis.title)} %{{{name}}}{around}" for name, axis in (("x", drawing.x), ("y", drawing.y))]
     value = f"{plain(heat.name)}: %{{z:.4g}}" if heat.name else "%{z:.4g}"
     return trace | {"hovertemplate": "<br>".join([*lines, f"{value}<extra></extra>"])}
+
+
+def _words_of(heat: HeatMap, drawing: Drawing) -> list[Trace]:
+    """What stands in the cells."""
+    if heat.text is None or drawing.scale is None:
+        return []
+    words = [
+        (x, y, plain(text), float(value))
+        for y, texts, row in zip(heat.y, heat.text, heat.values, strict=True)
+        for x, text, value in zip(heat.x, texts, row, strict=True)
+        if text
+    ]
+    scale = drawing.scale
+    return inked(words, scale.colours, (float(scale.low), float(scale.high)))
+
+
+def inked(
+    words: Sequence[tuple[Place, Place, str, float]],
+    colours: Scale,
+    ends: tuple[float, float],
+    ground: str = LIGHT_GROUND,
+) -> list[Trace]:
+    """Words on cells, a trace for each ink: of a heat map's own text Plotly chooses a grey that some colours swallow.
+
+    words: x, y, text and value of each. colours: of the cells, between the `ends` of the scale. ground: the page's,
+    which is seen in an empty cell. A trace's custom data are the values, from which the ink is chosen anew where the
+    colours are others.
+    """
+    low, high = ends
+    by_ink: dict[str, list[tuple[Place, Place, str, float]]] = {ink: [] for ink in INKS}
+    for word in words:
+        value = word[3]
+        cell = colour_at(colours, (value - low) / (high - low)) if math.isfinite(value) else ground
+        by_ink[text_on(cell)].append(word)
+    traces = []
+    for ink, own in by_ink.items():
+        if own:
+            x, y, text, values = (list(column) for column in zip(*own, strict=True))
+            kept = {"textfont": {"color": ink}}  # whatever is clicked
+            traces.append(
+                {
+                    "type": "scatter", "mode": "text", "x": x, "y": y, "text": text, "customdata": values,
+                    "textfont": {"size": 10, "color": ink}, "selected": kept, "unselected": kept, "hoverinfo": "skip",
+                    "showlegend": False, "meta": WORDS,
+                }
+            )  # fmt: skip
+    return traces
 
 
 def _target_trace(targets: Targets) -> Trace:

@@ -19,7 +19,18 @@ from diffmamba_interp.drawing.colours import (
     short_name,
 )
 from diffmamba_interp.drawing.labels import token_label
-from diffmamba_interp.drawing.panels import Axis, Bars, Drawing, HeatMap, Level, Line, Panel, Targets, symmetric
+from diffmamba_interp.drawing.panels import (
+    LEAST_END,
+    Axis,
+    Bars,
+    Drawing,
+    HeatMap,
+    Level,
+    Line,
+    Panel,
+    Targets,
+    symmetric,
+)
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.figures.needle import needle_drawing
 from diffmamba_interp.interventions.patching import PatchGrid, Place, positions_of
@@ -216,7 +227,9 @@ def patch_grid_drawing(
             ticks={number: labels[number] for number in range(0, len(labels), step)},
         ),
         y=Axis(title="block", kind="category"),
-        scale=symmetric("change of logit" if show == "change" else "share recovered", list(shown.values())),
+        scale=symmetric(
+            "change of logit" if show == "change" else "share recovered", list(shown.values()), least=LEAST_END
+        ),
         panels=[Panel(title=name, marks=_cells(first, of, places)) for name, of in shown.items()],
         columns=2,
         panel_size=(max(300.0, 12.0 * len(places)), row_height * len(first.blocks)),

@@ -11,6 +11,7 @@ import numpy as np
 from diffmamba_interp.drawing.colours import DEPTH, LENSES, MAGNITUDE, short_name
 from diffmamba_interp.drawing.labels import short_stage, token_label
 from diffmamba_interp.drawing.panels import (
+    LEAST_END,
     Axis,
     ColourScale,
     Drawing,
@@ -123,7 +124,7 @@ def lens_difference_drawing(
     return replace(
         first,
         x=replace(first.x, ticks=ticks),
-        scale=symmetric(f"{minus(*map(short_name, names))}:\n{first.scale.title}", [values]),
+        scale=symmetric(f"{minus(*map(short_name, names))}:\n{first.scale.title}", [values], least=LEAST_END),
         panels=[Panel(marks=[replace(cells, values=values, text=text, notes=notes)])],
     )
 
@@ -240,8 +241,8 @@ def _shown(trajectory: LensTrajectory, statistic: CellQuantity, sample: int) -> 
     if trajectory.target_ranks is None or trajectory.target_log_probabilities is None:
         raise ValueError(f"statistic is {statistic!r}, but the trajectory has no targets: give lens_trajectory some.")
     if statistic == "target_probability":
-        return np.exp(trajectory.target_log_probabilities[sample]), _share_scale("probability\nof target")
-    ranks, scale = _measured(np.log10(trajectory.target_ranks[sample]), "log10 rank\nof target")
+        return np.exp(trajectory.target_log_probabilities[sample]), _share_scale("probability\nof the answer")
+    ranks, scale = _measured(np.log10(trajectory.target_ranks[sample]), "log10 rank\nof the answer")
     # The best rank is the brightest, as the greatest probability is.
     return ranks, replace(scale, colours=MAGNITUDE[::-1])
 
@@ -296,7 +297,7 @@ def _note(trajectory: LensTrajectory, text: Callable[[int], str], sample: int, s
     ]
     if trajectory.targets is not None and trajectory.target_ranks is not None:
         target = token_label(text(int(trajectory.targets[sample, pos])))
-        lines.append(f"target {target}: rank {trajectory.target_ranks[at]}")
+        lines.append(f"answer {target}: rank {trajectory.target_ranks[at]}")
     lines += [
         f"{100 * probability:5.1f} %  {token_label(text(int(token)))}"
         for token, probability in zip(trajectory.top_tokens[at], trajectory.top_probabilities[at], strict=True)

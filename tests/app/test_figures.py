@@ -8,10 +8,32 @@ import plotly.graph_objects as go
 import pytest
 
 from app.shell import viewport
-from app.shell.figures import fitted, for_dark, in_words
-from diffmamba_interp.drawing.colours import MODELS, OTHER_MODELS, SIGNED, SIGNED_ON_DARK, on_dark
-from diffmamba_interp.drawing.panels import Axis, Bars, ColourScale, Drawing, Frame, HeatMap, Level, Line, Panel
-from diffmamba_interp.drawing.plotly_figure import to_plotly
+from app.shell.figures import fitted, for_dark, in_words, paled
+from diffmamba_interp.drawing.colours import (
+    DARK_GROUND,
+    LIGHT_GROUND,
+    MODELS,
+    OTHER_MODELS,
+    SIGNED,
+    SIGNED_ON_DARK,
+    colour_at,
+    contrast,
+    on_dark,
+)
+from diffmamba_interp.drawing.panels import (
+    LEAST_END,
+    Axis,
+    Bars,
+    ColourScale,
+    Drawing,
+    Frame,
+    HeatMap,
+    Level,
+    Line,
+    Panel,
+    symmetric,
+)
+from diffmamba_interp.drawing.plotly_figure import WORDS, to_plotly
 from tests.app.conftest import OpenApp, figures
 
 
@@ -61,6 +83,34 @@ def test_a_signed_map_is_dark_at_0_on_the_dark_ground() -> None:
     assert [colour for _, colour in figure.layout.coloraxis.colorscale] == list(SIGNED)
     assert [colour for _, colour in for_dark(figure).layout.coloraxis.colorscale] == list(SIGNED_ON_DARK)
     assert in_words(figure) == "Map; colour: weight"
+
+
+def test_words_on_cells_are_read_on_their_colours_in_both_themes() -> None:
+    values = np.array([[-1.0, -0.7, -0.4, 0.0, 0.4, 0.7, 1.0, np.nan]])
+    heat = HeatMap(values=values, x=list("abcdefgh"), y=["r"], text=[list("ABCDEFGH")], notes=[list("ABCDEFGH")])
+    figure = to_plotly(
+        Drawing(panels=[Panel(marks=[heat])] * 2, scale=ColourScale(title="weight", low=-1.0, high=1.0))
+    )
+    for shown, scale, ground in ((figure, SIGNED, LIGHT_GROUND), (for_dark(figure), SIGNED_ON_DARK, DARK_GROUND)):
+        words = [trace for trace in shown.data if trace.meta == WORDS]
+        assert sorted(text for trace in words for text in trace.text) == sorted("ABCDEFGH" * 2)
+        assert {trace.xaxis for trace in words} == {"x", "x2"}
+        for trace in words:
+            for value in trace.customdata:
+                cell = colour_at(scale, (value + 1) / 2) if np.isfinite(value) else ground
+                assert contrast(trace.textfont.color, cell) >= 4.5
+            assert trace.unselected.textfont.color == trace.textfont.color
+
+
+def test_a_map_of_tiny_changes_is_pale_and_says_so() -> None:
+    def of(size: float) -> go.Figure:
+        values = np.array([[-size, size]])
+        heat = HeatMap(values=values, x=["a", "b"], y=["d"])
+        return to_plotly(Drawing(panels=[Panel(marks=[heat])], scale=symmetric("change", [values], least=LEAST_END)))
+
+    assert of(0.001).layout.coloraxis.cmax == LEAST_END
+    assert paled(of(0.001)) == " All changes are small: the largest is 0.001, and the colours end at ±0.05."
+    assert paled(of(0.3)) == ""
 
 
 def test_a_figure_is_told_in_words(curves: go.Figure) -> None:

@@ -59,7 +59,7 @@ def test_a_jacobian_lens_below_the_root_is_read_and_named(open_app: OpenApp, mod
         trace["z"], lens_trajectory(model, LogitLens.from_model(model), TOKENS).top_probabilities[0, ..., 0]
     )
     assert any("the token that the Jacobian lens finds" in element.value for element in app.caption)
-    (made,) = run_code(app)["figure"].data
+    made = run_code(app)["figure"].data[0]
     assert np.array_equal(trace["z"], made.z)
     shutil.rmtree(root / "lenses" / "jacobian")
 
@@ -95,7 +95,7 @@ def test_of_a_long_prompt_a_window_is_shown_and_can_be_moved(open_app: OpenApp) 
     app.slider(key="first").set_value(10).run()
     figure = drawn(app)
     assert figure["layout"]["xaxis"]["ticktext"] == [str(token) for token in range(10, 24)]
-    cells, points = figure["data"]
+    cells, *_, points = figure["data"]
     assert cells["x"] == list(range(10, 24))
     assert points["customdata"][0][:2] == [0, 10]
     assert points["customdata"][0][2].startswith("embedding, position 10: 10")
@@ -132,7 +132,7 @@ def test_the_lens_of_another_model_is_an_error_box(open_app: OpenApp, lens_name:
 @pytest.mark.parametrize("address", [{}, {"lens": "lenses/tuned", "colour": "target_rank"}, {"target": "3"}])
 def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, lens_name: str, address: dict[str, str]) -> None:
     app = open_app("lens", ids=IDS, **address)
-    trace, (made,) = drawn(app)["data"][0], run_code(app)["figure"].data
+    trace, (made, *_) = drawn(app)["data"][0], run_code(app)["figure"].data
     assert np.array_equal(trace["z"], made.z)
     assert trace["text"] == [list(row) for row in made.text]
     assert trace["customdata"] == [list(row) for row in made.customdata]
@@ -182,7 +182,7 @@ def test_models_of_other_words_cannot_be_compared(open_app: OpenApp, worded: str
 
 
 def test_every_cell_has_a_point_that_can_be_clicked(open_app: OpenApp) -> None:
-    cells, points = drawn(open_app("lens", ids=IDS))["data"]
+    cells, *_, points = drawn(open_app("lens", ids=IDS))["data"]
     assert len(points["x"]) == np.size(cells["z"])
     stage, place, words = points["customdata"][-1]
     assert (stage, place) == (4, 10)

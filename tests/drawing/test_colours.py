@@ -114,6 +114,9 @@ def test_colours_between_two_stops_are_mixed_and_ends_are_kept() -> None:
 def test_text_can_be_read_on_every_colour_of_every_scale() -> None:
     for colour in (*SIGNED, *MAGNITUDE, *DEPTH, *(style.colour for style in SPANS.values())):
         assert abs(brightness(text_on(colour)) - brightness(colour)) > 80, colour
+    for scale in (SIGNED, SIGNED_ON_DARK, MAGNITUDE, DEPTH):
+        for colour in (colour_at(scale, share / 200) for share in range(201)):
+            assert contrast(text_on(colour), colour) >= 4.5, colour
 
 
 LINES = [

@@ -6,6 +6,7 @@ import pytest
 from diffmamba_interp.drawing.colours import Style
 from diffmamba_interp.drawing.labels import length_name, short_stage, token_label
 from diffmamba_interp.drawing.panels import (
+    LEAST_END,
     Bars,
     Drawing,
     Frame,
@@ -55,6 +56,8 @@ def test_a_scale_ends_at_a_quantile_of_what_is_not_zero_and_a_signed_one_is_symm
     assert scale_end([np.zeros(3)]) == 1.0
     scale = symmetric("x", values)
     assert (scale.low, scale.high) == (-3.0, 3.0)
+    assert symmetric("x", [np.array([0.001, -0.002])], least=LEAST_END).high == LEAST_END
+    assert symmetric("x", [np.array([0.001, -2.0])], least=LEAST_END).high == 2.0
     assert (scale.share(-3.0), scale.share(0.0), scale.share(3.0)) == (0.0, 0.5, 1.0)
 
 

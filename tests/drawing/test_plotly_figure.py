@@ -80,13 +80,21 @@ def test_a_logarithmic_axis_has_its_limits_where_they_were_asked_for() -> None:
 
 def test_cells_have_the_scale_of_the_drawing_and_their_text() -> None:
     figure = to_plotly(heat_map())
-    (heat,) = figure.data
+    heat, *words = figure.data
     axis = figure.layout.coloraxis
     assert heat.coloraxis == "coloraxis"
     assert (axis.cmin, axis.cmax, axis.colorbar.title.text) == (-1.0, 1.0, "what<br>it is")
     assert (axis.colorscale[0][1], axis.colorscale[-1][1]) == ("#053061", "#67001F")
     assert (list(heat.x), list(heat.y)) == (["l", "m", "r"], ["up", "down"])
     assert heat.text[1][0] == "half"
+    assert heat.texttemplate is None
+    written = {(x, y): text for ink in words for x, y, text in zip(ink.x, ink.y, ink.text, strict=True)}
+    assert written == {
+        (x, y): text
+        for y, row in zip(heat.y, heat.text, strict=True)
+        for x, text in zip(heat.x, row, strict=True)
+        if text
+    }
     assert "source %{x}<br>destination %{y}" in heat.hovertemplate
 
 

@@ -65,7 +65,7 @@ def test_colours_are_those_of_probabilities_nats_or_ranks(trajectory: LensTrajec
         (0.0, 3.0, MAGNITUDE[::-1]),
         (0.0, 1.0, DEPTH),
     ]
-    assert scales["target_rank"].title == "log10 rank\nof target"
+    assert scales["target_rank"].title == "log10 rank\nof the answer"
 
 
 def test_token_text_is_escaped_everywhere_and_white_space_is_visible(trajectory: LensTrajectory) -> None:
@@ -76,7 +76,7 @@ def test_token_text_is_escaped_everywhere_and_white_space_is_visible(trajectory:
 
 
 def test_hovering_lists_the_top_tokens_with_their_probabilities(trajectory: LensTrajectory) -> None:
-    (heat,) = lens_heat_map(trajectory, WORDS.__getitem__).data
+    heat, *_ = lens_heat_map(trajectory, WORDS.__getitem__).data
     assert " 40.0 %  %&#123;x}" in heat.customdata[1][2]
     assert " 20.0 %  cat" in heat.customdata[1][2]
     assert "rank 1000" in heat.customdata[1][2]

@@ -106,8 +106,9 @@ def test_a_cell_is_red_where_the_second_model_is_better_and_blue_where_the_first
 def test_the_figures_are_the_drawings(cells: list[Cell]) -> None:
     curve = next(trace for trace in accuracy_by_length(cells).data if trace.name == "diff-mamba2")
     assert (list(curve.x), list(curve.y)) == (["0k", "1k"], [1.0, 0.95])
-    (heat,) = ratio_heat_map(cells).data
+    heat, *words = ratio_heat_map(cells).data
     assert [list(row) for row in heat.text] == [["1.00", "1.90*"], ["0.25*", "–"]]
+    assert {word for ink in words for word in ink.text} == {"1.00", "1.90*", "0.25*", "–"}
 
 
 def test_no_cells_or_one_model_are_refused(cells: list[Cell]) -> None:

@@ -43,7 +43,7 @@ from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, cho
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
-from app.shell.figures import LEGEND_ABOVE, draw_figure
+from app.shell.figures import LEGEND_ABOVE, draw_figure, paled
 from app.shell.headlines import draw_headline
 from app.shell.lens_reading import (
     STATISTICS,
@@ -166,7 +166,10 @@ def draw_maps(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[st
     if not record.interventions:
         st.caption("What the lens reads at the last positions. Change something above, and what it does is drawn here.")
     elif len(shown) == 1:
-        st.caption("Red: more after the change, blue: less. A word: the top token after it, where it was another one.")
+        st.caption(
+            "Red: more after the change, blue: less. A word: the top token after it, where it was another one."
+            + paled(shown["map"])
+        )
     for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
         with column:
             if len(shown) > 1:

@@ -19,7 +19,7 @@ from app.shell.change_headlines import faithfulness_headline, patched_quantity, 
 from app.shell.downloads import csv_file, draw_downloads, html_file
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
-from app.shell.figures import draw_figure
+from app.shell.figures import draw_figure, paled
 from app.shell.folders import ModelKey
 from app.shell.headlines import draw_headline, word
 from app.shell.kept_runs import PatchingRun
@@ -90,7 +90,7 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: Len
         draw_cell_links(made["exact"], places, len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
         draw_figure(figure, "patching_grids", on_select=take_cell)
-        st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer))
+        st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer) + paled(figure))
         files = [html_file(figure, "patching.html"), html_file(pair_figure, "prompts.html")]
         files += [csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
         draw_downloads(files, as_python([*model_steps(chosen.key), *steps, *pair]), name="patching")
@@ -189,7 +189,7 @@ def draw_pair(chosen: ChosenModel, prompt: Prompt, other: Prompt, lens: LensRequ
     draw_figure(shown, "pair_map")
     st.caption(
         "Probability of the answer through the lens, this prompt less the other: red where this one has more. Below, "
-        "which single values carry that."
+        "which single values carry that." + paled(shown)
     )
     return shown
 

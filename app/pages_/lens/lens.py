@@ -22,7 +22,7 @@ from app.shell.choices import (
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
-from app.shell.figures import draw_figure
+from app.shell.figures import draw_figure, paled
 from app.shell.headlines import draw_headline, lens_headline
 from app.shell.lens_reading import (
     STATISTICS,
@@ -101,7 +101,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
         draw_figure(shown[0], "lens_figure", on_select=partial(take_cell, "lens_figure"))
         st.caption(
             f"Red: more in `{model}`, blue: more in `{baseline}`. A word: the top token of `{model}`, where the "
-            "other has another."
+            "other has another." + paled(shown[0])
         )
     else:
         for place, (column, read) in enumerate(zip(st.columns(len(reads)), reads, strict=True)):

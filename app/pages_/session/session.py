@@ -14,7 +14,7 @@ from app.pages_.session.report import write_report
 from app.shell import state
 from app.shell.downloads import KeptRecord, forget_all, kept_records
 from app.shell.errors import shown_errors
-from app.shell.figures import draw_figure
+from app.shell.figures import draw_figure, paled
 from app.shell.headlines import draw_headline
 
 PAGES = Path(__file__).resolve().parents[1]
@@ -97,6 +97,8 @@ def draw_record(number: int, kept: KeptRecord) -> None:
         for place, (column, figure) in enumerate(zip(st.columns(len(row)), row, strict=True), start=first):
             with column:
                 draw_figure(figure, f"session_figure_{number}_{place}")
+    if words := "".join(dict.fromkeys(map(paled, figures))):
+        st.caption(words)
     if kept.strings:
         with st.expander("Its prompt"):
             st.code("".join(kept.strings), language=None, wrap_lines=True)
