@@ -102,8 +102,9 @@ def stacked(figure: go.Figure) -> go.Figure:
 
 def paled(figure: go.Figure) -> str:
     """That a map's colours end beyond all of its values, which are small; nothing where they do not."""
-    end, values = figure.layout.coloraxis.cmax, [np.asarray(t.z, dtype=float) for t in figure.data if t.type == "heatmap"]
-    largest = max((float(np.nanmax(np.abs(of), initial=0.0)) for of in values), default=0.0)
+    end = figure.layout.coloraxis.cmax
+    maps = [np.abs(np.asarray(trace.z, dtype=float)) for trace in figure.data if trace.type == "heatmap"]
+    largest = max((float(np.nanmax(values, initial=0.0)) for values in maps), default=0.0)
     if end is None or end > LEAST_END or largest >= LEAST_END:
         return ""
     return f" All changes are small: the largest is {largest:.2g}, and the colours end at ±{LEAST_END:g}."

@@ -4,7 +4,7 @@ and as CSV text."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,10 +99,18 @@ def record_title(record: AttentionRecord, said: str) -> tuple[str, str]:
 
 
 def record_scale(record: AttentionRecord, values: Sequence[np.ndarray], quantile: float = SHARE_SHOWN) -> ColourScale:
-    """One colour scale for all values: from -end to end, or from 0 for values that are never negative."""
+    """One colour scale for all values: from -end to end, or from 0 for values that are never negative.
+
+    Where values lie beyond its end, the end's label says so.
+    """
     if record.kind != "contribution_norm":
-        return symmetric(UNITS[record.kind], values, quantile)
-    return ColourScale(title=UNITS[record.kind], low=0.0, high=scale_end(values, quantile), colours=MAGNITUDE)
+        scale = symmetric(UNITS[record.kind], values, quantile)
+    else:
+        scale = ColourScale(title=UNITS[record.kind], low=0.0, high=scale_end(values, quantile), colours=MAGNITUDE)
+    if scale_end(values) <= scale.high * (1 + 1e-6):
+        return scale
+    below = {scale.low: f"≤ −{scale.high:.3g}"} if scale.low else {}
+    return replace(scale, ticks={**below, 0.0: "0", scale.high: f"≥ {scale.high:.3g}"})
 
 
 def pooling_step(n_positions: int, max_cells: int) -> int:

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from app.pages_.attention.row import left_out, readable
 from app.shell.prompts import DEFAULT_NEEDLE
 from diffmamba_interp import HookedMamba
+from diffmamba_interp.drawing.colours import SIGNED, colour_at
 from tests.app.conftest import IDS, OpenApp, complaint, figures, run_code, texts
 
 BUNDLED = "bundled:diff-mamba2"
@@ -125,6 +126,10 @@ def test_a_source_of_the_row_is_told_with_its_values_and_framed(open_app: OpenAp
     )
     assert largest > end
     assert any(f"The colours end at ±{end:.3g}" in text for text in texts(app.caption))
+    # One scale for the picture and for the row over the text.
+    said = f"the scale is that of the picture above, ±{end:.3g}; the largest"
+    assert any(said in text for text in texts(app.caption))
+    assert any(f"background:{colour_at(SIGNED, 0.5 + 0.5 * float(minuend[43, 26]) / end)}" in body for body in bodies)
     app.slider(key="row").set_value(30).run()
     assert any("of what position 30 reads" in html.proto.body for html in app.get("html"))
     app.slider(key="row").set_value(20).run()

@@ -88,9 +88,7 @@ def test_a_signed_map_is_dark_at_0_on_the_dark_ground() -> None:
 def test_words_on_cells_are_read_on_their_colours_in_both_themes() -> None:
     values = np.array([[-1.0, -0.7, -0.4, 0.0, 0.4, 0.7, 1.0, np.nan]])
     heat = HeatMap(values=values, x=list("abcdefgh"), y=["r"], text=[list("ABCDEFGH")], notes=[list("ABCDEFGH")])
-    figure = to_plotly(
-        Drawing(panels=[Panel(marks=[heat])] * 2, scale=ColourScale(title="weight", low=-1.0, high=1.0))
-    )
+    figure = to_plotly(Drawing(panels=[Panel(marks=[heat])] * 2, scale=ColourScale(title="weight", low=-1.0, high=1.0)))
     for shown, scale, ground in ((figure, SIGNED, LIGHT_GROUND), (for_dark(figure), SIGNED_ON_DARK, DARK_GROUND)):
         words = [trace for trace in shown.data if trace.meta == WORDS]
         assert sorted(text for trace in words for text in trace.text) == sorted("ABCDEFGH" * 2)

@@ -18,7 +18,7 @@ NEEDLE = {"model": BUNDLED, "source": "needle", "length": "0"}
 
 
 def test_the_state_sink_of_a_prompt_is_drawn_beside_what_it_means(open_app: OpenApp) -> None:
-    app = open_app("heads", **NEEDLE)
+    app = open_app("heads", measure="sink_share", **NEEDLE)
     results = run_code(app)
     model, tokenizer = load_demo("diff-mamba2")
     tokens = results["tokens"]
@@ -34,6 +34,16 @@ def test_the_state_sink_of_a_prompt_is_drawn_beside_what_it_means(open_app: Open
     assert f"{expected.uniform['sink_share'][0]:.3f}" in caption
     (table,) = app.dataframe
     assert table.value.iloc[0]["sink share"] == pytest.approx(np.nanmax(expected.mean("sink_share")), rel=1e-5)
+
+
+def test_the_page_opens_with_the_needle_share_where_a_needle_is_marked(open_app: OpenApp) -> None:
+    app = open_app("heads", **NEEDLE)
+    assert app.selectbox(key="measure").value == "needle_share"
+    (table,) = app.dataframe
+    assert table.value["needle share"].is_monotonic_decreasing
+    app.selectbox(key="source").select("text").run()
+    app.text_area(key="prompt").set_value("Mary is here. John is not.").run()
+    assert app.selectbox(key="measure").value == "sink_share"
 
 
 @pytest.mark.parametrize("measure", ["aggregate", "gather", "needle_share"])

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from diffmamba_interp import HookedMamba
+from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.lens import LogitLens, TunedLens, fit_jacobian_lens, lens_trajectory, load_lens, save_lens
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, figures, run_code
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, figures, run_code, texts
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 
@@ -187,6 +188,17 @@ def test_every_cell_has_a_point_that_can_be_clicked(open_app: OpenApp) -> None:
     stage, place, words = points["customdata"][-1]
     assert (stage, place) == (4, 10)
     assert words == cells["customdata"][-1][-1]
+
+
+def test_the_first_of_the_list_stand_above_the_map(open_app: OpenApp) -> None:
+    app = open_app("lens", ids=IDS, cell="2-7")
+    found = run_code(app)["trajectory"]
+    token, probability = found.top_tokens[0, 2, 7, 0], found.top_probabilities[0, 2, 7, 0]
+    (told,) = [text for text in texts(app.markdown) if text.startswith("In the frame: after block 1, position 7 ")]
+    assert told.partition("\n")[2].startswith(f"**{token}** {probability_text(float(probability))} · **")
+    parts = list(app.main)
+    drawn_at = next(at for at, part in enumerate(parts) if part.type == "plotly_chart")
+    assert next(at for at, part in enumerate(parts) if getattr(part, "value", "") == told) < drawn_at
 
 
 def test_the_cell_of_the_list_is_framed_and_percentages_stand_below_one_another(open_app: OpenApp) -> None:

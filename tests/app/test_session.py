@@ -96,6 +96,24 @@ def test_without_figures_there_is_nothing_to_take_away(open_app: OpenApp) -> Non
     assert any("none were drawn in this visit" in text for text in texts(app.text))
 
 
+def test_figures_of_an_opened_file_are_taken_away_with_those_of_this_visit(
+    open_app: OpenApp, written: bytes, tmp_path: Path
+) -> None:
+    app = uploaded(open_app("session", at_root=tmp_path, model=""), written)
+    assert not app.get("download_button")[0].disabled
+    titles = ["attention, block 2, hidden, positions", "lens, positions 0 to 10"]
+    assert [kept.title for kept in app.session_state["kept_records"].values()] == titles
+    app.button(key="forget").click().run()
+    assert app.get("download_button")[0].disabled
+    # What this visit drew stays as it is, and comes last; what is the same is not there twice.
+    app = open_app("attention", ids=IDS, block="2", heads="1")
+    app.switch_page("pages_/lens/lens.py").run()
+    app = uploaded(app.switch_page("pages_/session/session.py").run(), written)
+    records = read_session(session_of(app)).records
+    assert [kept.title for kept in records] == [f"{titles[0]} (from the file)", *titles]
+    assert [kept.record.heads for kept in records[:2]] == [tuple(range(8)), (1,)]
+
+
 def test_a_single_head_comes_back_under_its_number(open_app: OpenApp, tmp_path: Path) -> None:
     app = open_app("attention", ids=IDS, block="2", heads="3")
     before = drawn(app)

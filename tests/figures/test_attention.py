@@ -64,6 +64,15 @@ def test_a_differential_block_has_three_panels_on_one_symmetric_scale(record) ->
     assert "H1 − λ H2" in figure.layout.title.text
 
 
+def test_a_scale_that_does_not_hold_every_value_says_so_at_its_ends(record, model) -> None:
+    scale = attention_drawing(record, sample=1, head=0, clip_quantile=0.5).scale
+    assert scale.ticks == {scale.low: f"≤ −{scale.high:.3g}", 0.0: "0", scale.high: f"≥ {scale.high:.3g}"}
+    assert attention_drawing(record, sample=1, head=0, clip_quantile=1.0).scale.ticks is None
+    norms = extract_attention(model, random_tokens(), 0, "contribution_norm")
+    scale = attention_drawing(norms, clip_quantile=0.5).scale
+    assert list(scale.ticks) == [0.0, scale.high]
+
+
 def test_a_plain_block_has_one_panel(model) -> None:
     figure = attention_figure(extract_attention(model, random_tokens(), 1, reduce="mean"))
     assert panel_titles(figure) == ["weights"]

@@ -239,7 +239,8 @@ def draw_rest(
     st.caption(means + what_is_drawn(request) + beyond_the_scale(figure))
     if request.view != "heads":
         row = choose_row(prompt, record)
-        draw_row(prompt, record, row)
+        # By span the picture shows sums, on a scale of their own.
+        draw_row(prompt, record, row, figure.layout.coloraxis.cmax if request.view == "positions" else None)
         places = {"block": record.block, "position": row, "last": len(prompt.tokens) - 1}
         draw_links(*places_links(**places, but="attention"), lead="Go on at this block and position:")
     title = f"attention, block {record.block}, {request.kind}, {request.view}"

@@ -25,12 +25,13 @@ def choose_row(prompt: Prompt, record: AttentionRecord) -> int:
     return state.slider("Row: what is read at this position", "row", rows[0], rows[-1], rows[-1])
 
 
-def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
-    """Every picture's row on one scale."""
+def draw_row(prompt: Prompt, record: AttentionRecord, row: int, end: float | None = None) -> None:
+    """Every picture's row on one scale. end: of the scale of the picture above; None where that shows other values."""
     first_row = int(record.rows[0, 0])
     whole = pictures_of(record).values
     pictures = {name: picture[row - first_row, : row + 1].cpu().numpy() for name, picture in whole.items()}
-    limit = max(float(np.abs(picture).max()) for picture in pictures.values()) or 1.0
+    largest = max(float(np.abs(picture).max()) for picture in pictures.values())
+    limit = end or largest or 1.0
     source = source_of(row)
     if source is not None:
         values = ", ".join(f"{short_name(name)} {picture[source]:.4g}" for name, picture in pictures.items())
@@ -42,8 +43,9 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int) -> None:
     if prompt.spans.needle:
         draw_spans(prompt.spans, record, row - first_row)
     st.caption(
-        f"What is read at position {row}, `{code_text(prompt.strings[row])}`: blue is negative, red positive; the "
-        f"scale is this row's and ends at its largest value, ±{limit:.3g}."
+        f"What is read at position {row}, `{code_text(prompt.strings[row])}`: blue is negative, red positive; "
+        + (f"the scale is that of the picture above, ±{limit:.3g}" if end else f"the scale ends at ±{limit:.3g}")
+        + f"; the largest here is {largest:.3g}."
     )
     outlined = () if source is None else (source,)
     for name, picture in pictures.items():

@@ -39,7 +39,9 @@ def page() -> None:
     if chosen is None or prompt is None:
         return
     with shown_errors("Scoring the heads", "Shorten the prompt to need less."):
-        measure = state.selectbox("Shown", "measure", list(MAKERS), "sink_share", format_func=NAMES.__getitem__)
+        # What the Attention page ranks heads by, where a needle is marked.
+        ready = "needle_share" if prompt.spans.needle else "sink_share"
+        measure = state.selectbox("Shown", "measure", list(MAKERS), ready, format_func=NAMES.__getitem__)
         request = HeadsRequest(measure=measure, boundary=boundary_of(chosen, prompt))
         missing = request.missing(prompt)
         if missing is not None:

@@ -41,11 +41,13 @@ from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines
-from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.drawing.colours import short_name
+from diffmamba_interp.drawing.labels import probability_text, token_label
 from diffmamba_interp.figures.lens import CellQuantity, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
 TRAJECTORIES = ("trajectory", "second_trajectory")
+N_IN_LINE = 5
 COMPARE = {"one": "the first model", "beside": "both models side by side", "difference": "model minus baseline"}
 
 
@@ -96,6 +98,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
         marked(figure, stage, position) if stage < len(read.trajectory.stages) else figure
         for figure, read in zip(figures, reads, strict=False)
     ]
+    draw_chosen(prompt, reads, stage, position)
     if choices.compare == "difference":
         model, baseline = (read.chosen.name for read in reads)
         draw_figure(shown[0], "lens_figure", on_select=partial(take_cell, "lens_figure"))
@@ -113,7 +116,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
     st.caption(
         f"Each cell: the token that the {kind} lens finds most likely to follow the token below, at that depth. "
         f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list, "
-        "which stands below; the framed cell is the one it is of."
+        "of which the first stand above, all below; the framed cell is the one it is of."
     )
     draw_cell(prompt, reads)
     for read in reads:
@@ -131,6 +134,26 @@ def take_cell(key: str) -> None:
         if points:
             stage, place = points[0]["customdata"][:2]
             state.put("cell", f"{int(stage)}-{int(place)}")
+
+
+def draw_chosen(prompt: Prompt, reads: list[Read], stage: int, position: int) -> None:
+    """Above the map, where a click looks first: the framed cell's likeliest tokens in a line for each model."""
+    place = (
+        f"{reads[0].trajectory.stages[stage]}, position {position} {markdown(token_label(prompt.strings[position]))}"
+    )
+    lines = []
+    for read in reads:
+        if stage < len(read.trajectory.stages):
+            rows = top_tokens(read.trajectory, read.text, stage, position - read.request.first)[:N_IN_LINE]
+            name = f"{markdown(short_name(read.chosen.name))}: " if len(reads) > 1 else ""
+            lines.append(
+                name
+                + " · ".join(
+                    f"**{markdown(str(row['token']))}** {probability_text(cast(float, row['probability']))}"
+                    for row in rows
+                )
+            )
+    st.markdown("  \n".join([f"In the frame: {place}", *lines]))
 
 
 def draw_cell(prompt: Prompt, reads: list[Read]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,21 +13,24 @@ from app.pages_.session.file import MAX_PACKED_BYTES, Session, read_session, wri
 from app.pages_.session.kinds import KINDS, figures_of, kind_of
 from app.pages_.session.report import write_report
 from app.shell import state
-from app.shell.downloads import KeptRecord, forget_all, kept_records
+from app.shell.downloads import KeptRecord, forget_all, keep_record, kept_records
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure, paled
 from app.shell.headlines import draw_headline
 
 PAGES = Path(__file__).resolve().parents[1]
+JOINED = "session_joined"
+OF_FILE = "from the file"
+"""After the title of a record where one of this visit has the same title."""
 
 
 def page() -> None:
     st.title("Session")
     left, right = st.columns(2)
-    with left:
-        draw_writing()
     with right:
         opened = choose_file()
+    with left:
+        draw_writing()
     if opened is not None:
         draw_opened(opened)
 
@@ -47,7 +51,7 @@ def draw_writing() -> None:
     )  # fmt: skip
     if records:
         draw_report(state.values(), records, key="report")
-        st.button("Forget these figures", on_click=forget_all)
+        st.button("Forget these figures", key="forget", on_click=forget_all)
 
 
 def draw_report(values: Mapping[str, str], records: Sequence[KeptRecord], *, key: str) -> None:
@@ -64,8 +68,29 @@ def choose_file() -> Session | None:
     if file is None:
         return None
     with shown_errors("Opening the session file"):
-        return read_session(file.getvalue())
+        opened = read_session(file.getvalue())
+        if st.session_state.get(JOINED) != file.file_id:
+            st.session_state[JOINED] = file.file_id
+            join(opened)
+        return opened
     return None
+
+
+def join(opened: Session) -> None:
+    """Let the figures of a file be taken away with those of this visit, which come last and stay what they are."""
+
+    def content(kept: KeptRecord) -> bytes:
+        return KINDS[kind_of(kept.record)].write(kept.record)
+
+    mine = {(kept.title, kept.model): kept for kept in kept_records()}
+    for kept in opened.records:
+        own = mine.get((kept.title, kept.model))
+        if own is None:
+            keep_record(kept)
+        elif content(own) != content(kept):
+            keep_record(replace(kept, title=f"{kept.title} ({OF_FILE})"))
+    for kept in mine.values():
+        keep_record(kept)
 
 
 def draw_opened(session: Session) -> None:
