@@ -48,7 +48,7 @@ def intervention_headline(record: InterventionRecord) -> Headline:
         )
     if "snr_db" in record.clean:
         ratios = [float(values["snr_db"].mean()) for values in (record.clean, record.intervened)]
-        says += f", and its ratio to the wrong labels from {ratios[0]:.1f} to {ratios[1]:.1f} dB"
+        says += f", and its ratio to the wrong labels from {decibels(ratios[0])} to {decibels(ratios[1])}"
     of_it = any(change["kind"] in OF_THE_SUBTRACTION for change in record.interventions)
     against = ([NO_CANCELLING] if of_it else []) + ([ONE_PROMPT] if n < MIN_SAMPLES else [])
     return Headline(says=(f"{says}.",), against=tuple(against))
@@ -159,9 +159,9 @@ def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int
         ratios = record.intervened["snr_db"].mean(axis=-1)[:, record.doses.index(0.0)]
         low, high = (", ".join(map(str, record.groups[at] or ())) for at in (ratios.argmin(), ratios.argmax()))
         told.append(
-            f"The answer's ratio to the wrong labels, {float(record.clean['snr_db'].mean()):.1f} dB, is lowest with "
-            f"{dose} in block {low}, {ratios.min():.1f} dB, and highest with it in block {high}, "
-            f"{ratios.max():.1f} dB."
+            f"The answer's ratio to the wrong labels, {decibels(record.clean['snr_db'].mean())}, is lowest with "
+            f"{dose} in block {low}, {decibels(ratios.min())}, and highest with it in block {high}, "
+            f"{decibels(ratios.max())}."
         )
     against = [ONE_PROMPT] if n < MIN_SAMPLES else []
     return Headline(says=tuple(told), against=(*against, TOGETHER))
@@ -183,3 +183,8 @@ def faithfulness_headline(record: FaithfulnessRecord) -> Headline:
         ),
         against=tuple(against),
     )
+
+
+def decibels(value: float) -> str:
+    """With the minus of the figures' axes."""
+    return f"{float(value):.1f} dB".replace("-", "−")

@@ -28,6 +28,9 @@ MOST_GROWTH = 1.5
 PANEL_HEIGHT, PANEL_GAP, UPRIGHT, LEGEND_ROW, ROOM = 220, 95, 50, 20, 130
 """Pixels of a panel on a telephone, between two, for upright labels, of a line of the legend, and around all."""
 
+FOOT, TWO_LINES, UNDER_TITLE = 22, 30, 24
+"""More of them: for the title of the lowest axis, for a map's title of two lines, and over a panel's title."""
+
 MOST_STACKED = 12
 """Panels: of more each stays small beside the others."""
 
@@ -75,6 +78,7 @@ def stacked(figure: go.Figure) -> go.Figure:
     gap = PANEL_GAP + (UPRIGHT if layout.xaxis.tickangle == 90 else 0)
     whole = plot_height + (n - 1) * gap
     titles = [note for note in layout.annotations if note.yref == "paper" and note.yanchor == "bottom"]
+    is_map, measured = layout.coloraxis.colorscale is not None, layout.yaxis.title.text
     for place, (x, y) in enumerate(zip(x_axes, y_axes, strict=True)):
         top = 1 - place * (PANEL_HEIGHT + gap) / whole
         layout[x].domain = [0, 1]
@@ -88,12 +92,20 @@ def stacked(figure: go.Figure) -> go.Figure:
     left = 15 + LETTER_WIDTH * min(max(widest, LEAST_LABEL), MOST_LABEL)
     n_lines = sum(bool(trace.showlegend) for trace in narrow.data) if layout.showlegend else 0
     legend = LEGEND_ROW * n_lines
+    # Two lines of a title and a colour bar with its own, one below the other.
+    above = TWO_LINES if is_map and "<br>" in (layout.title.text or "") else 0
     narrow.update_layout(
-        height=whole + ROOM + gap - PANEL_GAP + legend,
-        margin={"l": left, "r": 10, "t": 80, "b": 40 + gap - PANEL_GAP + legend},
+        height=whole + ROOM + FOOT + above + gap - PANEL_GAP + legend,
+        margin={"l": left, "r": 10, "t": 80 + above, "b": 40 + FOOT + gap - PANEL_GAP + legend},
         legend={**LEGEND_BELOW, "orientation": "v", "y": -(70 + gap - PANEL_GAP) / whole},
     )  # fmt: skip
-    if layout.coloraxis.colorscale is not None:
+    if measured and not is_map:
+        # There is no room for it beside the axis.
+        narrow.add_annotation(
+            text=measured, xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom", showarrow=False,
+            yshift=UNDER_TITLE if titles else 4,
+        )  # fmt: skip
+    if is_map:
         bar = {"orientation": "h", "x": 0.5, "xanchor": "center", "len": 0.8, "thickness": 10}
         layout.coloraxis.colorbar.update({**bar, "y": 1 + 30 / whole, "yanchor": "bottom"})
         layout.coloraxis.colorbar.title.side = "top"

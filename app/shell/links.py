@@ -36,6 +36,15 @@ class Link:
         return kept | self.changes
 
 
+def asked(page: str) -> dict[str, str]:
+    """That a question of the start page opens this one, which then answers it before it asks for anything."""
+    return {f"asked_{page}": "yes"}
+
+
+def is_asked(page: str) -> bool:
+    return state.remembered(f"asked_{page}", "") == "yes"
+
+
 def draw_links(*links: Link, lead: str = "", cards: bool = False) -> None:
     """In a row. lead: words before them. cards: each in a frame, with what it is for."""
     if lead:

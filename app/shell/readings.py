@@ -60,7 +60,7 @@ def at_output(record: InterventionRecord) -> list[AtOutput]:
             value, change = probability_text(after), probability_change_text(before, after)
         else:
             unit = " dB" if reading == "snr_db" else ""
-            value, change = f"{after:.4g}{unit}", f"{after - before:+.4g}{unit} from {before:.4g}"
+            value, change = f"{after:.4g}{unit}".replace("-", "−"), f"{after - before:+.4g}{unit} from {before:.4g}"
         shown = change if after != before else None
         least = SMALL * (1.0 if reading in SHARES else max(abs(before), 1.0))
         small = abs(after - before) < least

@@ -23,17 +23,14 @@ from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.models.language_model import HookedMamba
-from diffmamba_interp.needle.haystack import Haystack
 from diffmamba_interp.needle.records import NeedleSample
-from diffmamba_interp.needle.samples import hide_stories
+from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.scoring import LabelScores, score_labels, wilson_interval
-from diffmamba_interp.needle.tasks import generate_stories
 from diffmamba_interp.statistics import PairedDifference, paired_difference
 
 N_GENERATED = 3
 """Tokens of an answer: a word."""
 
-SPARE_STORIES = 20
 _SEPARATOR = "|"
 _OF_PROMPT = ("task", "length", "index", "story", "n_tokens", "n_mentioned", "answer", "labels")
 _OF_MODEL = ("predicted", "generated", "log_probs")
@@ -138,7 +135,7 @@ def prompt_rows(
 
 def grid_rows(
     models: Mapping[str, Any],
-    haystack: Haystack,
+    tokenizer: PreTrainedTokenizerBase,
     cells: Sequence[tuple[str, int]],
     *,
     n: int,
@@ -148,21 +145,18 @@ def grid_rows(
 ) -> list[PromptRow]:
     """Rows of all models in cells of generated stories, one cell after the other.
 
-    models: by name, sharing the haystack's tokenizer. cells: task and length. n: prompts per cell. seed: of the
-    stories, which are those of the "eval" split. score: in place of `score_labels`. on_cell: called with every cell's
-    rows. Raises ValueError for a task of which no story fits a length.
+    models: by name, sharing the tokenizer. cells: task and length; their prompts are those that `make_needle_samples`
+    makes with this task, length, n and seed, so that a row's index finds its prompt again. n: prompts per cell. score:
+    in place of `score_labels`. on_cell: called with every cell's rows. Raises ValueError for a task of which too few
+    stories fit a length.
     """
     rows: list[PromptRow] = []
     for task, length in cells:
-        # Some stories may be too long for the cell.
-        stories = generate_stories(task, n=n + SPARE_STORIES, seed=seed, split="eval", vocabulary="mixed")
-        samples = hide_stories(haystack, stories, n=n, length=length, seed=seed)
-        if not samples:
-            raise ValueError(f"no story of {task} fits {length} tokens: give a greater length.")
+        samples = make_needle_samples(tokenizer, task=task, n=n, length=length, seed=seed)
         of_cell = [
             row
             for name, model in models.items()
-            for row in prompt_rows(name, samples, score(model, samples), haystack.tokenizer)
+            for row in prompt_rows(name, samples, score(model, samples), tokenizer)
         ]
         rows += of_cell
         if on_cell is not None:

@@ -145,6 +145,22 @@ def test_on_a_telephone_panels_stand_below_one_another_and_keep_their_titles_and
     assert layout.height > 3 * 200
 
 
+def test_on_a_telephone_curves_say_what_they_measure_and_maps_have_room_for_their_titles(curves: go.Figure) -> None:
+    narrow = fitted(curves, 300).layout
+    (said,) = [note for note in narrow.annotations if note.text == "share"]
+    assert (said.x, said.y, said.yanchor) == (0, 1, "bottom")
+    assert said.yshift > 0
+    assert not any(note.text == "share" for note in curves.layout.annotations)
+    heat = HeatMap(values=np.ones((1, 1)), x=["a"], y=["b"])
+    scale = ColourScale(title="weight", low=-1.0, high=1.0)
+    tops = [
+        fitted(to_plotly(Drawing(title="one", subtitle=below, panels=[Panel(marks=[heat])], scale=scale)), 300)
+        .layout.margin.t
+        for below in ("", "two")
+    ]  # fmt: skip
+    assert tops[1] >= tops[0] + 30
+
+
 def test_the_width_is_that_of_a_window_of_1280_until_the_browser_tells_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

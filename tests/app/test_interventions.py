@@ -71,7 +71,7 @@ def test_at_first_nothing_is_changed(open_app: OpenApp, model: HookedMamba) -> N
     assert figures(app)[2]["data"][0]["z"].min() >= 0
     assert any("Change something above" in text for text in texts(app.caption))
     assert len(app.dataframe) == 1
-    assert any("nothing is changed" in text for text in texts(app.code))
+    assert any("nothing is changed" in text for text in texts(app.caption))
     assert not any(metric.delta for metric in app.metric)
 
 
@@ -250,7 +250,7 @@ def test_a_needle_of_a_generated_prompt_can_be_knocked_out(open_app: OpenApp) ->
     app.multiselect(key="knock_spans").select("needle").run()
     assert len(figures(app)) == 3
     assert app.metric[0].value != clean
-    assert any("taken out in blocks 0–" in text for text in texts(app.code))
+    assert any("taken out in blocks 0–" in text for text in texts(app.caption))
 
 
 def test_a_plain_model_offers_heads_and_tokens(open_app: OpenApp) -> None:

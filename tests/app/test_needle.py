@@ -206,6 +206,11 @@ def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
     assert not app.get("plotly_chart")
     # Two models, 20 s each, and the attention's 1.2 passes.
     assert any("about 89 s here (lens 40 s, what is read 48 s" in text for text in texts(app.caption))
+    # A question of the start page is a press: what it asks is read at once, and the choices stand back.
+    asked = open_app("needle", **TINY, asked_needle="yes")
+    assert len(figures(asked)) == 5
+    assert [box.label for box in asked.expander][0] == "Prompts, lens and what is shown"
+    assert headline(asked)
     app.button(key="run_needle").click().run()
     assert len(figures(app)) == 5
     monkeypatch.setattr(request, "forward_seconds", lambda *_: 1e5)

@@ -171,7 +171,7 @@ def test_each_question_opens_its_page_in_the_state_that_answers_it(open_app: Ope
     asked = {link.label: parse_qs(link.query_string) for link in links(app)}
     assert len(asked) == 4
     shared = {"model": [MODEL], "ids": [IDS]}
-    assert asked["Does the subtraction help?"] == shared | {"lambda_factor": ["0.0"]}
+    assert asked["Does the subtraction help?"] == shared | {"lambda_factor": ["0.0"], "asked_interventions": ["yes"]}
     state = {key: values[0] for key, values in asked["Does the subtraction help?"].items()}
     opened = open_app("interventions", **state)
     assert opened.slider(key="lambda_factor").value == 0

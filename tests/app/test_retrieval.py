@@ -5,14 +5,17 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 
 from app.pages_.retrieval.grid import ANSWER_TOKENS, GridRequest, cells_csv, cells_npz
+from app.shell import loading
+from app.shell.choices import needle_sample
 from diffmamba_interp.drawing.colours import MODELS
 from diffmamba_interp.needle.accuracy_grid import Cell
-from tests.app.conftest import OpenApp, complaint, figures, run_code, texts
+from tests.app.conftest import OpenApp, complaint, figures, links, run_code, texts
 
 LIVE = {"model": "bundled:diff-mamba2", "results": "run here", "tasks": "qa1", "lengths": "0", "n": "3"}
 
@@ -125,6 +128,21 @@ def test_a_grid_that_is_run_here_has_the_colours_and_the_direction_of_the_measur
     assert looks[0] == looks[1] == {name: style.colour for name, style in MODELS.items()}
     assert titles == ["diff-mamba2 /<br>mamba2"] * 2
     assert any("Accuracy of diff-mamba2 over mamba2" in text for text in texts(app.caption))
+
+
+def test_a_prompt_of_a_grid_opens_the_other_pages_and_the_needle_run_that_holds_it(open_app: OpenApp) -> None:
+    app = open_app("retrieval", **LIVE)
+    app.button(key="run_grid").click().run()
+    app.number_input(key="grid_prompt").set_value(2).run()
+    row = app.session_state["retrieval_rows"][2]
+    assert any(f"Answer: {row.answer}. mamba2 finds {row.predicted} likeliest" in text for text in texts(app.caption))
+    linked = {link.page: {key: value[0] for key, value in parse_qs(link.query_string).items()} for link in links(app)}
+    assert set(linked) == {"needle", "attention", "lens", "graph", "interventions"}
+    of_prompt = {"source": "needle", "task": "qa1", "length": "0", "seed": "0", "number": "2"}
+    assert linked["lens"].items() >= of_prompt.items()
+    assert linked["needle"].items() >= {"needle_task": "qa1", "needle_n": "3", "needle_prompt": "2"}.items()
+    sample = needle_sample(loading.model_key(LIVE["model"], "float32"), "qa1", 0, 0, 2)
+    assert (sample.story_hash[:16], sample.answer) == (row.story, row.answer)
 
 
 def test_a_grid_that_was_left_shows_the_cells_that_were_done(open_app: OpenApp) -> None:

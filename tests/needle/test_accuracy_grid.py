@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from diffmamba_interp.needle import make_needle_samples
 from diffmamba_interp.needle.accuracy_grid import (
     Cell,
     PromptRow,
@@ -143,7 +144,7 @@ def test_a_grid_asks_every_model_the_same_prompts_cell_by_cell(tokenizer: PreTra
         ]
 
     cells, models = [("qa1", 0), ("qa4", 0)], {"a": "right", "b": "first"}
-    rows = grid_rows(models, Haystack(tokenizer), cells, n=4, seed=3, score=score, on_cell=told.append)
+    rows = grid_rows(models, tokenizer, cells, n=4, seed=3, score=score, on_cell=told.append)
     assert [model for model, _ in asked] == ["right", "first"] * 2
     assert asked[0][1] == asked[1][1] != asked[2][1]
     assert [row for of_cell in told for row in of_cell] == rows
@@ -151,7 +152,16 @@ def test_a_grid_asks_every_model_the_same_prompts_cell_by_cell(tokenizer: PreTra
     assert [cell.models[0].accuracy for cell in summarise(rows, ("a", "b"))] == [1.0, 1.0]
 
 
+def test_a_rows_prompt_is_found_again_by_its_index(tokenizer: PreTrainedTokenizerBase) -> None:
+    def score(_: None, samples) -> list[LabelScores]:
+        n = len(samples[0].labels)
+        return [LabelScores(log_probs=(-1.0,) * n, n_label_tokens=(1,) * n, answer=0) for _ in samples]
+
+    rows = grid_rows({"a": None}, tokenizer, [("qa2", 0)], n=3, seed=7, score=score)
+    samples = make_needle_samples(tokenizer, task="qa2", n=3, length=0, seed=7)
+    assert [(row.index, row.story) for row in rows] == [(i, s.story_hash[:16]) for i, s in enumerate(samples)]
+
+
 def test_a_cell_that_no_story_fits_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    filler = Filler.from_texts(tokenizer, ["It was a dark and stormy night. The rain fell in torrents."])
-    with pytest.raises(ValueError, match="no story of qa1 fits 8 tokens"):
-        grid_rows({"a": None}, Haystack(tokenizer, filler), [("qa1", 8)], n=2, seed=0)
+    with pytest.raises(ValueError, match="fit a length of 8 tokens"):
+        grid_rows({"a": None}, tokenizer, [("qa1", 8)], n=2, seed=0)

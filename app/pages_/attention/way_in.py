@@ -29,7 +29,7 @@ def draw_way_in(way_in: WayIn | None, block: int, head: str) -> None:
     figure = run_steps(strip_steps(shown), {"needle_reading": way_in.scores})["strip"]
     figure.update_layout(
         height=STRIP_HEIGHT, margin={"t": 4, "b": 4, "r": 10}, clickmode="event+select",
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.98, "yanchor": "top"},
+        legend={"orientation": "h", "x": 0.7, "xanchor": "right", "y": 0.98, "yanchor": "top"},
     )  # fmt: skip
     figure.update_traces(selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}})
     draw_figure(figure, "strip_figure", on_select=take_bar)

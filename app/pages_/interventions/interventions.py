@@ -54,6 +54,7 @@ from app.shell.lens_reading import (
     top_tokens,
     trajectory,
 )
+from app.shell.links import is_asked
 from app.shell.loading import ChosenModel
 from app.shell.needle_pictures import name_stages_shortly
 from app.shell.prompts import Prompt, token_text
@@ -63,8 +64,6 @@ from diffmamba_interp.figures.interventions import BY_STAGE
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.lens import LensTrajectory
 
-"""Last positions that the heat maps show."""
-
 MAP_COLOURS = {
     "target_probability": "probability of the answer",
     **{name: words for name, words in STATISTICS.items() if not name.startswith("target")},
@@ -73,7 +72,8 @@ MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 MAX_TITLE = 200
 STAGE_HEIGHT = 320
-SWEPT = {"nothing": "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
+NOTHING = "nothing"
+SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 
 
 def page() -> None:
@@ -83,8 +83,11 @@ def page() -> None:
     if chosen is None or prompt is None:
         return
     with shown_errors("Changing the model", "Shorten the prompt."):
-        numbers, controls, doses = st.container(), st.container(border=True), st.container()
-        pictures = st.container()
+        numbers = st.container()
+        # What was asked is answered before there is anything to choose.
+        controls = st.expander("What is changed") if is_asked("interventions") else st.container(border=True)
+        swept_first, curves, pictures, swept_last, traced = (st.container() for _ in range(5))
+        doses = swept_last if state.pending("swept") in ("", NOTHING) else swept_first
         with controls:
             answer = choose_answer(chosen, prompt)
             changes = choose_changes(chosen, prompt)
@@ -119,8 +122,12 @@ def page() -> None:
             figures = run_steps(steps, {"record": record, **read, "token_text": text})
             with numbers:
                 draw_numbers(record)
+            with controls:
+                st.caption("; ".join(in_words(change) for change in record.interventions) or "nothing is changed")
+            with curves:
+                drawn = draw_stages(record, figures)
             with pictures:
-                drawn = {**draw_stages(record, figures), **draw_maps(record, figures)}
+                drawn |= draw_maps(record, figures)
                 draw_top(request, read if record.interventions else {BEFORE: read[BEFORE]}, text)
                 code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
                 draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
@@ -128,8 +135,9 @@ def page() -> None:
                 chosen.keep(prompt, f"intervention: {changed}"[:MAX_TITLE], record)
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
-                with doses:
-                    draw_dose_response(chosen, prompt, answer, changes, record, numbers, log=log)
+            with doses:
+                draw_dose_response(chosen, prompt, answer, changes, record, numbers, log=log)
+            with traced:
                 draw_patching(chosen, prompt, answer, request)
                 draw_faithfulness(chosen, prompt, answer)
 
@@ -137,16 +145,15 @@ def page() -> None:
 def draw_numbers(record: InterventionRecord) -> None:
     """What is read at the output, before and after."""
     # Of an unchanged model there is nothing to say where a sweep has more.
-    if record.interventions or state.pending("swept") in ("", "nothing"):
-        draw_headline(intervention_headline(record))
+    if not record.interventions and state.pending("swept") not in ("", NOTHING):
+        return
+    draw_headline(intervention_headline(record))
     numbers = at_output(record)
     for column, number in zip(st.columns(len(numbers)), numbers, strict=True):
         column.metric(
             number.name, number.value, number.change, border=True, help=number.meaning,
             delta_color="off" if number.is_small else "normal",
         )  # fmt: skip
-    lines = [in_words(change) for change in record.interventions]
-    st.code("\n".join(lines) or "nothing is changed", language=None, wrap_lines=True)
 
 
 def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
@@ -236,8 +243,8 @@ def choose_sweep(chosen: ChosenModel, changes: Changes) -> DoseRequest | None:
     columns = st.columns([3, 4, 3, 2])
     with columns[0]:
         offered = [name for name in SWEPT if differential or name != "lambda"]
-        swept = state.selectbox("Swept", "swept", offered, "nothing", format_func=SWEPT.get)
-    if swept == "nothing":
+        swept = state.selectbox("Swept", "swept", offered, NOTHING, format_func=SWEPT.get)
+    if swept == NOTHING:
         return None
     allowed = differential if swept == "lambda" else list(range(chosen.cfg.n_layers))
     with columns[1]:

@@ -26,7 +26,7 @@ from diffmamba_interp.lens import LensTrajectory
 BEFORE, AFTER = "before", "after"
 DOSE_READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}
 PRESENT = {"color": "#666666", "width": 1, "dash": "dot"}
-HEIGHT, MORE_THAN_FEW, LINE_HEIGHT = 320, 4, 30
+HEIGHT, MORE_THAN_FEW, LINE_HEIGHT = 320, 4, 23
 LEGEND = {"title": {"text": "blocks"}, "orientation": "v", "y": 1.0, "yanchor": "top"}
 
 

@@ -49,6 +49,7 @@ from app.shell.figures import draw_figure
 from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline, needle_headline
 from app.shell.kept_runs import ProbesRun
+from app.shell.links import is_asked
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
@@ -63,6 +64,9 @@ SOURCES = {"generated": "generated", "pasted": "pasted"}
 SHOWN = tuple(measure for measure in MEASURES if measure not in ("snr_db", "snr"))
 """The signal-to-noise ratio has a figure of its own."""
 
+ASKED_S = 90.0
+"""Opened by a question, the page runs at once what is expected to take no longer: that press was the one on Run."""
+
 STATISTICS = {"mean": "mean", "median": "median"}
 
 
@@ -75,9 +79,11 @@ def page() -> None:
     told = st.container()
     with shown_errors("Reading the needle"):
         models = baseline_last([model for model in (first, second) if model])
-        request = choose_samples(default_n(models))
-        reads, drawing = choose_reading(models)
-        readings, share = run_or_recall(reads, request)
+        is_answer = is_asked("needle")
+        with st.expander("Prompts, lens and what is shown") if is_answer else st.container():
+            request = choose_samples(default_n(models))
+            reads, drawing = choose_reading(models)
+        readings, share = run_or_recall(reads, request, ASKED_S if is_answer else LONG_S)
         if readings:
             run = NeedleRun(readings=tuple(readings), drawing=drawing)
             if share < 1:
@@ -96,8 +102,13 @@ def page() -> None:
             )
 
 
-def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[list[NeedleReading], float]:
-    """What was read, and the share of the run that is done; runs if the button was pressed or it is short."""
+def run_or_recall(
+    reads: Sequence[NeedleRead], request: SampleRequest, longest_s: float
+) -> tuple[list[NeedleReading], float]:
+    """What was read, and the share of the run that is done; runs if the button was pressed or it is short.
+
+    longest_s: what is short.
+    """
     what = (tuple(reads), request)
     expected = estimate(reads, request)
     require_feasible(expected.seconds, "Choose fewer or shorter prompts")
@@ -112,7 +123,7 @@ def run_or_recall(reads: Sequence[NeedleRead], request: SampleRequest) -> tuple[
     ran, readings, share = st.session_state.get(READ, (None, [], 0.0))
     if ran != what:
         readings, share = [], 0.0
-    at_once = share < 1 and expected.seconds <= LONG_S and st.session_state.get(STOPPED) != what
+    at_once = share < 1 and expected.seconds <= longest_s and st.session_state.get(STOPPED) != what
     if pressed or at_once:
         st.session_state.pop(STOPPED, None)
         # The press makes Streamlit leave this run at its next drawing; what was read until then stays.

@@ -16,7 +16,7 @@ from app.shell.folders import ModelKey
 from app.shell.glossary import explained
 from app.shell.headlines import Headline, lens_headline, models_headline
 from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory, trajectory_steps
-from app.shell.links import Link, draw_links
+from app.shell.links import Link, asked, draw_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, tokens_step
@@ -34,15 +34,18 @@ INTRODUCTION = (
 )
 QUESTIONS = (
     Link(
-        label="Where does the answer come in?", page="needle", changes={"needle_length": "0", "needle_n": "16"},
+        label="Where does the answer come in?", page="needle",
+        changes={"needle_length": "0", "needle_n": "16"} | asked("needle"),
         why="16 prompts read block by block, both models",
     ),
     Link(
-        label="Does the subtraction help?", page="interventions", changes={"lambda_factor": "0.0"},
+        label="Does the subtraction help?", page="interventions",
+        changes={"lambda_factor": "0.0"} | asked("interventions"),
         why="λ set to 0 in every block, on the prompt of the side bar",
     ),
     Link(
-        label="Which block carries it?", page="interventions", changes={"swept": "lambda", "swept_apart": "True"},
+        label="Which block carries it?", page="interventions",
+        changes={"swept": "lambda", "swept_apart": "True"} | asked("interventions"),
         why="λ from 0 to 2 times, in each block on its own",
     ),
     Link(

@@ -20,7 +20,7 @@ from app.shell.steps import Ref, Step, model_steps, run_steps, tokenizer_step
 from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.table_text import csv_text
-from diffmamba_interp.needle import Filler, Haystack, NeedleSample
+from diffmamba_interp.needle import NeedleSample
 from diffmamba_interp.needle.accuracy_grid import (
     Cell,
     PromptRow,
@@ -31,10 +31,8 @@ from diffmamba_interp.needle.accuracy_grid import (
     summarise,
 )
 from diffmamba_interp.needle.scoring import LabelScores
-from diffmamba_interp.text.generated_text import generated_documents
 
 RESULTS = Path(__file__).resolve().parents[3] / "analyses" / "retrieval"
-FILLER_CHARS = 200_000
 STEP_TOKENS = 4096
 MODELS = ("model", "second_model")
 FACT_TOKENS = {"qa1": 76, "qa2": 201, "qa3": 579, "qa4": 32, "qa5": 263}
@@ -80,12 +78,9 @@ def measured_steps(file: Path) -> list[Step]:
 
 def grid_steps(names: Sequence[str], request: GridRequest) -> list[Step]:
     """What makes the prompts with `tokenizer`, asks `models`, and counts what they get right."""
-    documents = Step("", list, Step("", generated_documents, n_chars=FILLER_CHARS))
     of_grid = {"n": request.n, "seed": request.seed}
     return [
-        Step("filler", Filler.from_texts, Ref("tokenizer"), documents),
-        Step("haystack", Haystack, Ref("tokenizer"), Ref("filler")),
-        Step("rows", grid_rows, Ref("models"), Ref("haystack"), request.cells, **of_grid),
+        Step("rows", grid_rows, Ref("models"), Ref("tokenizer"), request.cells, **of_grid),
         *summary_steps(names),
     ]
 
@@ -114,7 +109,7 @@ def run_grid(
 
     on_share: called with the share of all answers that there are, and where the last ones belong. on_cell: called with
     a cell's rows, of all models.
-    Raises ValueError for a task of which no story fits a length.
+    Raises ValueError for a task of which too few stories fit a length.
     """
     n_answers, n_done = len(request.cells) * request.n * len(models), 0
 

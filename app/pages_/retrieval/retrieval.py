@@ -25,11 +25,12 @@ from app.shell.estimates import require_feasible
 from app.shell.figures import LEGEND_BELOW, draw_figure
 from app.shell.headlines import draw_headline, retrieval_headline
 from app.shell.kept_runs import RetrievalRun
+from app.shell.links import Link, draw_links
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.steps import as_python, run_steps
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.files.json_files import read_json_object
-from diffmamba_interp.needle.accuracy_grid import Cell
+from diffmamba_interp.needle.accuracy_grid import Cell, PromptRow
 
 LIVE = "run here"
 TITLES = {
@@ -68,8 +69,8 @@ def in_words(file: Path, n_others: int) -> str:
     weights = ", ".join(f"{name} {digest[:12]}…" for name, digest in about["models"].items())
     faint = f"Faint curves: {n_others} other training seed{'' if n_others == 1 else 's'}. " if n_others else ""
     return (
-        f"From analyses/retrieval/{file.parent.name}/results.json: weights {weights}; seed {about['seed']}, on "
-        f"{about['device']}. {faint}Each length has its own number of prompts: point at a marker."
+        f"Measured beforehand with the weights {weights}; seed {about['seed']}, on {about['device']}. {faint}"
+        "Each length has its own number of prompts: point at a marker."
     )
 
 
@@ -116,6 +117,38 @@ def live(models: Sequence[ChosenModel]) -> None:
         figures = FIGURES[: len(models)]
         code = as_python([*printed_grid(keys, ran), *figures]) if same else "# press Run again: models or grid changed"
         draw(cells, code)
+        draw_prompt_links(st.session_state[ROWS], ran)
+
+
+def draw_prompt_links(rows: Sequence[PromptRow], request: GridRequest) -> None:
+    """What was answered to one prompt, and the pages that open with it; at first one on which the models part."""
+    st.header("Go on with one of these prompts", anchor=False)
+    by_prompt: dict[tuple[str, int, int], list[PromptRow]] = {}
+    for row in rows:
+        by_prompt.setdefault((row.task, row.length, row.index), []).append(row)
+    cells = {f"{task}, {length_in_words(str(length))}": (task, length) for task, length, _ in by_prompt}
+    telling = max(by_prompt, key=lambda at: len({row.is_right for row in by_prompt[at]}))
+    left, middle, right = st.columns([2, 1, 4], vertical_alignment="bottom")
+    with left:
+        ready = next(name for name, cell in cells.items() if cell == telling[:2])
+        task, length = cells[state.selectbox("Cell", "grid_cell", list(cells), ready)]
+    in_cell = [at[2] for at in by_prompt if at[:2] == (task, length)]
+    with middle:
+        number = state.number_input(
+            "Prompt", "grid_prompt", 0, max(in_cell), telling[2] if telling[:2] == (task, length) else 0
+        )
+    answers = by_prompt[task, length, number]
+    said = "; ".join(
+        f"{short_name(row.model)} finds {row.predicted} likeliest{'' if row.is_right else ', which is wrong'}"
+        for row in answers
+    )
+    right.caption(f"Answer: {answers[0].answer}. {said}.")
+    of_prompt = {"source": "needle", "task": task, "length": str(length), "seed": str(request.seed),
+                 "number": str(number)}  # fmt: skip
+    needle = {f"needle_{name}": of_prompt[name] for name in ("task", "length", "seed")}
+    needle |= {"needle_n": str(max(request.n, number + 1)), "needle_prompt": str(number)}
+    pages = {"needle": needle, **{page: of_prompt for page in ("attention", "lens", "graph", "interventions")}}
+    draw_links(*(Link(label=page.capitalize(), page=page, changes=changes) for page, changes in pages.items()))
 
 
 def choose_grid() -> GridRequest:
@@ -136,7 +169,7 @@ def draw(cells: Sequence[Cell], code: str, others: Sequence[Sequence[Cell]] = ()
     draw_headline(retrieval_headline(cells))
     results = run_steps(FIGURES[: len(cells[0].models)], {"cells": cells, "others": others})
     figures = {"accuracy": results["figure"]}
-    figures["accuracy"].update_layout(height=360, margin={"t": 40, "b": 10, "l": 70}, legend=LEGEND_BELOW)
+    figures["accuracy"].update_layout(height=380, margin={"t": 66, "b": 10, "l": 70}, legend=LEGEND_BELOW)
     figures["accuracy"].update_xaxes(title_text="tokens")
     draw_figure(figures["accuracy"], "accuracy_figure")
     tasks = sorted({cell.task for cell in cells})
