@@ -31,7 +31,7 @@ from torch import Tensor
 from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig
 from diffmamba_interp.lens import LensRecipe, LensTraining, ModelUnembed, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Translators, add_block_gradient, final_target
-from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.stream import residual_stream
 from diffmamba_interp.lens.unembedding import chunk_tokens
 from diffmamba_interp.models.checkpoints import FLOAT32_PARAMETERS
 from diffmamba_interp.ops.kernels.lens_loss import RowTiles, exponentiate_rows_fused_

@@ -5,8 +5,9 @@ The names below are the public face. They are loaded when first used, so that im
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffmamba_interp.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from diffmamba_interp.activation_cache import ActivationCache
@@ -35,32 +36,6 @@ if TYPE_CHECKING:
     from diffmamba_interp.models.language_model import HookedMamba
     from diffmamba_interp.needle import make_needle_samples, needle_trajectory
 
-_HOME = {
-    "ActivationCache": "activation_cache",
-    "AttentionRecord": "implicit_attention",
-    "DifferentialConfig": "config",
-    "HookedMamba": "models.language_model",
-    "HookedMambaConfig": "config",
-    "JacobianLens": "lens",
-    "LogitLens": "lens",
-    "TunedLens": "lens",
-    "contribution_along": "implicit_attention",
-    "convert_to_differential": "models.conversion",
-    "effective_attention": "implicit_attention",
-    "extract_attention": "implicit_attention",
-    "fit_jacobian_lens": "lens",
-    "hidden_attention": "implicit_attention",
-    "inspect_checkpoint": "models.inspection",
-    "lens_trajectory": "lens",
-    "load_demo": "models.demo",
-    "load_demo_lens": "lens",
-    "load_lens": "lens",
-    "make_needle_samples": "needle",
-    "needle_trajectory": "needle",
-    "residual_attribution": "implicit_attention",
-    "token_contributions": "implicit_attention",
-}
-
 __all__ = [
     "ActivationCache",
     "AttentionRecord",
@@ -87,19 +62,33 @@ __all__ = [
     "token_contributions",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. It has: {', '.join(__all__)}.")
-    home = f"{__name__}.{_HOME[name]}"
-    try:
-        value = getattr(importlib.import_module(home), name)
-    except AttributeError as error:
-        # `from diffmamba_interp import name` would take it for a missing name and drop what went wrong.
-        raise ImportError(f"{__name__}.{name} cannot be loaded, since importing {home} failed: {error}") from error
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "activation_cache": ("ActivationCache",),
+        "config": ("DifferentialConfig", "HookedMambaConfig"),
+        "implicit_attention": (
+            "AttentionRecord",
+            "contribution_along",
+            "effective_attention",
+            "extract_attention",
+            "hidden_attention",
+            "residual_attribution",
+            "token_contributions",
+        ),
+        "lens": (
+            "JacobianLens",
+            "LogitLens",
+            "TunedLens",
+            "fit_jacobian_lens",
+            "lens_trajectory",
+            "load_demo_lens",
+            "load_lens",
+        ),
+        "models.conversion": ("convert_to_differential",),
+        "models.demo": ("load_demo",),
+        "models.inspection": ("inspect_checkpoint",),
+        "models.language_model": ("HookedMamba",),
+        "needle": ("make_needle_samples", "needle_trajectory"),
+    },
+)

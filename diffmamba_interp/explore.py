@@ -24,8 +24,8 @@ from typing import Annotated
 import tyro
 
 from diffmamba_interp.runs.command import errors_as_messages, program
-from diffmamba_interp.runs.options import parsed_options
-from diffmamba_interp.runs.speech import OutputOptions, Speech, speaking
+from diffmamba_interp.runs.options import OutputOptions, parsed_options
+from diffmamba_interp.runs.speech import Speech, speaking
 
 PACKAGE = Path(__file__).resolve().parent
 PLACES = (PACKAGE / "explorer" / "app" / "main.py", PACKAGE.parent / "app" / "main.py")

@@ -18,8 +18,8 @@ from diffmamba_interp.models.checkpoint_files import printable
 from diffmamba_interp.models.demo import bundled_folder
 from diffmamba_interp.models.inspection import BlockReport, CheckpointReport, inspect_checkpoint
 from diffmamba_interp.runs.command import errors_as_messages, program
-from diffmamba_interp.runs.options import parsed_options
-from diffmamba_interp.runs.speech import OutputOptions, speaking
+from diffmamba_interp.runs.options import OutputOptions, parsed_options
+from diffmamba_interp.runs.speech import speaking
 
 EXAMPLES = ("diff-mamba2", "checkpoints/mine --no-check-values", "owner/name --json")
 

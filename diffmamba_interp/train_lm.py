@@ -35,10 +35,10 @@ from diffmamba_interp.lm_training.preparation import make_mixture, make_model, o
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.lm_training.snapshots import read_snapshot, require_same_run
 from diffmamba_interp.runs.command import errors_as_messages, program
-from diffmamba_interp.runs.options import parsed_options, split_recipe_option
+from diffmamba_interp.runs.options import OutputOptions, parsed_options, split_recipe_option
 from diffmamba_interp.runs.process_group import ProcessGroup, process_group
 from diffmamba_interp.runs.settings import bundled_recipes, read_toml, to_toml, to_values
-from diffmamba_interp.runs.speech import OutputOptions, speaking
+from diffmamba_interp.runs.speech import speaking
 from diffmamba_interp.runs.stop_signals import stop_requests
 from diffmamba_interp.text import tokenizer_hash
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from diffmamba_interp.lens.evaluation import HeldOutDocument, LensMeasurement, measure_lens
-from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens
-from diffmamba_interp.lens.hub import hub_card, push_lens
-from diffmamba_interp.lens.jacobian_fit import FitRecord, JacobianFit, fit_jacobian_lens
-from diffmamba_interp.lens.lenses import JacobianLens, LensKind, LogitLens, TunedLens, save_lens
-from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
-from diffmamba_interp.lens.residual_stream import ResidualStream, residual_stream
-from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError
-from diffmamba_interp.lens.trajectory import LensTrajectory, lens_trajectory
-from diffmamba_interp.lens.unembedding import ModelUnembed
-from diffmamba_interp.stages import stage_name, stage_names
-from diffmamba_interp.statistics import Estimate
+from typing import TYPE_CHECKING
+
+from diffmamba_interp.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from diffmamba_interp.lens.evaluation import HeldOutDocument, LensMeasurement, measure_lens
+    from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens
+    from diffmamba_interp.lens.hub import hub_card, push_lens
+    from diffmamba_interp.lens.jacobian_fit import FitRecord, JacobianFit, fit_jacobian_lens
+    from diffmamba_interp.lens.lenses import JacobianLens, LensKind, LogitLens, TunedLens, save_lens
+    from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
+    from diffmamba_interp.lens.stream import ResidualStream, residual_stream
+    from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError
+    from diffmamba_interp.lens.trajectory import LensTrajectory, lens_trajectory
+    from diffmamba_interp.lens.unembedding import ModelUnembed
+    from diffmamba_interp.stages import stage_name, stage_names
+    from diffmamba_interp.statistics import Estimate
 
 __all__ = [
     "Estimate",
@@ -47,3 +52,21 @@ __all__ = [
     "stage_names",
     "write_recipe",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "lens.evaluation": ("HeldOutDocument", "LensMeasurement", "measure_lens"),
+        "lens.folders": ("demo_lens_folder", "load_demo_lens", "load_lens"),
+        "lens.hub": ("hub_card", "push_lens"),
+        "lens.jacobian_fit": ("FitRecord", "JacobianFit", "fit_jacobian_lens"),
+        "lens.lenses": ("JacobianLens", "LensKind", "LogitLens", "TunedLens", "save_lens"),
+        "lens.recipe": ("LensRecipe", "read_recipe", "write_recipe"),
+        "lens.stream": ("ResidualStream", "residual_stream"),
+        "lens.training": ("LensTraining", "StepRecord", "TrainingError"),
+        "lens.trajectory": ("LensTrajectory", "lens_trajectory"),
+        "lens.unembedding": ("ModelUnembed",),
+        "stages": ("stage_name", "stage_names"),
+        "statistics": ("Estimate",),
+    },
+)

@@ -22,7 +22,7 @@ from diffmamba_interp.argument_checks import Natural, Seed, checked, checked_fie
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.lens.lenses import JacobianLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
-from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.stream import residual_stream
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.prompt_batches import batches, padded

@@ -29,8 +29,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
+import huggingface_hub
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
@@ -178,7 +178,7 @@ def _resolve(path: str | Path, revision: str | None) -> Path:
         raise FileNotFoundError(f"there is no lens folder {str(path)!r}, and it is no hub id of the form 'owner/name'.")
     try:
         wanted = [CONFIG_FILE, PARAMS_FILE, LENS_FILE]
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(str(path), revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise FileNotFoundError(
             f"{str(path)!r} is no folder here, and fetching it from the hub failed: {error}. "

@@ -7,15 +7,13 @@ load_lens("me/lens-of-mine", model)
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
-
-from huggingface_hub import HfApi
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.lens.card import CARD_FILE
 from diffmamba_interp.lens.folders import lens_kind
 from diffmamba_interp.lens.lenses import CONFIG_FILE, LENS_FILE, PARAMS_FILE
+from diffmamba_interp.models.checkpoint_hub import upload_folder
 
 README = "README.md"
 NEEDED = (CONFIG_FILE, PARAMS_FILE)
@@ -59,14 +57,12 @@ def push_lens(
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"folder {str(folder)!r} holds no lens: {' and '.join(missing)} missing.")
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    with tempfile.TemporaryDirectory() as staged:
+
+    def write(staged: Path) -> None:
         for name in KEPT:
             if (folder / name).is_file():
                 shutil.copy(folder / name, staged)
         Path(staged, README).write_text(hub_card(folder, base_model=base_model), encoding="utf-8")
-        commit = api.upload_folder(
-            repo_id=repo_id, folder_path=staged, revision=revision, commit_message="Upload a lens of diffmamba_interp"
-        )
-    return str(commit.commit_url)
+
+    message = "Upload a lens of diffmamba_interp"
+    return upload_folder(write, repo_id, private=private, token=token, revision=revision, commit_message=message)

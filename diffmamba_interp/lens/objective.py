@@ -28,8 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffmamba_interp.lens.unembedding import ModelUnembed
-from diffmamba_interp.ops.kernels.lens_loss import exponentiate_rows_fused_
-from diffmamba_interp.ops.kernels.triton_import import check_launchable, kernels_serve
+from diffmamba_interp.ops import kernels
+from diffmamba_interp.ops.kernel_use import kernels_serve
 
 Impl = Literal["auto", "fused", "reference"]
 
@@ -60,7 +60,7 @@ class ReadOut:
         """
         weight = unembed.weight.detach().to(dtype or unembed.weight.dtype)
         if impl == "fused":
-            check_launchable("the lens objective", weight)
+            kernels.check_launchable("the lens objective", weight)
         fused = impl == "fused" or (impl == "auto" and kernels_serve(weight))
         return cls(weight=weight, gain=unembed.gain.detach().float(), eps=unembed.eps, fused=fused)
 
@@ -147,7 +147,7 @@ def exponentiate_rows_(
     """Replace l by exp(l - max(l)) in place; return (logsumexp(l), sum of what was written), both float32.
 
     The sum differs from that behind the logsumexp by the rounding of what was written, so dividing by it gives
-    weights that sum to 1. The plain form of `ops.kernels.lens_loss.exponentiate_rows_fused_`.
+    weights that sum to 1. The plain form of `ops.kernels.exponentiate_rows_fused_`.
     """
     lse = torch.empty(logits.shape[0], device=logits.device)
     total = torch.empty_like(lse)
@@ -179,7 +179,7 @@ def _weighted_sum(n: Tensor, read_out: ReadOut) -> tuple[Tensor, Tensor, Tensor]
     made in any case.
     """
     logits = n @ read_out.weight.mT
-    lse, total = (exponentiate_rows_fused_ if read_out.fused else exponentiate_rows_)(logits)
+    lse, total = (kernels.exponentiate_rows_fused_ if read_out.fused else exponentiate_rows_)(logits)
     return product_float32(logits, read_out.weight), total[:, None], lse
 
 

@@ -25,7 +25,7 @@ from diffmamba_interp.config import HookedMambaConfig
 from diffmamba_interp.lens.lenses import TunedLens
 from diffmamba_interp.lens.objective import ReadOut, Target, Translators, add_block_gradient, final_target, token_target
 from diffmamba_interp.lens.recipe import LensRecipe
-from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.stream import residual_stream
 from diffmamba_interp.lens.unembedding import chunk_tokens, power_of_two_below
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of

@@ -17,7 +17,7 @@ from diffmamba_interp.argument_checks import Count, checked
 from diffmamba_interp.files.json_records import JsonRecord
 from diffmamba_interp.lens.lenses import JacobianLens, LogitLens, TunedLens
 from diffmamba_interp.lens.objective import ReadOut, log_probabilities
-from diffmamba_interp.lens.residual_stream import residual_stream
+from diffmamba_interp.lens.stream import residual_stream
 from diffmamba_interp.lens.unembedding import ModelUnembed, chunk_tokens
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out_identity import require_lens_of

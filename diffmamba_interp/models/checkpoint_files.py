@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import split_torch_state_dict_into_shards
+import huggingface_hub
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -186,7 +186,7 @@ def check_shard_size(max_shard_size: object) -> None:
 
 def write_weights(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> None:
     """Write safetensors, in shards with an index if they exceed `max_shard_size` (bytes, or e.g. `"5GB"`)."""
-    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    split = huggingface_hub.split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     for filename, names in split.filename_to_tensors.items():
         save_file({name: tensors[name].contiguous() for name in names}, folder / filename, metadata={"format": "pt"})
     if split.is_sharded:

@@ -1,4 +1,4 @@
-"""Where a checkpoint's folder is: here, in the hub's cache, or on the hub, from which what is needed is fetched.
+"""Where a checkpoint's folder is: here, in the hub's cache, or on the hub; fetching what is needed, and uploading.
 
 The hub is asked first, with a limit on waiting; where it cannot be asked, or a download fails, a complete copy in the
 cache serves, and an incomplete one is an error that says what went wrong.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
+import huggingface_hub
+import huggingface_hub.constants
 
 from diffmamba_interp.models.checkpoint_files import (
     CONFIG_FILE,
@@ -69,11 +71,25 @@ def files_to_fetch(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in SMALL_FILES]
 
 
+def upload_folder(
+    write: Callable[[Path], None], repo_id: str, *, private: bool | None, token: str | None, **options: Any
+) -> str:
+    """Upload what `write` puts into an empty folder, in one commit; the commit's address.
+
+    repo_id: "owner/name"; it is made, private or not, if it is not there. options: as `HfApi.upload_folder` takes them.
+    """
+    api = huggingface_hub.HfApi(token=token)
+    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as staged:
+        write(Path(staged))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=staged, **options).commit_url)
+
+
 def _from_hub(name: str, revision: str | None) -> Path:
     """A folder of the hub's cache: up to date, or as it is where the hub cannot be asked."""
     try:
         # Asked first, since the download itself waits for an answer without limit.
-        info = HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+        info = huggingface_hub.HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
         _require_weights([file.rfilename for file in getattr(info, "siblings", None) or []])
         return _download(name, revision)
     except Exception as error:
@@ -97,7 +113,8 @@ def _require_weights(names: list[str]) -> None:
 def _download(name: str, revision: str | None) -> Path:
     """Config and the first kind of weights that the repository has; a pickle only where there are no safetensors."""
     for patterns in WEIGHTS:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*SMALL_FILES, *patterns]))
+        wanted = [*SMALL_FILES, *patterns]
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
         if any(True for pattern in patterns for _ in folder.glob(pattern)):
             break
     return folder
@@ -105,7 +122,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _cached_folder(name: str, revision: str | None) -> Path | None:
     for file in (CONFIG_FILE, PARAMS_FILE):
-        cached = try_to_load_from_cache(name, file, revision=revision)
+        cached = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
         if isinstance(cached, str):
             return Path(cached).parent
     return None
@@ -122,7 +139,7 @@ def _state_of_cache(name: str, revision: str | None, cached: Path | None) -> str
     """What the cache holds of the repository, for an error; empty where it holds nothing."""
     if cached is not None:
         return f"The copy in {cached} is incomplete: its weights, or some of their shards, are missing. "
-    repository = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    repository = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     snapshots = sorted(entry.name for entry in (repository / "snapshots").glob("*"))
     if not snapshots:
         return ""

@@ -27,6 +27,7 @@ from diffmamba_interp.models.mamba2_mixer import Mamba2Mixer
 from diffmamba_interp.models.mixer import BranchStates, FrozenMixer, Mixer
 from diffmamba_interp.models.rms_norm import RMSNorm
 from diffmamba_interp.ops import fused as kernels
+from diffmamba_interp.ops import kernels as triton_kernels
 from diffmamba_interp.ops.precision import upcast
 
 SMALL_LAMBDA_STD = 0.1
@@ -251,7 +252,7 @@ class DifferentialMixer(nn.Module):
         subnorm = cast(RMSNorm, self.subnorm)
         if fused and not subnorm.is_hooked:
             # The kernel applies the factor too, which spares a pass over m.
-            open_norm = OpenNorm(m, kernels.NormFirst(subnorm.weight, subnorm.eps, factor))
+            open_norm = OpenNorm(m, triton_kernels.NormFirst(subnorm.weight, subnorm.eps, factor))
             return open_norm if leave_norm else open_norm.made()
         return factor * subnorm(m, fused=fused)
 
@@ -261,7 +262,7 @@ class OpenNorm:
     """mixer_out before its sub-norm is made: the difference, and the norm that is to be applied to it."""
 
     m: Tensor
-    norm: kernels.NormFirst
+    norm: triton_kernels.NormFirst
 
     def made(self) -> Float[Tensor, "batch pos d_model"]:
         return kernels.rms_norm(self.m, self.norm.weight, self.norm.eps, gain=self.norm.gain)

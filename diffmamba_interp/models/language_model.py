@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub import ModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ from diffmamba_interp.ops.precision import upcast
 from diffmamba_interp.ops.select import Impl, Resolved, choose_impl
 
 
-class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tags=["mamba", "interpretability"]):
+class HookedMamba(nn.Module):
     """A Mamba-2 or Diff-Mamba-2 language model with hook points (see `hook_names` for the names).
 
     Right padding is served exactly: pass `lengths`, and positions at or beyond a sample's length are ignored
@@ -254,7 +253,7 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         path: str | Path,
         *,
@@ -273,22 +272,46 @@ class HookedMamba(nn.Module, ModelHubMixin, library_name="diffmamba-interp", tag
 
         return load_model(path, device=device, dtype=dtype, impl=impl, revision=revision)
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         path: str | Path,
         *,
         format: Format = "diffmamba_interp",
         max_shard_size: int | str = "5GB",
-        config: None = None,
-        model_card_kwargs: dict[str, object] | None = None,
     ) -> None:
-        """Write `config.json` and the weights into the folder `path`, in `format` (see `models.checkpoints`).
-
-        `config` and `model_card_kwargs` are what the hub mixin's `push_to_hub` passes; they change nothing.
-        """
+        """Write `config.json` and the weights into the folder `path`, in `format` (see `models.checkpoints`)."""
         from diffmamba_interp.models.checkpoints import save_model
 
         save_model(self, path, format=format, max_shard_size=max_shard_size)
+
+    @checked
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        format: Format = "diffmamba_interp",
+        commit_message: str = "Upload a model of diffmamba_interp",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the hub, where `from_pretrained(repo_id)` finds it.
+
+        `repo_id`: "owner/name"; it is made if it is not there. `token`: of an account that may write there; None: the
+        one that is logged in. Returns the commit's address; raises what the hub's own library raises.
+        """
+        from diffmamba_interp.models.checkpoint_hub import upload_folder
+
+        return upload_folder(
+            lambda folder: self.save_pretrained(folder, format=format),
+            repo_id,
+            private=private,
+            token=token,
+            revision=branch,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
 
     def _run(
         self,

@@ -5,46 +5,53 @@ Stories come from a generator (`tasks`) or real bAbI files (`babi`); `haystack` 
 and `compare` put error bars on it.
 """
 
-from diffmamba_interp.needle.babi import (
-    babi_stories_of_split,
-    babi_training_hashes,
-    heldout_babi_stories,
-    read_babi,
-    read_babi_training,
-    read_babilong_indices,
-)
-from diffmamba_interp.needle.calibration import Calibration, calibrate
-from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, compare_over_seeds, summarise
-from diffmamba_interp.needle.filler import Filler
-from diffmamba_interp.needle.formation import (
-    CRITERIA,
-    Criterion,
-    Formation,
-    FormationDifference,
-    compare_formation,
-    formation_stages,
-    formation_table,
-    summarise_formation,
-)
-from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, answer_text, format_prompt
-from diffmamba_interp.needle.probes import ProbeRecord, compare_probes, probe_answers, summarise_probes
-from diffmamba_interp.needle.records import Mention, NeedleSample
-from diffmamba_interp.needle.samples import make_needle_samples
-from diffmamba_interp.needle.stories import TASKS, Story, stories_in_training, without_training_stories
-from diffmamba_interp.needle.swaps import SwappedNeedle, swapped_needles
-from diffmamba_interp.needle.tasks import generate_stories, generate_story, iterate_stories
-from diffmamba_interp.needle.trajectory import needle_trajectory
-from diffmamba_interp.needle.trajectory_records import (
-    MEASURED,
-    MEASURES,
-    Measure,
-    Measured,
-    NeedleTrajectory,
-    ReadSample,
-    load_trajectory,
-    save_trajectory,
-)
-from diffmamba_interp.spans import Span
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffmamba_interp.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from diffmamba_interp.needle.babi import (
+        babi_stories_of_split,
+        babi_training_hashes,
+        heldout_babi_stories,
+        read_babi,
+        read_babi_training,
+        read_babilong_indices,
+    )
+    from diffmamba_interp.needle.calibration import Calibration, calibrate
+    from diffmamba_interp.needle.curves import Curve, PairedCurve, compare, compare_over_seeds, summarise
+    from diffmamba_interp.needle.filler import Filler
+    from diffmamba_interp.needle.formation import (
+        CRITERIA,
+        Criterion,
+        Formation,
+        FormationDifference,
+        compare_formation,
+        formation_stages,
+        formation_table,
+        summarise_formation,
+    )
+    from diffmamba_interp.needle.haystack import Haystack, StoryTooLongError, answer_text, format_prompt
+    from diffmamba_interp.needle.probes import ProbeRecord, compare_probes, probe_answers, summarise_probes
+    from diffmamba_interp.needle.records import Mention, NeedleSample
+    from diffmamba_interp.needle.samples import make_needle_samples
+    from diffmamba_interp.needle.stories import TASKS, Story, stories_in_training, without_training_stories
+    from diffmamba_interp.needle.swaps import SwappedNeedle, swapped_needles
+    from diffmamba_interp.needle.tasks import generate_stories, generate_story, iterate_stories
+    from diffmamba_interp.needle.trajectory import needle_trajectory
+    from diffmamba_interp.needle.trajectory_records import (
+        MEASURED,
+        MEASURES,
+        Measure,
+        Measured,
+        NeedleTrajectory,
+        ReadSample,
+        load_trajectory,
+        save_trajectory,
+    )
+    from diffmamba_interp.spans import Span
 
 __all__ = [
     "CRITERIA",
@@ -100,3 +107,49 @@ __all__ = [
     "swapped_needles",
     "without_training_stories",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "needle.babi": (
+            "babi_stories_of_split",
+            "babi_training_hashes",
+            "heldout_babi_stories",
+            "read_babi",
+            "read_babi_training",
+            "read_babilong_indices",
+        ),
+        "needle.calibration": ("Calibration", "calibrate"),
+        "needle.curves": ("Curve", "PairedCurve", "compare", "compare_over_seeds", "summarise"),
+        "needle.filler": ("Filler",),
+        "needle.formation": (
+            "CRITERIA",
+            "Criterion",
+            "Formation",
+            "FormationDifference",
+            "compare_formation",
+            "formation_stages",
+            "formation_table",
+            "summarise_formation",
+        ),
+        "needle.haystack": ("Haystack", "StoryTooLongError", "answer_text", "format_prompt"),
+        "needle.probes": ("ProbeRecord", "compare_probes", "probe_answers", "summarise_probes"),
+        "needle.records": ("Mention", "NeedleSample"),
+        "needle.samples": ("make_needle_samples",),
+        "needle.stories": ("TASKS", "Story", "stories_in_training", "without_training_stories"),
+        "needle.swaps": ("SwappedNeedle", "swapped_needles"),
+        "needle.tasks": ("generate_stories", "generate_story", "iterate_stories"),
+        "needle.trajectory": ("needle_trajectory",),
+        "needle.trajectory_records": (
+            "MEASURED",
+            "MEASURES",
+            "Measure",
+            "Measured",
+            "NeedleTrajectory",
+            "ReadSample",
+            "load_trajectory",
+            "save_trajectory",
+        ),
+        "spans": ("Span",),
+    },
+)

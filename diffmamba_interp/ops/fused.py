@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffmamba_interp.ops.kernels import MAX_NORM_WIDTH, NormFirst, fused_add_rms_norm, fused_conv_silu, fused_rms_norm
-from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
+from diffmamba_interp.ops import kernels
 from diffmamba_interp.ops.reference import ScanOutput
 from diffmamba_interp.ops.selective import read_initial_state
 
@@ -48,6 +47,8 @@ def import_obstacle() -> str | None:
     """Why the scan's kernels cannot be imported, or None if they can."""
     if not torch.cuda.is_available():
         return "PyTorch sees no NVIDIA GPU"
+    from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
+
     if TRITON_OBSTACLE is not None:
         return TRITON_OBSTACLE
     try:
@@ -119,7 +120,7 @@ def causal_conv1d(
     activation: Literal["silu"] | None = "silu" if silu else None
     kernel = _kernels().causal_conv1d
     if kernel is None or not _serves_causal_conv1d(x, weight):
-        return fused_conv_silu(x, weight, bias, initial, activation=activation)
+        return kernels.fused_conv_silu(x, weight, bias, initial, activation=activation)
     if initial is not None:
         initial = rearrange(initial.to(x.dtype), "batch channel before -> batch before channel").contiguous().mT
     out = kernel(x.mT, weight, bias, initial_states=initial, activation=activation)
@@ -217,7 +218,7 @@ def rms_norm(
     By our kernel in one launch; by PyTorch's for float64 and for rows longer than a program of ours holds.
     """
     if _serves_norm(x, weight):
-        return fused_rms_norm(x, weight, eps, gain=gain)
+        return kernels.fused_rms_norm(x, weight, eps, gain=gain)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return F.rms_norm(x.to(dtype), (x.shape[-1],), gain * weight.to(dtype), eps).to(weight.dtype)
 
@@ -228,7 +229,7 @@ def add_rms_norm(
     weight: Float[Tensor, " d"],
     eps: float,
     *,
-    first: NormFirst | None = None,
+    first: kernels.NormFirst | None = None,
 ) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch d"]]:
     """before + added, and `rms_norm` of it: in one launch without gradients where our kernel serves, else in several.
 
@@ -236,7 +237,7 @@ def add_rms_norm(
     """
     inner = weight if first is None else first.weight
     if not torch.is_grad_enabled() and _serves_norm(before, weight) and _serves_norm(added, inner):
-        return fused_add_rms_norm(before, added, weight, eps, first=first)
+        return kernels.fused_add_rms_norm(before, added, weight, eps, first=first)
     if first is not None:
         added = rms_norm(added, first.weight, first.eps, gain=first.gain)
     total = before + added
@@ -244,7 +245,7 @@ def add_rms_norm(
 
 
 def _serves_norm(x: Tensor, weight: Tensor) -> bool:
-    return x.shape[-1] <= MAX_NORM_WIDTH and torch.float64 not in (x.dtype, weight.dtype)
+    return x.shape[-1] <= kernels.MAX_NORM_WIDTH and torch.float64 not in (x.dtype, weight.dtype)
 
 
 @functools.cache

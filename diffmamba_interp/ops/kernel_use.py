@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
 from diffmamba_interp.ops.select import Impl
 
 log = logging.getLogger(__name__)
@@ -26,11 +25,17 @@ def use_fused(impl: Impl, *tensors: Tensor) -> bool:
         return impl == "fused"
     if not all(tensor.is_cuda for tensor in tensors):
         return _said(False, "the tensors are not on a CUDA device")
-    if TRITON_OBSTACLE is not None:
-        return _said(False, TRITON_OBSTACLE)
+    obstacle = _triton_obstacle()
+    if obstacle is not None:
+        return _said(False, obstacle)
     if any(tensor.dtype == torch.float64 for tensor in tensors):
         return _said(False, "the tensors are in float64, and the kernels compute in float32")
     return _said(True, "Triton is installed and the tensors are on a CUDA device")
+
+
+def kernels_serve(*tensors: Tensor) -> bool:
+    """Whether all tensors are on a CUDA GPU and Triton can be used, so that `impl="auto"` takes the kernels."""
+    return all(tensor.is_cuda for tensor in tensors) and _triton_obstacle() is None
 
 
 def launched(launch: Callable[[slice, Tensor | None], Tensor], rows: Tensor | None) -> Tensor:
@@ -44,3 +49,10 @@ def launched(launch: Callable[[slice, Tensor | None], Tensor], rows: Tensor | No
 def _said(fused: bool, reason: str) -> bool:
     log.info("implicit attention: %s (%s)", "fused" if fused else "reference", reason)
     return fused
+
+
+def _triton_obstacle() -> str | None:
+    """Why no kernel can run, or None. Triton is imported to tell, so it is asked last, of tensors on a GPU."""
+    from diffmamba_interp.ops.kernels.triton_import import TRITON_OBSTACLE
+
+    return TRITON_OBSTACLE

@@ -15,7 +15,6 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from diffmamba_interp.runs.settings import read_toml
-from diffmamba_interp.runs.speech import OutputOptions
 
 Settings = TypeVar("Settings")
 
@@ -26,6 +25,16 @@ class RecipeOption:
 
     recipe: Path | None = None
     """A TOML file with options, or the name of a recipe that comes with the package; those given here override it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What every command takes."""
+
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say no more than the result in one line; warnings and errors are written as ever."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write the result as one JSON document to stdout, and everything else to stderr."""
 
 
 def split_recipe_option(args: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
-import tyro
 from tqdm import tqdm
 
 from diffmamba_interp.files.json_files import json_text
@@ -23,16 +22,6 @@ from diffmamba_interp.files.json_files import json_text
 LINE_S = 10.0
 """Seconds between two lines of a bar where there is no terminal."""
 PACKAGE = "diffmamba_interp"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """What every command takes."""
-
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Say no more than the result in one line; warnings and errors are written as ever."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write the result as one JSON document to stdout, and everything else to stderr."""
 
 
 @dataclass(frozen=True, kw_only=True)

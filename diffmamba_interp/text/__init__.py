@@ -1,25 +1,32 @@
 """Text for training and measuring: sources, splits, a tokenizer, token streams and batches."""
 
-from diffmamba_interp.text.batches import TokenBatches, pack_tokens
-from diffmamba_interp.text.documents import (
-    DataError,
-    Document,
-    documents_of_split,
-    documents_sha256,
-    shuffle_documents,
-)
-from diffmamba_interp.text.files import read_file
-from diffmamba_interp.text.sources import TextSource
-from diffmamba_interp.text.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
-from diffmamba_interp.text.tokenizer import (
-    Bos,
-    bos_tokens,
-    boundary_tokens,
-    load_tokenizer,
-    save_tokenizer,
-    tokenizer_hash,
-    train_tokenizer,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffmamba_interp.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from diffmamba_interp.text.batches import TokenBatches, pack_tokens
+    from diffmamba_interp.text.documents import (
+        DataError,
+        Document,
+        documents_of_split,
+        documents_sha256,
+        shuffle_documents,
+    )
+    from diffmamba_interp.text.files import read_file
+    from diffmamba_interp.text.sources import TextSource
+    from diffmamba_interp.text.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
+    from diffmamba_interp.text.tokenizer import (
+        Bos,
+        bos_tokens,
+        boundary_tokens,
+        load_tokenizer,
+        save_tokenizer,
+        tokenizer_hash,
+        train_tokenizer,
+    )
 
 __all__ = [
     "Bos",
@@ -43,3 +50,23 @@ __all__ = [
     "train_tokenizer",
     "write_tokens",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "text.batches": ("TokenBatches", "pack_tokens"),
+        "text.documents": ("DataError", "Document", "documents_of_split", "documents_sha256", "shuffle_documents"),
+        "text.files": ("read_file",),
+        "text.sources": ("TextSource",),
+        "text.token_stream": ("TokenStream", "cached_tokens", "encode_texts", "write_tokens"),
+        "text.tokenizer": (
+            "Bos",
+            "bos_tokens",
+            "boundary_tokens",
+            "load_tokenizer",
+            "save_tokenizer",
+            "tokenizer_hash",
+            "train_tokenizer",
+        ),
+    },
+)

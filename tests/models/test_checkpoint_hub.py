@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
-import huggingface_hub
 import pytest
 
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.models.checkpoint_hub import files_to_fetch
 from tests.models.tiny import assert_same, tiny_model
 
-SNAPSHOT = "diffmamba_interp.models.checkpoint_hub.snapshot_download"
+SNAPSHOT = "huggingface_hub.snapshot_download"
+CACHED = "huggingface_hub.try_to_load_from_cache"
 
 
 def test_a_hub_id_is_downloaded_without_what_is_not_needed(tmp_path: Path) -> None:
@@ -45,9 +45,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for_and_its_cache_is_used(tmp_
     model = tiny_model()
     model.save_pretrained(tmp_path)
     silent = patch("huggingface_hub.HfApi.repo_info", side_effect=TimeoutError("no answer"))
-    cache = patch(
-        "diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
-    )
+    cache = patch(CACHED, return_value=str(tmp_path / "config.json"))
     with silent as asked, cache:
         assert_same(HookedMamba.from_pretrained("someone/model"), model)
     assert 0 < asked.call_args.kwargs["timeout"] <= 30
@@ -67,12 +65,14 @@ def test_push_to_hub_uploads_a_folder_that_loads(tmp_path: Path) -> None:
         def create_repo(self, **options: Any) -> Any:
             return type("Repo", (), {"repo_id": options["repo_id"]})
 
-        def upload_folder(self, *, folder_path: Path, **options: Any) -> None:
+        def upload_folder(self, *, folder_path: Path, **options: Any) -> Any:
             uploaded.append(sorted(path.name for path in Path(folder_path).iterdir()))
             assert_same(HookedMamba.from_pretrained(folder_path), model)
+            assert (options["revision"], options["create_pr"]) == ("tried", False)
+            return Mock(commit_url="https://hub/commit/1")
 
-    with patch.object(huggingface_hub.hub_mixin, "HfApi", Api):
-        model.push_to_hub("someone/model")
+    with patch("huggingface_hub.HfApi", Api):
+        assert model.push_to_hub("someone/model", branch="tried") == "https://hub/commit/1"
     assert uploaded == [["config.json", "model.safetensors"]]
 
 
@@ -139,7 +139,7 @@ def test_the_cause_of_a_failed_download_is_said(
     with (
         patch("huggingface_hub.HfApi.repo_info"),
         patch(SNAPSHOT, side_effect=error),
-        patch("diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=cached),
+        patch(CACHED, return_value=cached),
         pytest.raises(FileNotFoundError, match="fetching it from the hub failed") as caught,
     ):
         HookedMamba.from_pretrained("someone/model")
@@ -154,9 +154,7 @@ def test_a_complete_copy_in_the_cache_is_read_with_a_warning_that_says_why(
     model.save_pretrained(tmp_path)
     with (
         patch("huggingface_hub.HfApi.repo_info", side_effect=HttpError(502)),
-        patch(
-            "diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
-        ),
+        patch(CACHED, return_value=str(tmp_path / "config.json")),
         caplog.at_level(logging.WARNING, logger="diffmamba_interp"),
     ):
         assert_same(HookedMamba.from_pretrained("someone/model"), model)
@@ -166,7 +164,7 @@ def test_a_complete_copy_in_the_cache_is_read_with_a_warning_that_says_why(
 def test_a_cache_whose_reference_is_missing_says_so(tmp_path: Path) -> None:
     (tmp_path / "models--someone--model" / "snapshots" / "0123abc").mkdir(parents=True)
     with (
-        patch("diffmamba_interp.models.checkpoint_hub.HF_HUB_CACHE", str(tmp_path)),
+        patch("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path)),
         pytest.raises(FileNotFoundError, match="holds 0123abc, but no refs/main .* give one of these with revision="),
     ):
         HookedMamba.from_pretrained("someone/model")
@@ -177,9 +175,7 @@ def test_a_cache_without_all_shards_is_no_copy(tmp_path: Path) -> None:
     sorted(tmp_path.glob("model-*.safetensors"))[1].unlink()
     with (
         patch("huggingface_hub.HfApi.repo_info", side_effect=HttpError(500)),
-        patch(
-            "diffmamba_interp.models.checkpoint_hub.try_to_load_from_cache", return_value=str(tmp_path / "config.json")
-        ),
+        patch(CACHED, return_value=str(tmp_path / "config.json")),
         pytest.raises(FileNotFoundError, match=r"HTTP 500: .* is incomplete"),
     ):
         HookedMamba.from_pretrained("someone/model")

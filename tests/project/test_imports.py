@@ -45,8 +45,8 @@ TRESPASSES = {
     "text/back.py": ("import diffmamba_interp.text.there", "No circle of imports"),
 }
 
-# Imports that the contracts cannot see: of libraries, and of the public names, which are listed for type checkers too.
-IMPORT_BY_NAME = {"__init__.py", "explore.py", "ops/fused.py", "ops/kernels/triton_import.py", "text/python_docs.py"}
+# Imports that the contracts cannot see: of libraries, and of a package's names, which are listed for type checkers too.
+IMPORT_BY_NAME = {"lazy_names.py", "explore.py", "ops/fused.py", "ops/kernels/triton_import.py", "text/python_docs.py"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -170,6 +170,19 @@ def test_importing_its_subpackages_leaves_heavy_libraries_alone(
 ) -> None:
     loaded = [name for name in imported_with_its_subpackages if name.startswith(f"{library}.") or name == library]
     assert loaded == []
+
+
+def test_a_name_loads_what_it_needs_and_no_more(project_root: Path) -> None:
+    def loaded(program: str, *libraries: str) -> list[str]:
+        told = f"import sys; {program}; print(*sorted({set(libraries)} & sys.modules.keys()))"
+        run = subprocess.run([sys.executable, "-c", told], cwd=project_root, capture_output=True, text=True, check=True)
+        return run.stdout.split()
+
+    assert loaded("import diffmamba_interp, diffmamba_interp.lens, diffmamba_interp.needle", "torch", "numpy") == []
+    heavy = ["triton", "huggingface_hub", "transformers", "tyro", "datasets", "tuned_lens", "plotly", "pyarrow"]
+    assert loaded("from diffmamba_interp import HookedMamba", "torch", *heavy) == ["torch"]
+    lens = "import torch; from diffmamba_interp import *; from diffmamba_interp.lens import *"
+    assert loaded(lens, "triton", "tyro", "datasets", "plotly", "scipy") == []
 
 
 def test_importing_the_package_changes_no_global_setting(imported: dict) -> None:

@@ -1,8 +1,11 @@
-"""The package's public names, which are loaded when first used: whole, and clear about what keeps one from loading."""
+"""Names that are loaded when first used: whole, and clear about what keeps one from loading."""
 
+import ast
 import importlib
 import inspect
+import itertools
 import pickle
+import pkgutil
 import subprocess
 import sys
 from types import ModuleType
@@ -10,6 +13,11 @@ from types import ModuleType
 import pytest
 
 import diffmamba_interp
+
+LAZY = [
+    "diffmamba_interp",
+    *(f"diffmamba_interp.{name}" for name in ("lens", "needle", "ops.kernels", "text")),
+]
 
 # Each prints how the error looks to a user of the package.
 WAYS_TO_ASK = [
@@ -41,8 +49,9 @@ def test_what_keeps_a_name_from_loading_is_said_however_it_is_asked_for(
             raise error
         return sys.modules[name]
 
-    for name in diffmamba_interp._HOME.values():
-        importlib.import_module(f"diffmamba_interp.{name}")
+    for name in diffmamba_interp.__all__:
+        getattr(diffmamba_interp, name)
+        monkeypatch.delitem(vars(diffmamba_interp), name)
     monkeypatch.setattr(importlib, "import_module", import_module)
     with pytest.raises(ImportError, match=str(error)) as raised:
         exec(ask, {})
@@ -57,13 +66,26 @@ def test_a_name_that_does_not_exist_is_an_attribute_error_that_lists_those_that_
         exec("from diffmamba_interp import extract_attentions", {})
 
 
-def test_every_name_loads_from_where_a_type_checker_finds_it(unloaded: ModuleType) -> None:
-    assert sorted(unloaded._HOME) == unloaded.__all__ == sorted(unloaded.__all__)
-    declared = inspect.getsource(unloaded).split("if TYPE_CHECKING:")[1].split("_HOME")[0]
-    for name, home in unloaded._HOME.items():
-        (line,) = [part for part in declared.split("from ") if name in part.replace(",", " ").replace("(", " ").split()]
-        assert line.startswith(f"diffmamba_interp.{home} import")
-        assert getattr(unloaded, name) is getattr(importlib.import_module(f"diffmamba_interp.{home}"), name)
+@pytest.mark.parametrize("package", LAZY)
+def test_every_name_loads_from_where_a_type_checker_finds_it(package: str) -> None:
+    lazy = importlib.import_module(package)
+    tree = ast.parse(inspect.getsource(lazy))
+    (declared,) = [node.body for node in tree.body if isinstance(node, ast.If)]
+    (loaded,) = [node.value.args[1] for node in tree.body if ast.unparse(node).startswith("__getattr__")]
+    homes = {node.module: tuple(alias.name for alias in node.names) for node in declared}
+    told = {f"diffmamba_interp.{module}": names for module, names in ast.literal_eval(loaded).items()}
+    assert told == homes
+    assert sorted(lazy.__all__) == sorted(itertools.chain(*homes.values()))
+    for module, names in homes.items():
+        for name in names:
+            assert lazy.__getattr__(name) is getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_no_lazy_name_is_that_of_a_module_which_would_take_its_place(package: str) -> None:
+    lazy = importlib.import_module(package)
+    assert not {module.name for module in pkgutil.iter_modules(lazy.__path__)} & set(lazy.__all__)
+    assert {module.name for module in pkgutil.iter_modules(lazy.__path__)}
 
 
 def test_dir_and_the_star_give_each_public_name_once(unloaded: ModuleType) -> None:

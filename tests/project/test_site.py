@@ -18,7 +18,7 @@ from diffmamba_interp.inspect import InspectOptions
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.lm_training.recipe import Recipe
 from diffmamba_interp.needle.recipe import NeedleRecipe
-from diffmamba_interp.runs.speech import OutputOptions
+from diffmamba_interp.runs.options import OutputOptions
 from docs.generators import (
     api_pages,
     command_pages,

@@ -1,21 +1,30 @@
-"""Triton kernels: the causal convolution, RMSNorm, hidden attention and the contribution along a direction.
+"""Triton kernels: causal convolution, RMSNorm, hidden attention, contribution along a direction, rows of the lens.
 
-Importing this package needs no Triton; calling a function without it raises an error that says what to do.
-The same formulas in plain PyTorch are in `ops.reference`.
+Triton is imported when a name of this package is first used. Where there is none, that is no error; calling a function
+is one, which says what to do. The same formulas in plain PyTorch are in `ops.reference`.
 """
 
-from diffmamba_interp.ops.kernels.contribution import fused_contribution
-from diffmamba_interp.ops.kernels.conv_silu import ConvTiles, fused_conv_silu
-from diffmamba_interp.ops.kernels.hidden_attention import fused_hidden_attention
-from diffmamba_interp.ops.kernels.rms_norm import (
-    MAX_NORM_WIDTH,
-    NormFirst,
-    NormTiles,
-    fused_add_rms_norm,
-    fused_rms_norm,
-)
-from diffmamba_interp.ops.kernels.selective_attention import fused_selective_attention, fused_selective_contribution
-from diffmamba_interp.ops.kernels.tiles import DEFAULT_INPUT_PRECISION, Tiles
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffmamba_interp.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from diffmamba_interp.ops.kernels.contribution import fused_contribution
+    from diffmamba_interp.ops.kernels.conv_silu import ConvTiles, fused_conv_silu
+    from diffmamba_interp.ops.kernels.hidden_attention import fused_hidden_attention
+    from diffmamba_interp.ops.kernels.lens_loss import exponentiate_rows_fused_
+    from diffmamba_interp.ops.kernels.rms_norm import (
+        MAX_NORM_WIDTH,
+        NormFirst,
+        NormTiles,
+        fused_add_rms_norm,
+        fused_rms_norm,
+    )
+    from diffmamba_interp.ops.kernels.selective_attention import fused_selective_attention, fused_selective_contribution
+    from diffmamba_interp.ops.kernels.tiles import DEFAULT_INPUT_PRECISION, Tiles
+    from diffmamba_interp.ops.kernels.triton_import import check_launchable
 
 __all__ = [
     "DEFAULT_INPUT_PRECISION",
@@ -24,6 +33,8 @@ __all__ = [
     "NormFirst",
     "NormTiles",
     "Tiles",
+    "check_launchable",
+    "exponentiate_rows_fused_",
     "fused_add_rms_norm",
     "fused_contribution",
     "fused_conv_silu",
@@ -32,3 +43,17 @@ __all__ = [
     "fused_selective_attention",
     "fused_selective_contribution",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ops.kernels.contribution": ("fused_contribution",),
+        "ops.kernels.conv_silu": ("ConvTiles", "fused_conv_silu"),
+        "ops.kernels.hidden_attention": ("fused_hidden_attention",),
+        "ops.kernels.lens_loss": ("exponentiate_rows_fused_",),
+        "ops.kernels.rms_norm": ("MAX_NORM_WIDTH", "NormFirst", "NormTiles", "fused_add_rms_norm", "fused_rms_norm"),
+        "ops.kernels.selective_attention": ("fused_selective_attention", "fused_selective_contribution"),
+        "ops.kernels.tiles": ("DEFAULT_INPUT_PRECISION", "Tiles"),
+        "ops.kernels.triton_import": ("check_launchable",),
+    },
+)

@@ -47,11 +47,6 @@ triton, tl, TRITON_OBSTACLE = _import_triton()
 INTERPRETED = TRITON_OBSTACLE is None and bool(triton.knobs.runtime.interpret)
 
 
-def kernels_serve(*tensors: Tensor) -> bool:
-    """Whether Triton can be used and all tensors are on a CUDA GPU, so that `impl="auto"` takes the kernels."""
-    return TRITON_OBSTACLE is None and all(tensor.is_cuda for tensor in tensors)
-
-
 def check_launchable(name: str, *tensors: Tensor | None) -> None:
     """Raise unless a Triton kernel can run on these tensors.
 

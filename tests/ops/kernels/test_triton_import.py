@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from diffmamba_interp.ops.kernel_use import kernels_serve
 from diffmamba_interp.ops.kernels import triton_import
 
 WITHOUT_USABLE_TRITON = """
@@ -64,10 +65,10 @@ def test_kernels_are_taken_by_themselves_only_where_triton_can_be_used(monkeypat
     monkeypatch.setattr(triton_import, "TRITON_OBSTACLE", None)
     with FakeTensorMode():
         on_a_gpu = torch.empty(1, device="cuda")
-    assert triton_import.kernels_serve(on_a_gpu)
-    assert not triton_import.kernels_serve(on_a_gpu, torch.empty(1))
+    assert kernels_serve(on_a_gpu)
+    assert not kernels_serve(on_a_gpu, torch.empty(1))
     monkeypatch.setattr(triton_import, "TRITON_OBSTACLE", "Triton is not installed")
-    assert not triton_import.kernels_serve(on_a_gpu)
+    assert not kernels_serve(on_a_gpu)
 
 
 def test_tensors_on_the_cpu_are_refused_unless_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
