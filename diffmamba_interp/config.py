@@ -20,6 +20,8 @@ Normalisation = Literal["post", "pre", "none"]
 HeadDivision = Literal["d_head", "n_heads"]
 LambdaInitialisation = Literal["small", "published"]
 Placement = Literal["all", "alternate", "quarter"] | tuple[int, ...]
+Alignment = Literal["published", "by_component"]
+"""How a plain mixer is divided into branches; see `models.conversion`."""
 
 UNPUBLISHED_LAMBDAS = ("one", "token_gate", "token_head_gate")
 NAMED_PLACEMENTS = ("all", "alternate", "quarter")

@@ -22,6 +22,7 @@ import torch
 from analyses.training import report
 from analyses.training.records import Records, read_runs
 from diffmamba_interp.analysis.question import run_command
+from diffmamba_interp.commands.lm_run import RECIPE_FILE
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.lm_training.evaluation import EvaluationSet, text_bits_per_byte
@@ -31,7 +32,6 @@ from diffmamba_interp.lm_training.stage_readings import StageReading
 from diffmamba_interp.models.demo import DEMO_NAMES, load_demo
 from diffmamba_interp.runs.run_log import LOG_FILE
 from diffmamba_interp.runs.settings import read_toml
-from diffmamba_interp.train_lm import RECIPE_FILE
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records.npz.xz"

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, lens_request
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.lens import load_lens
-from diffmamba_interp.text.tokenizer import Bos, bos_tokens
+from diffmamba_interp.text.documents import Bos
+from diffmamba_interp.text.tokenizer import bos_tokens
 
 FIRST_CHOICE = "bundled:diff-mamba2"
 """Taken as the first model to show, if it is there."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tokenizers import Encoding, Tokenizer
 
 from diffmamba_interp.spans import Spans, TokenRange, disjoint_spans, prompt_spans
-from diffmamba_interp.text.tokenizer import Bos, bos_tokens, text_of_token
+from diffmamba_interp.text.documents import Bos
+from diffmamba_interp.text.tokenizer import bos_tokens, text_of_token
 
 if TYPE_CHECKING:
     from diffmamba_interp.needle import NeedleSample

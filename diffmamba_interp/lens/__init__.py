@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from diffmamba_interp.lens.folders import demo_lens_folder, load_demo_lens, load_lens
     from diffmamba_interp.lens.hub import hub_card, push_lens
     from diffmamba_interp.lens.jacobian_fit import FitRecord, JacobianFit, fit_jacobian_lens
-    from diffmamba_interp.lens.lenses import JacobianLens, LensKind, LogitLens, TunedLens, save_lens
-    from diffmamba_interp.lens.recipe import LensRecipe, read_recipe, write_recipe
+    from diffmamba_interp.lens.lenses import JacobianLens, LogitLens, TunedLens, save_lens
+    from diffmamba_interp.lens.recipe import LensKind, LensRecipe, read_recipe, write_recipe
     from diffmamba_interp.lens.stream import ResidualStream, residual_stream
     from diffmamba_interp.lens.training import LensTraining, StepRecord, TrainingError
     from diffmamba_interp.lens.trajectory import LensTrajectory, lens_trajectory
@@ -60,8 +60,8 @@ __getattr__, __dir__ = lazy_names(
         "lens.folders": ("demo_lens_folder", "load_demo_lens", "load_lens"),
         "lens.hub": ("hub_card", "push_lens"),
         "lens.jacobian_fit": ("FitRecord", "JacobianFit", "fit_jacobian_lens"),
-        "lens.lenses": ("JacobianLens", "LensKind", "LogitLens", "TunedLens", "save_lens"),
-        "lens.recipe": ("LensRecipe", "read_recipe", "write_recipe"),
+        "lens.lenses": ("JacobianLens", "LogitLens", "TunedLens", "save_lens"),
+        "lens.recipe": ("LensKind", "LensRecipe", "read_recipe", "write_recipe"),
         "lens.stream": ("ResidualStream", "residual_stream"),
         "lens.training": ("LensTraining", "StepRecord", "TrainingError"),
         "lens.trajectory": ("LensTrajectory", "lens_trajectory"),

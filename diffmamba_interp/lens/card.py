@@ -15,8 +15,8 @@ from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.jacobian_layout import JacobianLensConfig
-from diffmamba_interp.lens.lenses import PARAMS_FILE, LensKind
-from diffmamba_interp.lens.recipe import OF_ONE_KIND, LensRecipe
+from diffmamba_interp.lens.lenses import PARAMS_FILE
+from diffmamba_interp.lens.recipe import OF_ONE_KIND, LensKind, LensRecipe
 
 METRICS_FILE = "metrics.json"
 CARD_FILE = "CARD.md"

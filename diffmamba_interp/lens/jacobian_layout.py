@@ -20,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Storage = Literal["float16", "int8"]
+from diffmamba_interp.lens.recipe import Storage
+
 JACOBIAN_LENS = "jacobian_lens"
 
 _LEVELS = 127

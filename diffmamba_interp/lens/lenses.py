@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,8 @@ from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.json_files import write_json
 from diffmamba_interp.files.tensors import write_tensors
 from diffmamba_interp.hook_names import Branch, branch_out
-from diffmamba_interp.lens.jacobian_layout import JacobianLayout, JacobianLensConfig, Storage
+from diffmamba_interp.lens.jacobian_layout import JacobianLayout, JacobianLensConfig
+from diffmamba_interp.lens.recipe import LensKind, Storage
 from diffmamba_interp.lens.unembedding import ModelUnembed
 from diffmamba_interp.models.graphs import GraphStore
 from diffmamba_interp.models.language_model import HookedMamba
@@ -52,7 +53,6 @@ CONFIG_FILE = "config.json"
 PARAMS_FILE = "params.pt"
 LENS_FILE = "lens.json"
 LENS_FORMAT = 1
-LensKind = Literal["tuned", "jacobian"]
 
 
 class LogitLens(Decoder):

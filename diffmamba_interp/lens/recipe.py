@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.paths import expand_fields
-from diffmamba_interp.lens.jacobian_layout import Storage
-from diffmamba_interp.lens.lenses import LensKind
 from diffmamba_interp.runs.run_log import Reporter
 from diffmamba_interp.runs.settings import (
+    changed,
     from_values,
     read_toml,
     require_numbers,
@@ -21,12 +20,13 @@ from diffmamba_interp.runs.settings import (
     to_toml,
     to_values,
 )
-from diffmamba_interp.runs.snapshots import changed
-from diffmamba_interp.text.tokenizer import Bos
+from diffmamba_interp.text.documents import Bos
 
+LensKind = Literal["tuned", "jacobian"]
 Loss = Literal["kl", "ce"]
 OptimizerName = Literal["sgd", "adam"]
 Split = Literal["auto", "run", "hash", "whole"]
+Storage = Literal["float16", "int8"]
 
 OPERATIONAL = (
     "out",

@@ -19,7 +19,8 @@ from diffmamba_interp.lens.lenses import CONFIG_FILE
 from diffmamba_interp.lens.recipe import LensRecipe, first_difference, read_recipe, recipe_from_dict, write_recipe
 from diffmamba_interp.lens.training import TrainingError
 from diffmamba_interp.runs.run_log import LOG_FILE
-from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, changed, read_snapshot, write_snapshot
+from diffmamba_interp.runs.settings import changed
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, read_snapshot, write_snapshot
 
 RECIPE_FILE = "recipe.toml"
 

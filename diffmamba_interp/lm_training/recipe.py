@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffmamba_interp.config import HookedMambaConfig, Placement
+from diffmamba_interp.config import Alignment, HookedMambaConfig, Placement
 from diffmamba_interp.files.paths import expand_fields
-from diffmamba_interp.models.conversion import Alignment
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.runs.settings import require_numbers, require_positive, require_seed
 

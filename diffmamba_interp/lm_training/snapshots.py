@@ -12,8 +12,8 @@ import torch
 from diffmamba_interp.lm_training.recipe import RESUMABLE_CHANGES, Recipe
 from diffmamba_interp.runs import snapshots
 from diffmamba_interp.runs.run_log import read_records
-from diffmamba_interp.runs.settings import from_values, to_values
-from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, changed
+from diffmamba_interp.runs.settings import changed, from_values, to_values
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE
 
 
 @dataclass(frozen=True)

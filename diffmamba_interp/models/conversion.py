@@ -10,20 +10,18 @@ by_component: each branch gets its own half of z, x, norm and out_proj, and all 
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from diffmamba_interp.argument_checks import checked
-from diffmamba_interp.config import DifferentialConfig, HookedMambaConfig, Placement
+from diffmamba_interp.config import Alignment, DifferentialConfig, HookedMambaConfig, Placement
 from diffmamba_interp.hook_names import BRANCHES
 from diffmamba_interp.mixer_sizes import Mamba2Sizes
 from diffmamba_interp.models.checkpoints import parameter_dtype
 from diffmamba_interp.models.language_model import HookedMamba
-
-Alignment = Literal["published", "by_component"]
 
 PER_HEAD = ("A_log", "D", "dt_bias")
 

@@ -289,7 +289,6 @@ class HookedMamba(nn.Module):
         self,
         repo_id: str,
         *,
-        format: Format = "diffmamba_interp",
         commit_message: str = "Upload a model of diffmamba_interp",
         private: bool | None = None,
         token: str | None = None,
@@ -303,15 +302,8 @@ class HookedMamba(nn.Module):
         """
         from diffmamba_interp.models.checkpoint_hub import upload_folder
 
-        return upload_folder(
-            lambda folder: self.save_pretrained(folder, format=format),
-            repo_id,
-            private=private,
-            token=token,
-            revision=branch,
-            create_pr=create_pr,
-            commit_message=commit_message,
-        )
+        how = {"revision": branch, "create_pr": create_pr, "commit_message": commit_message}
+        return upload_folder(self.save_pretrained, repo_id, private=private, token=token, **how)
 
     def _run(
         self,

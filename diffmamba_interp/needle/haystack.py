@@ -24,8 +24,9 @@ from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spa
 from diffmamba_interp.needle.records import Depth, Mention, NeedleSample
 from diffmamba_interp.needle.stories import Story
 from diffmamba_interp.spans import Span
+from diffmamba_interp.text.documents import Bos
 from diffmamba_interp.text.stable_random import StableRandom
-from diffmamba_interp.text.tokenizer import Bos, bos_tokens
+from diffmamba_interp.text.tokenizer import bos_tokens
 
 CONTEXT_OPEN = "<context>"
 CONTEXT_CLOSE = "</context>"

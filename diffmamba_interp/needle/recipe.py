@@ -1,24 +1,15 @@
-"""What a needle run is made with: the options of the command, checked, and the prompts that they ask for."""
+"""What a needle run is made with: the options of the command, checked; `prompts` makes the prompts of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from transformers import PreTrainedTokenizerBase
-
-from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.files.paths import expand_fields
-from diffmamba_interp.needle.filler import Filler
-from diffmamba_interp.needle.records import NeedleSample
-from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.stories import TASKS
 from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.runs.settings import require_numbers, require_positive, require_seed
-from diffmamba_interp.text import TextSource, documents_of_split
-from diffmamba_interp.text.sources import BUILTIN, GENERATED
-from diffmamba_interp.text.tokenizer import Bos
+from diffmamba_interp.text.documents import Bos
 
 FillerSplit = Literal["auto", "whole", "eval"]
 
@@ -97,54 +88,3 @@ class NeedleRecipe:
             raise ValueError(f"n is {self.n}: give at least 1 prompt per task and length (10 decide something).")
         if self.model == self.baseline and self.lens == self.baseline_lens:
             raise ValueError(f"model and baseline are both {self.model!r}: give another one, or --baseline none.")
-
-
-def make_samples(recipe: NeedleRecipe, tokenizer: PreTrainedTokenizerBase) -> list[NeedleSample]:
-    """The prompts of all tasks and lengths, the same for both models."""
-    filler, source = None, filler_source(recipe)
-    if source is not None and max(recipe.lengths) > 0:
-        documents = source.documents()
-        if recipe.filler_split == "eval":
-            documents = documents_of_split(documents, "eval")
-        filler = Filler.from_texts(tokenizer, [document.text for document in documents])
-    return [
-        sample
-        for task in recipe.tasks
-        for length in recipe.lengths
-        for sample in make_needle_samples(
-            tokenizer,
-            task=task,
-            n=recipe.n,
-            length=length,
-            filler=filler,
-            stories="generated" if recipe.babi is None else "babi",
-            babi_path=recipe.babi,
-            seed=recipe.seed,
-            vocabulary=recipe.vocabulary,
-            bos=recipe.bos,
-        )
-    ]
-
-
-def resolved_filler_split(recipe: NeedleRecipe) -> FillerSplit:
-    """What "auto" means for this filler (see `NeedleRecipe.filler_split`)."""
-    if recipe.filler is None or recipe.filler_split != "auto":
-        return recipe.filler_split
-    return "eval" if recipe.filler in (BUILTIN, GENERATED) else "whole"
-
-
-def filler_source(recipe: NeedleRecipe) -> TextSource | None:
-    """Where the recipe's filler comes from; None for generated text that mentions no answer."""
-    if recipe.filler is None:
-        return None
-    return TextSource.of_recipe(recipe.filler, recipe)
-
-
-def data_sha256(recipe: NeedleRecipe) -> dict[str, str]:
-    """Sha256 of the stories and the filler that the recipe names."""
-    source = filler_source(recipe)
-    sums = {} if source is None else {"filler": source.sha256()}
-    if recipe.babi is not None:
-        is_file = Path(recipe.babi).is_file()
-        sums["babi"] = file_sha256(recipe.babi) if is_file else TextSource(location=recipe.babi).sha256()
-    return sums

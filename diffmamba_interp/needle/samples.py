@@ -23,10 +23,9 @@ from diffmamba_interp.needle.records import Depth, NeedleSample
 from diffmamba_interp.needle.stories import Story, without_training_stories
 from diffmamba_interp.needle.tasks import generate_story, iterate_stories
 from diffmamba_interp.needle.vocabulary import VocabularyName
-from diffmamba_interp.text.documents import Split, require_split
+from diffmamba_interp.text.documents import Bos, Split, require_split
 from diffmamba_interp.text.generated_text import generated_documents
 from diffmamba_interp.text.stable_random import StableRandom
-from diffmamba_interp.text.tokenizer import Bos
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import ParamSpec
@@ -40,8 +42,7 @@ def errors_as_messages(*, stopped: str = STOPPED) -> Callable[[Callable[Paramete
     def decorate(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
         @functools.wraps(main)
         def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> int:
-            if signal.getsignal(signal.SIGINT) is _end_at_once:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            _heed_interrupts()
             try:
                 code = main(*args, **kwargs)
                 sys.stdout.flush()
@@ -76,13 +77,29 @@ def program(command: str) -> str:
 
 
 def quiet_interrupts() -> None:
-    """Let Ctrl-C end the process with one line while a command loads its libraries, until its `main` begins.
+    """Let Ctrl-C end the process with one line while a command loads its libraries.
 
     An exception would do no good there: a library that is interrupted while it loads may swallow it and stay half
     loaded.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_heeded and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _end_at_once)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Around a command's import of what it works with, which help and wrong options do without.
+
+    Ctrl-C is as before `main`, and so is an error of a library: it keeps its traceback, as RuntimeError.
+    """
+    quiet_interrupts()
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(f"a library cannot be loaded: {error}") from error
+    finally:
+        _heed_interrupts()
 
 
 def foreseen(error: Exception) -> str | None:
@@ -149,6 +166,12 @@ def _is_from(module: str, name: str, error: Exception) -> bool:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+def _heed_interrupts() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -84,6 +84,20 @@ def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:
     return "".join(lines)
 
 
+def changed(
+    saved: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Where two runs' nested plain values differ, by dotted name: as saved, as they are now; None where not set.
+
+    ignored: names of the first level that may differ.
+    """
+    before, after = (
+        dict(_leaves({name: value for name, value in values.items() if name not in ignored})) for values in (saved, now)
+    )
+    names = [*after, *before]
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
 def require_numbers(settings: Any) -> None:
     """Raise ValueError, with the field's name, for a number in a dataclass that nothing can be computed with.
 
@@ -109,6 +123,17 @@ def require_seed(seed: int, name: str = "seed") -> None:
     """Raise ValueError for a seed that not every generator takes."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"{name} is {seed}: it must lie in [0, 2^32).")
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{name}[{index}]")
+    else:
+        yield name, value
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

@@ -1,5 +1,4 @@
-"""The snapshot of a run: what it needs to go on as if it had not stopped, in one file, whole or not there; and whether
-it is of the same run.
+"""The snapshot of a run: what it needs to go on as if it had not stopped, in one file, whole or not there.
 
 The file has a sum of its own, so that a damaged one is refused instead of continued from. Snapshots of format 1, and
 those of language models that name no format, are of before and have none.
@@ -7,7 +6,7 @@ those of language models that name no format, are of before and have none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +41,3 @@ def read_snapshot(folder: Path) -> dict[str, Any] | None:
     if format == FORMAT and not has_sum:
         raise DamagedFileError(damage_text(path, REMEDY))
     return content
-
-
-def changed(
-    saved: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
-) -> dict[str, tuple[Any, Any]]:
-    """Where two runs' nested plain values differ, by dotted name: as saved, as they are now; None where not set.
-
-    ignored: names of the first level that may differ.
-    """
-    before, after = (
-        dict(_leaves({name: value for name, value in values.items() if name not in ignored})) for values in (saved, now)
-    )
-    names = [*after, *before]
-    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{name}[{index}]")
-    else:
-        yield name, value

@@ -9,6 +9,7 @@ from diffmamba_interp.lazy_names import lazy_names
 if TYPE_CHECKING:
     from diffmamba_interp.text.batches import TokenBatches, pack_tokens
     from diffmamba_interp.text.documents import (
+        Bos,
         DataError,
         Document,
         documents_of_split,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from diffmamba_interp.text.sources import TextSource
     from diffmamba_interp.text.token_stream import TokenStream, cached_tokens, encode_texts, write_tokens
     from diffmamba_interp.text.tokenizer import (
-        Bos,
         bos_tokens,
         boundary_tokens,
         load_tokenizer,
@@ -55,12 +55,18 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "text.batches": ("TokenBatches", "pack_tokens"),
-        "text.documents": ("DataError", "Document", "documents_of_split", "documents_sha256", "shuffle_documents"),
+        "text.documents": (
+            "Bos",
+            "DataError",
+            "Document",
+            "documents_of_split",
+            "documents_sha256",
+            "shuffle_documents",
+        ),
         "text.files": ("read_file",),
         "text.sources": ("TextSource",),
         "text.token_stream": ("TokenStream", "cached_tokens", "encode_texts", "write_tokens"),
         "text.tokenizer": (
-            "Bos",
             "bos_tokens",
             "boundary_tokens",
             "load_tokenizer",

@@ -26,6 +26,9 @@ Split = Literal["lm_train", "lens_train", "eval"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SPLIT_SHARES: dict[Split, float] = {"lm_train": 0.85, "lens_train": 0.10, "eval": 0.05}
 
+Bos = Literal["auto", "always", "never"]
+"""Whether a document begins with the tokenizer's beginning-of-text token; see `tokenizer.bos_tokens`."""
+
 # No text holds this character after white space is collapsed, so facts cannot run into each other.
 _SEPARATOR = "\n"
 

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.files.checksums import DamagedFileError, check_sum, replacing_with_sum
 from diffmamba_interp.text.documents import (
+    Bos,
     DataError,
     Document,
     Split,
@@ -36,7 +37,7 @@ from diffmamba_interp.text.documents import (
 )
 from diffmamba_interp.text.locations import kind_of_file
 from diffmamba_interp.text.sources import TextSource
-from diffmamba_interp.text.tokenizer import Bos, bos_tokens, tokenizer_hash
+from diffmamba_interp.text.tokenizer import bos_tokens, tokenizer_hash
 
 logger = logging.getLogger(__name__)
 

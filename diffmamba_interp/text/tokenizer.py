@@ -15,17 +15,14 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.files.json_files import read_json_object
-from diffmamba_interp.text.documents import DataError
+from diffmamba_interp.text.documents import Bos, DataError
 from diffmamba_interp.text.stable_random import StableRandom
-
-Bos = Literal["auto", "always", "never"]
-"""Whether a text begins with the tokenizer's beginning-of-text token; see `bos_tokens`."""
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"

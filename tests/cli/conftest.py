@@ -14,6 +14,7 @@ FORKER = """
 import json, os, signal, sys, time
 from pathlib import Path
 from diffmamba_interp import train_lens
+from diffmamba_interp.commands import lens_run
 
 def start(args, environment, output):
     child = os.fork()

@@ -15,6 +15,7 @@ from diffmamba_interp import DifferentialConfig, HookedMamba, HookedMambaConfig,
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.lens import JacobianLens, TunedLens, load_lens
 from diffmamba_interp.lens.card import read_metrics
+from diffmamba_interp.lens.materials import load_materials
 from diffmamba_interp.text import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.text.generated_text import generated_documents
 
@@ -356,20 +357,17 @@ def test_data_that_ends_keeps_a_snapshot_and_more_passes_go_on(
 
 def test_only_so_many_documents_are_read(text_model: Path) -> None:
     args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl"), "--max-documents", "3"]
-    few = train_lens.load_materials(train_lens.parse(args), torch.device("cpu"))
+    few = load_materials(train_lens.parse(args), torch.device("cpu"))
     assert few.source is not None
     assert len(list(few.source.documents())) == 3
-    assert (
-        few.identity["data"]
-        != train_lens.load_materials(train_lens.parse(args[:-2]), torch.device("cpu")).identity["data"]
-    )
+    assert few.identity["data"] != load_materials(train_lens.parse(args[:-2]), torch.device("cpu")).identity["data"]
 
 
 def test_reading_all_of_a_hub_dataset_is_announced(text_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     args = ["--model", str(text_model / "model"), "--data", "owner/dataset"]
-    train_lens.load_materials(train_lens.parse([*args, "--max-documents", "9"]), torch.device("cpu"))
+    load_materials(train_lens.parse([*args, "--max-documents", "9"]), torch.device("cpu"))
     assert "--max-documents" not in caplog.text
-    train_lens.load_materials(train_lens.parse(args), torch.device("cpu"))
+    load_materials(train_lens.parse(args), torch.device("cpu"))
     assert "reading all of the hub dataset owner/dataset before training; --max-documents N" in caplog.text
 
 
@@ -443,12 +441,12 @@ def test_options_choose_column_split_and_revision_of_the_text(text_model: Path, 
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     args = ["--model", str(text_model / "model"), "--data", str(tmp_path / "saved"), "--text-field", "body"]
     args += ["--hub-split", "test", "--skip-empty", "--max-unpacked-gb", "2"]
-    source = train_lens.load_materials(train_lens.parse(args), torch.device("cpu")).source
+    source = load_materials(train_lens.parse(args), torch.device("cpu")).source
     assert source is not None
     assert [document.text for document in source.documents()] == [row["body"] for row in rows]
     assert source.max_unpacked_gb == 2
     hub = ["--data", "owner/name", "--hub-config", "c", "--hub-revision", "r", "--max-documents", "2"]
-    source = train_lens.load_materials(train_lens.parse([*args, *hub]), torch.device("cpu")).source
+    source = load_materials(train_lens.parse([*args, *hub]), torch.device("cpu")).source
     assert source is not None
     assert (source.hub_config, source.hub_split, source.hub_revision) == ("c", "test", "r")
 
@@ -514,9 +512,9 @@ def test_held_out_text_that_lacks_is_said_before_the_first_step(
 def test_a_text_may_begin_with_the_tokenizers_own_token(text_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     args = ["--model", str(text_model / "model"), "--data", str(text_model / "texts.jsonl")]
     with caplog.at_level("INFO"):
-        train_lens.load_materials(train_lens.parse(args), torch.device("cpu"))
+        load_materials(train_lens.parse(args), torch.device("cpu"))
         assert "every document begins" not in caplog.text
-        train_lens.load_materials(train_lens.parse([*args, "--bos", "always"]), torch.device("cpu"))
+        load_materials(train_lens.parse([*args, "--bos", "always"]), torch.device("cpu"))
     assert "every document begins with <|endoftext|>, as bos = 'always' says; --bos never leaves it out" in caplog.text
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffmamba_interp import HookedMamba, train_lm
+from diffmamba_interp.commands import lm_run
 from diffmamba_interp.files import atomic, locks
 from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.lm_training.loop import Trainer
@@ -296,9 +297,9 @@ def test_bad_options_are_one_clear_line_and_leave_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_more_processes_than_rows_are_refused(options: list[str]) -> None:
+def test_more_processes_than_rows_are_refused(options: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size 4 leaves some of 5 processes without a row"):
-        train_lm.train(train_lm.parse_options(options), ProcessGroup(size=5))
+        lm_run.train(train_lm.parse_options(options).settings, tmp_path / "run", ProcessGroup(size=5))
 
 
 def test_unknown_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,6 +153,28 @@ def test_another_error_while_the_libraries_load_keeps_its_traceback() -> None:
     assert "Traceback" in run_program("raise ImportError('broken')").stderr
 
 
+WORKING = """
+import signal
+from diffmamba_interp.runs.command import loading
+@errors_as_messages(stopped="the same command goes on.")
+def main():
+    with loading():
+        {loading}
+    signal.raise_signal(signal.SIGINT)
+sys.exit(main())
+"""
+
+
+def test_what_a_command_loads_when_its_options_are_known_is_loaded_as_before_it() -> None:
+    done = run_program(WORKING.format(loading="signal.raise_signal(signal.SIGINT)"))
+    assert (done.returncode, done.stderr) == (130, "stopped; nothing was begun.\n")
+    done = run_program(WORKING.format(loading="raise ImportError('broken')"))
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("RuntimeError: a library cannot be loaded: broken\n")
+    done = run_program(WORKING.format(loading="pass"))
+    assert (done.returncode, done.stderr) == (130, "stopped; the same command goes on.\n")
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     body = """
 @errors_as_messages()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffmamba_interp.files.checksums import DamagedFileError
-from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, changed, read_snapshot, write_snapshot
+from diffmamba_interp.runs.settings import changed
+from diffmamba_interp.runs.snapshots import SNAPSHOT_FILE, read_snapshot, write_snapshot
 
 CONTENT: dict[str, Any] = {"step": 3, "weight": torch.arange(600.0), "recipe": {"name": "x"}}
 
