@@ -89,7 +89,8 @@ class HeatMap:
 
     values: the first row stands at the first y. x, y: the middle of each column and row; categories where they are
     text. text: written in the cells. notes: what pointing at a cell says; None for its places and its value, under
-    `name`. around: a cell stands for so many places on either side of its own.
+    `name`. verb: what a row does to a column, told between the axes' names of the two: of many cells a note each takes
+    longer to send and to draw than the picture.
     """
 
     values: Float[np.ndarray, "row column"]
@@ -97,7 +98,7 @@ class HeatMap:
     y: Sequence[Place]
     text: Sequence[Sequence[str]] | None = None
     notes: Sequence[Sequence[str]] | None = None
-    around: float = 0.0
+    verb: str = ""
     name: str = ""
 
 
@@ -149,7 +150,7 @@ class Axis:
     """ticks: label by place; None lets the renderer choose. limits: first and last; None fits what is drawn.
 
     backwards: the first place stands at the top of a y axis, or on the right of an x axis. upright: labels are turned,
-    to be read from below.
+    to be read from below. names: of places, given to a tenth, told when a cell there is pointed at.
     """
 
     title: str = ""
@@ -158,6 +159,7 @@ class Axis:
     limits: tuple[Number, Number] | None = None
     backwards: bool = False
     upright: bool = False
+    names: Mapping[Number, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

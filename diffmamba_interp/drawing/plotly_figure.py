@@ -152,6 +152,9 @@ def _axis(axis: Axis, ticks: Mapping[Place, str] | None) -> dict[str, Any]:
         layout |= {"tickmode": "array", "tickvals": list(ticks), "ticktext": [plain(label) for label in ticks.values()]}
     if axis.upright:
         layout["tickangle"] = 90
+    if axis.names is not None:
+        # Plotly looks a place up by its text.
+        layout |= {"hoverformat": ".1f", "labelalias": {f"{at:.1f}": plain(name) for at, name in axis.names.items()}}
     if axis.limits is not None:
         limits = map(math.log10, axis.limits) if axis.kind == "log" else axis.limits
         layout["range"] = list(limits)[:: -1 if axis.backwards else 1]
@@ -285,7 +288,7 @@ def _heat_trace(heat: HeatMap, drawing: Drawing) -> Trace:
     for axis, places in (("x", heat.x), ("y", heat.y)):
         numbers = [place for place in places if not isinstance(place, str)]
         # Places of which nothing is said one by one are at equal distances: a large picture need not list them.
-        evenly = heat.notes is None and len(numbers) == len(places) > 1
+        evenly = heat.notes is None and not heat.verb and len(numbers) == len(places) > 1
         trace |= {f"{axis}0": numbers[0], f"d{axis}": numbers[1] - numbers[0]} if evenly else {axis: list(places)}
     if heat.text is not None:
         # Drawn by `inked`; here it stands for those who read the figure.
@@ -295,9 +298,10 @@ def _heat_trace(heat: HeatMap, drawing: Drawing) -> Trace:
     if heat.notes is not None:
         notes = [[plain(note) for note in row] for row in heat.notes]
         return trace | {"customdata": notes, "hovertemplate": "%{customdata}<extra></extra>"}
-    around = f" ± {heat.around:g}" if heat.around else ""
-    lines = [f"{plain(axis.title)} %{{{name}}}{around}" for name, axis in (("x", drawing.x), ("y", drawing.y))]
-    value = f"{plain(heat.name)}: %{{z:.4g}}" if heat.name else "%{z:.4g}"
+    value = f"{plain(heat.name)}: %{{z:.4~g}}" if heat.name else "%{z:.4~g}"
+    lines = [f"{plain(axis.title)} %{{{name}}}" for name, axis in (("x", drawing.x), ("y", drawing.y))]
+    if heat.verb:
+        lines = [f"%{{y}} {plain(heat.verb)} %{{x}}"]
     return trace | {"hovertemplate": "<br>".join([*lines, f"{value}<extra></extra>"])}
 
 

@@ -28,9 +28,6 @@ from diffmamba_interp.spans import SPAN_CLASSES, Spans, TokenRange
 MAX_CELLS = 512
 """Rows and columns of one panel; longer sequences are pooled."""
 
-MAX_NOTED = 160
-"""Up to so many rows and columns every cell says which tokens it is of; beyond, their positions."""
-
 MAX_THUMBNAIL_CELLS, GAP, MAX_IN_LINE = 40, 4, 16
 """Of the heads' thumbnails: rows and columns of one, empty cells between two, and how many stand side by side."""
 
@@ -73,11 +70,23 @@ def attention_drawing(
     x_ticks = ticks_at(panels.labels[panels.start : panels.stop], at_most=MAX_PANEL_TICKS, first=panels.start)
     y_ticks = ticks_at([panels.labels[place] for place in panels.rows], at_most=MAX_PANEL_TICKS, first=top)
     frames = _frames(spans, panels, top) if spans else []
+    x_names = _cell_names(panels.labels[panels.start : panels.stop], panels.start, step)
+    y_names = _cell_names([panels.labels[place] for place in panels.rows], top, step)
+
+    def cells(name: str, value: np.ndarray) -> HeatMap:
+        return HeatMap(
+            values=pooled(value, step), x=list(x_names), y=list(y_names), verb="reads", name=short_name(name)
+        )
+
     return record_drawing(
         record,
-        {name: [_cells(name, value, step, panels, top), *frames] for name, value in panels.values.items()},
-        x=Axis(title="source position", limits=_edges(panels.start, n_sources), ticks=x_ticks, upright=True),
-        y=Axis(title="destination position", limits=_edges(top, n_rows), ticks=y_ticks, backwards=True),
+        {name: [cells(name, value), *frames] for name, value in panels.values.items()},
+        x=Axis(
+            title="source position", limits=_edges(panels.start, n_sources), ticks=x_ticks, names=x_names, upright=True
+        ),
+        y=Axis(
+            title="destination position", limits=_edges(top, n_rows), ticks=y_ticks, names=y_names, backwards=True
+        ),
         scale=record_scale(record, list(panels.values.values()), clip_quantile),
         title=title,
         said=panels.heads + (f", pooled {step} × {step} to the largest magnitude" if step > 1 else ""),
@@ -219,41 +228,13 @@ def _first_row(panels: AttentionPanels) -> int:
     return int(panels.rows[0]) if len(panels.rows) and (np.diff(panels.rows) == 1).all() else 0
 
 
-def _cells(name: str, value: np.ndarray, step: int, panels: AttentionPanels, top: int) -> HeatMap:
-    half, cells = (step - 1) / 2, pooled(value, step)
-    y, x = (
-        [first + half + step * place for place in range(n)]
-        for first, n in zip((top, panels.start), cells.shape, strict=True)
-    )
-    notes = _notes(short_name(name), cells, step, panels) if max(cells.shape) <= MAX_NOTED else None
-    return HeatMap(values=cells, x=x, y=y, around=half, notes=notes, name=short_name(name))
-
-
-def _notes(name: str, cells: np.ndarray, step: int, panels: AttentionPanels) -> list[list[str]]:
-    """Which tokens every cell is of, which branch, and its value; nothing where all sources come later."""
-    sources = np.arange(panels.start, panels.stop)
-    dest, src = (
-        [_stretch([panels.labels[place] for place in places[at : at + step]]) for at in range(0, len(places), step)]
-        for places in (panels.rows, sources)
-    )
-    first_src, last_dest = (
-        sources[::step],
-        [max(panels.rows[at : at + step]) for at in range(0, len(panels.rows), step)],
-    )
-    return [
-        [
-            f"{dest[row]} reads {src[column]}\n{name}: {cells[row, column]:.4g}"
-            if first_src[column] <= last_dest[row]
-            else "comes later"
-            for column in range(cells.shape[1])
-        ]
-        for row in range(cells.shape[0])
-    ]
-
-
-def _stretch(labels: Sequence[str]) -> str:
-    """The first and the last of neighbouring tokens."""
-    return labels[0] if len(labels) == 1 else f"{labels[0]} … {labels[-1]}"
+def _cell_names(labels: Sequence[str], first: int, step: int) -> dict[float, str]:
+    """The middle of every cell, which may lie between two positions, and its first and last token."""
+    stretches = (labels[at : at + step] for at in range(0, len(labels), step))
+    return {
+        first + (step - 1) / 2 + step * place: part[0] if len(part) == 1 else f"{part[0]} … {part[-1]}"
+        for place, part in enumerate(stretches)
+    }
 
 
 def _edges(first: int, size: int) -> tuple[float, float]:

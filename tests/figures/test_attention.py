@@ -158,7 +158,7 @@ def test_a_window_is_pooled_from_its_own_first_position(model) -> None:
     assert figure.data[0].z.shape == (7, 7)
     assert figure.data[0].z[1, 0] == cell.ravel()[np.abs(cell).argmax()]
     assert figure.data[0].x[0] == 11
-    assert figure.data[0].customdata[1][0].startswith("13 … 15 reads 10 … 12<br>")
+    assert (names(figure, "y")[1], names(figure, "x")[0]) == ("13 … 15", "10 … 12")
 
 
 def test_the_colour_scale_is_that_of_the_window(model) -> None:
@@ -254,19 +254,31 @@ def test_of_many_spans_the_needle_and_the_last_keep_their_labels(model) -> None:
     assert {"needle 77", "other 78–119"} <= set(labels)
 
 
-def test_every_cell_names_its_tokens_and_its_branch(record) -> None:
-    trace = attention_figure(record, head=1).data[1]
-    value = float(record.lambda_subtrahend[0, 1, 8, 3])
-    assert trace.customdata[8][3] == f"8 ok reads 3 ⏎<br>λ · subtrahend: {value:.4g}"
-    assert trace.customdata[3][8] == "comes later"
+def names(figure, axis: str) -> list[str]:
+    """What pointing at the cells of a line tells of their places."""
+    layout = figure.layout[f"{axis}axis3"]
+    assert layout.hoverformat == ".1f"
+    return [layout.labelalias[f"{place:.1f}"] for place in figure.data[2][axis]]
 
 
-def test_a_pooled_cell_names_its_first_and_last_tokens_and_a_large_picture_its_positions(model) -> None:
+def test_every_cell_names_its_tokens_its_branch_and_its_value(record) -> None:
+    figure = attention_figure(record, head=1)
+    assert figure.data[1].hovertemplate == "%{y} reads %{x}<br>λ · subtrahend: %{z:.4~g}<extra></extra>"
+    assert (names(figure, "y")[8], names(figure, "x")[3]) == ("8 ok", "3 ⏎")
+    assert figure.data[1].z[8][3] == record.lambda_subtrahend[0, 1, 8, 3]
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_a_pooled_cell_names_its_first_and_last_tokens(model, axis: str) -> None:
     record = extract_attention(model, random_tokens(1, 50), 0, reduce="mean")
-    assert attention_figure(record, max_cells=20).data[0].customdata[3][2].startswith("9 … 11 reads 6 … 8<br>minuend: ")
-    trace = attention_figure(extract_attention(model, random_tokens(1, 200), 0, reduce="mean")).data[2]
-    assert trace.customdata is None
-    assert "difference: %{z:.4g}" in trace.hovertemplate
+    assert names(attention_figure(record, max_cells=20), axis)[2:4] == ["6 … 8", "9 … 11"]
+    assert names(attention_figure(record, max_cells=20), axis)[-1] == "48 … 49"
+
+
+def test_a_large_picture_takes_little_more_than_its_values(model) -> None:
+    record = extract_attention(model, random_tokens(1, 200), 0, reduce="mean")
+    figure = attention_figure(record)
+    assert len(figure.to_json()) < 3 * 200 * 200 * 4 * 4 / 3 + 60_000
 
 
 def test_a_title_of_ones_own_is_taken(record) -> None:
