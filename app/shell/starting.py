@@ -8,6 +8,7 @@ imports everything, under one lock, and those that come meanwhile wait for it.
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import os
 import sys
@@ -92,12 +93,17 @@ def start() -> None:
 
 
 def import_everything() -> None:
-    """Import what the files of the explorer name, at their head or in a function, and what libraries put off."""
+    """Import what the files of the explorer name, at their head or in a function, and what libraries put off.
+
+    Streamlit looks for garbage after every run of a page, with all threads standing still: among all that was imported,
+    too, which takes longer than the page, unless it is told that this stays.
+    """
     for module, name in [*named_imports(), *((module, "") for module in ON_FIRST_USE)]:
         # What is asked of a lazy package is imported by the asking; a name may also be a module of its own.
         if name and hasattr(importlib.import_module(module), name):
             continue
         importlib.import_module(f"{module}.{name}" if name else module)
+    gc.freeze()
 
 
 def named_imports() -> Iterator[tuple[str, str]]:

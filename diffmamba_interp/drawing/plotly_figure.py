@@ -126,6 +126,9 @@ def _add_axes(layout: dict[str, Any], drawing: Drawing, panel: Panel, number: in
     left, bottom = column * (width + gap), (n_rows - 1 - row) * (height + TITLE_ROOM)
     x = _axis(drawing.x, panel.ticks) | {"anchor": f"y{place}", "domain": [left, min(left + width, 1)]}
     y = _axis(drawing.y, None) | {"anchor": f"x{place}", "domain": [bottom, min(bottom + height, 1)]}
+    if drawing.scale is not None:
+        # The margins have room for all labels: Plotly need not measure each whenever it draws.
+        x["ticklabeloverflow"] = y["ticklabeloverflow"] = "allow"
     if number + n_columns < len(drawing.panels):
         x["title"] = {}
     if number and drawing.shared_y:

@@ -84,9 +84,7 @@ def attention_drawing(
         x=Axis(
             title="source position", limits=_edges(panels.start, n_sources), ticks=x_ticks, names=x_names, upright=True
         ),
-        y=Axis(
-            title="destination position", limits=_edges(top, n_rows), ticks=y_ticks, names=y_names, backwards=True
-        ),
+        y=Axis(title="destination position", limits=_edges(top, n_rows), ticks=y_ticks, names=y_names, backwards=True),
         scale=record_scale(record, list(panels.values.values()), clip_quantile),
         title=title,
         said=panels.heads + (f", pooled {step} × {step} to the largest magnitude" if step > 1 else ""),

@@ -27,11 +27,13 @@ DRAWN_MEANWHILE = {
 """Packages that go on importing small modules of their own while pages are drawn, none of which imports another."""
 
 EVERY_PAGE = """
+import gc
 import sys
 from streamlit.testing.v1 import AppTest
 from app.shell import starting
 
 starting.start()
+assert gc.get_freeze_count() > 100_000
 known = set(sys.modules)
 app = AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200)
 choices = {"needle_length": "0", "needle_n": "2", "source": "needle", "length": "0", "swept": "lambda"}

@@ -49,6 +49,9 @@ PLAIN_MEANS = {
     "contribution": "exact: what each source adds to mixer_out along the direction, frozen scales",
     "contribution_norm": "norm of what each source adds to mixer_out, frozen scales",
 }
+WORDS = ("Computing the attention", "Zoom in, or choose fewer heads, to need less.")
+"""Of an error: what was done, and what to do."""
+
 FIGURE_HEIGHT = 440
 LINE_HEIGHT, SEGMENT_HEIGHT = 85, 15
 
@@ -59,7 +62,7 @@ def page() -> None:
     prompt = choose_prompt(chosen) if chosen else None
     if chosen is None or prompt is None:
         return
-    with shown_errors("Computing the attention", "Zoom in, or choose fewer heads, to need less."):
+    with shown_errors(*WORDS):
         beside: Beside | None = None
         top, controls, picture, below = st.container(), st.container(), st.container(), st.container()
         if prompt.spans.needle and not agreed(
@@ -73,17 +76,17 @@ def page() -> None:
         with below:
             window = choose_window(prompt)
         request = choose_request(chosen, prompt, window, columns, way_in)
+        n_tokens = int(len(prompt.tokens) * request.passes(len(prompt.tokens), chosen.cfg.n_layers))
+        drawn: tuple[AttentionRecord, go.Figure] | None = None
+        with shown_errors(*WORDS):
+            if agreed(chosen.key, n_tokens, what=(prompt, request), reduce="Shorten the prompt or zoom in"):
+                drawn = draw_record(chosen, prompt, request, picture)
+        # A browser draws what comes first first: what was asked for, then what led there.
         with top:
             draw_way_in(way_in, request.block, request.heads if request.head is not None else "")
-        n_tokens = int(len(prompt.tokens) * request.passes(len(prompt.tokens), chosen.cfg.n_layers))
-        if agreed(chosen.key, n_tokens, what=(prompt, request), reduce="Shorten the prompt or zoom in"):
-            with picture, st.spinner("Computing", show_time=True):
-                record = attention_record(chosen.key, prompt, request)
+        if drawn is not None:
+            record, figure = drawn
             with picture:
-                rows = record.rows[0].tolist()
-                at = -1 if request.view == "heads" else chosen_row(rows) - rows[0]
-                draw_headline(attention_headline(record, prompt.spans, at))
-                figure = draw_picture(prompt, request, record)
                 steps_between(chosen, request)
                 with shown_errors("Drawing what is compared"):
                     beside = draw_beside(chosen, prompt, request, figure.layout.height)
@@ -91,6 +94,19 @@ def page() -> None:
                 draw_rest(chosen, prompt, request, record, figure, beside)
     if chosen is not None:
         st.html(HERE / "cell_click.html", unsafe_allow_javascript=True)
+
+
+def draw_record(
+    chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, picture: DeltaGenerator
+) -> tuple[AttentionRecord, go.Figure]:
+    """What was asked for, below what it says."""
+    with picture, st.spinner("Computing", show_time=True):
+        record = attention_record(chosen.key, prompt, request)
+    with picture:
+        rows = record.rows[0].tolist()
+        at = -1 if request.view == "heads" else chosen_row(rows) - rows[0]
+        draw_headline(attention_headline(record, prompt.spans, at))
+        return record, draw_picture(prompt, request, record)
 
 
 def steps_between(chosen: ChosenModel, request: AttentionRequest) -> None:
