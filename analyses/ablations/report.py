@@ -17,6 +17,7 @@ from diffmamba_interp.analysis.page import Page, Results, table
 from diffmamba_interp.analysis.results import estimate_from
 from diffmamba_interp.drawing.colours import GREY, series_styles
 from diffmamba_interp.drawing.panels import Axis, Drawing, Level, Line, Panel
+from diffmamba_interp.lm_training.stage_readings import RIVAL_PROMPTS
 
 TITLES = {
     "paper": "Table 2, placement and gates at demo size",
@@ -120,7 +121,7 @@ def section(results: Results) -> list[str]:
         "",
         *table(["model", "step", "lambda, first block", "last block", "smallest", "largest", "spread"], learnt),
         "",
-        *_rivals_table(results["rivals"]),
+        *_rivals_table(results),
         *([] if recipe["name"] != "builtin" else _not_made(results)),
         f"{recipe['steps']:,} steps of {recipe['batch_size']} rows of {recipe['length']:,} tokens ({tokens:,} tokens), "
         f"{recipe['precision']}, on {about['device']}, torch {about['versions']['torch']}.",
@@ -128,10 +129,12 @@ def section(results: Results) -> list[str]:
     ]
 
 
-def _rivals_table(rivals: Sequence[Mapping[str, Any]]) -> list[str]:
+def _rivals_table(results: Results) -> list[str]:
     """Negative mass, redundancy and the branches' cosine along the runs; nothing where they were not read."""
+    rivals = results["rivals"]
     if not rivals:
         return []
+    n_prompts = results["cells"][0]["measures"][ACCURACY]["n_samples"]
     read = {(one["cell"], one["part"]): one for one in rivals}
     heads = ["step", *(f"{name.replace('_', ' ')}: {cell}, {part}" for name in RIVALS[:2] for cell, part in read)]
     cosines = read.get((REFERENCE, "net"))
@@ -145,9 +148,10 @@ def _rivals_table(rivals: Sequence[Mapping[str, Any]]) -> list[str]:
         for place, step in enumerate(steps)
     ]
     return [
-        "Along the runs, on prompts, means over blocks, heads and seeds: negative mass (the share of a head's hidden "
-        "attention below 0) and redundancy (its mean cosine with other heads'); of the plain model's scan and of the "
-        "difference `net`, and of the branches; cosine of the branches' outputs at a prompt's last token.",
+        f"Along the runs, on the {min(RIVAL_PROMPTS, n_prompts)} shortest prompts, means over blocks, heads and seeds: "
+        "negative mass (the share of a head's hidden attention below 0) and redundancy (its mean cosine with other "
+        "heads'); of the plain model's scan and of the difference `net`, and of the branches; cosine of the branches' "
+        f"outputs at the last token of all {n_prompts:,} prompts.",
         "",
         *table([*heads, f"branch cosine: {REFERENCE}"], rows),
         "",

@@ -262,8 +262,8 @@ def ablations() -> Row:
     ]
     measures = cells["diff-mamba"]["measures"]
     return Row(
-        question="Which of its parts matter (Table 2, Fig. 10)? 1,000 steps; accuracy at 0k and bits per byte of The "
-        "Pile, less plain Mamba-2's",
+        question="Which of its parts matter (Table 2, Fig. 10) while retrieval forms? 1,000 steps; accuracy at 0k and "
+        "bits per byte of The Pile, less plain Mamba-2's",
         answer=f"Whole mixers, in all blocks, and the norm (it brings {told(norm)} accuracy): {'; '.join(parts)}.",
         holds_for=THREE,
         n=f"3 pairs, {measures['accuracy']['n_samples']:,} prompts, {measures['pile_test']['n_samples']} documents",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from analyses.ablations import material, report, run, summary, training, work_queue
 from analyses.ablations.cells import CELLS, Unit, config_of, runs_of
-from diffmamba_interp import HookedMamba
+from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.results import read_recipe, read_records, write_records
 from diffmamba_interp.runs.provenance import PACKAGE
@@ -285,6 +285,21 @@ def test_names_say_what_the_cells_are() -> None:
             assert config.placement == "all"
         assert (config.subtract_at == "scan") == ("s6" in name or name == "token-head-gate")
         assert config.placement == (name if cell.group == "placement" else "all")
+
+
+def test_an_ordering_of_parts_compares_models_that_differ_in_that_part_alone() -> None:
+    parts = {"normalisation": "normalisation", "lambda": "lambda_form", "every": "placement", "the last": "placement"}
+    n_compared = 0
+    for claim in summary.CLAIMS:
+        assert len(claim.better) == len(claim.worse)
+        part = next((part for word, part in parts.items() if claim.says.startswith(word)), None)
+        for better, worse in zip(claim.better, claim.worse, strict=True):
+            if part is not None:
+                kinds = (CELLS[name].differential or {} for name in (better, worse))
+                one, other = (asdict(DifferentialConfig(**kind)) for kind in kinds)
+                assert {name for name in one if one[name] != other[name]} == {part}, claim.says
+                n_compared += 1
+    assert n_compared == 12
 
 
 def test_bytes_are_learnt_without_stories(builtin: training.Recipe, tmp_path: Path) -> None:
