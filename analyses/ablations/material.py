@@ -15,7 +15,8 @@ import json
 import lzma
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,10 @@ def prepare(recipe: Any, options: Any, path: Path) -> None:
 
 
 def unpack(path: Path, folder: Path, recipe: Any) -> Path:
-    """The files of a material in `folder`. Raises ValueError for one that was made for another recipe."""
-    with tarfile.open(path, "r:xz") as archive:
+    """The files of a material in `folder`. Raises ValueError for one that is not whole, or of another recipe."""
+    with _opened(path) as archive:
         archive.extractall(folder, filter="data")
-    made = read_json_object(folder / MADE)
-    if made["made_for"] != made_for(recipe):
-        raise ValueError(f"{path} was made for {made['made_for']}, not for {made_for(recipe)}: prepare it again.")
+    _require_made_for(recipe, read_json_object(folder / MADE), path)
     return folder
 
 
@@ -89,12 +88,32 @@ def made_for(recipe: Any) -> dict[str, Any]:
     return plain({name: getattr(recipe, name) for name in names})
 
 
-def sums_of(path: Path) -> dict[str, str]:
-    """Sha256 of the data that a material was made of, by name."""
-    with tarfile.open(path, "r:xz") as archive:
+def sums_of(path: Path, recipe: Any) -> dict[str, str]:
+    """Sha256 of the data that a material was made of, by name. Raises ValueError as `unpack` does."""
+    with _opened(path) as archive:
         member = archive.extractfile(MADE)
         assert member is not None
-        return json.loads(member.read())["sums"]
+        made = json.loads(member.read())
+    _require_made_for(recipe, made, path)
+    return made["sums"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A material's archive; what is not one, or is cut off, becomes a ValueError with the way out."""
+    try:
+        with tarfile.open(path, "r:xz") as archive:
+            yield archive
+    except (EOFError, KeyError, lzma.LZMAError, tarfile.TarError) as error:
+        raise ValueError(
+            f"{path} is no material of this question, or was cut off ({error}): copy it again, or write it with "
+            "run.py --prepare-to."
+        ) from error
+
+
+def _require_made_for(recipe: Any, made: Mapping[str, Any], path: Path) -> None:
+    if made["made_for"] != made_for(recipe):
+        raise ValueError(f"{path} was made for {made['made_for']}, not for {made_for(recipe)}: prepare it again.")
 
 
 def _documents(name: str, recipe: Any, options: Any) -> list[Document]:

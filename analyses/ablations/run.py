@@ -70,7 +70,7 @@ def about(asked: Asked) -> Mapping[str, Any]:
 
 def sums(asked: Asked) -> Mapping[str, str]:
     assert asked.material is not None
-    return material.sums_of(asked.material)
+    return material.sums_of(asked.material, asked.recipe)
 
 
 def keep(folder: Path, recipe: Recipe, parts: Parts) -> None:

@@ -71,15 +71,24 @@ def main(
     seconds: float = 560.0,
     row_jobs: int = max((os.cpu_count() or 2) - 2, 1),
 ) -> None:
-    """Train what is missing. recipe, material: names in recipe.toml, and a file of each (`run.py --prepare-to`).
+    """Train what is missing; given again, go on with what is still missing.
 
-    out: folder of the results. carried: files of earlier ones. cards: workers, taken in turn by the GPUs (None: one
-    each; without any, processes). seconds: until the end, from now. row_jobs: processes that make rows.
+    Args:
+        recipe: Names in recipe.toml.
+        material: A file of each, in order (`run.py --prepare-to FILE`).
+        out: Folder of the results; runs that are there already are not trained again.
+        carried: Files of earlier results, from elsewhere.
+        cards: Workers, taken in turn by the GPUs; None: one for each GPU, or one process without any.
+        seconds: Until the end, from now; a run that would not end by then is left for the next time.
+        row_jobs: Processes that make rows.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     end = time.time() + seconds
     if len(recipe) != len(material):
-        raise ValueError(f"{len(recipe)} recipes and {len(material)} materials: give a file for each recipe, in order.")
+        raise ValueError(
+            f"{len(recipe)} recipes and {len(material)} materials: give --material a file for each recipe, in order "
+            "(run.py --prepare-to FILE writes it)."
+        )
     if cards is None:
         cards = max(torch.cuda.device_count(), 1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,6 +112,10 @@ def main(
             worker.start()
         n_failures = 0
         while workers:
+            if maker.exitcode:
+                for worker in workers.values():
+                    worker.terminate()
+                raise RuntimeError("the rows could not be made, so nothing can be learnt: see above.")
             for card, worker in list(workers.items()):
                 worker.join(timeout=0.2)
                 if worker.is_alive():
@@ -240,8 +253,13 @@ def read_runs(files: Sequence[Path], recipe: Recipe) -> dict[Unit, dict[str, Any
 
 def about_of(files: Sequence[Path], recipe: Recipe) -> Mapping[str, Any]:
     """Device and versions of the runs, every version of this package. Raises ValueError for runs of several devices or
-    of several versions of another package, and where there is none."""
+    of several versions of another package, and where there is no run."""
     runs = read_runs(files, recipe).values()
+    if not runs:
+        raise ValueError(
+            f"{', '.join(map(str, files))}: no run of this recipe, as it stands in recipe.toml, among "
+            f"{len(_lines(files))} lines. Give the files that work_queue.py wrote for it."
+        )
     kinds = {json_text([run["device"], _others(run["versions"])]) for run in runs}
     if len(kinds) != 1:
         raise ValueError(
@@ -275,10 +293,9 @@ def _claim_of(claims: Path, name: str, unit: Unit) -> Path:
 
 def _lines(files: Sequence[Path]) -> list[dict[str, Any]]:
     return [
-        parse_json(line, source=file)
+        parse_json(line, source=f"line {number} of {file}")
         for file in files
-        if file.exists()
-        for line in file.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
     ]
 
 

@@ -88,9 +88,21 @@ def test_rows_are_the_same_whoever_makes_them_and_others_for_another_seed(
 
 
 def test_a_material_of_another_recipe_is_refused(builtin: training.Recipe, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="prepare it again"):
-        material.unpack(folder.parent / "file", tmp_path, replace(builtin, n_held_out=(3,)))
+    other = replace(builtin, n_held_out=(3,))
+    for read in (lambda file: material.unpack(file, tmp_path, other), lambda file: material.sums_of(file, other)):
+        with pytest.raises(ValueError, match="prepare it again"):
+            read(folder.parent / "file")
     material.unpack(folder.parent / "file", tmp_path, replace(builtin, steps=3))
+
+
+def test_a_material_that_was_cut_off_is_refused_with_the_way_out(
+    builtin: training.Recipe, folder: Path, tmp_path: Path
+) -> None:
+    whole = (folder.parent / "file").read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:7], b"no archive", b""):
+        (tmp_path / "cut").write_bytes(content)
+        with pytest.raises(ValueError, match="cut is no material.*--prepare-to"):
+            material.unpack(tmp_path / "cut", tmp_path / "unpacked", builtin)
 
 
 def test_a_run_is_measured_as_shipped(tables: training.Tables) -> None:
@@ -149,7 +161,14 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
     line |= {"versions": {PACKAGE: "0.1", "torch": "2"}, "tables": tables}
     for _ in range(2):
         training.append_line(file, work_queue.json_text(line))
-    assert list(work_queue.read_runs([file, tmp_path / "none.jsonl"], builtin)) == [UNIT]
+    assert list(work_queue.read_runs([file], builtin)) == [UNIT]
+    with pytest.raises(FileNotFoundError):
+        work_queue.read_runs([file, tmp_path / "none.jsonl"], builtin)
+    with pytest.raises(ValueError, match=r"no run of this recipe.*among 2 lines"):
+        work_queue.about_of([file], replace(builtin, steps=5))
+    (tmp_path / "cut.jsonl").write_text(file.read_text()[:-100])
+    with pytest.raises(ValueError, match="line 2 of .*cut.jsonl is not valid JSON"):
+        work_queue.read_runs([tmp_path / "cut.jsonl"], builtin)
     assert work_queue.read_runs([file], builtin)[UNIT]["tables"]["records"] == tables["records"]
     assert work_queue.read_runs([file], replace(builtin, seeds=(5,))) != {}
     assert work_queue.read_runs([file], replace(builtin, d_head_of_scans=14)) != {}
