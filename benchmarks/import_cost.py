@@ -13,12 +13,18 @@ import subprocess
 import sys
 import tempfile
 
+from diffmamba_interp.__main__ import COMMANDS
+
 CASES = {
     "import torch": None,
     "import torch, transformers": None,
     "import diffmamba_interp": 0.05,
     "from diffmamba_interp import HookedMamba": 1.5,
-    "from diffmamba_interp.train_lens import main; main(['--help'])": 2.0,
+    "from diffmamba_interp import load_demo, load_demo_lens": None,
+    **{
+        f"from diffmamba_interp.__main__ import main; main({arguments})": 2.0
+        for arguments in (["--help"], *([name, "--help"] for name in COMMANDS))
+    },
 }
 """Statements, and the seconds that each should stay under."""
 
@@ -27,10 +33,10 @@ def main(repeats: int = 5) -> None:
     with tempfile.TemporaryDirectory() as compiled:
         nothing = least_s("pass", compiled, repeats)
         torch_s = least_s("import torch", compiled, repeats) - nothing
-        print(f"{'statement':66s} {'CPU s':>6s} {'goal':>5s}  / import torch")
+        print(f"{'statement':80s} {'CPU s':>6s} {'goal':>5s}  / import torch")
         for statement, goal in CASES.items():
             seconds = least_s(statement, compiled, repeats) - nothing
-            print(f"{statement:66s} {seconds:6.2f} {goal or '':>5}  {seconds / torch_s:.2f}")
+            print(f"{statement:80s} {seconds:6.2f} {goal or '':>5}  {seconds / torch_s:.2f}")
 
 
 def least_s(statement: str, compiled: str, repeats: int) -> float:

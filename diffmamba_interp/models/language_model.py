@@ -295,10 +295,9 @@ class HookedMamba(nn.Module):
         branch: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload what `save_pretrained` writes to the hub, where `from_pretrained(repo_id)` finds it.
+        """Upload what `save_pretrained` writes to `repo_id` ("owner/name"; made if it is not there); its address.
 
-        `repo_id`: "owner/name"; it is made if it is not there. `token`: of an account that may write there; None: the
-        one that is logged in. Returns the commit's address; raises what the hub's own library raises.
+        `token`: of an account that may write there; None: the one logged in. Raises what the hub's library raises.
         """
         from diffmamba_interp.models.checkpoint_hub import upload_folder
 
