@@ -24,14 +24,16 @@ from diffmamba_interp.statistics import Estimate, bootstrap, t_test
 FIRST, SECOND = "mamba2", "diff-mamba2"
 TITLES = {"paper": "Fine-tuned on bAbI's answers, lenses on The Pile", "builtin": "A few steps on generated stories"}
 STAGE_RECORDS = RECORDS.replace("records", "stages")
-ACCURACY, BEFORE = "accuracy", "SNR at the output before"
+ACCURACY, OUTPUT, BEFORE = "accuracy", "SNR at the output", "SNR at the output before"
 MEASURES = {
     ACCURACY: "is_right",
     "SNR over the inner stages": "snr_db_inner",
-    "SNR at the output": "snr_db_output",
+    OUTPUT: "snr_db_output",
     BEFORE: "snr_db_before",
 }
 """Columns of the records of prompts, by name."""
+BY_TASK = (ACCURACY, OUTPUT)
+"""What is told task by task: the tasks pull apart in it."""
 
 
 def summarise(folder: Path, results: Results) -> dict[str, Any]:
@@ -45,7 +47,15 @@ def summarise(folder: Path, results: Results) -> dict[str, Any]:
         "stages": list(stage_names(len(lenses["tuned"]) - 1)),
         "lenses": lenses,
         "measures": {name: _measure(prompts, column, seeds) for name, column in MEASURES.items()},
+        "tasks": {
+            task: {name: _measure(_lines(prompts, prompts["task"] == task), MEASURES[name], seeds) for name in BY_TASK}
+            for task in sorted(set(prompts["task"].tolist()))
+        },
     }
+
+
+def _lines(records: Records, chosen: np.ndarray) -> Records:
+    return {name: column[chosen] for name, column in records.items()}
 
 
 def _stages(records: Records, lens: str) -> list[dict[str, Any]]:
@@ -130,14 +140,9 @@ def section(results: Results) -> list[str]:
             for stage, entry in zip(results["stages"], stages, strict=True)
         ]
         lines += [f"### SNR in dB, {lens} lens, seed by seed", "", *table(["", FIRST, SECOND, "difference"], rows), ""]
-    rows = [
-        [
-            name,
-            *(_values(entry[model], _decimals(name)) for model in (FIRST, SECOND)),
-            _said(entry["difference"], name) if "difference" in entry else "",
-            _said(entry["over_prompts"], name),
-        ]
-        for name, entry in results["measures"].items()
+    rows = [_row(name, entry, name) for name, entry in results["measures"].items()]
+    by_task = [
+        _row(f"{task}, {name}", measures[name], name) for name in BY_TASK for task, measures in results["tasks"].items()
     ]
     heads = ["", FIRST, SECOND, "difference, over seeds", "over prompts"]
     recipe = results["provenance"]["recipe"]
@@ -147,10 +152,22 @@ def section(results: Results) -> list[str]:
         "",
         *table(heads, rows),
         "",
+        # The small recipe asks a prompt of each task.
+        *(["### Task by task", "", *table(heads, by_task), ""] if recipe["name"] != "builtin" else []),
         f"{recipe['steps']} steps of {recipe['batch_size']} rows of {recipe['length']:,} tokens, lenses of "
         f"{recipe['lens_steps']} steps of {recipe['lens_tokens']:,} tokens, {results['n']:,} prompts. "
         f"{made_with(results)}",
         "",
+    ]
+
+
+def _row(head: str, entry: Mapping[str, Any], name: str) -> list[str]:
+    """A measure of both models, seed by seed, and its difference."""
+    return [
+        head,
+        *(_values(entry[model], _decimals(name)) for model in (FIRST, SECOND)),
+        _said(entry["difference"], name) if "difference" in entry else "",
+        _said(entry["over_prompts"], name),
     ]
 
 

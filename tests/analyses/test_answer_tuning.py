@@ -64,7 +64,7 @@ def test_differences_are_over_seeds_and_over_prompts(tmp_path: Path) -> None:
         for seed in (0, 1, 2):
             gain = (1 + seed) * (model == report.SECOND)
             for prompt in range(12):
-                line = {"model": model, "seed": seed, "task": "qa1", "story": str(prompt)}
+                line = {"model": model, "seed": seed, "task": "qa1" if prompt < 6 else "qa2", "story": str(prompt)}
                 line |= {"is_right": int(prompt < 6 + 2 * (model == report.SECOND)), "snr_db_before": 5}
                 line |= {"snr_db_inner": 1 + gain, "snr_db_output": 1 + gain + 10 * (gain > 0)}
                 for name, value in line.items():
@@ -86,6 +86,9 @@ def test_differences_are_over_seeds_and_over_prompts(tmp_path: Path) -> None:
     assert measures[report.BEFORE]["over_prompts"].value == 0
     assert measures["accuracy"]["over_prompts"].value == pytest.approx(2 / 12)
     assert (results["n"], results["seeds"], len(results["lenses"]["tuned"])) == (12, [0, 1, 2], 4)
+    assert list(results["tasks"]) == ["qa1", "qa2"]
+    assert results["tasks"]["qa2"]["accuracy"]["difference"].value == pytest.approx(2 / 6)
+    assert results["tasks"]["qa1"]["accuracy"]["over_prompts"].value == 0
     assert results["lenses"]["tuned"][0]["difference"].value == pytest.approx(2.0)
     assert results["lenses"]["logit"][0]["difference"].value == pytest.approx(4.0)
     assert results["lenses"]["logit"][3][report.SECOND] == [24.0, 26.0, 28.0]
