@@ -6,6 +6,7 @@ speaks against the finding beside it. A difference is model minus baseline.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Headline:
 
 
 NOTHING = Headline(says=())
+MOST_NAMED = 80
+"""Letters of a finding by which its place on the page is called."""
 
 
 def needle_headline(trajectories: Sequence[NeedleTrajectory], shipped: Mapping[str, Any] | None = None) -> Headline:
@@ -351,8 +354,10 @@ def headline_html(headline: Headline) -> str:
     first = "".join(f'<p class="says">{explained(sentence)}</p>' for sentence in headline.says[:1])
     more = explained(" ".join(headline.says[1:]))
     against = explained(" ".join(headline.against))
+    # Of several on a page each has its own name.
+    name = html.escape([*headline.says, *headline.against][0][:MOST_NAMED])
     return (
-        '<section class="headline" aria-label="What this page found">'
+        f'<section class="headline" aria-label="Found: {name}">'
         + first
         + (f"<p>{more}</p>" if more else "")
         + (f'<p class="against"><b>Against it:</b> {against}</p>' if against else "")

@@ -86,7 +86,8 @@ OBSTACLES = """() => {
         .map(share => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4)
         .reduce((sum, share, at) => sum + share * [0.2126, 0.7152, 0.0722][at], 0);
     const ground = numbers(getComputedStyle(document.querySelector('.stApp')).backgroundColor);
-    for (const element of main.querySelectorAll('.note, .headline p, .headline abbr, h1, h2')) {
+    const words = '.note, [data-testid=stCaptionContainer] p, .headline p, .headline abbr, h1, h2';
+    for (const element of main.querySelectorAll(words)) {
         if (!isSeen(element)) continue;
         let shown = 1;
         for (let at = element; at !== main; at = at.parentElement) shown *= Number(getComputedStyle(at).opacity);

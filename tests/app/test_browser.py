@@ -87,6 +87,24 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
         watched.require_clean()
 
 
+def test_no_page_keeps_anybody_out_and_questions_are_answered_on_the_first_screen(browser, address: str) -> None:
+    start = "model=bundled:diff-mamba2&beside=none&needle_lens=logit lens&needle_length=0&needle_n=2&play_tokens=2"
+    asked = "asked_needle=yes&asked_interventions=yes&lambda_factor=0.0"
+    pages = ["Heads", "Graph", "Playground", "Needle", "Interventions", "Retrieval", "Session"]
+    with opened(browser, f"{address}/heads?{start}&{asked}", color_scheme="dark") as watched:
+        for place, name in enumerate(pages):
+            if place:
+                watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=name).click()
+            watched.page.locator("h1", has_text=name).wait_for()
+            watched.settle()
+            watched.require_accessible(name)
+            watched.require_clean()
+            if name in ("Needle", "Interventions"):
+                says = watched.page.locator(".headline .says").first.bounding_box()
+                picture = watched.page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+                assert 0 < says["y"] < picture["y"] < picture["y"] + picture["height"] < 800
+
+
 def test_a_pasted_address_brings_the_view_back_and_its_numbers_can_be_taken_away(
     browser, address: str, model: HookedMamba, tmp_path: Path
 ) -> None:

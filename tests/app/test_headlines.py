@@ -375,4 +375,5 @@ def test_a_headline_is_drawn_with_what_speaks_against_it_and_nothing_where_there
     drawn = headline_html(Headline(says=("One <i>.", "Two."), against=("But.",)))
     assert '<p class="says">One &lt;i&gt;.</p><p>Two.</p>' in drawn
     assert "<b>Against it:</b> But." in drawn
+    assert 'aria-label="Found: One &lt;i&gt;."' in drawn
     assert headline_html(Headline(says=())) == ""
