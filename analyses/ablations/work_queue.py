@@ -99,9 +99,7 @@ def main(
             jobs.append(Job(name=name, recipe=said, folder=folder))
         claims = Path(temporary) / "claims"
         claims.mkdir()
-        for job in jobs:
-            for unit in read_runs([*carried, *out.glob("runs-*.jsonl")], job.recipe):
-                claim(claims, job.name, unit)
+        claim_trained(jobs, claims, [*carried, *out.glob("runs-*.jsonl")])
         # A process that has used CUDA or threads cannot be forked, nor can it make the rows.
         spawn = multiprocessing.get_context("spawn")
         maker = spawn.Process(target=make_rows, args=(jobs, row_jobs), daemon=False)
@@ -235,6 +233,13 @@ def claim(claims: Path, name: str, unit: Unit) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def claim_trained(jobs: Sequence[Job], claims: Path, files: Sequence[Path]) -> None:
+    """Take the runs that files of earlier results hold, so that nobody trains them again."""
+    for job in jobs:
+        for unit in read_runs(files, job.recipe):
+            claim(claims, job.name, unit)
 
 
 def release(claims: Path, name: str, unit: Unit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from analyses.ablations.cells import CELLS, Unit, config_of, runs_of
 from diffmamba_interp import DifferentialConfig, HookedMamba
 from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.results import read_recipe, read_records, write_records
+from diffmamba_interp.needle.records import load_samples
 from diffmamba_interp.runs.provenance import PACKAGE
+from diffmamba_interp.text import TokenStream, load_tokenizer
+from diffmamba_interp.text.documents import split_of_hash
 
 HERE = Path(report.__file__).parent
 UNIT = ("diff-mamba-bare", 4, 0)
@@ -191,6 +195,47 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
     assert work_queue.claim(tmp_path, "builtin", UNIT)
 
 
+def test_workers_train_every_missing_run_once_and_none_that_is_there(
+    builtin: training.Recipe, folder: Path, rows: training.Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(builtin, cells=("mamba", "diff-mamba"), seeds=(0,))
+    assert work_queue.Job(name="a", recipe=few, folder=folder).has_rows(0)
+    trained = []
+
+    def measure(recipe: training.Recipe, unit: Unit, *_: Any, **how: Any) -> training.Tables:
+        trained.append((recipe.steps, *unit))
+        if len(trained) == 1:
+            # While the first card trains its first run, the second takes what is left.
+            work_queue.work(jobs, claims, tmp_path / "runs-1.jsonl", 1, time.time() + 100)
+        return {"runs": {"seconds": [0.1], "steps": [recipe.steps]}}
+
+    monkeypatch.setattr(work_queue, "measure", measure)
+    monkeypatch.setattr(work_queue, "READING_SECONDS", 0.0)
+    jobs = [
+        work_queue.Job(name=f"of {steps} steps", recipe=replace(few, steps=steps), folder=folder) for steps in (11, 12)
+    ]
+    for attempt in ("first", "second"):
+        claims = tmp_path / attempt
+        claims.mkdir()
+        work_queue.claim_trained(jobs, claims, sorted(tmp_path.glob("runs-*.jsonl")))
+        work_queue.work(jobs, claims, tmp_path / "runs-0.jsonl", 0, time.time() + 100)
+        assert sorted(trained) == [(steps, cell, 4, 0) for steps in (11, 12) for cell in ("diff-mamba", "mamba")]
+    assert len((tmp_path / "runs-1.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_held_out_is_not_learnt(builtin: training.Recipe, folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder / material.TOKENIZER))
+    learnt = tokenizer.decode(np.load(folder / "generated.npy"))
+    held = TokenStream.load(folder / f"{material.HELD_OUT}.npy")
+    pieces = [tokenizer.decode(held.document(place)[:-2]) for place in range(builtin.n_held_out[0])]
+    assert all(100 < len(piece) <= builtin.held_out_chars for piece in pieces)
+    assert not [piece for piece in pieces if piece[:200] in learnt]
+    assert len(learnt) > 100 * builtin.held_out_chars
+    samples, _ = load_samples(folder / material.PROMPTS, tokenizer)
+    assert {split_of_hash(sample.story_hash) for sample in samples} == {"eval"}
+    assert len({sample.story_hash for sample in samples}) == len(samples)
+
+
 def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
     """Records in which a cell needs so many bits per byte less than the baseline, seed by seed, and answers that
     share of the prompts more."""
@@ -203,8 +248,9 @@ def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
     for cell, of_seeds in gains.items():
         for seed, gain in enumerate(of_seeds):
             unit = {"cell": cell, "n_layers": 12, "seed": seed}
+            # The documents differ in bits per byte and in what a cell gains of them; of all bytes it is 2 - gain.
             add("records", 2, source="text", document=["a", "b"], n_bytes=[100, 300], **unit)
-            add("records", 2, bits=[100 * (2 - gain), 300 * (2 - gain)])
+            add("records", 2, bits=[100 * (5 - 2 * gain), 300 * (1 - 2 / 3 * gain)])
             n_more = round(20 * gain)
             add("prompts", 20, task="qa1", is_right=[1] * (5 + n_more) + [0] * (15 - n_more), **unit)
             add("blocks", 1, block=0, lambda_sd=0.0, **{"lambda": 0.5}, **unit)
@@ -253,6 +299,29 @@ def test_orderings_are_judged_over_seeds_with_their_sign(tmp_path: Path) -> None
     assert results["missing"] == [["token-gate", 12, seed] for seed in range(3)]
 
 
+def test_every_number_is_of_its_own_seed_and_paired_with_the_baseline_of_that_seed(tmp_path: Path) -> None:
+    gains = {"mamba": (0.0, 0.1, 0.3), "diff-mamba": (0.2, 0.25, 0.45), "diff-mamba-exp": (0.1, 0.25, 0.3)}
+    made_up(tmp_path, gains)
+    recipe = {"cells": list(gains), "n_layers": [12], "seeds": [0, 1, 2]}
+    results = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})
+    cells = {one["cell"]: one["measures"] for one in results["cells"]}
+    for cell, of_seeds in gains.items():
+        assert cells[cell]["text"]["values"] == pytest.approx([2 - gain for gain in of_seeds], abs=1e-3)
+        assert cells[cell]["accuracy"]["values"] == pytest.approx([0.25 + gain for gain in of_seeds])
+    half = 4.3027 * np.std([0.2, 0.15, 0.15], ddof=1) / 3**0.5
+    claims = {one["says"]: one["gains"] for one in results["claims"]}
+    for measure, sign in (("text", -1), ("accuracy", 1)):
+        difference = cells["diff-mamba"][measure]["difference"]
+        assert difference.value == pytest.approx(sign * 0.5 / 3, abs=1e-3)
+        assert difference.high - difference.value == pytest.approx(half, abs=2e-3)
+        assert cells["diff-mamba"][measure]["over_samples"].value == pytest.approx(difference.value, abs=1e-6)
+        gain = claims["Diff-Mamba does better than Mamba"][measure]
+        assert (gain.value, gain.low) == pytest.approx((sign * difference.value, 0.5 / 3 - half), abs=2e-3)
+    assert summary.verdict([0.2, 0.1, 0.3]) == "holds"
+    assert summary.verdict([-0.2, -0.3, -0.1]) == "reversed"
+    assert summary.verdict([0.2, None, None]) == "no verdict"
+
+
 def test_the_page_names_what_was_not_made_and_what_broke_down() -> None:
     results = {
         "missing": [("quarter", 12, 2)],
@@ -265,7 +334,7 @@ def test_the_page_names_what_was_not_made_and_what_broke_down() -> None:
 
 
 def test_the_gain_is_asked_at_every_depth(tmp_path: Path) -> None:
-    made_up(tmp_path, {"mamba": (0.0, 0.0, 0.0), "diff-mamba": (0.1, 0.2, 0.3)})
+    made_up(tmp_path, {"mamba": (0.0, 0.1, 0.3), "diff-mamba": (0.1, 0.3, 0.6)})
     for file in tmp_path.glob("*.parquet"):
         lines = read_records(file)
         deep = {name: column.copy() for name, column in lines.items()} | {"n_layers": np.full(len(lines["cell"]), 24)}
@@ -275,6 +344,8 @@ def test_the_gain_is_asked_at_every_depth(tmp_path: Path) -> None:
     recipe = {"cells": ["mamba", "diff-mamba"], "n_layers": [12, 24], "seeds": [0, 1, 2]}
     depth = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})["depth"]
     assert depth["gains"]["12"].value == pytest.approx(0.2, abs=1e-6)
+    # 0.1, 0.2, 0.3 of the seeds, each with its own baseline.
+    assert depth["gains"]["12"].high - 0.2 == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
     assert depth["gains"]["24"].value == pytest.approx(0.7, abs=1e-6)
     assert depth["growth"].value == pytest.approx(0.5, abs=1e-6)
     assert json.dumps(depth["seeds"]) == "[0, 1, 2]"

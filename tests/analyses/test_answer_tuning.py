@@ -12,6 +12,9 @@ from analyses.answer_tuning import report, run
 from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.question import Asked
 from diffmamba_interp.analysis.results import read_records, write_records
+from diffmamba_interp.models.demo import load_demo_tokenizer
+from diffmamba_interp.needle.records import load_samples
+from diffmamba_interp.text.documents import split_of_hash
 
 OPTIONS = run.QUESTION.options(jobs=1, device="cpu")
 
@@ -46,10 +49,13 @@ def test_a_unit_is_measured_as_shipped(asked: Asked) -> None:
         np.testing.assert_allclose(np.asarray(stages[name])[lines], kept[name][of_run], atol=0.6)
 
 
-def test_training_and_prompts_share_no_story(asked: Asked) -> None:
+def test_prompts_are_held_out_stories_and_a_material_is_of_its_recipe(asked: Asked, tmp_path: Path) -> None:
     held = run.read_material(asked)
     assert held["babi"].size == 0
     assert held["tokens"].dtype == np.uint16
+    (tmp_path / "prompts.xz").write_bytes(held["prompts"].tobytes())
+    samples, _ = load_samples(tmp_path / "prompts.xz", load_demo_tokenizer())
+    assert {split_of_hash(sample.story_hash) for sample in samples} == {"eval"}
     with pytest.raises(ValueError, match="prepare it again"):
         run.read_material(replace(asked, recipe=replace(asked.recipe, steps=3)))
     units = run.units(asked, ["mamba2", "diff-mamba2"])
