@@ -37,6 +37,7 @@ TOKENS, LENGTHS = "tokens", "lengths"
 _TRANSFORMER_LENS = (
     (r"blocks\.(\d+)\.mixer\.hook_in_proj", r"blocks.\1.mixer.in_proj.hook_out"),
     (r"blocks\.(\d+)\.mixer\.inner_norm\.hook_gated", r"blocks.\1.mixer.inner_norm.hook_out"),
+    (r"blocks\.(\d+)\.mixer\.hook_gated", r"blocks.\1.mixer.out_proj.hook_in"),
     (r"hook_embed|ln_final\.hook_(?:scale|normalized)", r"\g<0>"),
     (r"blocks\.\d+\.(?:hook_(?:resid_pre|resid_post|mixer_in|mixer_out)|norm\.hook_(?:scale|normalized))", r"\g<0>"),
 )
@@ -47,7 +48,7 @@ _NNSIGHT = (
     (r"blocks\.(\d+)\.hook_mixer_in", r"backbone.layers.\1.mixer.input"),
     (r"blocks\.(\d+)\.hook_mixer_out", r"backbone.layers.\1.mixer.output"),
     (r"blocks\.(\d+)\.mixer\.hook_in_proj", r"backbone.layers.\1.mixer.in_proj.output"),
-    (r"blocks\.(\d+)\.mixer\.inner_norm\.hook_gated", r"backbone.layers.\1.mixer.out_proj.input"),
+    (r"blocks\.(\d+)\.mixer\.(?:inner_norm\.)?hook_gated", r"backbone.layers.\1.mixer.out_proj.input"),
 )
 _TERMS = {"transformer_lens": _TRANSFORMER_LENS, "nnsight": _NNSIGHT}
 

@@ -1,13 +1,14 @@
 """Activations under other tools' names, and as SAELens keeps them."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import Mamba2ForCausalLM
+from transformers import Mamba2ForCausalLM, MambaForCausalLM
 
 from diffmamba_interp import ActivationCache, DifferentialConfig, HookedMamba
 from diffmamba_interp.interchange import cache_for_saelens, load_activations, name_table, save_activations
@@ -33,11 +34,14 @@ def test_a_cache_comes_back_by_our_names_in_its_order_with_its_tokens(tmp_path: 
         assert set(file.keys()) == {*cache, "tokens"}
 
 
-def test_nnsights_names_are_the_modules_of_transformers_that_hold_the_value(tmp_path: Path) -> None:
-    model = tiny_model()
-    model.save_pretrained(tmp_path, format="hf_mamba2")
+@pytest.mark.parametrize(("mixer", "theirs"), [("mamba2", Mamba2ForCausalLM), ("mamba1", MambaForCausalLM)])
+def test_nnsights_names_are_the_modules_of_transformers_that_hold_the_value(
+    tmp_path: Path, mixer: Any, theirs: Any
+) -> None:
+    model = tiny_model(mixer=mixer)
+    model.save_pretrained(tmp_path, format="hf_mamba2" if mixer == "mamba2" else "hf_mamba")
     save_activations(cached(model), tmp_path / "run.safetensors")
-    theirs = Mamba2ForCausalLM.from_pretrained(tmp_path).eval()
+    theirs = theirs.from_pretrained(tmp_path).eval()
     seen: dict[str, torch.Tensor] = {}
     names = [name for name in load_activations(tmp_path / "run.safetensors", names="nnsight") if "backbone." in name]
     assert len(names) == 1 + 6 * model.cfg.n_layers
@@ -72,6 +76,8 @@ def test_transformer_lens_names_are_ours_where_its_bridge_has_the_value() -> Non
     same = {name for name, there in table.items() if there["transformer_lens"] == name}
     assert {"hook_embed", "blocks.0.hook_resid_pre", "blocks.1.hook_mixer_out", "ln_final.hook_scale"} <= same
     assert table["blocks.1.mixer.hook_in_proj"]["transformer_lens"] == "blocks.1.mixer.in_proj.hook_out"
+    gated = name_table(["blocks.0.mixer.hook_gated"])["blocks.0.mixer.hook_gated"]
+    assert gated["transformer_lens"] == "blocks.0.mixer.out_proj.hook_in"
     # Its convolution is cut off elsewhere, so there is no such value.
     assert table["blocks.1.mixer.hook_conv"] == {"transformer_lens": None, "nnsight": None}
 

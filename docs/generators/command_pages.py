@@ -15,9 +15,6 @@ from diffmamba_interp.__main__ import COMMANDS, EXIT_CODES, _command
 WIDE = "110"
 """Columns of the terminal that help is printed for: on a wider one, boxes stand side by side."""
 
-EXTRA_ARGUMENTS = {"train-lm": ["--recipe", "demo_diff_mamba2"]}
-"""What a command must be given before it shows all its options."""
-
 
 @dataclass
 class Option:
@@ -62,7 +59,7 @@ class Help:
 
 def help_of(command: str) -> str:
     """What `diffmamba-interp COMMAND --help` prints on a wide terminal."""
-    return printed(_command(command), [*EXTRA_ARGUMENTS.get(command, []), "--help"])
+    return printed(_command(command), ["--help"])
 
 
 def printed(main: Callable[[list[str]], int], arguments: list[str]) -> str:
