@@ -369,7 +369,9 @@ def _frozen_copy(matrix: Tensor, device: torch.device) -> Tensor:
 
 
 def _zero_translator(d_model: int, device: torch.device) -> nn.Linear:
-    translator = nn.utils.skip_init(nn.Linear, d_model, d_model, device=device, dtype=torch.float32)
-    for parameter in translator.requires_grad_(False).parameters():
-        parameter.zero_()
+    # Not by torch.nn.utils.skip_init, which imports sympy: half a second.
+    translator = nn.Linear(d_model, d_model, device="meta")
+    for name, parameter in list(translator.named_parameters()):
+        zeros = torch.zeros(parameter.shape, device=device, dtype=torch.float32)
+        setattr(translator, name, nn.Parameter(zeros, requires_grad=False))
     return translator

@@ -62,7 +62,11 @@ class HookedMamba(nn.Module):
         self.cfg = cfg
         self.impl: Impl = "auto"
         self._graphs: GraphStore | None = GraphStore()
-        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
+        if torch.get_default_device().type == "meta":
+            # Nothing is drawn: to draw what has no values, PyTorch imports its compiler, which takes a second.
+            self.embed = nn.Embedding.from_pretrained(torch.empty(cfg.d_vocab, cfg.d_model), freeze=False)
+        else:
+            self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.hook_embed = HookPoint()
         self.blocks = nn.ModuleList([Block(cfg, index) for index in range(cfg.n_layers)])
         self.ln_final = RMSNorm(cfg.d_model, cfg.norm_eps)
