@@ -192,7 +192,7 @@ def attention_headline(record: AttentionRecord, spans: Spans, row: int = -1) -> 
     where = f"In block {record.block}{_heads(record)}, of what position {position} reads"
     limits = [f"One prompt. Reading all {position + 1} tokens alike would give the needle {alike:.0%}."]
     if record.kind == "hidden":
-        limits.append("Hidden attention leaves out gates, norms and out_proj: what is read need not be used.")
+        limits.append("Hidden attention leaves out gates, norms and output projection: what is read need not be used.")
     if "weights" in share:
         return Headline(
             says=(f"{where} {share['weights']:.0%} lies on the needle; nothing is subtracted.",), against=tuple(limits)

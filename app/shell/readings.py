@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,18 @@ AT_OUTPUT = {
 SMALL = 1e-3
 """Smaller changes, of a probability or of a share of a number, get no colour."""
 
+DETAILS = {"branch": "of the {}", "level": "{}", "at": "{}", "point": "{}", "heads": "for heads {}"}
+VALUES = {
+    "write": "as what the state takes in",
+    "input": "with everything that the convolution makes of it",
+    "ssm_y": "behind its scan",
+    "gated": "behind its gate",
+    "resid_pre": "where each block begins",
+    "resid_post": "where each block ends",
+    "mixer_out": "in what each block writes",
+}
+"""What else an intervention says, and its values that are names of the library."""
+
 SHARES = (PROBABILITY, "label_probability")
 
 CHANGES = {
@@ -28,7 +41,7 @@ CHANGES = {
     "SetLambda": ("λ set to {}", "value"),
     "AblateBranch": ("{} off", "branch"),
     "SwapBranches": ("minuend and subtrahend exchanged", ""),
-    "AblateHead": ("head {} off", "heads"),
+    "AblateHead": ("heads {} off", "heads"),
     "KnockOut": ("positions {} taken out", "positions"),
     "AddNoise": ("noise at {} dB", "snr_db"),
 }
@@ -71,13 +84,15 @@ def at_output(record: InterventionRecord) -> list[AtOutput]:
 def in_words(change: Mapping[str, object]) -> str:
     """One intervention, as `describe` gives it, on one line."""
     given = {name: said(value) for name, value in change.items() if name != "kind" and value is not None}
-    words, number = CHANGES.get(str(change["kind"]), ("", ""))
-    if not words or (number and number not in given):
+    said_of, number = CHANGES.get(str(change["kind"]), ("", ""))
+    if not said_of or (number and number not in given):
         return f"{change['kind']}: {', '.join(' '.join(item) for item in given.items())}".removesuffix(": ")
-    done = words.format(given.pop(number, ""))
+    done = said_of.format(given.pop(number, ""))
+    done = re.sub(r"^(head|position)s (\d+ )", r"\1 \2", done)
     blocks = given.pop("blocks", given.pop("block", ""))
     where = f" in block{'' if blocks.isdecimal() else 's'} {blocks}" if blocks else ""
-    return ", ".join([done + where, *(" ".join(item) for item in given.items())])
+    details = (DETAILS.get(name, f"{name} {{}}").format(VALUES.get(value, value)) for name, value in given.items())
+    return ", ".join([done + where, *details])
 
 
 def said(value: object) -> str:

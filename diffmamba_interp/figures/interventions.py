@@ -47,6 +47,9 @@ _POINT_WORDS = {
     "blocks.{}.hook_resid_pre": "what enters each block",
     "blocks.{}.hook_resid_post": "what leaves each block",
     "blocks.{}.hook_mixer_out": "what each block writes",
+    "branch_out": "what each branch writes",
+    "gated": "what each head writes",
+    "ssm_y": "what each head's scan gives",
 }
 _ZERO = Level(at=0.0, colour=GREY, dashed=True)
 

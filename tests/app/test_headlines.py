@@ -239,7 +239,7 @@ def test_a_change_is_named_and_what_it_does_not_show_is_said() -> None:
     assert "does not show that the subtraction cancels noise" in objections(told)
     out = {"kind": "KnockOut", "positions": [3, 5], "level": "write", "blocks": [1], "branch": None}
     told = intervention_headline(changed(1.0, 0.002, (scaled, out)))
-    assert "(λ times 0 in blocks 0–3; positions 3, 5 taken out in block 1, level write)" in words(told)
+    assert "(λ times 0 in blocks 0–3; positions 3, 5 taken out in block 1, as what the state takes in)" in words(told)
     assert "cancels noise" not in objections(intervention_headline(changed(1.0, 0.002, (out,))))
 
 

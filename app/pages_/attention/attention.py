@@ -45,9 +45,9 @@ from app.shell.steps import as_python, model_steps, run_steps
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
 
 PLAIN_MEANS = {
-    "hidden": "weights: H of the block's only scan, signed, not normalised; gates, norms and out_proj are left out",
-    "contribution": "exact: what each source adds to mixer_out along the direction, frozen scales",
-    "contribution_norm": "norm of what each source adds to mixer_out, frozen scales",
+    "hidden": "weights: H of the block's only scan, signed, not normalised, without gates, norms and output projection",
+    "contribution": "exact: what each source adds to what the block writes, along the direction, frozen scales",
+    "contribution_norm": "norm of what each source adds to what the block writes, frozen scales",
 }
 WORDS = ("Computing the attention", "Zoom in, or choose fewer heads, to need less.")
 """Of an error: what was done, and what to do."""
