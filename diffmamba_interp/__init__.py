@@ -62,33 +62,4 @@ __all__ = [
     "token_contributions",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "activation_cache": ("ActivationCache",),
-        "config": ("DifferentialConfig", "HookedMambaConfig"),
-        "implicit_attention": (
-            "AttentionRecord",
-            "contribution_along",
-            "effective_attention",
-            "extract_attention",
-            "hidden_attention",
-            "residual_attribution",
-            "token_contributions",
-        ),
-        "lens": (
-            "JacobianLens",
-            "LogitLens",
-            "TunedLens",
-            "fit_jacobian_lens",
-            "lens_trajectory",
-            "load_demo_lens",
-            "load_lens",
-        ),
-        "models.conversion": ("convert_to_differential",),
-        "models.demo": ("load_demo",),
-        "models.inspection": ("inspect_checkpoint",),
-        "models.language_model": ("HookedMamba",),
-        "needle": ("make_needle_samples", "needle_trajectory"),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

@@ -1,32 +1,36 @@
 """Names that a package loads when they are first used, so that importing it loads none of its modules.
 
-if TYPE_CHECKING:  # for readers and type checkers
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
     from diffmamba_interp.lens.folders import load_lens
 
 __all__ = ["load_lens"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"lens.folders": ("load_lens",)})
+__getattr__, __dir__ = lazy_names(__name__)
 
-A name must not be that of a module of the package, which would take its place once somebody imports the module.
+What type checkers import is what is loaded: it is read from the package's file, so that it stands in one place. A name
+must not be that of a module of the package, which would take its place once somebody imports the module.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose names are in these modules of diffmamba_interp.
+def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of the package that is being imported.
 
-    What `__getattr__` raises: AttributeError for a name that is none of them, ImportError for one whose module cannot
+    What `__getattr__` raises: AttributeError for a name that is none of its, ImportError for one whose module cannot
     be imported.
     """
-    home = {name: f"diffmamba_interp.{module}" for module, names in modules.items() for name in names}
+    module = sys.modules[package]
+    home = _homes(Path(str(module.__file__)))
 
     def load(name: str) -> Any:
         if name not in home:
@@ -38,10 +42,14 @@ def lazy_names(
             raise ImportError(
                 f"{package}.{name} cannot be loaded, since importing {home[name]} failed: {error}"
             ) from error
-        setattr(sys.modules[package], name, value)
+        setattr(module, name, value)
         return value
 
-    def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *home})
+    return load, lambda: sorted({*vars(module), *home})
 
-    return load, names
+
+def _homes(file: Path) -> dict[str, str]:
+    """The names that a file imports below `if TYPE_CHECKING:`, and the modules that they are in."""
+    (checked,) = [node for node in ast.parse(file.read_bytes()).body if isinstance(node, ast.If)]
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}

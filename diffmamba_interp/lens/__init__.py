@@ -53,20 +53,4 @@ __all__ = [
     "write_recipe",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "lens.evaluation": ("HeldOutDocument", "LensMeasurement", "measure_lens"),
-        "lens.folders": ("demo_lens_folder", "load_demo_lens", "load_lens"),
-        "lens.hub": ("hub_card", "push_lens"),
-        "lens.jacobian_fit": ("FitRecord", "JacobianFit", "fit_jacobian_lens"),
-        "lens.lenses": ("JacobianLens", "LogitLens", "TunedLens", "save_lens"),
-        "lens.recipe": ("LensKind", "LensRecipe", "read_recipe", "write_recipe"),
-        "lens.stream": ("ResidualStream", "residual_stream"),
-        "lens.training": ("LensTraining", "StepRecord", "TrainingError"),
-        "lens.trajectory": ("LensTrajectory", "lens_trajectory"),
-        "lens.unembedding": ("ModelUnembed",),
-        "stages": ("stage_name", "stage_names"),
-        "statistics": ("Estimate",),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

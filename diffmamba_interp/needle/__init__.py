@@ -108,48 +108,4 @@ __all__ = [
     "without_training_stories",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "needle.babi": (
-            "babi_stories_of_split",
-            "babi_training_hashes",
-            "heldout_babi_stories",
-            "read_babi",
-            "read_babi_training",
-            "read_babilong_indices",
-        ),
-        "needle.calibration": ("Calibration", "calibrate"),
-        "needle.curves": ("Curve", "PairedCurve", "compare", "compare_over_seeds", "summarise"),
-        "needle.filler": ("Filler",),
-        "needle.formation": (
-            "CRITERIA",
-            "Criterion",
-            "Formation",
-            "FormationDifference",
-            "compare_formation",
-            "formation_stages",
-            "formation_table",
-            "summarise_formation",
-        ),
-        "needle.haystack": ("Haystack", "StoryTooLongError", "answer_text", "format_prompt"),
-        "needle.probes": ("ProbeRecord", "compare_probes", "probe_answers", "summarise_probes"),
-        "needle.records": ("Mention", "NeedleSample"),
-        "needle.samples": ("make_needle_samples",),
-        "needle.stories": ("TASKS", "Story", "stories_in_training", "without_training_stories"),
-        "needle.swaps": ("SwappedNeedle", "swapped_needles"),
-        "needle.tasks": ("generate_stories", "generate_story", "iterate_stories"),
-        "needle.trajectory": ("needle_trajectory",),
-        "needle.trajectory_records": (
-            "MEASURED",
-            "MEASURES",
-            "Measure",
-            "Measured",
-            "NeedleTrajectory",
-            "ReadSample",
-            "load_trajectory",
-            "save_trajectory",
-        ),
-        "spans": ("Span",),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

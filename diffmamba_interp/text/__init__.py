@@ -51,28 +51,4 @@ __all__ = [
     "write_tokens",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "text.batches": ("TokenBatches", "pack_tokens"),
-        "text.documents": (
-            "Bos",
-            "DataError",
-            "Document",
-            "documents_of_split",
-            "documents_sha256",
-            "shuffle_documents",
-        ),
-        "text.files": ("read_file",),
-        "text.sources": ("TextSource",),
-        "text.token_stream": ("TokenStream", "cached_tokens", "encode_texts", "write_tokens"),
-        "text.tokenizer": (
-            "bos_tokens",
-            "boundary_tokens",
-            "load_tokenizer",
-            "save_tokenizer",
-            "tokenizer_hash",
-            "train_tokenizer",
-        ),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)

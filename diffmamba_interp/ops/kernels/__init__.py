@@ -44,16 +44,4 @@ __all__ = [
     "fused_selective_contribution",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "ops.kernels.contribution": ("fused_contribution",),
-        "ops.kernels.conv_silu": ("ConvTiles", "fused_conv_silu"),
-        "ops.kernels.hidden_attention": ("fused_hidden_attention",),
-        "ops.kernels.lens_loss": ("exponentiate_rows_fused_",),
-        "ops.kernels.rms_norm": ("MAX_NORM_WIDTH", "NormFirst", "NormTiles", "fused_add_rms_norm", "fused_rms_norm"),
-        "ops.kernels.selective_attention": ("fused_selective_attention", "fused_selective_contribution"),
-        "ops.kernels.tiles": ("DEFAULT_INPUT_PRECISION", "Tiles"),
-        "ops.kernels.triton_import": ("check_launchable",),
-    },
-)
+__getattr__, __dir__ = lazy_names(__name__)
