@@ -269,3 +269,20 @@ def ablations() -> Row:
         n=f"3 pairs, {measures['accuracy']['n_samples']:,} prompts, {measures['pile_test']['n_samples']} documents",
         page="ablations",
     )
+
+
+def depth() -> Row:
+    found = results("ablations/depth")["depth"]
+    gains, growth = found["gains"], found["growth"]
+    claim(len(found["seeds"]) in (2, 3), "two or three seeds were trained at both depths")
+    claim(all(one[0] < 0 < one[2] for one in gains.values()), "Diff-Mamba is not told apart from Mamba at either depth")
+    claim(growth[1] < 0, "the gain is not shown to grow with depth")
+    parts = [f"{told([-bound for bound in (g[0], g[2], g[1])], 3)} at {n} blocks" for n, g in gains.items()]
+    return Row(
+        question="Does the gain grow with depth (Table 1)? Byte-level models of novels, 1,000 steps; bits "
+        "per byte less plain Mamba-2's",
+        answer=f"Not seen: {', '.join(parts)}.",
+        holds_for={2: "two seeds", 3: THREE}[len(found["seeds"])],
+        n=f"{len(found['seeds'])} pairs a depth, 96 pieces of novels",
+        page="ablations",
+    )

@@ -151,12 +151,12 @@ def keep_lines(
     """records.parquet in the order of columns, in which what is alike stands together and packs well.
 
     decimals: for few records, which are measured again and compared to 0.001, and for many. snr_decimals: the same of
-    signal-to-noise ratios at stages and entrances of blocks (dB); the output's have one more.
+    signal-to-noise ratios (dB).
     """
     columns = joined(parts, order=order)
     for name in columns:
         if snr_decimals is not None and name.startswith("snr_db"):
-            columns[name] = columns[name].round(snr_decimals[recipe.is_large] + (name == "snr_db"))
+            columns[name] = columns[name].round(snr_decimals[recipe.is_large])
     write_records(folder / RECORDS, columns, decimals=decimals[recipe.is_large])
 
 
