@@ -16,9 +16,10 @@ import io
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import tyro
@@ -74,6 +75,7 @@ def serve(options: ExploreOptions, speech: Speech) -> int:
     except ImportError as error:
         raise ImportError("the explorer needs Streamlit: pip install 'diffmamba-interp[app]'") from error
     script = explorer_file()
+    Thread(target=import_early, daemon=True).start()
     if speech.json or speech.quiet:
         options = replace(options, port=options.port or free_port(options.address))
         address = f"http://{options.address}:{options.port}"
@@ -83,6 +85,16 @@ def serve(options: ExploreOptions, speech: Speech) -> int:
     else:
         streamlit.main(server_arguments(options, script, root), standalone_mode=False)
     return 0
+
+
+def import_early() -> None:
+    """Import PyTorch, which takes longest of all that pages need, while the server starts and a browser loads its page.
+
+    Nothing besides it: of a lazy package, as transformers, a second thread would be given a half. What fails is said by
+    the first page, which imports it again.
+    """
+    with suppress(Exception):
+        importlib.import_module("torch")
 
 
 def free_port(address: str) -> int:

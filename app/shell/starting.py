@@ -2,7 +2,8 @@
 
 Every session draws its pages in a thread of its own. Two threads that import at once can each hold a module that the
 other one needs, and Python then hands out modules that are half made ("cannot import name"). So the first session
-imports everything, under one lock, and those that come meanwhile wait for it.
+imports everything, under one lock, and those that come meanwhile wait for it. What its first page does without is
+imported when that is drawn, under the same lock: the next page to be drawn waits for it, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 
 import streamlit as st
 import tyro
@@ -30,14 +31,16 @@ ON_FIRST_USE = (
     "plotly.io",
     "plotly.offline",
     "pyarrow.pandas_compat",
-    "scipy.stats",
     "torch._dynamo",
     "torch.backends.opt_einsum",
     "torch.utils.serialization.config",
 )
 """What libraries, and the package, import when they are first used; no file of the explorer names it."""
 
-_importing, _started = Lock(), Event()
+AFTER_THE_FIRST_PAGE = ("scipy.stats",)
+"""Imported when they are first used, too, and by no page before it is asked for numbers of many prompts."""
+
+_importing, _started, _complete = Lock(), Event(), Event()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +87,26 @@ def read_options() -> AppOptions:
 
 def start() -> None:
     """Return once everything is imported; the page says meanwhile that the explorer is starting."""
-    if _started.is_set():
+    if _complete.is_set():
         return
     with st.spinner("The explorer is starting: loading its libraries", show_time=True), _importing:
         if not _started.is_set():
             import_everything()
             _started.set()
+
+
+def finish() -> None:
+    """After a page was drawn: import the rest, while it is looked at."""
+    if not _complete.is_set():
+        Thread(target=import_rest, daemon=True).start()
+
+
+def import_rest() -> None:
+    with _importing:
+        for module in () if _complete.is_set() else AFTER_THE_FIRST_PAGE:
+            importlib.import_module(module)
+        gc.freeze()
+        _complete.set()
 
 
 def import_everything() -> None:

@@ -33,6 +33,7 @@ from streamlit.testing.v1 import AppTest
 from app.shell import starting
 
 starting.start()
+starting.import_rest()
 assert gc.get_freeze_count() > 100_000
 known = set(sys.modules)
 app = AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200)
@@ -48,7 +49,8 @@ print(*sorted(set(sys.modules) - known))
 
 @pytest.fixture
 def not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "_started", Event())
+    for name in ("_started", "_complete"):
+        monkeypatch.setattr(starting, name, Event())
 
 
 @pytest.mark.usefixtures("not_started")
@@ -81,8 +83,37 @@ def test_the_first_page_says_that_the_explorer_is_starting_and_the_next_one_does
     monkeypatch.setattr(starting, "import_everything", lambda: None)
     monkeypatch.setattr(starting.st, "spinner", lambda words, **_: said.append(words) or nullcontext())
     starting.start()
+    starting.import_rest()
     starting.start()
     assert said == ["The explorer is starting: loading its libraries"]
+
+
+@pytest.mark.usefixtures("not_started")
+def test_the_rest_is_imported_once_when_a_page_was_drawn_and_the_next_page_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, finish, imports = Event(), Event(), []
+
+    def import_slowly(module: str) -> None:
+        imports.append(module)
+        begun.set()
+        finish.wait(timeout=30)
+
+    monkeypatch.setattr(starting, "import_everything", lambda: None)
+    monkeypatch.setattr(starting.importlib, "import_module", import_slowly)
+    starting.start()
+    assert imports == []
+    for _ in range(2):
+        starting.finish()
+    begun.wait(timeout=30)
+    with ThreadPoolExecutor(1) as sessions:
+        second = sessions.submit(starting.start)
+        assert not second.done()
+        finish.set()
+        second.result(timeout=30)
+    # The thread of the second call has nothing left to import.
+    starting.import_rest()
+    assert imports == ["scipy.stats"]
 
 
 @pytest.mark.usefixtures("not_started")

@@ -120,6 +120,18 @@ def test_explore_gives_the_explorer_its_root_on_this_machine_alone(
     assert {"--server.address=localhost", "--server.headless=true", "--server.port=8600"} <= set(given)
 
 
+def test_explore_imports_pytorch_early_and_leaves_errors_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fail(name: str) -> None:
+        asked.append(name)
+        raise OSError("a broken library")
+
+    monkeypatch.setattr(explore.importlib, "import_module", fail)
+    explore.import_early()
+    assert asked == ["torch"]
+
+
 @pytest.mark.parametrize(("wrong", "said"), [(["--root", "nowhere"], "is no folder"), (["--port", "0"], "1 and")])
 def test_explore_refuses_what_cannot_be_served(
     wrong: list[str], said: str, server: list[list[str]], capsys: pytest.CaptureFixture[str]
