@@ -31,7 +31,6 @@ ON_FIRST_USE = (
     "plotly.io",
     "plotly.offline",
     "pyarrow.pandas_compat",
-    "torch._dynamo",
     "torch.backends.opt_einsum",
     "torch.utils.serialization.config",
 )

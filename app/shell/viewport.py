@@ -47,4 +47,12 @@ def is_narrow() -> bool:
 
 def measure() -> None:
     """Let the browser tell the width; a page that was drawn for another one is drawn again. Called once on a page."""
+    _measure(content_width())
+
+
+@st.fragment
+def _measure(drawn: int) -> None:
+    """A fragment waits until the page is drawn, while any other message would end a run that is under way."""
     _measured(key=_KEY, data={"told": content_width()}, on_width_change=lambda: None)
+    if content_width() != drawn:
+        st.rerun()

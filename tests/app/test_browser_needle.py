@@ -46,10 +46,18 @@ def test_the_needle_is_read_by_both_models_and_drawn_with_bands(browser, address
         watched.require_clean()
 
 
-def test_a_needle_run_can_be_cancelled_and_goes_on_later(browser, address: str) -> None:
+def test_a_needle_run_outlasts_a_change_of_the_windows_width_can_be_cancelled_and_goes_on_later(
+    browser, address: str
+) -> None:
     with opened(browser, f"{address}/needle?{LONG_RUN}&needle_seed=1") as watched:
         run = watched.page.get_by_role("button", name="Run", exact=True)
-        first = run_and_cancel(watched, run, 0)
+        run.click()
+        watched.state(SHARE_ABOVE, 0)
+        watched.page.set_viewport_size({"width": 1500, "height": 800})
+        # The page tells its width after a third of a second.
+        watched.page.wait_for_timeout(1000)
+        before = int(watched.state("() => document.querySelector('.stMain').innerText.match(/(\\d+)%/)?.[1]"))
+        first = run_and_cancel(watched, None, before)
         watched.figures(2, f"Stopped after {first} prompts")
         assert run_and_cancel(watched, run, first) > first
         watched.require_clean()
@@ -132,9 +140,11 @@ def test_two_who_open_a_fresh_explorer_at_once_are_both_served(browser, project_
             watched.require_clean()
 
 
-def run_and_cancel(watched: Watched, run: Locator, before: int) -> int:
-    """Press Run, and Cancel once more prompts were read than `before`; returns how many it then were."""
-    run.click()
+def run_and_cancel(watched: Watched, run: Locator | None, before: int) -> int:
+    """Press Run, and Cancel once more prompts were read than `before`; returns how many it then were. run: None where
+    it was pressed."""
+    if run is not None:
+        run.click()
     watched.state(SHARE_ABOVE, before)
     watched.page.get_by_role("button", name="Cancel").click()
     return watched.state(STOPPED_AFTER, before)
