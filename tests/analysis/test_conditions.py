@@ -105,7 +105,7 @@ def test_changes_are_paired() -> None:
     assert value.low < 17.0 < value.high
 
 
-def test_many_records_keep_ratios_in_whole_decibels_but_those_of_the_output(tmp_path: Path) -> None:
+def test_many_records_keep_ratios_in_whole_decibels(tmp_path: Path) -> None:
     key = {"dose": 0.0, "where": "all", "kind": CLEAN, "model": "m", "story": "a", "task": "qa1", "length": 0}
     line = {
         name: np.array([value])
@@ -114,7 +114,7 @@ def test_many_records_keep_ratios_in_whole_decibels_but_those_of_the_output(tmp_
     recipe = PromptRecipe(stories="babi", lengths=(0,), n=(1,), seed=7)
     keep_lines(tmp_path, recipe, {("m", "qa1", 0): {"records": line}}, snr_decimals=(4, 0))
     kept = read_records(tmp_path / "records.parquet")
-    assert [kept[name].tolist() for name in ("snr_db", "snr_db_3", "log_prob")] == [[3.3], [3.0], [-1.26]]
+    assert [kept[name].tolist() for name in ("snr_db", "snr_db_3", "log_prob")] == [[3.0], [3.0], [-1.26]]
 
 
 def test_the_share_among_the_labels_follows_from_the_ratio() -> None:
