@@ -28,8 +28,9 @@ MOST_GROWTH = 1.5
 PANEL_HEIGHT, PANEL_GAP, UPRIGHT, LEGEND_ROW, ROOM = 220, 95, 50, 20, 130
 """Pixels of a panel on a telephone, between two, for upright labels, of a line of the legend, and around all."""
 
-FOOT, TWO_LINES, UNDER_TITLE = 22, 30, 24
-"""More of them: for the title of the lowest axis, for a map's title of two lines, and over a panel's title."""
+FOOT, TWO_LINES, LAST_LINE, UNDER_TITLE = 22, 30, 46, 24
+"""More of them: for the title of the lowest axis, for a map's title of two lines, from the top to the last of these,
+and over a panel's title."""
 
 MOST_STACKED = 12
 """Panels: of more each stays small beside the others."""
@@ -86,6 +87,9 @@ def stacked(figure: go.Figure) -> go.Figure:
         layout[y].showticklabels = True
         layout[y].automargin = False
         layout[y].title.text = None
+        if is_map and is_alone:
+            # Drawn again for another width, Plotly would put it over the cells; the labels and the caption say it.
+            layout[x].title.text = None
         if len(titles) == n:
             titles[place].update(x=0.5, y=top)
     widest = max((len(label) for y in y_axes for label in layout[y].ticktext or ()), default=LEAST_LABEL)
@@ -99,6 +103,8 @@ def stacked(figure: go.Figure) -> go.Figure:
         margin={"l": left, "r": 10, "t": 80 + above, "b": 40 + FOOT + gap - PANEL_GAP + legend},
         legend={**LEGEND_BELOW, "orientation": "v", "y": -(70 + gap - PANEL_GAP) / whole},
     )  # fmt: skip
+    if above:
+        narrow.update_layout(title={"y": 1 - LAST_LINE / narrow.layout.height, "yref": "container"})
     if measured and not is_map:
         # There is no room for it beside the axis.
         narrow.add_annotation(
