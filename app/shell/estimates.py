@@ -24,6 +24,9 @@ from diffmamba_interp.mixer_sizes import BlockKind
 LONG_S = 10.0
 """A run that is expected to take longer waits for a press on a button."""
 
+ASKED_S = 90.0
+"""What a question of the start page opens runs at once up to this: that press was the one on Run."""
+
 TOO_LONG_S = 900.0
 MEASURED_TOKENS, MEASURED_READ_OUTS, N_MEASURED = 256, 8, 5
 ACTIVATION_WIDTHS = 10
@@ -125,17 +128,24 @@ def _once(what: Hashable, measure: Callable[[], float]) -> float:
 
 
 def agreed(
-    key: ModelKey, n_tokens: int, n_read_outs: int = 0, *, what: Hashable, reduce: str, slot: str = "long"
+    key: ModelKey,
+    n_tokens: int,
+    n_read_outs: int = 0,
+    *,
+    what: Hashable,
+    reduce: str,
+    slot: str = "long",
+    longest_s: float = LONG_S,
 ) -> bool:
     """Whether to run: at once if it is short, otherwise when the button was pressed for just this run.
 
     what: tells this run from others. reduce: what makes it shorter, in words. slot: tells the places of one page
-    apart, each of which has a button. Raises ValueError for a run that is far too long.
+    apart, each of which has a button. longest_s: what is short. Raises ValueError for a run that is far too long.
     """
     seconds = forward_seconds(key, n_tokens, n_read_outs)
     require_feasible(seconds, reduce)
     ran = f"{_RAN}_{slot}_{state.visited()}"
-    if seconds <= LONG_S or st.session_state.get(f"{_AGREED}_{slot}") == (key, what):
+    if seconds <= longest_s or st.session_state.get(f"{_AGREED}_{slot}") == (key, what):
         st.session_state[ran] = True
         return True
     gone = " What stood here was of other settings and is gone until they are back." if ran in st.session_state else ""

@@ -150,6 +150,9 @@ def test_a_long_sweep_waits_for_a_press_of_its_own_button(open_app: OpenApp, mon
     app.slider(key="lambda_factor").set_value(0.5).run()
     assert len(figures(app)) == 3
     assert any("about 100 s" in text and "of other settings and is gone" in text for text in texts(app.info))
+    monkeypatch.setattr(estimates, "forward_seconds", lambda key, n_tokens, *_: seconds.get(n_tokens // 11, 80.0))
+    asked = open_app("interventions", **ANSWER, swept="lambda", asked_interventions="yes")
+    assert len(figures(asked)) == 5
 
 
 def test_many_curves_have_room_and_no_markers(model: HookedMamba) -> None:

@@ -42,7 +42,7 @@ from app.shell.change_headlines import intervention_headline, sweep_headline
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
-from app.shell.estimates import agreed
+from app.shell.estimates import ASKED_S, LONG_S, agreed
 from app.shell.figures import LEGEND_ABOVE, draw_figure, paled
 from app.shell.headlines import draw_headline
 from app.shell.lens_reading import (
@@ -71,7 +71,7 @@ MAP_COLOURS = {
 MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 MAX_TITLE = 200
-STAGE_HEIGHT = 320
+STAGE_HEIGHT = 340
 NOTHING = "nothing"
 SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 
@@ -107,7 +107,9 @@ def page() -> None:
         last = len(prompt.tokens) - 1
         request = replace(lens, first=max(0, last + 1 - window), last=last, needs_target=True, target=answer.token)
         what = (prompt, answer, request, changes)
-        if agreed(chosen.key, N_PASSES * len(prompt.tokens), what=what, reduce="Shorten the prompt"):
+        if agreed(
+            chosen.key, N_PASSES * len(prompt.tokens), what=what, reduce="Shorten the prompt", longest_s=longest()
+        ):
             with numbers, st.spinner("Computing", show_time=True):
                 record = readings(chosen.key, prompt, answer, request, changes)
                 read = {
@@ -142,6 +144,11 @@ def page() -> None:
                 draw_faithfulness(chosen, prompt, answer)
 
 
+def longest() -> float:
+    """Seconds up to which the page runs unasked."""
+    return ASKED_S if is_asked("interventions") else LONG_S
+
+
 def draw_numbers(record: InterventionRecord) -> None:
     """What is read at the output, before and after."""
     # Of an unchanged model there is nothing to say where a sweep has more.
@@ -161,7 +168,7 @@ def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[
     shown = {name: figures[f"{name}_figure"] for name in BY_STAGE if f"{name}_figure" in figures}
     for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
         name_stages_shortly(figure, figure.data[-1].x)
-        figure.update_layout(height=STAGE_HEIGHT, margin={"t": 40, "b": 10}, legend=LEGEND_ABOVE)
+        figure.update_layout(height=STAGE_HEIGHT, margin={"t": 66, "b": 10}, legend=LEGEND_ABOVE)
         with column:
             draw_figure(figure, f"stages_{name}")
     return shown
@@ -208,8 +215,8 @@ def draw_dose_response(
     if request is None:
         return
     what = (prompt, answer, changes, request)
-    n_tokens = request.n_passes * len(prompt.tokens)
-    if not agreed(chosen.key, n_tokens, what=what, reduce="Shorten the prompt, or choose fewer blocks", slot="sweep"):
+    n_tokens, reduce = request.n_passes * len(prompt.tokens), "Shorten the prompt, or choose fewer blocks"
+    if not agreed(chosen.key, n_tokens, what=what, reduce=reduce, slot="sweep", longest_s=longest()):
         return
     bar = st.progress(0.0, "Sweeping")
     done = 0

@@ -44,7 +44,7 @@ from app.shell.choices import (
 )
 from app.shell.downloads import KeptRecord, draw_downloads, keep_record
 from app.shell.errors import shown_errors
-from app.shell.estimates import LONG_S, require_feasible, require_memory
+from app.shell.estimates import ASKED_S, LONG_S, require_feasible, require_memory
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline, needle_headline
@@ -63,9 +63,6 @@ READ, STOPPED, PROBED = "needle_readings", "needle_stopped", "needle_probed"
 SOURCES = {"generated": "generated", "pasted": "pasted"}
 SHOWN = tuple(measure for measure in MEASURES if measure not in ("snr_db", "snr"))
 """The signal-to-noise ratio has a figure of its own."""
-
-ASKED_S = 90.0
-"""Opened by a question, the page runs at once what is expected to take no longer: that press was the one on Run."""
 
 STATISTICS = {"mean": "mean", "median": "median"}
 
