@@ -135,17 +135,21 @@ def agreed(
     what: Hashable,
     reduce: str,
     slot: str = "long",
-    longest_s: float = LONG_S,
+    longest_s: float | None = None,
 ) -> bool:
     """Whether to run: at once if it is short, otherwise when the button was pressed for just this run.
 
     what: tells this run from others. reduce: what makes it shorter, in words. slot: tells the places of one page
-    apart, each of which has a button. longest_s: what is short. Raises ValueError for a run that is far too long.
+    apart, each of which has a button. longest_s: what is short, else
+    `LONG_S`. Raises ValueError for a run that is far too long.
     """
     seconds = forward_seconds(key, n_tokens, n_read_outs)
     require_feasible(seconds, reduce)
     ran = f"{_RAN}_{slot}_{state.visited()}"
-    if seconds <= longest_s or st.session_state.get(f"{_AGREED}_{slot}") == (key, what):
+    if seconds <= (LONG_S if longest_s is None else longest_s) or st.session_state.get(f"{_AGREED}_{slot}") == (
+        key,
+        what,
+    ):
         st.session_state[ran] = True
         return True
     gone = " What stood here was of other settings and is gone until they are back." if ran in st.session_state else ""

@@ -42,7 +42,7 @@ from app.shell.change_headlines import intervention_headline, sweep_headline
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
-from app.shell.estimates import ASKED_S, LONG_S, agreed
+from app.shell.estimates import ASKED_S, agreed
 from app.shell.figures import LEGEND_ABOVE, draw_figure, paled
 from app.shell.headlines import draw_headline
 from app.shell.lens_reading import (
@@ -144,9 +144,9 @@ def page() -> None:
                 draw_faithfulness(chosen, prompt, answer)
 
 
-def longest() -> float:
+def longest() -> float | None:
     """Seconds up to which the page runs unasked."""
-    return ASKED_S if is_asked("interventions") else LONG_S
+    return ASKED_S if is_asked("interventions") else None
 
 
 def draw_numbers(record: InterventionRecord) -> None:
