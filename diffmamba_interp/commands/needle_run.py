@@ -22,8 +22,8 @@ from diffmamba_interp.files.locks import folder_lock
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.lens.subjects import Subject, common_tokenizer, load_subject, require_comparable
 from diffmamba_interp.needle.findings import REPORTED, Findings, find, findings_table
-from diffmamba_interp.needle.prompts import data_sha256, make_samples, resolved_filler_split
 from diffmamba_interp.needle.recipe import AUTO, NONE, NeedleRecipe
+from diffmamba_interp.needle.recipe_prompts import data_sha256, make_samples, resolved_filler_split
 from diffmamba_interp.needle.trajectory import needle_trajectory
 from diffmamba_interp.needle.trajectory_records import MEASURED, NeedleTrajectory
 from diffmamba_interp.runs.process_group import local_device

@@ -1,4 +1,4 @@
-"""What a needle run is made with: the options of the command, checked; `prompts` makes the prompts of them."""
+"""What a needle run is made with: the options of the command, checked; `recipe_prompts` makes prompts of them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from diffmamba_interp.files.locks import LOCK_FILE, folder_lock
 from diffmamba_interp.lens import TunedLens, save_lens
 from diffmamba_interp.lens.card import lens_sha256
 from diffmamba_interp.needle import compare, findings, load_trajectory, trajectory
-from diffmamba_interp.needle.prompts import make_samples, resolved_filler_split
+from diffmamba_interp.needle.recipe_prompts import make_samples, resolved_filler_split
 from diffmamba_interp.runs.provenance import weights_sha256
 from diffmamba_interp.text import load_tokenizer, save_tokenizer, train_tokenizer
 from diffmamba_interp.text.documents import split_of_hash, text_hash
