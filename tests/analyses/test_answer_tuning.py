@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from analyses.answer_tuning import report, run
+from diffmamba_interp import HookedMamba, TunedLens
 from diffmamba_interp.analysis.page import RECORDS
 from diffmamba_interp.analysis.question import Asked
 from diffmamba_interp.analysis.results import read_records, write_records
 from diffmamba_interp.models.demo import load_demo_tokenizer
 from diffmamba_interp.needle.records import load_samples
+from diffmamba_interp.needle.scoring import score_labels
 from diffmamba_interp.text.documents import split_of_hash
 
 OPTIONS = run.QUESTION.options(jobs=1, device="cpu")
@@ -47,6 +50,46 @@ def test_a_unit_is_measured_as_shipped(asked: Asked) -> None:
     assert sorted(lines) == [0, 1]
     for name in stages.keys() - {"model", "seed", "lens"}:
         np.testing.assert_allclose(np.asarray(stages[name])[lines], kept[name][of_run], atol=0.6)
+
+
+def test_the_lens_is_of_the_tuned_model_and_the_inner_stages_are_read_through_it(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    models = []
+
+    def fine_tuned(recipe: run.Recipe, name: str, seed: int, babi: None, folder: Path, model: HookedMamba, **_: str):
+        told.append("tuned")
+        with torch.no_grad():
+            model.embed.weight.mul_(0.5)
+        return model
+
+    def trained_lens(recipe: run.Recipe, model: HookedMamba, tokens: np.ndarray, seed: int) -> TunedLens:
+        told.append("lens")
+        models.append(model)
+        torch.manual_seed(seed)
+        lens = TunedLens.from_model(model)
+        for weight in lens.parameters():
+            weight.data += 0.05 * torch.randn_like(weight)
+        return lens
+
+    monkeypatch.setattr(run, "fine_tuned", fine_tuned)
+    monkeypatch.setattr(run, "trained_lens", trained_lens)
+    measured = run.measure(asked, "mamba2", 0)
+    assert told == ["tuned", "lens"]
+    prompts, stages = measured["records"], measured["stages"]
+    inner = {
+        lens: np.mean([stages[f"snr_db_{stage}"][place] for stage in range(1, 12)])
+        for place, lens in enumerate(stages["lens"])
+    }
+    assert np.mean(prompts["snr_db_inner"]) == pytest.approx(inner["tuned"], abs=1e-3)
+    assert abs(inner["tuned"] - inner["logit"]) > 0.1
+    assert np.mean(prompts["snr_db_output"]) == pytest.approx(stages["snr_db_12"][0], abs=1e-3)
+    (tmp_path / "prompts.xz").write_bytes(run.read_material(asked)["prompts"].tobytes())
+    samples, _ = load_samples(tmp_path / "prompts.xz", load_demo_tokenizer())
+    right = [int(score.is_right) for score in score_labels(models[0], samples)]
+    assert prompts["is_right"].tolist() == right
+    assert abs(np.mean(prompts["snr_db_before"]) - np.mean(prompts["snr_db_output"])) > 0.1
 
 
 def test_prompts_are_held_out_stories_and_a_material_is_of_its_recipe(asked: Asked, tmp_path: Path) -> None:
