@@ -77,7 +77,8 @@ def finding(results: Results, title: str) -> list[str]:
     if results["depth"]:
         depth = results["depth"]
         gains = ", ".join(f"{_said(gain)} at {n} blocks" for n, gain in depth["gains"].items())
-        lines.append(f"- the gain grows with depth: {verdict(depth['growth'])} ({gains}; {len(depth['seeds'])} seeds).")
+        growth = f"{_said(depth['growth'])} ({verdict(depth['growth'])})"
+        lines.append(f"- the gain grows with depth: by {growth}; {gains}; seeds {', '.join(map(str, depth['seeds']))}.")
     return [f"{title}, {recipe['steps']:,} steps:", "", *lines, "", *_not_made(results)]
 
 
@@ -103,23 +104,27 @@ def section(results: Results) -> list[str]:
     n_samples = ", ".join(
         f"{SOURCES.get(m, m)} {results['cells'][0]['measures'][m]['n_samples']}" for m in results["measures"]
     )
+    # Where no stories are learnt there is no such step.
+    has_answers = ACCURACY in results["measures"]
     learnt = [
         [
             _name(one, results),
-            ", ".join("–" if v is None else f"{v:,.0f}" for v in one["learnt_at"]),
+            *([", ".join("–" if v is None else f"{v:,.0f}" for v in one["learnt_at"])] if has_answers else []),
             *_lambda_cells(one),
         ]
         for one in results["cells"]
     ]
+    said_of_steps = "The step at which half of the answers in training rows are right, seed by seed; lambda"
+    heads_of_learnt = ["model", *(["step"] if has_answers else []), "lambda, first block", "last block"]
     return [
         f"Values of each seed; n of documents and prompts: {n_samples}.",
         "",
         *table(heads, rows),
         "",
-        "The step at which half of the answers in training rows are right, seed by seed; lambda after the last step, "
-        "mean over seeds (of gates, over tokens and heads, with its standard deviation in a block).",
+        f"{said_of_steps if has_answers else 'Lambda'} after the last step, mean over seeds (of gates, over tokens and "
+        "heads, with its standard deviation in a block).",
         "",
-        *table(["model", "step", "lambda, first block", "last block", "smallest", "largest", "spread"], learnt),
+        *table([*heads_of_learnt, "smallest", "largest", "spread"], learnt),
         "",
         *_rivals_table(results),
         *([] if recipe["name"] != "builtin" else _not_made(results)),

@@ -39,6 +39,8 @@ BY_TASK = (ACCURACY, OUTPUT)
 def summarise(folder: Path, results: Results) -> dict[str, Any]:
     """Of each lens means over prompts by stage, of the tuned one `MEASURES` too, seed by seed, and differences."""
     prompts, stages = read_records(folder / RECORDS), read_records(folder / STAGE_RECORDS)
+    # Prompt by prompt the models are compared place by place.
+    prompts = _lines(prompts, np.lexsort((prompts["story"], prompts["task"])))
     seeds = sorted({int(seed) for seed in prompts["seed"]})
     lenses = {lens: _stages(stages, lens) for lens in ("tuned", "logit")}
     return {
