@@ -96,6 +96,10 @@ def test_a_material_of_another_recipe_is_refused(builtin: training.Recipe, folde
     for read in (lambda file: material.unpack(file, tmp_path, other), lambda file: material.sums_of(file, other)):
         with pytest.raises(ValueError, match="prepare it again"):
             read(folder.parent / "file")
+    others: list[dict[str, Any]] = [{"seed": 8}, {"sources": ("a",)}, {"n_tokens": (50_000,)}, {"retrieval": 0.5}]
+    for changed in (*others, {"bytes": True}, {"held_out_chars": 300}, {"n_prompts": 5}):
+        with pytest.raises(ValueError, match="prepare it again"):
+            material.sums_of(folder.parent / "file", replace(builtin, **changed))
     material.unpack(folder.parent / "file", tmp_path, replace(builtin, steps=3))
 
 
@@ -126,6 +130,12 @@ def test_training_learns_and_differs_by_cell(
     assert tables["log"]["text_loss"][-1] < tables["log"]["text_loss"][0]
     _, plain = training.train(builtin, ("mamba", 4, 0), folder, rows, device="cpu", steps=4)
     assert plain["text_loss"][0] != pytest.approx(tables["log"]["text_loss"][0], abs=1e-6)
+    # A seed decides the weights, too: the first losses on the same rows.
+    firsts = [
+        training.train(builtin, ("mamba", 4, seed), folder, rows, device="cpu", steps=1)[1]["text_loss"]
+        for seed in (0, 0, 1)
+    ]
+    assert firsts[0] == firsts[1] != firsts[2]
 
 
 def test_heads_are_read_on_the_way_and_leave_the_model_as_it_was(builtin: training.Recipe, folder: Path) -> None:
@@ -193,6 +203,9 @@ def test_what_the_queue_wrote_is_read_and_not_done_again(
     assert not work_queue.claim(tmp_path, "builtin", UNIT)
     work_queue.release(tmp_path, "builtin", UNIT)
     assert work_queue.claim(tmp_path, "builtin", UNIT)
+    cell, n_layers, seed = UNIT
+    for another in (("mamba", n_layers, seed), (cell, 2 * n_layers, seed), (cell, n_layers, seed + 1)):
+        assert work_queue.claim(tmp_path, "builtin", another)
 
 
 def test_workers_train_every_missing_run_once_and_none_that_is_there(
@@ -253,9 +266,10 @@ def made_up(folder: Path, gains: dict[str, tuple[float, float, float]]) -> None:
             add("records", 2, bits=[100 * (5 - 2 * gain), 300 * (1 - 2 / 3 * gain)])
             n_more = round(20 * gain)
             add("prompts", 20, task="qa1", is_right=[1] * (5 + n_more) + [0] * (15 - n_more), **unit)
-            add("blocks", 1, block=0, lambda_sd=0.0, **{"lambda": 0.5}, **unit)
+            add("blocks", 1, block=0, lambda_sd=0.0, **{"lambda": 0.5 + 0.1 * seed}, **unit)
             add("log", 2, step=[100, 200], answer_accuracy=[0.25, 0.75], **unit)
-            add("rivals", 1, step=0, block=0, part="net", negative_mass=0.4, redundancy=0.1, branch_cosine=0.0, **unit)
+            mass = 0.4 + 0.1 * seed
+            add("rivals", 1, step=0, block=0, part="net", negative_mass=mass, redundancy=0.1, branch_cosine=0.0, **unit)
             add("runs", 1, n_parameters=10, d_model=4, steps=200, seconds=1.5, has_diverged=0, **unit)
     for name, columns in lines.items():
         write_records(folder / RECORDS.replace("records", name), columns)
@@ -317,6 +331,17 @@ def test_every_number_is_of_its_own_seed_and_paired_with_the_baseline_of_that_se
         assert cells["diff-mamba"][measure]["over_samples"].value == pytest.approx(difference.value, abs=1e-6)
         gain = claims["Diff-Mamba does better than Mamba"][measure]
         assert (gain.value, gain.low) == pytest.approx((sign * difference.value, 0.5 / 3 - half), abs=2e-3)
+    assert results["rivals"][0]["negative_mass"] == pytest.approx([0.5])
+    assert results["cells"][1]["lambda"] == pytest.approx([0.6])
+    assert results["cells"][1]["lambda_sd"] == [0.0]
+    # A run whose loss was no number takes its cell's comparison with it, and no other's.
+    lines = read_records(tmp_path / "runs.parquet")
+    lines["has_diverged"] = ((lines["cell"] == "diff-mamba") & (lines["seed"] == 1)).astype(int)
+    write_records(tmp_path / "runs.parquet", lines)
+    broken = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})
+    assert [one["diverged"] for one in broken["cells"]] == [[], [1], []]
+    differences = [one["measures"]["text"]["difference"].value for one in broken["cells"][1:]]
+    assert np.isnan(differences).tolist() == [True, False]
     assert summary.verdict([0.2, 0.1, 0.3]) == "holds"
     assert summary.verdict([-0.2, -0.3, -0.1]) == "reversed"
     assert summary.verdict([0.2, None, None]) == "no verdict"
@@ -342,7 +367,10 @@ def test_the_gain_is_asked_at_every_depth(tmp_path: Path) -> None:
             deep["bits"] = np.where(deep["cell"] == "diff-mamba", deep["bits"] - 0.5 * deep["n_bytes"], deep["bits"])
         write_records(file, {name: np.concatenate([lines[name], deep[name]]) for name in lines})
     recipe = {"cells": ["mamba", "diff-mamba"], "n_layers": [12, 24], "seeds": [0, 1, 2]}
-    depth = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})["depth"]
+    results = summary.summarise(tmp_path, {"provenance": {"recipe": recipe}})
+    depth, (claim,) = results["depth"], results["claims"]
+    # An ordering is of the fewest blocks.
+    assert claim["gains"]["text"].value == pytest.approx(0.2, abs=1e-6)
     assert depth["gains"]["12"].value == pytest.approx(0.2, abs=1e-6)
     # 0.1, 0.2, 0.3 of the seeds, each with its own baseline.
     assert depth["gains"]["12"].high - 0.2 == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
