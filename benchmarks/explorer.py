@@ -1,19 +1,25 @@
 """What waiting for the explorer costs, in Debian's chromium on this machine:
 
-    python benchmarks/explorer.py [--rounds 6]
+    python benchmarks/explorer.py [--rounds 6] [--only "another block" ...]
 
-First page: from `streamlit run` until the first figure is drawn, in a new server and a new browser session each time.
+First page: from `diffmamba-interp explore` until the first figure is drawn, and until nothing is computed or drawn any
+more, in a new server and a new browser session each time. The other rows are of one server.
 Another block, another head: on the Attention page, 512 tokens by position, from the key press or click until all three
-heat maps are new on the screen, by the page's own clock.
+heat maps are new on the screen. Needle: from opening the page, as it is by default but with a seed of its own, until
+its five figures are drawn. Second session: while another one reads needles, from opening the Attention page, with a
+prompt of its own, until its figures are drawn. Cancel: from the click until the page says how far the run came and
+stands still. Estimates: seconds that a run took over those that the page had said.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -24,6 +30,7 @@ sys.path.insert(0, str(PROJECT / "tests" / "app"))
 from browser import (  # noqa: E402
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
+    Watched,
     drawn_after_s,
     open_choice,
     opened,
@@ -33,31 +40,44 @@ from browser import (  # noqa: E402
 )
 
 N_BLOCKS = 12
-ATTENTION = "attention?model=bundled:diff-mamba2&source=needle&length=512&view=positions&block=0"
+MODEL = "model=bundled:diff-mamba2"
+ATTENTION = f"attention?{MODEL}&source=needle&length=512&view=positions&block=0"
+LONG_RUN = f"needle?{MODEL}&beside=none&needle_length=1024&needle_n=100&needle_attention=False"
+NEEDLE = f"needle?{MODEL}&needle_length=1024&needle_n=20"
+GRID = f"retrieval?{MODEL}&results=run here&lengths=0 1024&tasks=qa1 qa2&n=16"
+NORMS = f"attention?{MODEL}&source=needle&length=4096&view=positions&kind=contribution_norm"
+IS_READING = "() => /[1-9][0-9]*% of the prompts/.test(document.querySelector('.stMain')?.innerText ?? '')"
+HAS_STOPPED = """() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'
+    && /Stopped after [0-9]+ prompts/.test(document.querySelector('.stMain').innerText)
+    && window.started && performance.now() - window.started"""
 
 
-def first_page(browser: Browser) -> float:
-    start = time.perf_counter()
-    with served(PROJECT, PROJECT) as address, opened(browser, address) as watched:
-        watched.page.locator(".js-plotly-plot .main-svg").first.wait_for()
-        return time.perf_counter() - start
+def first_pages(browser: Browser) -> Iterator[tuple[float, float]]:
+    """Until the first figure, and until all of the page is there."""
+    while True:
+        start = time.perf_counter()
+        with served(PROJECT, PROJECT) as address, opened(browser, address) as watched:
+            watched.page.locator(".js-plotly-plot .main-svg").first.wait_for()
+            first = time.perf_counter() - start
+            watched.figures(1, "In memory")
+            yield first, time.perf_counter() - start
 
 
-def other_blocks(browser: Browser, address: str, rounds: int) -> Iterator[float]:
+def other_blocks(browser: Browser, address: str) -> Iterator[float]:
     with opened(browser, f"{address}/{ATTENTION}") as watched:
         wait_for_title(watched, "Block 0")
         slider = watched.page.get_by_role("slider", name="Block")
-        for block in range(1, min(rounds + 1, N_BLOCKS)):
+        for block in range(1, N_BLOCKS):
             watched.page.wait_for_timeout(1500)
             start_clock(watched, "keydown")
             slider.press("ArrowRight")
             yield drawn_after_s(watched, f"Block {block}:")
 
 
-def other_heads(browser: Browser, address: str, rounds: int) -> Iterator[float]:
+def other_heads(browser: Browser, address: str) -> Iterator[float]:
     with opened(browser, f"{address}/{ATTENTION}") as watched:
         wait_for_title(watched, "Block 0")
-        for head in range(min(rounds, N_BLOCKS)):
+        for head in range(N_BLOCKS):
             watched.page.wait_for_timeout(1500)
             option = open_choice(watched, "Heads", f"head {head}")
             start_clock(watched, "click")
@@ -65,21 +85,123 @@ def other_heads(browser: Browser, address: str, rounds: int) -> Iterator[float]:
             yield drawn_after_s(watched, f"head {head},")
 
 
+def needle_runs(browser: Browser, address: str) -> Iterator[float]:
+    for seed in range(1, 100):
+        start = time.perf_counter()
+        with opened(browser, f"{address}/needle?needle_seed={seed}") as watched:
+            watched.figures(5, "What the last position reads")
+            yield time.perf_counter() - start
+
+
+def second_sessions(browser: Browser, address: str) -> Iterator[float]:
+    for seed in range(100):
+        with opened(browser, f"{address}/{LONG_RUN}&needle_seed={seed}") as busy:
+            run(busy)
+            busy.state(IS_READING)
+            start = time.perf_counter()
+            with opened(browser, f"{address}/attention?{MODEL}&source=needle&length=256&seed={seed}") as watched:
+                watched.figures(2)
+                yield time.perf_counter() - start
+            cancel(busy)
+
+
+def cancels(browser: Browser, address: str) -> Iterator[float]:
+    with opened(browser, f"{address}/{LONG_RUN}&needle_seed=99") as watched:
+        while True:
+            run(watched)
+            watched.state(IS_READING)
+            watched.page.wait_for_timeout(1000)
+            yield cancel(watched)
+
+
+def run(watched: Watched) -> None:
+    watched.settle()
+    watched.page.get_by_role("button", name="Run", exact=True).click()
+
+
+def cancel(watched: Watched) -> float:
+    start_clock(watched, "click")
+    watched.page.get_by_role("button", name="Cancel").click()
+    return watched.state(HAS_STOPPED) / 1000
+
+
+def estimated(place: str, n_figures: int) -> Callable[[Browser, str], Iterator[float]]:
+    """A row of what runs at `place` after a press on Run take, over what the page says before."""
+
+    def ratios(browser: Browser, address: str) -> Iterator[float]:
+        for seed in range(1, 100):
+            seeds = "&".join(f"{name}={seed}" for name in ("seed", "needle_seed", "grid_seed"))
+            with opened(browser, f"{address}/{place}&{seeds}") as watched:
+                watched.shows(re.compile(r"about \d+ s here"))
+                watched.settle()
+                said = re.findall(r"about (\d+) s here", watched.page.inner_text(".stMain"))[-1]
+                start = time.perf_counter()
+                run(watched)
+                watched.figures(n_figures)
+                yield (time.perf_counter() - start) / int(said)
+
+    return ratios
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """goal: that it should stay under, in seconds. measure: one number after the other. most: how many are taken."""
+
+    goal: float
+    measure: Callable[[Browser, str], Iterator[float]]
+    most: int = N_BLOCKS - 1
+
+
+FIRST = {"first page": 7.0, "first page, complete": 9.0}
+ROWS = {
+    "another block": Row(goal=0.5, measure=other_blocks),
+    "another head": Row(goal=0.5, measure=other_heads),
+    "needle": Row(goal=6.0, measure=needle_runs, most=3),
+    "second session": Row(goal=3.0, measure=second_sessions, most=3),
+    "cancel": Row(goal=1.0, measure=cancels, most=5),
+}
+ESTIMATES = {
+    "estimate: needle": estimated(NEEDLE, 5),
+    "estimate: grid": estimated(GRID, 2),
+    "estimate: norms": estimated(NORMS, 2),
+}
+"""Ratios, of which each should lie within a factor of 1.5."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", nargs="+", choices=["first page", *ROWS, *ESTIMATES], metavar="ROW")
+    options = parser.parse_args()
+    only, rounds = options.only or ["first page", *ROWS, *ESTIMATES], options.rounds
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        report("first page", [first_page(browser) for _ in range(min(rounds, 3))])
-        with served(PROJECT, PROJECT) as address:
-            report("another block", list(other_blocks(browser, address, rounds)))
-            report("another head", list(other_heads(browser, address, rounds)))
+        if "first page" in only:
+            pages = taken(first_pages(browser), min(rounds, 3))
+            for (name, goal), seconds in zip(FIRST.items(), zip(*pages, strict=True), strict=True):
+                report(name, list(seconds), f"s, goal {goal:g} s")
+        with served(PROJECT, PROJECT) as address, opened(browser, address) as watched:
+            # Models and lenses are in memory, as for whoever has seen the first page.
+            watched.settle("In memory")
+            for name in [name for name in ROWS if name in only]:
+                row = ROWS[name]
+                report(name, taken(row.measure(browser, address), min(rounds, row.most)), f"s, goal {row.goal:g} s")
+            for name in [name for name in ESTIMATES if name in only]:
+                report(name, taken(ESTIMATES[name](browser, address), min(rounds, 2)), "x, goal 0.67 to 1.5")
         browser.close()
 
 
-def report(name: str, seconds: list[float]) -> None:
-    print(f"{name:14s} {statistics.median(seconds):6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})", flush=True)
+def taken(numbers: Iterator, n: int) -> list:
+    """The first so many; what was opened for them is closed."""
+    try:
+        return [next(numbers) for _ in range(n)]
+    finally:
+        numbers.close()
+
+
+def report(name: str, numbers: list[float], unit: str) -> None:
+    spread = f"({min(numbers):.2f} to {max(numbers):.2f}, n = {len(numbers)})"
+    print(f"{name:22s} {statistics.median(numbers):6.2f} {unit} {spread}", flush=True)
 
 
 if __name__ == "__main__":
