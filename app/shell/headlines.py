@@ -258,7 +258,8 @@ def retrieval_headline(cells: Sequence[Cell]) -> Headline:
     if not cells:
         return NOTHING
     compared = [(cell, cell.difference) for cell in cells if cell.difference is not None]
-    n = f"{min(cell.n for cell in cells):,} to {max(cell.n for cell in cells):,} prompts a cell"
+    fewest, most = (of(cell.n for cell in cells) for of in (min, max))
+    n = f"{prompts(most).removeprefix('n = ') if fewest == most else f'{fewest:,} to {most:,} prompts'} a cell"
     if not compared:
         best = max(cells, key=lambda cell: cell.models[0].accuracy - cell.chance)
         worst = min(cells, key=lambda cell: cell.models[0].accuracy - cell.chance)
@@ -273,9 +274,11 @@ def retrieval_headline(cells: Sequence[Cell]) -> Headline:
     first, second = (short_name(model.model) for model in compared[0][0].models)
     signs = [difference.sign(cell.n) for cell, difference in compared]
     ahead, behind = signs.count(1), signs.count(-1)
-    says = (
-        f"{second} is right more often than {first} in {ahead} of {len(compared)} cells, less often in {behind} ({n})."
-    )
+    of_cells = f"{len(compared)} cells" if len(compared) > 1 else "one cell"
+    says = f"{second} is right more often than {first} in {ahead} of {of_cells}, less often in {behind} ({n})."
+    if not ahead + behind:
+        where = of_cells if len(compared) == 1 else f"any of {of_cells}"
+        says = f"{second} and {first} are not told apart in {where} ({n})."
     told = {
         sign: [f"{cell.task} at {length_name(cell.length)} {estimated(d, 2)}"
                for (cell, d), own in zip(compared, signs, strict=True) if own == sign]

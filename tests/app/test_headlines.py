@@ -340,6 +340,9 @@ def test_retrieval_tells_gains_losses_and_what_is_undecided() -> None:
     assert "mamba2 is right in 50% of qa1 at 0k at best" in words(one)
     assert "In 1 of 2 cells that is not told apart from guessing" in objections(one)
     assert retrieval_headline([]) == Headline(says=())
+    alike = retrieval_headline([cell(0, 0.01, n=6)])
+    assert alike.says[0] == "diff-mamba2 and mamba2 are not told apart in one cell (6 prompts a cell)."
+    assert "not told apart in any of 2 cells" in retrieval_headline([cell(0, 0.01), cell(1024, 0.0)]).says[0]
 
 
 def report(*lambdas: float | None) -> CheckpointReport:

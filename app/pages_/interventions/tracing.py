@@ -299,9 +299,9 @@ def logit_words(chosen: ChosenModel, answer: Answer) -> str:
 def in_numbers(exact: PatchGrid, estimate: PatchGrid, chosen: ChosenModel, answer: Answer) -> str:
     """What is read of both prompts, and how well the estimate orders the cells."""
     error = estimate_error(estimate, exact)
+    here, there = (f"{value[0]:.3g}".replace("-", "−") for value in (exact.clean, exact.corrupted))
     return (
-        f"Read: {markdown(logit_words(chosen, answer))}, {exact.clean[0]:.3g} in this prompt, "
-        f"{exact.corrupted[0]:.3g} in the other. Red: "
+        f"Read: {markdown(logit_words(chosen, answer))}, {here} in this prompt, {there} in the other. Red: "
         f"a value of this prompt moves the other's answer towards this one's. Rank correlation of estimate and exact: "
         f"{error.rank_correlation[0]:.2f}; the estimate misses {error.missed[0]:.0%} of the changes' size."
     )

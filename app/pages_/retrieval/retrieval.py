@@ -83,7 +83,8 @@ def live(models: Sequence[ChosenModel]) -> None:
     left, right, words = st.columns([1, 1, 4])
     pressed = left.button("Run", key="run_grid", type="primary", disabled=not request.cells)
     stop = right.empty()
-    words.caption(f"{len(request.cells)} cells of {request.n} prompts; about {seconds:.0f} s here.")
+    n_cells = f"{len(request.cells)} cell{'' if len(request.cells) == 1 else 's'}"
+    words.caption(f"{n_cells} of {request.n} prompts; about {seconds:.0f} s here.")
     names = [model.name for model in models]
     if pressed:
         # A press while the grid runs makes Streamlit leave this run at its next drawing; the rows stay.
