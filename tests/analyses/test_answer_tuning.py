@@ -61,7 +61,8 @@ def test_the_lens_is_of_the_tuned_model_and_the_inner_stages_are_read_through_it
     def fine_tuned(recipe: run.Recipe, name: str, seed: int, babi: None, folder: Path, model: HookedMamba, **_: str):
         told.append("tuned")
         with torch.no_grad():
-            model.embed.weight.mul_(0.5)
+            # What the last block says is turned round, so that the output answers otherwise than the stage before.
+            model.blocks[-1].mixer.out_proj.weight.mul_(-30)
         return model
 
     def trained_lens(recipe: run.Recipe, model: HookedMamba, tokens: np.ndarray, seed: int) -> TunedLens:
