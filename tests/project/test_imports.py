@@ -181,10 +181,9 @@ def test_a_name_loads_what_it_needs_and_no_more(project_root: Path) -> None:
     assert loaded("import diffmamba_interp, diffmamba_interp.lens, diffmamba_interp.needle", "torch", "numpy") == []
     heavy = ["triton", "huggingface_hub", "transformers", "tyro", "datasets", "tuned_lens", "plotly", "pyarrow"]
     assert loaded("from diffmamba_interp import HookedMamba", "torch", *heavy) == ["torch"]
-    first = "from diffmamba_interp import *; model, _ = load_demo(); model(torch.zeros(1, 2, dtype=torch.int64))"
-    assert loaded(f"import torch; {first}; load_demo_lens()", "torch._dynamo", "sympy", "plotly", "scipy") == []
-    lens = "import torch; from diffmamba_interp import *; from diffmamba_interp.lens import *"
-    assert loaded(lens, "triton", "tyro", "datasets", "plotly", "scipy") == []
+    first = "model, _ = load_demo(); model(torch.zeros(1, 2, dtype=torch.int64)); load_demo_lens()"
+    program = f"import torch; from diffmamba_interp import *; from diffmamba_interp.lens import *; {first}"
+    assert loaded(program, "torch._dynamo", "sympy", "triton", "tyro", "datasets", "plotly", "scipy") == []
 
 
 def test_importing_the_package_changes_no_global_setting(imported: dict) -> None:
