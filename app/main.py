@@ -43,8 +43,9 @@ with shown_errors("Drawing this page"):
     shown = st.navigation(PAGES)
     st.set_page_config(page_title=f"{shown.title} – {NAME}")
     state.visit(shown.url_path)
+    untouched = shown.url_path == "" and not st.query_params
     address.read(shown.url_path)
-    starting.start()
+    starting.start(untouched=untouched)
     shown.run()
     address.write()
     sharing.draw_sharing()

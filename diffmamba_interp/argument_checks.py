@@ -7,7 +7,7 @@
 The annotations are the one place that says what fits. Whole numbers may also be numpy's, or tensors of one entry, and
 sequences arrays; they arrive in the function as Python's own. Tensors are looked at for dtype and number of axes. What
 an annotation cannot say (a block that the model has) the function says itself. Of annotations that are unknown here, or
-that name what is not imported at run time, nothing is checked.
+that name what is not imported at run time, a tokenizer's class excepted, nothing is checked.
 """
 
 from __future__ import annotations
@@ -258,8 +258,13 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     for name, hint in plain.__annotations__.items():
         try:
             hints[name] = eval(hint, plain.__globals__) if isinstance(hint, str) else hint
-        except NameError:
-            continue
+        except NameError as unknown:
+            if unknown.name != "PreTrainedTokenizerBase":
+                continue
+            # Half a second of importing, which no module pays at its head: whoever calls this has a tokenizer.
+            from transformers import PreTrainedTokenizerBase
+
+            hints[name] = eval(hint, {**plain.__globals__, unknown.name: PreTrainedTokenizerBase})
     hints.pop("return", None)
     return hints
 

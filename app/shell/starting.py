@@ -2,8 +2,9 @@
 
 Every session draws its pages in a thread of its own. Two threads that import at once can each hold a module that the
 other one needs, and Python then hands out modules that are half made ("cannot import name"). So the first session
-imports everything, under one lock, and those that come meanwhile wait for it. What its first page does without is
-imported when that is drawn, under the same lock: the next page to be drawn waits for it, too.
+imports everything, under one lock, and those that come meanwhile wait for it. Who opens the start page first, as nearly
+everybody does, waits for what that page needs alone; the rest is imported when it is drawn, under the same lock: the
+next page to be drawn waits for it, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -39,7 +40,10 @@ ON_FIRST_USE = (
 AFTER_THE_FIRST_PAGE = ("scipy.stats",)
 """Imported when they are first used, too, and by no page before it is asked for numbers of many prompts."""
 
-_importing, _started, _complete = Lock(), Event(), Event()
+START_PAGE = (MAIN, APP / "pages_" / "overview" / "overview.py")
+"""The files whose heads name what the start page needs, as it is before anything is asked of it."""
+
+_importing, _started, _imported, _complete = Lock(), Event(), Event(), Event()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +88,20 @@ def read_options() -> AppOptions:
     return options
 
 
-def start() -> None:
-    """Return once everything is imported; the page says meanwhile that the explorer is starting."""
+def start(*, untouched: bool = False) -> None:
+    """Return once all that the page needs is imported; the page says meanwhile that the explorer is starting.
+
+    untouched: the page is the start page, and nothing is asked of it. The first one is drawn before the rest is there.
+    """
     if _complete.is_set():
         return
     with st.spinner("The explorer is starting: loading its libraries", show_time=True), _importing:
-        if not _started.is_set():
+        if untouched and not _started.is_set():
+            import_start_page()
+        elif not _imported.is_set():
             import_everything()
-            _started.set()
+            _imported.set()
+        _started.set()
 
 
 def finish() -> None:
@@ -102,10 +112,22 @@ def finish() -> None:
 
 def import_rest() -> None:
     with _importing:
-        for module in () if _complete.is_set() else AFTER_THE_FIRST_PAGE:
+        if _complete.is_set():
+            return
+        if not _imported.is_set():
+            import_everything()
+            _imported.set()
+        for module in AFTER_THE_FIRST_PAGE:
             importlib.import_module(module)
         gc.freeze()
         _complete.set()
+
+
+def import_start_page() -> None:
+    """Import what the start page needs, which imports nothing more while it is drawn and others import the rest."""
+    import_all(named_imports(START_PAGE, in_functions=False))
+    import_all((module, "") for module in ON_FIRST_USE)
+    gc.freeze()
 
 
 def import_everything() -> None:
@@ -114,18 +136,24 @@ def import_everything() -> None:
     Streamlit looks for garbage after every run of a page, with all threads standing still: among all that was imported,
     too, which takes longer than the page, unless it is told that this stays.
     """
-    for module, name in [*named_imports(), *((module, "") for module in ON_FIRST_USE)]:
+    import_all(named_imports(APP.rglob("*.py")))
+    import_all((module, "") for module in ON_FIRST_USE)
+    gc.freeze()
+
+
+def import_all(imports: Iterable[tuple[str, str]]) -> None:
+    for module, name in imports:
         # What is asked of a lazy package is imported by the asking; a name may also be a module of its own.
         if name and hasattr(importlib.import_module(module), name):
             continue
         importlib.import_module(f"{module}.{name}" if name else module)
-    gc.freeze()
 
 
-def named_imports() -> Iterator[tuple[str, str]]:
+def named_imports(files: Iterable[Path], *, in_functions: bool = True) -> Iterator[tuple[str, str]]:
     """Modules and the names that are taken from them ("" for the module itself), file by file."""
-    for file in sorted(APP.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_bytes())):
+    for file in sorted(files):
+        tree = ast.parse(file.read_bytes())
+        for node in ast.walk(tree) if in_functions else tree.body:
             if isinstance(node, ast.ImportFrom) and node.module:
                 yield from ((node.module, alias.name) for alias in node.names)
             elif isinstance(node, ast.Import):

@@ -18,7 +18,6 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from app.shell.folders import ModelKey, bundled_name, hub_id, tokenizer_folder
 from app.shell.prompts import TOKENIZER_FILE, Prompt
@@ -160,6 +159,8 @@ def tokens_step(key: ModelKey, prompt: Prompt) -> Step:
 
 def tokenizer_step(key: ModelKey) -> Step:
     """The model's tokenizer as one of transformers."""
+    from transformers import PreTrainedTokenizerFast
+
     file = tokenizer_folder(key.folder) / TOKENIZER_FILE
     return Step("tokenizer", PreTrainedTokenizerFast, tokenizer_file=Step("", str, file))
 

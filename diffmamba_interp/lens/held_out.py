@@ -18,17 +18,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.lens.evaluation import HeldOutDocument
 from diffmamba_interp.lens.recipe import LensRecipe
 from diffmamba_interp.text import DataError, TextSource, TokenStream, bos_tokens, cached_tokens
 from diffmamba_interp.text.documents import text_hash
 from diffmamba_interp.text.token_stream import TokenArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Fewer documents say little about others of their kind.
 MIN_DOCUMENTS = 8

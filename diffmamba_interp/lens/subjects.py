@@ -6,10 +6,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.lens.folders import demo_lens_folder, load_lens, read_description
 from diffmamba_interp.lens.lenses import LogitLens
@@ -18,6 +17,9 @@ from diffmamba_interp.models.demo import DemoName, bundled_folder, load_demo_tok
 from diffmamba_interp.models.language_model import HookedMamba
 from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.text import DataError, load_tokenizer, tokenizer_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 AUTO = "auto"
 

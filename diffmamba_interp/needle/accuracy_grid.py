@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum  # rounded once, so the same in every version of Python
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.checksums import DamagedFileError
@@ -27,6 +25,9 @@ from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.needle.scoring import LabelScores, score_labels, wilson_interval
 from diffmamba_interp.statistics import PairedDifference, paired_difference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 N_GENERATED = 3
 """Tokens of an answer: a word."""

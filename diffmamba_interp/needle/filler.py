@@ -11,12 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int32, Int64
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.argument_checks import checked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Text without full stops (tables, code) is cut at spaces into chunks of at most this many characters.
 MAX_SENTENCE_CHARS = 320

@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.argument_checks import Natural, checked
 from diffmamba_interp.needle.filler import Filler, TokenisedText, splices_at_spaces, tokenise
@@ -27,6 +27,9 @@ from diffmamba_interp.spans import Span
 from diffmamba_interp.text.documents import Bos
 from diffmamba_interp.text.stable_random import StableRandom
 from diffmamba_interp.text.tokenizer import bos_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONTEXT_OPEN = "<context>"
 CONTEXT_CLOSE = "</context>"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from diffmamba_interp.files.checksums import file_sha256
 from diffmamba_interp.needle.filler import Filler
@@ -13,6 +12,9 @@ from diffmamba_interp.needle.records import NeedleSample
 from diffmamba_interp.needle.samples import make_needle_samples
 from diffmamba_interp.text.documents import documents_of_split
 from diffmamba_interp.text.sources import BUILTIN, GENERATED, TextSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def make_samples(recipe: NeedleRecipe, tokenizer: PreTrainedTokenizerBase) -> list[NeedleSample]:

@@ -15,17 +15,19 @@ import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int32
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.files.archives import arrays_from_bytes
 from diffmamba_interp.files.atomic import write_bytes
 from diffmamba_interp.files.checksums import DamagedFileError
 from diffmamba_interp.files.json_files import parse_json
 from diffmamba_interp.spans import Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Depth = float | tuple[float, ...] | None
 

@@ -6,8 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from diffmamba_interp.argument_checks import Count, Natural, checked
 from diffmamba_interp.needle.babi import (
@@ -26,6 +25,9 @@ from diffmamba_interp.needle.vocabulary import VocabularyName
 from diffmamba_interp.text.documents import Bos, Split, require_split
 from diffmamba_interp.text.generated_text import generated_documents
 from diffmamba_interp.text.stable_random import StableRandom
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.argument_checks import checked
 from diffmamba_interp.needle.filler import TokenisedText, tokenise
@@ -24,6 +24,9 @@ from diffmamba_interp.needle.records import Mention, NeedleSample
 from diffmamba_interp.spans import Span, positions_in, prompt_spans
 from diffmamba_interp.text.documents import story_hash
 from diffmamba_interp.text.stable_random import StableRandom
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLACES = ("needle label", "rest of the needle", "other facts", "filler", "question", "end")
 """The classes of positions that `SwappedNeedle.places` tells apart."""

@@ -18,11 +18,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt16, UInt32
-from transformers import PreTrainedTokenizerBase
 
 from diffmamba_interp.files.checksums import DamagedFileError, check_sum, replacing_with_sum
 from diffmamba_interp.text.documents import (
@@ -38,6 +37,9 @@ from diffmamba_interp.text.documents import (
 from diffmamba_interp.text.locations import kind_of_file
 from diffmamba_interp.text.sources import TextSource
 from diffmamba_interp.text.tokenizer import bos_tokens, tokenizer_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,16 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.text.documents import Bos, DataError
 from diffmamba_interp.text.stable_random import StableRandom
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -106,13 +108,7 @@ def train_tokenizer(
 
 def wrap_tokenizer(backend: Tokenizer) -> PreTrainedTokenizerFast:
     """A tokenizer of the `tokenizers` library with our special tokens, as a transformers one."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=END_OF_TEXT,
-        bos_token=END_OF_TEXT,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
-    )
+    return _of_transformers(backend, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, pad_token=PAD)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
@@ -190,7 +186,14 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
         raise DataError(f"{path} is no tokenizer.json of the tokenizers library ({_first_line(error)}).") from error
     if backend.token_to_id(END_OF_TEXT) is None:
         raise DataError(f"{path} has no token {END_OF_TEXT}, which separates documents.")
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
+    return _of_transformers(backend, eos_token=END_OF_TEXT)
+
+
+def _of_transformers(backend: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in a class of transformers, half a second of importing that few who read text here need."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
 
 
 def _from_transformers(name: str) -> PreTrainedTokenizerBase:

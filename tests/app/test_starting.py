@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app.shell import starting
 from tests.app.conftest import OpenApp, complaint
@@ -32,24 +33,37 @@ import sys
 from streamlit.testing.v1 import AppTest
 from app.shell import starting
 
-starting.start()
+def named(app, page):
+    assert not app.exception and not app.error, (page, app.error)
+    print(page, *sorted(set(sys.modules) - known))
+
+
+def start(**how):
+    begin(**how)
+    known.update(sys.modules)
+
+
+finish, begin, known = starting.finish, starting.start, set()
+starting.finish, starting.start = lambda: None, start
+named(AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200).run(), "start")
+print("without", *sorted({"transformers", "app.pages_.needle.request", "scipy.stats"} - set(sys.modules)))
+starting.finish, starting.start = finish, begin
 starting.import_rest()
 assert gc.get_freeze_count() > 100_000
-known = set(sys.modules)
+known.update(sys.modules)
 app = AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200)
 choices = {"needle_length": "0", "needle_n": "2", "source": "needle", "length": "0", "swept": "lambda"}
 app.query_params.update({"model": "bundled:diff-mamba2", **choices})
 app.run()
 for page in ("attention", "lens", "needle", "interventions", "retrieval", "session"):
     app.switch_page(f"pages_/{page}/{page}.py").run()
-    assert not app.exception and not app.error, (page, app.error)
-print(*sorted(set(sys.modules) - known))
+    named(app, page)
 """
 
 
 @pytest.fixture
 def not_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_started", "_complete"):
+    for name in ("_started", "_imported", "_complete"):
         monkeypatch.setattr(starting, name, Event())
 
 
@@ -117,6 +131,36 @@ def test_the_rest_is_imported_once_when_a_page_was_drawn_and_the_next_page_waits
 
 
 @pytest.mark.usefixtures("not_started")
+def test_the_start_page_alone_is_imported_for_the_first_who_opens_it_and_all_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imports: list[str] = []
+    monkeypatch.setattr(starting, "import_start_page", lambda: imports.append("start page"))
+    monkeypatch.setattr(starting, "import_everything", lambda: imports.append("everything"))
+    starting.start(untouched=True)
+    assert imports == ["start page"]
+    for _ in range(2):
+        starting.start(untouched=True)
+    starting.import_rest()
+    assert imports == ["start page", "everything"]
+
+
+def test_only_the_start_page_of_which_nothing_is_asked_counts_as_untouched(
+    open_app: OpenApp, project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*, untouched: bool) -> None:
+        asked.append(untouched)
+        raise ImportError("told enough")
+
+    asked: list[bool] = []
+    monkeypatch.setattr(starting, "start", begin)
+    AppTest.from_file(project_root / "app" / "main.py").run()
+    open_app(dtype="bfloat16")
+    open_app("lens")
+    assert asked == [True, False, False]
+
+
+@pytest.mark.usefixtures("not_started")
 def test_an_import_that_failed_is_tried_again_by_the_next_page(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ImportError("no such library")
@@ -128,7 +172,7 @@ def test_an_import_that_failed_is_tried_again_by_the_next_page(monkeypatch: pyte
 
 
 def test_no_page_is_drawn_before_the_start(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
+    def fail(**_: bool) -> None:
         raise ImportError("no such library")
 
     monkeypatch.setattr(starting, "start", fail)
@@ -138,10 +182,13 @@ def test_no_page_is_drawn_before_the_start(open_app: OpenApp, monkeypatch: pytes
 
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
-    named = set(starting.named_imports())
+    named = set(starting.named_imports(starting.APP.rglob("*.py")))
     assert ("app.pages_.needle.request", "estimate") in named
     assert ("transformers", "PreTrainedTokenizerFast") in named
     assert ("huggingface_hub.errors", "HfHubHTTPError") in named
+    at_heads = set(starting.named_imports(starting.START_PAGE, in_functions=False))
+    assert ("app.pages_.overview.story", "story") in at_heads
+    assert ("transformers", "PreTrainedTokenizerFast") not in at_heads
 
 
 @pytest.mark.slow
@@ -150,5 +197,9 @@ def test_no_page_imports_anything_after_the_start(project_root: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", EVERY_PAGE, str(project_root)]
     done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    late = {name for name in done.stdout.split() if name.partition(".")[0] not in DRAWN_MEANWHILE}
-    assert late == set()
+    lines = {page: set(names) for page, *names in map(str.split, done.stdout.splitlines())}
+    assert lines.pop("without") == {"transformers", "app.pages_.needle.request", "scipy.stats"}
+    assert {"start", "needle"} < lines.keys()
+    for page, names in lines.items():
+        late = {name for name in names if name.partition(".")[0] not in DRAWN_MEANWHILE}
+        assert late == set(), page

@@ -181,6 +181,9 @@ def test_a_name_loads_what_it_needs_and_no_more(project_root: Path) -> None:
     assert loaded("import diffmamba_interp, diffmamba_interp.lens, diffmamba_interp.needle", "torch", "numpy") == []
     heavy = ["triton", "huggingface_hub", "transformers", "tyro", "datasets", "tuned_lens", "plotly", "pyarrow"]
     assert loaded("from diffmamba_interp import HookedMamba", "torch", *heavy) == ["torch"]
+    readers = "text.tokenizer", "lens.subjects", "needle.accuracy_grid", "needle.trajectory_records"
+    program = "; ".join(f"import diffmamba_interp.{reader}" for reader in readers)
+    assert loaded(program, "tokenizers", "transformers") == ["tokenizers"]
     first = "model, _ = load_demo(); model(torch.zeros(1, 2, dtype=torch.int64)); load_demo_lens()"
     program = f"import torch; from diffmamba_interp import *; from diffmamba_interp.lens import *; {first}"
     assert loaded(program, "torch._dynamo", "sympy", "triton", "tyro", "datasets", "plotly", "scipy") == []
