@@ -11,7 +11,10 @@ subtraction comes before out_proj, so that norm is a factor of the gate, and out
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from jaxtyping import Float, Int
@@ -28,7 +31,7 @@ from diffmamba_interp.hook_names import (
     mixer_point,
     mixer_prefix,
 )
-from diffmamba_interp.hook_points import Recorder, attached
+from diffmamba_interp.hook_points import HookFunction, Recorder, attached
 from diffmamba_interp.implicit_attention.branch_parts import ShortRepr
 from diffmamba_interp.mixer_sizes import BlockKind
 from diffmamba_interp.models.differential_mixer import DifferentialMixer
@@ -153,6 +156,27 @@ def run_block(
     return resid, _activations(model, ActivationCache(recorder.seen), block, valid)
 
 
+@contextmanager
+def seen_blocks(model: HookedMamba, see: Callable[[BlockActivations], None], valid: Tensor | None) -> Iterator[None]:
+    """Inside the `with` block, `see` is given what each block of a forward pass did, as soon as the block has run.
+
+    Nothing of a block is kept after that, so a pass takes one block's memory more. Raises as `run_block`.
+    """
+    recorder = Recorder(widen=True)
+
+    def at_end(block: int, value: Tensor, name: str) -> None:
+        recorder(value, name)
+        see(_activations(model, ActivationCache(recorder.seen), block, valid))
+        recorder.seen = {}
+
+    hooks: list[tuple[list[str], HookFunction]] = []
+    for block in range(model.cfg.n_layers):
+        last, *points = _points_read(model, block)
+        hooks += [(points, recorder), ([last], partial(at_end, block))]
+    with attached(model.hook_points, hooks):
+        yield
+
+
 def _points_read(model: HookedMamba, block: int) -> list[str]:
     """Attached last, a function at these sees what the other hooks have left. Raises for replaced scans."""
     kind = model.cfg.block_kind(block)
@@ -182,7 +206,7 @@ def _normalisation(model: HookedMamba, kind: BlockKind) -> Normalisation | None:
 
 
 def _names(model: HookedMamba, block: int) -> list[str]:
-    """The hook points that a block's activations are read from."""
+    """The hook points that a block's activations are read from, the first of which the block comes to last."""
     mixer: Any = model.blocks[block].mixer
     return [block_point(block, "mixer_out"), *(f"{mixer_prefix(block, None)}.{point}" for point in mixer.frozen_points)]
 

@@ -21,14 +21,18 @@ A retrieval prompt is read along two directions:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diffmamba_interp.implicit_attention.activations import run_block
+from diffmamba_interp.hook_names import block_point
+from diffmamba_interp.hook_points import Recorder, attached
+from diffmamba_interp.implicit_attention.activations import BlockActivations, run_block, seen_blocks
 from diffmamba_interp.implicit_attention.contributions import Contribution, contribution_along
 from diffmamba_interp.implicit_attention.selection import DEFAULT_MAX_BYTES
 from diffmamba_interp.implicit_attention.span_measures import (
@@ -130,19 +134,10 @@ def allocate_prompts(
     """
     if not prompts:
         raise ValueError("there are no prompts to measure: give at least one.")
-    device = model.embed.weight.device
     parts, order = [], []
     lengths = [len(prompt.tokens) for prompt in prompts]
     for indices in batches(lengths, batch_tokens):
-        chosen = [prompts[index] for index in indices]
-        part = allocate(
-            model,
-            padded([prompt.tokens for prompt in chosen]).to(device),
-            torch.stack([answer_directions(model, prompt) for prompt in chosen]),
-            [prompt_spans(prompt) for prompt in chosen],
-            lengths=unless_equal([lengths[index] for index in indices], device),
-            per_head=per_head,
-        )
+        part = allocate(model, **_batch_of(model, [prompts[index] for index in indices]), per_head=per_head)
         parts.append(part)
         order += indices
         if on_progress is not None:
@@ -172,27 +167,109 @@ def allocate(
     Raises:
         ValueError: tokens, spans or directions that do not fit. MemoryLimitError: too much at once.
     """
-    tokens, valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
-    n_batch, n_pos = tokens.shape
-    in_use = counted(tokens, valid)
-    rows = select_rows([-1] * directions.shape[1], in_use, n_pos)
-    masks = class_masks(spans, in_use, n_pos)
+    reading = _PassReading(model, tokens, directions, spans, lengths, per_head=per_head, max_bytes=max_bytes)
     resid = model(tokens, lengths=lengths, stop_at_block=0)
-    blocks = []
     for index in range(model.cfg.n_layers):
-        resid, activations = run_block(model, resid, index, valid)
+        resid, activations = run_block(model, resid, index, reading.valid)
+        reading.see(activations)
+    return reading.allocation(take_rows(resid, reading.rows))
+
+
+class PassAllocation:
+    """`allocate_prompts` of forward passes that are made anyway, so that no pass is made for it alone:
+
+        reading = PassAllocation(model, prompts)
+        trajectory = needle_trajectory(model, lens, prompts, around=reading.around)
+        reading.allocation                                       # as allocate_prompts(model, prompts)
+
+    Equal up to the round-off of another padding: the batches are those of the other reading.
+    """
+
+    def __init__(self, model: HookedMamba, prompts: Sequence[MarkedPrompt]) -> None:
+        self._model, self._prompts = model, prompts
+        self._parts: list[tuple[list[int], Allocation]] = []
+
+    @contextmanager
+    def around(self, indices: Sequence[int]) -> Iterator[None]:
+        """Measure the pass inside the `with` block: of these prompts, in this order, padded on the right.
+
+        Raises ValueError where the pass is of other sizes, as one of several pieces of a prompt is.
+        """
+        model = self._model
+        with torch.no_grad():
+            reading = _PassReading(model, **_batch_of(model, [self._prompts[index] for index in indices]))
+        at_end = Recorder(positions=reading.rows)
+        end = block_point(model.cfg.n_layers - 1, "resid_post")
+        with seen_blocks(model, reading.see, reading.valid), attached(model.hook_points, [(end, at_end)]):
+            yield
+        with torch.no_grad():
+            self._parts.append((list(indices), reading.allocation(at_end.seen[end])))
+
+    @property
+    def allocation(self) -> Allocation:
+        """Of all prompts, in their order, on the CPU. Raises ValueError for prompts that were in no pass, or in two."""
+        order = [index for indices, _ in self._parts for index in indices]
+        if sorted(order) != list(range(len(self._prompts))):
+            raise ValueError(
+                f"{len(set(order))} of {len(self._prompts)} prompts were read, in {len(order)} places: read each once "
+                "inside `around`."
+            )
+        return Allocation.cat([part for _, part in self._parts]).select(torch.tensor(order).argsort())
+
+
+class _PassReading:
+    """Every block's measures of one forward pass.
+
+    valid, rows: of the pass, as `prepared_tokens` and `select_rows` give them. Arguments as in `allocate`.
+    """
+
+    def __init__(
+        self, model: HookedMamba, tokens: Tensor, directions: Tensor, spans: Spans | Sequence[Spans],
+        lengths: Lengths | None, *, per_head: bool = False, max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:  # fmt: skip
+        tokens, self.valid = prepared_tokens(tokens, model.cfg.d_vocab, lengths=lengths)
+        in_use = counted(tokens, self.valid)
+        self.rows = select_rows([-1] * directions.shape[1], in_use, tokens.shape[1])
+        self._model, self._shape, self._directions = model, tokens.shape, directions
+        self._masks = class_masks(spans, in_use, tokens.shape[1])
+        self._per_head, self._max_bytes = per_head, max_bytes
+        self._blocks: list[dict[str, Tensor]] = []
+
+    def see(self, activations: BlockActivations) -> None:
+        """Measure the next block."""
+        shape = activations.mixer_out.shape[:2]
+        if shape != self._shape or activations.block != len(self._blocks):
+            raise ValueError(
+                f"block {activations.block} of a pass of shape {tuple(shape)} came, expected block "
+                f"{len(self._blocks)} of {tuple(self._shape)}: read the prompts in one pass, not in pieces."
+            )
         # One row per direction needs no kernel, and the kernel would serve prompts of different lengths one by one.
         contribution = contribution_along(
-            activations, directions, rows, per_head=per_head, impl="reference", max_bytes=max_bytes
-        )
-        blocks.append(_measure(contribution, masks))
-    # A direction enters every size linearly, so the final scale, known only now, divides the sums.
-    scale = take_rows(upcast(final_scale(model, resid)), rows)[:, :, 0]
-    stacked = {name: torch.stack([block[name] for block in blocks], dim=2) for name in blocks[0]}
-    for name in ("mass", "smaller", "head_mass", "head_sum"):
-        if name in stacked:
-            stacked[name] = stacked[name] / scale.reshape(*scale.shape, *[1] * (stacked[name].ndim - 2))
-    return Allocation(**stacked, n_sources=masks.sum(dim=-1))
+            activations, self._directions, self.rows, per_head=self._per_head, impl="reference",
+            max_bytes=self._max_bytes,
+        )  # fmt: skip
+        self._blocks.append(_measure(contribution, self._masks))
+
+    def allocation(self, resid: Float[Tensor, "batch direction d_model"]) -> Allocation:
+        """resid: behind the last block, at `rows`."""
+        # A direction enters every size linearly, so the final scale, known only now, divides the sums.
+        scale = upcast(final_scale(self._model, resid))[:, :, 0]
+        stacked = {name: torch.stack([block[name] for block in self._blocks], dim=2) for name in self._blocks[0]}
+        for name in ("mass", "smaller", "head_mass", "head_sum"):
+            if name in stacked:
+                stacked[name] = stacked[name] / scale.reshape(*scale.shape, *[1] * (stacked[name].ndim - 2))
+        return Allocation(**stacked, n_sources=self._masks.sum(dim=-1))
+
+
+def _batch_of(model: HookedMamba, prompts: Sequence[MarkedPrompt]) -> dict[str, Any]:
+    """Tokens, directions, spans and lengths of prompts that share a pass."""
+    device = model.embed.weight.device
+    return {
+        "tokens": padded([prompt.tokens for prompt in prompts]).to(device),
+        "directions": torch.stack([answer_directions(model, prompt) for prompt in prompts]),
+        "spans": [prompt_spans(prompt) for prompt in prompts],
+        "lengths": unless_equal([len(prompt.tokens) for prompt in prompts], device),
+    }
 
 
 def allocation_measures(allocation: Allocation, direction: int = 0) -> AllocationMeasures:

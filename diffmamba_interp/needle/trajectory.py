@@ -12,11 +12,11 @@ section 4.4).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,6 +66,7 @@ def needle_trajectory(
     path: str | Path | None = None,
     show_progress: bool = False,
     force: bool = False,
+    around: Callable[[Sequence[int]], AbstractContextManager[Any]] | None = None,
 ) -> NeedleTrajectory:
     """Read the labels' probabilities, the answer's rank, entropy and KL to the output at every stage of `model`.
 
@@ -84,6 +85,9 @@ def needle_trajectory(
             Model and lenses are told apart by their weights, hooks only by `name`.
         show_progress: a progress bar on the standard error stream.
         force: read with a lens of another model of the same sizes.
+        around: called with the places of the prompts that are read together; what it returns is entered around their
+            pass, or passes if they are read in pieces, for what else is to be read of it (`PassAllocation`). Prompts
+            that `path` holds are not read again.
 
     Returns:
         Arrays [lens, sample, stage, label] and [lens, sample, stage], in the order of `samples`; float32, or float64
@@ -116,7 +120,9 @@ def needle_trajectory(
         for number, indices in enumerate(plan):
             part = None if kept is None else kept.read(number)
             if part is None:
-                part = read_batch(model, lenses, [samples[i] for i in indices], piece_tokens)
+                with nullcontext() if around is None else around(indices):
+                    ends = read_prompts(model, [samples[i] for i in indices], piece_tokens, _entrances(model))
+                part = read_batch(model, lenses, [samples[i] for i in indices], ends)
                 if kept is not None:
                     kept.write(number, part)
             parts.append(part)
@@ -143,11 +149,10 @@ def plan_batches(
 
 
 def read_batch(
-    model: HookedMamba, lenses: Mapping[str, Lens], samples: Sequence[NeedleSample], piece_tokens: int
+    model: HookedMamba, lenses: Mapping[str, Lens], samples: Sequence[NeedleSample], ends: Ends
 ) -> dict[str, np.ndarray]:
-    """The arrays of `NeedleTrajectory` for prompts with equally many labels and pieces."""
+    """The arrays of `NeedleTrajectory` for prompts with equally many labels, whose pass ended in `ends`."""
     device = model.embed.weight.device
-    ends = read_prompts(model, samples, piece_tokens, _entrances(model))
     labels = [tokens for sample in samples for tokens in sample.label_tokens]
     n_labels = len(samples[0].labels)
     first_tokens = torch.tensor([tokens[0] for tokens in labels], device=device).view(-1, n_labels)

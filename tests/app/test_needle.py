@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
 from app.pages_.needle import request
 from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves_csv, trajectories_npz
-from app.pages_.needle.request import EXAMPLE, default_n, parse_stories, run_needle, too_few_to_mark
+from app.pages_.needle.request import EXAMPLE, SampleRequest, default_n, parse_stories, run_needle, too_few_to_mark
+from app.shell import loading
 from app.shell.loading import open_model
 from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
-from app.shell.needle_runs import NeedleReading
+from app.shell.needle_runs import OF_ALLOCATION, NeedleReading
 from diffmamba_interp.figures.allocation import allocation_by_block, allocation_curves
-from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES
+from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
 from diffmamba_interp.needle import compare, formation_stages, summarise
 from diffmamba_interp.stages import stage_names
 from tests.app.conftest import OpenApp, complaint, figures, headline, texts
@@ -62,6 +64,34 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
         for trace, printed_trace in zip(figure["data"], again.data, strict=True):
             assert trace.get("name") == printed_trace.name
             assert np.allclose(trace["y"], printed_trace.y, rtol=1e-3, atol=1e-5), trace.get("name")
+
+
+def test_what_is_read_takes_no_second_pass_and_is_what_the_printed_step_gives(open_app: OpenApp) -> None:
+    (read, _), _ = open_app("needle", **TINY).session_state["needle_readings"][0]
+    asked = SampleRequest(task="qa2", length=0, n=3, seed=1)
+    model, passes = loading.model(read.key), []
+    with model.hooks([("hook_embed", lambda value, _: passes.append(len(value)))]):
+        *_, (share, (reading,)) = run_needle([read], asked)
+    assert (share, sum(passes)) == (1, 3)
+    again = read.allocation_step().run({"model": model, "samples": asked.samples(read.key)})
+    assert_allocations_equal(reading.allocation, again)
+
+
+def test_prompts_that_are_read_in_pieces_have_a_pass_of_their_own(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "PIECE_TOKENS", 10)
+    (read, _), _ = open_app("needle", **TINY).session_state["needle_readings"][0]
+    asked = SampleRequest(task="qa2", length=0, n=1, seed=2)
+    *_, (_, (reading,)) = run_needle([read], asked)
+    again = read.allocation_step().run({"model": loading.model(read.key), "samples": asked.samples(read.key)})
+    assert_allocations_equal(reading.allocation, again)
+
+
+def assert_allocations_equal(one: Allocation | None, other: Allocation) -> None:
+    assert one is not None
+    for name in OF_ALLOCATION:
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), equal_nan=True)
 
 
 def test_the_scale_and_the_measure_can_be_chosen_without_another_run(open_app: OpenApp) -> None:
@@ -204,8 +234,8 @@ def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
     (told,) = texts(app.info)
     assert told.startswith("Nothing is read yet. Run reads 2 prompts block by block, in diff-mamba2 and mamba2")
     assert not app.get("plotly_chart")
-    # Two models, 20 s each, and the attention's 1.2 passes.
-    assert any("about 89 s here (lens 40 s, what is read 48 s" in text for text in texts(app.caption))
+    # Two models, 20 s each, and 0.2 of that for the attention.
+    assert any("about 49 s here (lens 40 s, what is read 8 s" in text for text in texts(app.caption))
     # A question of the start page is a press: what it asks is read at once, and the choices stand back.
     asked = open_app("needle", **TINY, asked_needle="yes")
     assert len(figures(asked)) == 5

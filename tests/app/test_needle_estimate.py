@@ -9,6 +9,7 @@ from app.pages_.needle import request
 from app.pages_.needle.request import EXAMPLE, NeedleEstimate, NeedleRead, SampleRequest, estimate, parse_stories
 from app.shell import estimates, loading
 from app.shell.lens_reading import LensRequest
+from diffmamba_interp.needle.trajectory import PIECE_TOKENS
 from tests.app.conftest import OpenApp
 
 REQUEST = SampleRequest(task="qa1", length=1024, n=10, seed=0)
@@ -88,6 +89,11 @@ def test_a_tuned_lens_is_loaded_and_held_and_the_logit_lens_beside_it_doubles_th
     assert grown(tuned, both) == {"reading_s", "error_bars_s", "memory_bytes"}
     passes = tuned.attention_s / request.ATTENTION_PASSES
     assert both.reading_s - passes == pytest.approx(2 * (tuned.reading_s - passes))
+
+
+def test_prompts_in_pieces_take_a_pass_more_for_what_is_read(reads: list[NeedleRead]) -> None:
+    whole, pieces = (estimate(reads, replace(REQUEST, length=n)) for n in (PIECE_TOKENS, PIECE_TOKENS + 1))
+    assert pieces.attention_s > 5 * whole.attention_s
 
 
 def test_without_the_attention_its_part_is_nothing(reads: list[NeedleRead]) -> None:

@@ -14,6 +14,7 @@ from diffmamba_interp.implicit_attention.allocation import (
     HEAD_PICTURES,
     PICTURES,
     Allocation,
+    PassAllocation,
     allocate,
     allocate_prompts,
     allocation_measures,
@@ -21,6 +22,7 @@ from diffmamba_interp.implicit_attention.allocation import (
     class_masks,
     prompt_spans,
 )
+from diffmamba_interp.models.prompt_batches import padded
 from tests.models.tiny import random_tokens, tiny_model
 
 SPANS = Spans(needle=((1, 3),), question=((6, 8),), distractors=((3, 4),), filler=((4, 6),))
@@ -157,6 +159,45 @@ def test_small_batches_keep_the_prompts_order(model: HookedMamba) -> None:
     prompts = [prompt(9, 1), prompt(14, 2), prompt(11, 3)]
     small, large = allocate_prompts(model, prompts, batch_tokens=14), allocate_prompts(model, prompts)
     torch.testing.assert_close(small.mass, large.mass, equal_nan=True)
+
+
+def test_a_pass_that_is_made_anyway_gives_the_same_allocation(model: HookedMamba) -> None:
+    prompts = [prompt(9, 1), prompt(14, 2), prompt(11, 3)]
+    reading = PassAllocation(model, prompts)
+    for indices in ([2, 0], [1]):
+        chosen = [prompts[index].tokens for index in indices]
+        with reading.around(indices), torch.no_grad():
+            model.forward_with_state(padded(chosen), lengths=torch.tensor(list(map(len, chosen))), last_only=True)
+    expected = allocate_prompts(model, prompts)
+    for name in ("mass", "smaller", "snr_db", "cosine", "n_sources"):
+        torch.testing.assert_close(getattr(reading.allocation, name), getattr(expected, name), equal_nan=True)
+    assert not any(point.is_hooked for point in model.hook_points.values())
+
+
+def test_hooks_that_were_there_before_are_seen_in_a_pass_that_is_made_anyway(model: HookedMamba) -> None:
+    prompts = [prompt(9, 1)]
+    reading = PassAllocation(model, prompts)
+    weight = ("blocks.0.mixer.hook_lambda", lambda value, _: torch.full_like(value, 0.5))
+    last = ("blocks.1.hook_resid_post", lambda value, _: 2 * value)
+    with model.hooks([weight, last]):
+        with reading.around([0]):
+            model(padded([prompts[0].tokens]))
+        expected = allocate_prompts(model, prompts)
+    torch.testing.assert_close(reading.allocation.mass, expected.mass, equal_nan=True)
+    assert not torch.allclose(expected.mass[:, :, 0], allocate_prompts(model, prompts).mass[:, :, 0])
+
+
+def test_a_pass_of_a_piece_and_prompts_that_were_in_no_pass_are_refused(model: HookedMamba) -> None:
+    reading = PassAllocation(model, [prompt(9, 1), prompt(9, 2)])
+    tokens = padded([prompt(9, 1).tokens])
+    with pytest.raises(ValueError, match="in one pass, not in pieces"), reading.around([0]):
+        model(tokens[:, :4])
+    with pytest.raises(ValueError, match="expected block 2"), reading.around([0]):
+        [model(tokens) for _ in range(2)]
+    with reading.around([0]):
+        model(tokens)
+    with pytest.raises(ValueError, match="1 of 2 prompts were read"):
+        _ = reading.allocation
 
 
 def test_directions_are_the_answer_and_the_answer_less_the_other_labels(model: HookedMamba) -> None:

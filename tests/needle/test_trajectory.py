@@ -1,6 +1,7 @@
 """Trajectories are right in closed form, and equal to a plain full forward per label, whatever shares the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,22 @@ def test_hooks_on_the_model_take_effect_before_the_lens_reads() -> None:
     assert np.array_equal(hooked.log_probs[:, :, 0], plain.log_probs[:, :, 0])
     expected = lens(torch.ones(model.cfg.d_model), 1).log_softmax(-1)[3]
     assert hooked.log_probs[0, 0, 1, 0] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_what_is_around_a_pass_is_told_its_prompts_and_sees_no_label_after_them() -> None:
+    model, samples, seen = tiny_model(), ragged_samples(), []
+
+    @contextmanager
+    def around(indices: Sequence[int]) -> Iterator[None]:
+        widths: list[int] = []
+        with model.hooks([("hook_embed", lambda value, _: widths.append(value.shape[1]))]):
+            yield
+        seen.append((list(indices), widths))
+
+    read = needle_trajectory(model, tuned_lens(model), samples, max_samples=2, around=around)
+    assert sorted(index for indices, _ in seen for index in indices) == list(range(len(samples)))
+    assert all(widths == [max(samples[index].n_tokens for index in indices)] for indices, widths in seen)
+    assert read.log_probs.shape[1] == len(samples)
 
 
 def test_a_broken_off_measurement_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,7 @@ def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], CurveSe
         log = MEASURED[measure].scale == "probability" and state.toggle("Logarithmic axis", "needle_log")
         tuned = all(request.lens for request in requests)
         with_logit = tuned and state.toggle("Logit lens beside it", "needle_logit")
-        attention = state.toggle("What is read", "needle_attention", True, help="about twice the time")
+        attention = state.toggle("What is read", "needle_attention", True, help="about a fifth of the time more")
     reads = [
         NeedleRead(name=model.name, key=model.key, lens=request, with_logit=with_logit, attention=attention)
         for model, request in zip(models, requests, strict=True)

@@ -22,7 +22,7 @@ from app.shell.needle_runs import MAX_SAMPLES, NeedleReading
 from app.shell.steps import Ref, Step
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.figures.needle import SIGNIFICANT
-from diffmamba_interp.implicit_attention.allocation import allocate_prompts
+from diffmamba_interp.implicit_attention.allocation import PassAllocation, allocate_prompts
 from diffmamba_interp.lens import LogitLens, load_lens
 from diffmamba_interp.models.read_out import Lens
 from diffmamba_interp.needle import (
@@ -36,6 +36,7 @@ from diffmamba_interp.needle import (
     probe_answers,
 )
 from diffmamba_interp.needle.calibration import N_FOLDS
+from diffmamba_interp.needle.trajectory import PIECE_TOKENS
 from diffmamba_interp.resampling import N_RESAMPLES
 from diffmamba_interp.statistics import MIN_SAMPLES, least_samples, smallest_p
 
@@ -60,8 +61,8 @@ EXAMPLE = """[
   "needle": "Sandra travelled to the office.",
   "question": "Where is Sandra?", "answer": "office", "distractors": ["garden", "kitchen", "bathroom"]}
 ]"""
-ATTENTION_PASSES = 1.2
-"""What the last position reads takes so many forward passes."""
+ATTENTION_PASSES = 0.2
+"""What the last position reads takes so many forward passes beside the one that it shares with the lens."""
 
 READ_OUT_COST = 6
 """Ranks, entropy and divergence beside the probabilities: so many times a plain read-out."""
@@ -227,10 +228,16 @@ def _read(
         if read not in opened:
             opened[read] = read.lenses_step.run({"model": model})
         given = {"model": model, "lenses": opened[read], "samples": samples}
-        return NeedleReading(
-            trajectory=read.trajectory_step().run(given),
-            allocation=read.allocation_step().run(given) if read.attention else None,
-        )
+        if not read.attention:
+            return NeedleReading(trajectory=read.trajectory_step().run(given), allocation=None)
+        if max(sample.n_tokens for sample in samples) > PIECE_TOKENS:
+            return NeedleReading(
+                trajectory=read.trajectory_step().run(given), allocation=read.allocation_step().run(given)
+            )
+        # What the last position reads, of the trajectory's own pass: the printed step would make a second one.
+        reading = PassAllocation(model, samples)
+        trajectory = read.trajectory_step().run(given, around=reading.around)
+        return NeedleReading(trajectory=trajectory, allocation=reading.allocation)
 
     return loading.result(read.key, ("needle", read, request, start), make, lambda reading: reading.nbytes + 10_000)
 
@@ -332,6 +339,7 @@ def estimate(reads: Sequence[NeedleRead], request: SampleRequest) -> NeedleEstim
     longest = max(n_tokens // n_prompts, 1)
     at_a_time = min(max(1, STEP_TOKENS // longest), n_prompts)
     numbers = sum(len(read.lens_names) * n_stages(read) for read in reads) * MEASURES
+    passes = ATTENTION_PASSES + (longest > PIECE_TOKENS)
     step = max(
         forward_bytes(read.key, at_a_time * longest, at_a_time)
         + 4 * READ_OUT_COST * at_a_time * loading.config(read.key).d_vocab
@@ -341,7 +349,7 @@ def estimate(reads: Sequence[NeedleRead], request: SampleRequest) -> NeedleEstim
         loading_s=sum(OPEN_S + bytes_ / LOAD_BYTES_PER_S for bytes_ in to_load),
         prompts_s=PROMPTS_S + PROMPT_S * n_prompts + TOKEN_S * n_tokens,
         reading_s=sum(forward_seconds(read.key, n_tokens, n_read_outs(read, n_prompts)) for read in reads),
-        attention_s=sum(ATTENTION_PASSES * forward_seconds(read.key, n_tokens) for read in reads if read.attention),
+        attention_s=sum(passes * forward_seconds(read.key, n_tokens) for read in reads if read.attention),
         error_bars_s=FIGURES_S + DRAW_S * N_RESAMPLES * n_prompts * numbers,
         memory_bytes=sum(model_bytes(read.key) + lens_bytes(read) for read in reads)
         + step
