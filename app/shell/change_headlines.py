@@ -54,8 +54,12 @@ def intervention_headline(record: InterventionRecord) -> Headline:
     return Headline(says=(f"{says}.",), against=tuple(against))
 
 
-def subtraction_headline(record: SweepRecord, model: str) -> Headline:
-    """What no subtraction does to the answer: record: lambda times 0 in all blocks, then in each on its own."""
+def subtraction_headline(record: SweepRecord, model: str, token: str = "") -> Headline:
+    """What no subtraction does to the answer.
+
+    record: lambda times 0 in all blocks, then in each on its own. token: what was asked for where no answer is known.
+    """
+    what = f"the probability of {token}," if token else "the answer's probability"
     clean = float(record.clean[PROBABILITY].mean())
     n = len(record.clean[PROBABILITY])
     at = record.doses.index(0.0)
@@ -63,12 +67,10 @@ def subtraction_headline(record: SweepRecord, model: str) -> Headline:
     whole, alone = float(without[0]), without[1:]
     if abs(whole - clean) < LARGE and abs(math.log(max(whole, 1e-30) / max(clean, 1e-30))) < 0.1:
         return Headline(
-            says=(f"λ 0 in every block leaves {short_name(model)}'s answer at {said(clean)} ({prompts(n)}).",),
+            says=(f"λ 0 in every block leaves {what} in {short_name(model)} at {said(clean)} ({prompts(n)}).",),
             against=("So this answer does not hang on the subtraction.",),
         )
-    says = (
-        f"λ 0 in every block takes the answer's probability in {short_name(model)} from {said(clean)} to {said(whole)}"
-    )
+    says = f"λ 0 in every block takes {what} in {short_name(model)} from {said(clean)} to {said(whole)}"
     logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
     against = [NO_CANCELLING]
     if whole > clean:
@@ -146,11 +148,12 @@ def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int
     dose = "λ 0" if record.dose.startswith("λ") else f"0 ({record.dose})"
     first, second, *_ = np.argsort(without, kind="stable")
     block, other = (", ".join(map(str, record.groups[at] or ())) for at in (first, second))
+    whose = f"The λ of block {block}" if record.dose.startswith("λ") else f"Block {block}"
     if without[first] > clean - LARGE:
         says = f"{dose} in no block on its own takes anything from the answer's {said(clean)}"
     else:
         says = (
-            f"Block {block} carries most: {dose} in it alone takes the answer's probability from {said(clean)} to "
+            f"{whose} carries most: {dose} in it alone takes the answer's probability from {said(clean)} to "
             f"{said(float(without[first]))}; next is block {other}, which "
             f"{'takes it to' if without[second] < clean - LARGE else 'leaves it at'} {said(float(without[second]))}"
         )

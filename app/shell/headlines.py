@@ -45,6 +45,7 @@ class Headline:
 
 
 NOTHING = Headline(says=())
+UNTIED = "A head of the minuend has no tie to the head of that number in the subtrahend."
 MOST_NAMED = 80
 """Letters of a finding by which its place on the page is called."""
 
@@ -94,8 +95,9 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
         against.append(f"When it comes in is not told apart from {other}: {told}, {prompts(n)}{too_few(n)}.")
     if difference.n_both >= MIN_SAMPLES and difference.snr_db.sign(difference.n_both) < 0:
         against.append(
-            f"Earlier is not cleaner: where it has come in it stands out by {estimated(difference.snr_db, 1)} dB "
-            f"against {other} (mean of the {difference.n_both} prompts in which it comes in in both)."
+            f"Earlier is not cleaner: each model read after the block where its answer has come in, {name} stands out "
+            f"by {estimated(difference.snr_db, 1)} dB against {other} (mean of the {difference.n_both} prompts in "
+            "which it comes in in both; the curves compare them block by block)."
         )
     curve = compare(baseline, model, measures=("snr_db",), statistics=("mean",), by=())[0]
     output = Estimate(curve.value[-1], curve.low[-1], curve.high[-1])
@@ -201,6 +203,8 @@ def attention_headline(record: AttentionRecord, spans: Spans, row: int = -1) -> 
     verb = "raises" if after > before + 0.01 else "lowers" if after < before - 0.01 else "leaves"
     to = f"{before:.0%}" if verb == "leaves" else f"from {before:.0%} to {after:.0%}"
     says = f"{where} the subtraction {verb} the needle's share {'at ' if verb == 'leaves' else ''}{to}."
+    if len(record.heads) == 1 and not record.reduce:
+        limits.append(UNTIED)
     if verb == "lowers":
         limits.insert(0, "The subtraction takes more from the needle than from the rest here.")
     return Headline(says=(says,), against=tuple(limits))

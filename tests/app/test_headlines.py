@@ -184,6 +184,7 @@ def test_what_the_subtraction_does_to_the_needles_share_is_told_either_way() -> 
     lowered = attention_headline(attention([1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]), NEEDLE)
     assert "lowers the needle's share from 25% to 0%" in words(lowered)
     assert "takes more from the needle" in objections(lowered)
+    assert "no tie to the head of that number in the subtrahend" in objections(lowered)
     left = attention_headline(attention([1.0, 1.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]), NEEDLE)
     assert "leaves the needle's share at 25%" in words(left)
 
@@ -258,7 +259,11 @@ def test_the_block_that_carries_most_of_the_subtractions_effect_is_named() -> No
         told
     )
     assert "need not sum" in objections(told)
-    assert "leaves one's answer at 1.00" in words(subtraction_headline(without_subtraction(1.0, 0.9999, 1.0), "one"))
+    assert "leaves the answer's probability in one at 1.00" in words(
+        subtraction_headline(without_subtraction(1.0, 0.9999, 1.0), "one")
+    )
+    guessed = subtraction_headline(without_subtraction(1.0, 0.01, 0.1), "one", "“red”, the most likely next token")
+    assert "takes the probability of “red”, the most likely next token, in one from" in words(guessed)
     assert "likelier" in objections(subtraction_headline(without_subtraction(0.5, 0.9, 0.6), "one"))
 
 
@@ -266,8 +271,8 @@ def test_a_sweep_names_the_block_that_carries_most_or_the_doses() -> None:
     each = without_subtraction(1.0, 0.008, 0.9, 0.95)
     told = sweep_headline(replace(each, groups=((0,), (3,), (4,))))
     assert words(told) == (
-        "Block 0 carries most: λ 0 in it alone takes the answer's probability from 1.00 to 0.008; next is block 3, "
-        "which takes it to 0.90 (n = 1 prompt)."
+        "The λ of block 0 carries most: λ 0 in it alone takes the answer's probability from 1.00 to 0.008; next is "
+        "block 3, which takes it to 0.90 (n = 1 prompt)."
     )
     ratios = {"snr_db": np.array([30.0, 39.0, 60.0]).reshape(-1, 1, 1)}
     with_ratio = replace(

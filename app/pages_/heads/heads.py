@@ -21,7 +21,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
-from app.shell.headlines import draw_headline, heads_headline
+from app.shell.headlines import UNTIED, draw_headline, heads_headline
 from app.shell.kept_runs import HeadsRun
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
@@ -76,7 +76,7 @@ def what_it_means(request: HeadsRequest, scores: HeadScores) -> str:
     if any(branch == "difference" for _, branch in scores.rows):
         said += " Difference: H1 − λ H2 of the heads of one number, which pairs heads that have no tie to one another."
     elif any(branch == "subtrahend" for _, branch in scores.rows):
-        said += " A head of the minuend has no tie to the head of that number in the subtrahend."
+        said += f" {UNTIED}"
     return said
 
 

@@ -135,7 +135,7 @@ def without_subtraction(model: ChosenModel, prompt: Prompt) -> Headline:
         lambda loaded: run_steps(steps, {"model": loaded})["record"],
         lambda _: 10_000,
     )
-    return subtraction_headline(record, model.name)
+    return subtraction_headline(record, model.name, "" if prompt.answer else f"“{answer.text}”, {answer.source}")
 
 
 def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int) -> list[Step]:
