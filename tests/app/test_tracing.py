@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.pages_.interventions.tracing import chosen_cell, curves_csv, grids_csv, places_of, rows_of
+from app.pages_.interventions.tracing import chosen_cell, curves_csv, grids_csv, grids_height, places_of, rows_of
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import exchanged
 from app.shell.prompts import Prompt
@@ -39,6 +39,7 @@ def test_the_exact_grid_stands_beside_its_estimate_and_both_come_out_of_the_prog
     exact = patch_grid(model, TOKENS, OTHER, **READ, point="mixer_out")
     estimate = attribution_patching(model, TOKENS, OTHER, **READ, point="mixer_out")
     heats = [trace for trace in figures(app)[-1]["data"] if trace["type"] == "heatmap"]
+    assert figures(app)[-1]["layout"]["height"] == grids_height(len(exact.blocks))
     for heat, grid in zip(heats, (exact, estimate), strict=True):
         assert np.allclose(np.array(heat["z"], dtype=float), grid.change[0], atol=1e-4)
     assert heats[0]["coloraxis"] == heats[1]["coloraxis"]
@@ -97,6 +98,9 @@ def test_rows_columns_and_files_are_those_of_the_grid(model: HookedMamba, root) 
     for point in ("resid_pre", "branch_out", "gated"):
         grid = patch_grid(model, TOKENS, OTHER, **READ, point=point, positions=[3, (1, 2)])
         assert rows_of(chosen, point) == list(grid.blocks)
+    # The bundled pair's heads, of twelve blocks and two branches.
+    assert grids_height(288) - grids_height(188) == 100 * 8
+    assert grids_height(24) == grids_height(12)
     rows = list(csv.DictReader(io.StringIO(grids_csv({"exact": grid, "estimate": grid}, ["x", "y"]))))
     assert (rows[0]["block"], rows[1]["position"]) == (grid.row_names[0], "y")
     assert float(rows[1]["change"]) == pytest.approx(grid.change[0, 0, 1], rel=1e-4)

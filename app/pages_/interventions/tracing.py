@@ -57,6 +57,8 @@ POINTS = {
 }
 COLUMNS = {"tokens": "each token", "spans": "needle, distractors, question and the rest"}
 EXACT, ESTIMATE = "exact", "estimate, one backward pass"
+PICTURE_HEIGHT, AROUND_ROWS, ROW_HEIGHT = 450, 250, 8
+"""Of the grids, pixels: at least, beside the rows, and of one."""
 SHORTER = "Shorten the prompt, or patch whole spans"
 
 
@@ -89,11 +91,17 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: Len
         chosen.keep(prompt, f"patching of {POINTS[point]}", run)
         draw_cell_links(made["exact"], places, len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
+        figure.update_layout(height=grids_height(n_rows))
         draw_figure(figure, "patching_grids", on_select=take_cell)
         st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer) + paled(figure))
         files = [html_file(figure, "patching.html"), html_file(pair_figure, "prompts.html")]
         files += [csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
         draw_downloads(files, as_python([*model_steps(chosen.key), *steps, *pair]), name="patching")
+
+
+def grids_height(n_rows: int) -> int:
+    """Of the picture, in pixels: of heads there are hundreds, and each is to be seen and clicked."""
+    return max(PICTURE_HEIGHT, AROUND_ROWS + ROW_HEIGHT * n_rows)
 
 
 def draw_cell_links(grid: PatchGrid, places: Mapping[str, tuple[int, ...]], last: int) -> None:
