@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import gc
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -95,6 +96,8 @@ def start(*, untouched: bool = False) -> None:
     """
     if _complete.is_set():
         return
+    scripts = st.empty()
+    scripts.html(load_in_browser(), unsafe_allow_javascript=True)
     with st.spinner("The explorer is starting: loading its libraries", show_time=True), _importing:
         if untouched and not _started.is_set():
             import_start_page()
@@ -102,6 +105,23 @@ def start(*, untouched: bool = False) -> None:
             import_everything()
             _imported.set()
         _started.set()
+    scripts.empty()
+
+
+def load_in_browser() -> str:
+    """HTML that lets the browser load what Streamlit draws figures and tables with, which it does when the first comes.
+
+    That is a second's work, most of it Plotly's, and the browser has nothing else to do. Of a release that calls its
+    files otherwise nothing is loaded.
+    """
+    folder = Path(st.__file__).parent / "static" / "static" / "js"
+    names = [file.name for part in ("PlotlyChart", "DataFrame") for file in sorted(folder.glob(f"{part}.*.js"))]
+    return f"""<script>
+(() => {{
+    const first = document.querySelector('script[type="module"][src*="static/js/"]');
+    for (const name of first ? {json.dumps(names)} : []) import(new URL(name, first.src)).catch(() => {{}});
+}})();
+</script>"""
 
 
 def finish() -> None:
