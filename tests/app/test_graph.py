@@ -40,6 +40,11 @@ def test_a_node_that_was_clicked_is_told_with_what_enters_it(open_app: OpenApp) 
     graph = run_code(app)["graph"]
     (told,) = [text for text in texts(app.markdown) if "after block 3" in text]
     assert f"{float(graph.node[0, 4, 43]):+.3g} logits" in told
+    parts = [
+        float(re.search(f"{words} ([+-][0-9.e-]+[0-9])", told)[1])
+        for words in ("past block 3", "through it", "no token,")
+    ]
+    assert sum(parts) == pytest.approx(float(graph.node[0, 4, 43]), rel=0.02, abs=0.02)
     through = graph.minuend[0, 3, 43] + graph.subtrahend[0, 3, 43]
     assert f"most of it from {int(through.abs().argmax())} " in told
     layout = drawn(app)["layout"]

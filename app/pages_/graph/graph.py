@@ -158,13 +158,14 @@ def draw_node(prompt: Prompt, graph: ContributionGraph) -> None:
 
 
 def entering(prompt: Prompt, graph: ContributionGraph, block: int, position: int) -> str:
-    """What comes past the block and through it, and the source that brings most."""
+    """What comes past the block and through it, with the source that brings most, and its biases: the node's value."""
     through = graph.minuend[0, block, position] + graph.subtrahend[0, block, position]
     source = int(through.abs().argmax())
     return (
         f"past block {block} {float(graph.straight[0, block, position]):+.3g}, through it "
         f"{float(through.sum()):+.3g}, most of it from {source} ({markdown(token_label(prompt.strings[source]))}): "
-        f"{float(through[source]):+.3g}"
+        f"{float(through[source]):+.3g}; the block's biases, which belong to no token, "
+        f"{float(graph.bias[0, block, position]):+.3g}"
     )
 
 
