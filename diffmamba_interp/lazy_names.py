@@ -16,9 +16,11 @@ must not be that of a module of the package, which would take its place once som
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}. It has: {', '.join(sorted(home))}.")
         try:
-            value = getattr(importlib.import_module(home[name]), name)
+            with _uncollected():
+                value = getattr(importlib.import_module(home[name]), name)
         except AttributeError as error:
             # `from package import name` would take it for a missing name and drop what went wrong.
             raise ImportError(
@@ -46,6 +49,19 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         return value
 
     return load, lambda: sorted({*vars(module), *home})
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage meanwhile: what a library makes as it loads stays, and looking through it takes a tenth of
+    PyTorch's import."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _homes(file: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Names that are loaded when first used: whole, and clear about what keeps one from loading."""
 
+import gc
 import importlib
 import pickle
 import pkgutil
@@ -55,6 +56,27 @@ def test_what_keeps_a_name_from_loading_is_said_however_it_is_asked_for(
     with pytest.raises(ImportError, match=str(error)) as raised:
         exec(ask, {})
     assert error in (raised.value, raised.value.__cause__)
+
+
+@pytest.mark.parametrize("is_collecting", [True, False])
+def test_garbage_is_looked_for_after_a_load_as_before_it(
+    unloaded: ModuleType, monkeypatch: pytest.MonkeyPatch, is_collecting: bool
+) -> None:
+    seen = []
+
+    def import_module(name: str) -> ModuleType:
+        seen.append(gc.isenabled())
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    try:
+        if not is_collecting:
+            gc.disable()
+        with pytest.raises(ModuleNotFoundError):
+            unloaded.HookedMamba  # noqa: B018
+        assert (seen, gc.isenabled()) == ([False], is_collecting)
+    finally:
+        gc.enable()
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error_that_lists_those_that_do(unloaded: ModuleType) -> None:
