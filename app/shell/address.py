@@ -100,6 +100,11 @@ def write() -> None:
     address.changed, address.changed_at = changed, address.began_at
 
 
+def is_opened() -> bool:
+    """Whether the page was opened in this run, or its state read from the address: nobody changed a widget of it."""
+    return _address().is_fresh
+
+
 def can_undo() -> bool:
     """Whether something was changed on the page that is shown."""
     address = _address()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ LEGEND_ABOVE = {**_FROM_THE_LEFT, "y": 1.02, "yref": "paper", "yanchor": "bottom
 """Beside the panels. All of it is said: what is left out keeps what the figure came with."""
 
 MOST_GROWTH = 1.5
-PANEL_HEIGHT, PANEL_GAP, UPRIGHT, LEGEND_ROW, ROOM = 220, 95, 50, 20, 130
+PANEL_HEIGHT, PANEL_GAP, UPRIGHT, LEGEND_ROW, ROOM = 220, 95, 50, 29, 130
 """Pixels of a panel on a telephone, between two, for upright labels, of a line of the legend, and around all."""
 
 FOOT, TWO_LINES, LAST_LINE, UNDER_TITLE = 22, 30, 46, 24
@@ -40,6 +41,24 @@ LEAST_LABEL, MOST_LABEL = 4, 14
 
 _HEX, _FADED = re.compile(r"#[0-9A-Fa-f]{6}"), re.compile(r"rgba\((\d+), (\d+), (\d+), ([0-9.]+)\)")
 _BREAK, _TAG = re.compile(r"<br ?/?>"), re.compile(r"</?(sub|sup|b|i)>")
+
+
+def legend_by_panel(figure: go.Figure) -> None:
+    """Below each panel a legend of its own lines, where a figure came with one for all panels."""
+    seen: set[tuple[str, str]] = set()
+    for trace in figure.data:
+        axis = f"xaxis{(trace.xaxis or 'x')[1:]}"
+        if trace.name:
+            trace.update(legend=_legend_name(axis), showlegend=(axis, trace.name) not in seen)
+            seen.add((axis, trace.name))
+    for axis in {axis for axis, _ in seen}:
+        left = figure.layout[axis].domain[0]
+        figure.layout[_legend_name(axis)] = {**LEGEND_BELOW, "orientation": "v", "x": left}
+
+
+def _legend_name(axis: str) -> str:
+    """Of the panel with this axis. None is the figure's own, whose letters have another colour than the others'."""
+    return f"legend{int(axis[5:] or 1) + 1}"
 
 
 def draw_figure(figure: go.Figure, key: str, *, on_select: Callable[[], None] | None = None) -> None:
@@ -76,7 +95,10 @@ def stacked(figure: go.Figure) -> go.Figure:
     n = max(len(x_axes), 1)
     is_alone = n == 1
     plot_height = max((layout.height or PANEL_HEIGHT + ROOM) - ROOM, PANEL_HEIGHT) if is_alone else n * PANEL_HEIGHT
-    gap = PANEL_GAP + (UPRIGHT if layout.xaxis.tickangle == 90 else 0)
+    lines = Counter(trace.legend or "legend" for trace in narrow.data if trace.showlegend and layout.showlegend)
+    legend = LEGEND_ROW * max(lines.values(), default=0)
+    labels = UPRIGHT if layout.xaxis.tickangle == 90 else 0
+    gap = PANEL_GAP + labels + (legend if len(lines) > 1 else 0)
     whole = plot_height + (n - 1) * gap
     titles = [note for note in layout.annotations if note.yref == "paper" and note.yanchor == "bottom"]
     is_map, measured = layout.coloraxis.colorscale is not None, layout.yaxis.title.text
@@ -92,17 +114,19 @@ def stacked(figure: go.Figure) -> go.Figure:
             layout[x].title.text = None
         if len(titles) == n:
             titles[place].update(x=0.5, y=top)
+        if len(lines) > 1:
+            below = top - (PANEL_HEIGHT + 70 + labels) / whole
+            layout[_legend_name(x)] = {**LEGEND_BELOW, "orientation": "v", "y": below}
     widest = max((len(label) for y in y_axes for label in layout[y].ticktext or ()), default=LEAST_LABEL)
     left = 15 + LETTER_WIDTH * min(max(widest, LEAST_LABEL), MOST_LABEL)
-    n_lines = sum(bool(trace.showlegend) for trace in narrow.data) if layout.showlegend else 0
-    legend = LEGEND_ROW * n_lines
     # Two lines of a title and a colour bar with its own, one below the other.
     above = TWO_LINES if is_map and "<br>" in (layout.title.text or "") else 0
     narrow.update_layout(
-        height=whole + ROOM + FOOT + above + gap - PANEL_GAP + legend,
-        margin={"l": left, "r": 10, "t": 80 + above, "b": 40 + FOOT + gap - PANEL_GAP + legend},
-        legend={**LEGEND_BELOW, "orientation": "v", "y": -(70 + gap - PANEL_GAP) / whole},
+        height=whole + ROOM + FOOT + above + labels + legend,
+        margin={"l": left, "r": 10, "t": 80 + above, "b": 40 + FOOT + labels + legend},
     )  # fmt: skip
+    if len(lines) <= 1:
+        narrow.update_layout(legend={**LEGEND_BELOW, "orientation": "v", "y": -(70 + labels) / whole})
     if above:
         narrow.update_layout(title={"y": 1 - LAST_LINE / narrow.layout.height, "yref": "container"})
     if measured and not is_map:

@@ -263,7 +263,7 @@ def retrieval_headline(cells: Sequence[Cell]) -> Headline:
         return NOTHING
     compared = [(cell, cell.difference) for cell in cells if cell.difference is not None]
     fewest, most = (of(cell.n for cell in cells) for of in (min, max))
-    n = f"{prompts(most).removeprefix('n = ') if fewest == most else f'{fewest:,} to {most:,} prompts'} a cell"
+    n = f"{counted(most) if fewest == most else f'{fewest:,} to {most:,} prompts'} a cell"
     if not compared:
         best = max(cells, key=lambda cell: cell.models[0].accuracy - cell.chance)
         worst = min(cells, key=lambda cell: cell.models[0].accuracy - cell.chance)
@@ -329,7 +329,11 @@ def models_headline(reports: Mapping[str, CheckpointReport]) -> Headline:
 
 
 def prompts(n: int) -> str:
-    return f"n = {n:,} prompt{'' if n == 1 else 's'}"
+    return f"n = {counted(n)}"
+
+
+def counted(n: int) -> str:
+    return f"{n:,} prompt{'' if n == 1 else 's'}"
 
 
 def too_few(n: int) -> str:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from app.shell import viewport
-from app.shell.figures import LEGEND_ABOVE, LEGEND_BELOW
+from app.shell.figures import LEGEND_ABOVE, LEGEND_BELOW, legend_by_panel
 from app.shell.needle_runs import NeedleRun
 from app.shell.steps import Ref, Step, run_steps
-from diffmamba_interp.drawing.colours import BRANCHES, faded, short_name
-from diffmamba_interp.drawing.plotly_figure import BAND_OPACITY
 from diffmamba_interp.figures.allocation import AllocationCurve, allocation_curves, allocation_figure
 from diffmamba_interp.figures.needle import figures_by_measure, probes_by_stage
 from diffmamba_interp.needle import (
@@ -35,7 +33,7 @@ ALLOCATIONS = ("allocation", "second_allocation")
 FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
 """What the page asks of when an answer forms."""
 
-FIGURE_HEIGHT = 380
+FIGURE_HEIGHT, ALLOCATION_HEIGHT = 380, 440
 TITLE_SIZE = 14
 MAX_TICKS, NARROW_TICKS = 16, 7
 _HYPHEN = re.compile(r"(?<=[ \[])-(?=\d)")
@@ -143,26 +141,10 @@ def attention_picture(run: NeedleRun) -> tuple[go.Figure, list[AllocationCurve]]
     if not read:
         return None
     results = run_steps(allocation_steps(list(read)), dict(zip(ALLOCATIONS, read.values(), strict=False)))
-    margin = {"t": 70, "b": 10}
-    results["figure"].update_layout(height=FIGURE_HEIGHT, margin=margin, legend=LEGEND_BELOW)
+    results["figure"].update_layout(height=ALLOCATION_HEIGHT, margin={"t": 40, "b": 10})
     results["figure"].update_annotations(font_size=TITLE_SIZE)
-    tell_branches_apart(results["figure"], list(read))
+    legend_by_panel(results["figure"])
     return results["figure"], results["curves"]
-
-
-def tell_branches_apart(figure: go.Figure, models: Sequence[str]) -> None:
-    """Minuend and subtrahend in their own colours where only one model has them; of two they stay in their model's."""
-    branches = {f"{short_name(model)}: {short_name(name)}": BRANCHES[name].colour
-                for model in models for name in ("minuend", "lambda_subtrahend")}  # fmt: skip
-    drawn = {trace.legendgroup for trace in figure.data} & set(branches)
-    if len(drawn) > 2:
-        return
-    for trace in figure.data:
-        colour = branches.get(trace.legendgroup)
-        if colour and trace.fill:
-            trace.fillcolor = faded(colour, BAND_OPACITY)
-        elif colour:
-            trace.line.color = colour
 
 
 def name_stages_shortly(figure: go.Figure, stages: Sequence[str]) -> None:

@@ -121,18 +121,21 @@ def allocation_curves(allocations: Mapping[str, Allocation]) -> list[AllocationC
 
 
 def allocation_drawing(curves: Sequence[AllocationCurve]) -> Drawing:
-    """One panel per measure; models differ in colour, pictures in dashes and markers. What is cancelled has the colours
-    of the classes, and models differ in dashes.
+    """One panel per measure: a line for what each model writes, and its branches.
+
+    Branches have the looks of branches where one model has them; those of several have their models' colours. What is
+    cancelled has the looks of the classes; of several models, dashes by model.
 
     Raises ValueError if there are no curves.
     """
     if not curves:
         raise ValueError("there are no curves to draw: read at least one prompt with its attention.")
     looks = model_styles(curve.model for curve in curves)
+    several = len({curve.model for curve in curves if curve.name == "minuend"}) > 1
     panels = [
-        Panel(title=title, marks=[_block_line(curve, looks) for curve in curves if curve.measure == measure])
+        Panel(title=title, marks=[_block_line(curve, looks, several=several) for curve in of_measure])
         for measure, title in BY_BLOCK.items()
-        if any(curve.measure == measure for curve in curves)
+        if (of_measure := [curve for curve in curves if curve.measure == measure])
     ]
     return Drawing(panels=panels, x=Axis(title="block"), shared_y=False)
 
@@ -154,12 +157,14 @@ def _block_curve(measure: str, model: str, name: str, blocks: np.ndarray, values
     )
 
 
-def _block_line(curve: AllocationCurve, looks: Mapping[str, Style]) -> Line:
-    if curve.measure == "cancelled":
-        style = replace(SPANS[curve.name], dash=DASHES[list(looks).index(curve.model) % len(DASHES)])
-    else:
-        # In its model's colour, with the dashes and the markers of the picture.
-        style = replace(BRANCHES[curve.name], colour=looks[curve.model].colour)
+def _block_line(curve: AllocationCurve, looks: Mapping[str, Style], *, several: bool) -> Line:
+    model, style = looks[curve.model], (SPANS if curve.measure == "cancelled" else BRANCHES)[curve.name]
+    if several and curve.measure == "cancelled":
+        style = replace(style, dash=DASHES[list(looks).index(curve.model) % len(DASHES)])
+    elif several:
+        style = replace(style, colour=model.colour)
+    elif curve.name == "net":
+        style = model
     points = list(zip(curve.value, curve.low, curve.high, strict=True))
     return Line.of_points(f"{short_name(curve.model)}: {short_name(curve.name)}", curve.blocks, points, style)
 

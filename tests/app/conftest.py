@@ -127,10 +127,10 @@ def figures(app: AppTest) -> list[dict[str, Any]]:
     return specs
 
 
-def headline(app: AppTest) -> str:
-    """The words above the page's figures, without their markup."""
-    (found,) = [e.proto.body for e in app.get("html") if 'class="headline"' in e.proto.body]
-    return html.unescape(re.sub(r"<[^>]*>", " ", found).replace("  ", " ")).replace("( ", "(")
+def headline(app: AppTest, at: int = 0) -> str:
+    """The words above the page's figures, without their markup. at: which, where there are several."""
+    found = [e.proto.body for e in app.get("html") if 'class="headline"' in e.proto.body]
+    return html.unescape(re.sub(r"<[^>]*>", " ", found[at]).replace("  ", " ")).replace("( ", "(")
 
 
 def links(app: AppTest) -> list[Any]:

@@ -22,7 +22,7 @@ LONG_RUN = f"{BUNDLED}&beside=none&{LENS}&needle_length=1024&needle_n=100&needle
 SHARE_ABOVE = """n => document.querySelector('.stMain')?.innerText.match(/(\\d+)% of the prompts/)?.[1] > n"""
 STOPPED_AFTER = """before => {
     const state = document.querySelector('[data-testid=stApp]').dataset.testScriptState;
-    const n = Number(document.querySelector('.stMain').innerText.match(/Stopped after (\\d+) prompts/)?.[1]);
+    const n = Number(document.querySelector('.stMain').innerText.match(/Stopped after (\\d+) prompts?/)?.[1]);
     return state === 'notRunning' && n > before && n;
 }"""
 LAMBDA = "λ of all differential blocks, times"
@@ -58,7 +58,7 @@ def test_a_needle_run_outlasts_a_change_of_the_windows_width_can_be_cancelled_an
         watched.page.wait_for_timeout(1000)
         before = int(watched.state("() => document.querySelector('.stMain').innerText.match(/(\\d+)%/)?.[1]"))
         first = run_and_cancel(watched, None, before)
-        watched.figures(2, f"Stopped after {first} prompts")
+        watched.figures(2, f"Stopped after {first} prompt")
         assert run_and_cancel(watched, run, first) > first
         watched.require_clean()
 

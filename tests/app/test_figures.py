@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from app.shell import viewport
-from app.shell.figures import fitted, for_dark, in_words, paled
+from app.shell.figures import LEGEND_ROW, fitted, for_dark, in_words, legend_by_panel, paled
 from diffmamba_interp.drawing.colours import (
     DARK_GROUND,
     LIGHT_GROUND,
@@ -143,6 +143,24 @@ def test_on_a_telephone_panels_stand_below_one_another_and_keep_their_titles_and
     ]
     assert layout.coloraxis.colorbar.orientation == "h"
     assert layout.height > 3 * 200
+
+
+def test_each_panel_has_a_legend_of_its_lines_below_it_on_a_telephone_too() -> None:
+    def line(name: str) -> Line:
+        return Line(name=name, x=[0, 1], y=[0.0, 1.0], style=MODELS["mamba2"])
+
+    figure = to_plotly(Drawing(panels=[Panel(marks=[line("a"), line("b")]), Panel(marks=[line("a")])]))
+    legend_by_panel(figure)
+    assert [(trace.xaxis, trace.legend, trace.showlegend) for trace in figure.data] == [
+        ("x", "legend2", True), ("x", "legend2", True), ("x2", "legend3", True),
+    ]  # fmt: skip
+    layout = figure.layout
+    assert (layout.legend2.x, layout.legend3.x) == (layout.xaxis.domain[0], layout.xaxis2.domain[0])
+    narrow = fitted(figure, 300).layout
+    assert narrow.yaxis.domain[0] > narrow.legend2.y > narrow.yaxis2.domain[1]
+    assert narrow.yaxis2.domain[0] > narrow.legend3.y
+    room = (narrow.legend2.y - narrow.yaxis2.domain[1]) * (narrow.height - narrow.margin.t - narrow.margin.b)
+    assert room >= 2 * LEGEND_ROW
 
 
 def test_on_a_telephone_curves_say_what_they_measure_and_maps_have_room_for_their_titles(curves: go.Figure) -> None:

@@ -57,7 +57,10 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
     assert [t["name"] for t in difference["data"] if t.get("name")] == ["diff-mamba2 − mamba2, logit lens"]
     looks = {t["name"]: t["line"]["color"] for t in attention["data"] if t.get("showlegend")}
     assert len({looks[f"diff-mamba2: {name}"] for name in ("written", "minuend", "λ · subtrahend")}) == 3
-    assert attention["layout"]["legend"]["xref"] == "paper"
+    legends = {trace["legend"]: trace["xaxis"] for trace in attention["data"] if trace.get("name")}
+    assert [attention["layout"][name]["x"] for name in sorted(legends)] == [
+        attention["layout"][axis]["domain"][0] for axis in ("xaxis", "xaxis2", "xaxis3")
+    ]
     printed = [*trajectories["figures"].values(), *trajectories["difference_figures"].values(), allocations["figure"]]
     drawn = [probability, snr, difference, snr_difference, attention]
     for figure, again in zip(drawn, printed, strict=True):
@@ -215,15 +218,30 @@ def test_a_run_that_was_stopped_shows_what_was_read_and_goes_on(open_app: OpenAp
     assert share == 1
     first = next(found for _, found in run_needle(*what) if found)
     app.session_state["needle_readings"] = (what, first, 0.5)
-    app.session_state["needle_stopped"] = what
+    del app.session_state["needle_asked"]
     app.run()
-    assert any("Stopped after 1 prompts, 50%" in text for text in texts(app.warning))
+    assert any("Stopped after 1 prompt, 50%" in text for text in texts(app.warning))
     assert len(figures(app)) == 4
     (made,) = codes(app)
     assert np.allclose(made["figures"]["probability"].data[1].y, figures(app)[0]["data"][1]["y"], rtol=1e-3)
     app.button(key="run_needle").click().run()
     assert not app.warning
     assert len(found_by(app)[0].trajectory.samples) == 2
+
+
+def test_a_change_of_what_is_read_asks_for_run_and_the_way_back_does_not(open_app: OpenApp) -> None:
+    app = open_app("needle", **TINY, needle_attention="False")
+    app.number_input(key="needle_n").set_value(3).run()
+    assert not app.get("plotly_chart")
+    (told,) = texts(app.info)
+    assert told.startswith("What stood here was of other settings, and is gone until they are back. Run reads 3")
+    app.run()
+    assert not app.get("plotly_chart")
+    app.number_input(key="needle_n").set_value(2).run()
+    assert len(figures(app)) == 4
+    app.number_input(key="needle_n").set_value(3).run()
+    app.button(key="run_needle").click().run()
+    assert len(found_by(app)[0].trajectory.samples) == 3
 
 
 def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(

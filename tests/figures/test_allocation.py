@@ -121,5 +121,19 @@ def test_models_differ_in_colour_pictures_in_dashes_and_what_is_cancelled_has_th
     assert shares["mamba2: needle"].colour == shares["diff-mamba2: needle"].colour == SPANS["needle"].colour
     assert shares["mamba2: needle"].dash != shares["diff-mamba2: needle"].dash
     assert len(over.marks) == 6
+
+
+def test_with_the_branches_of_one_model_every_line_of_a_panel_has_a_look_of_its_own() -> None:
+    plain = allocation()
+    plain.mass[..., 1:, :], plain.snr_db[..., 1:] = torch.nan, torch.nan
+    drawing = allocation_drawing(allocation_curves({"diff-mamba2": allocation(), "mamba2": plain}))
+    for panel in drawing.panels:
+        assert len({(line.style.dash, line.style.symbol) for line in panel.marks}) == len(panel.marks) >= 4
+    lines = {line.name: line.style for line in drawing.panels[0].marks}
+    assert lines["diff-mamba2: written"] == MODELS["diff-mamba2"]
+    assert lines["diff-mamba2: minuend"] == BRANCHES["minuend"]
+
+
+def test_without_curves_nothing_is_drawn() -> None:
     with pytest.raises(ValueError, match="no curves"):
         allocation_drawing([])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -31,7 +31,7 @@ from app.pages_.needle.request import (
     run_probes,
     too_few_to_mark,
 )
-from app.shell import state
+from app.shell import address, state
 from app.shell.choices import (
     LENGTHS,
     MAX_SEED,
@@ -47,19 +47,20 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import ASKED_S, LONG_S, require_feasible, require_memory
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_note
-from app.shell.headlines import draw_headline, needle_headline
+from app.shell.headlines import counted, draw_headline, needle_headline
 from app.shell.kept_runs import ProbesRun
 from app.shell.links import is_asked
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
+from app.shell.reading_headlines import last_reads_headline
 from app.shell.steps import as_python
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
 from diffmamba_interp.needle.probes import MIN_STORIES
 from diffmamba_interp.statistics import Statistic
 
-READ, STOPPED, PROBED = "needle_readings", "needle_stopped", "needle_probed"
+READ, ASKED, SEEN, PROBED = "needle_readings", "needle_asked", "needle_seen", "needle_probed"
 SOURCES = {"generated": "generated", "pasted": "pasted"}
 SHOWN = tuple(measure for measure in MEASURES if measure not in ("snr_db", "snr"))
 """The signal-to-noise ratio has a figure of its own."""
@@ -84,7 +85,7 @@ def page() -> None:
         if readings:
             run = NeedleRun(readings=tuple(readings), drawing=drawing)
             if share < 1:
-                st.warning(f"Stopped after {run.n_prompts} prompts, {share:.0%} of the run. Press Run to go on.")
+                st.warning(f"Stopped after {counted(run.n_prompts)}, {share:.0%} of the run. Press Run to go on.")
             read = [reading.trajectory for reading in readings]
             draw_headline(needle_headline(read, shipped_results([one.model for one in read])))
             draw_curves(reads, request, run)
@@ -93,16 +94,21 @@ def page() -> None:
             keep_run(reads, request, run)
             draw_probes(reads, request)
         else:
+            before = "Nothing is read yet."
+            if READ in st.session_state:
+                before = "What stood here was of other settings, and is gone until they are back."
             told.info(
-                f"Nothing is read yet. Run reads {request.n_prompts} prompts block by block, in "
-                f"{' and '.join(short_name(read.name) for read in reads)}: in which block does the answer come in?"
+                f"{before} Run reads {counted(request.n_prompts)} "
+                f"block by block, in {' and '.join(short_name(read.name) for read in reads)}: in which block does the "
+                "answer come in?"
             )
 
 
 def run_or_recall(
     reads: Sequence[NeedleRead], request: SampleRequest, longest_s: float
 ) -> tuple[list[NeedleReading], float]:
-    """What was read, and the share of the run that is done; runs if the button was pressed or it is short.
+    """What was read, and the share of the run that is done; runs if the button was pressed, or the page was opened with
+    a short run.
 
     longest_s: what is short.
     """
@@ -120,11 +126,13 @@ def run_or_recall(
     ran, readings, share = st.session_state.get(READ, (None, [], 0.0))
     if ran != what:
         readings, share = [], 0.0
-    at_once = share < 1 and expected.seconds <= longest_s and st.session_state.get(STOPPED) != what
-    if pressed or at_once:
-        st.session_state.pop(STOPPED, None)
+    is_opened = address.is_opened() or SEEN not in st.session_state
+    st.session_state[SEEN] = what
+    if pressed or (is_opened and ran != what and expected.seconds <= longest_s):
+        st.session_state[ASKED] = what
+    if share < 1 and st.session_state.get(ASKED) == what:
         # The press makes Streamlit leave this run at its next drawing; what was read until then stays.
-        stop.button("Cancel", key="cancel_needle", on_click=stop_run, args=(what,))
+        stop.button("Cancel", key="cancel_needle", on_click=st.session_state.pop, args=(ASKED, None))
         bar.progress(0.0, "Making the prompts")
         for share, readings in run_needle(reads, request):
             st.session_state[READ] = (what, readings, share)
@@ -149,10 +157,6 @@ def keep(reads: Sequence[NeedleRead], title: str, record: NeedleRun | ProbesRun)
     )  # fmt: skip
 
 
-def stop_run(what: Hashable) -> None:
-    st.session_state[STOPPED] = what
-
-
 def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
     """The measure and the SNR by stage, and model minus baseline."""
     figures, curves = curve_figures(run)
@@ -163,7 +167,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
             key, stages = f"needle_{name}", run.readings[0].trajectory.stages
             draw_figure(figure, key, on_select=partial(take_stage, key, stages))
     draw_note(
-        f"{run.n_prompts} prompts; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
+        f"{counted(run.n_prompts)}; bands: 95 % bootstrap intervals over prompts. SNR: probability of the answer over "
         "the mean of the wrong labels. Differences: model minus baseline on the same prompts; filled: p < 0.05, "
         "corrected."
     )
@@ -185,6 +189,7 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
         return
     figure, curves = picture
     st.header("What the last position reads for its answer")
+    draw_headline(last_reads_headline(run.readings))
     draw_figure(figure, "needle_attention_figure")
     st.caption(
         "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "

@@ -32,6 +32,7 @@ from app.shell.kept_runs import HeadsRun, PatchingRun, ProbesRun, RetrievalRun
 from app.shell.lens_reading import trajectory_bytes
 from app.shell.needle_pictures import attention_picture, curve_figures, name_stages_shortly
 from app.shell.needle_runs import NeedleRun, read_needle, shipped_results, write_needle
+from app.shell.reading_headlines import last_reads_headline
 from app.shell.readings import at_output, in_words
 from diffmamba_interp.drawing.panels import Drawing
 from diffmamba_interp.drawing.plotly_figure import to_plotly
@@ -181,8 +182,9 @@ def allocation_drawings(run: NeedleRun) -> list[Drawing]:
 
 
 def needle_told(kept: KeptRecord) -> Headline:
-    read = [reading.trajectory for reading in cast(NeedleRun, kept.record).readings]
-    return needle_headline(read, shipped_results([one.model for one in read]))
+    readings = cast(NeedleRun, kept.record).readings
+    read = [reading.trajectory for reading in readings]
+    return needle_headline(read, shipped_results([one.model for one in read])) + last_reads_headline(readings)
 
 
 def intervention_drawings(kept: KeptRecord) -> list[Drawing]:
