@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.shell.headlines import Headline, prompts, said
+from app.shell.headlines import Headline
 from app.shell.readings import in_words
+from app.shell.wording import placed, prompts, said
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.figures.faithfulness import ranking_name
 from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, PatchGrid, SweepRecord
@@ -106,7 +107,7 @@ def patching_headline(grid: PatchGrid, places: Sequence[str], of: str = "") -> H
     how = "By the one-pass estimate one" if grid.estimated else "One"
     return Headline(
         says=(
-            f"{how} value, {name} at {places[column]}, brings back {recovered[row, column]:.0%} of {of}"
+            f"{how} value, {name} at {placed(places[column])}, brings back {recovered[row, column]:.0%} of {of}"
             + (", more than all of it." if recovered[row, column] > 1 else "."),
         ),
         against=(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.shell.headlines import NOTHING, Headline, said
+from app.shell.headlines import NOTHING, Headline
+from app.shell.wording import quoted, said
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.interventions import Continuations
 
@@ -27,11 +28,11 @@ def continued_headline(record: Continuations, text: TokenText) -> Headline:
         if step is None:
             says.append(f"“{name}” writes the same.")
             continue
-        first, other = (token_label(text(int(record.tokens[at, step]))) for at in (0, variant))
+        first, other = (quoted(text(int(record.tokens[at, step]))) for at in (0, variant))
         before, after = (float(record.probability[at, step]) for at in (0, variant))
         says.append(
-            f"“{name}” writes “{written(record, text, variant)}”: they part at step {step}, where “{first}” falls from "
-            f"{said(before)} to {said(after)} and “{other}” is written."
+            f"“{name}” writes “{written(record, text, variant)}”: they part at step {step}, where {first} falls from "
+            f"{said(before)} to {said(after)} and {other} is written."
             if after < before
             else f"“{name}” writes “{written(record, text, variant)}”: they part at step {step}."
         )

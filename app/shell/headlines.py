@@ -16,8 +16,9 @@ import numpy as np
 import streamlit as st
 
 from app.shell.glossary import explained
+from app.shell.wording import counted, estimated, prompts, quoted, said, signed_text, too_few
 from diffmamba_interp.drawing.colours import short_name
-from diffmamba_interp.drawing.labels import length_name, token_label
+from diffmamba_interp.drawing.labels import length_name
 from diffmamba_interp.figures.heads import NAMES, ranked_heads
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.implicit_attention.record import AttentionRecord
@@ -167,7 +168,7 @@ def lens_headline(
         probability, there = (float(read.top_probabilities[0, stage, column, 0]) for stage in (-1, since))
         tokens.append(text(int(top[-1])))
         told.append(
-            f"{short_name(name)} says “{word(tokens[-1])}” (p {said(probability)}), which is on top "
+            f"{short_name(name)} says {quoted(tokens[-1])} (p {said(probability)}), which is on top "
             f"{stage_words(since, len(read.stages))} (p {said(there)} then) and stays there"
         )
     if not told:
@@ -192,7 +193,10 @@ def attention_headline(record: AttentionRecord, spans: Spans, row: int = -1) -> 
     share = {name: float(np.nanmean(np.asarray(value[..., at]))) for name, value in pictures.share.items()}
     alike = n_needle / (position + 1)
     where = f"In block {record.block}{_heads(record)}, of what position {position} reads"
-    limits = [f"One prompt. Reading all {position + 1} tokens alike would give the needle {alike:.0%}."]
+    limits = [
+        f"One prompt; shares are of magnitudes, whatever the sign. Reading all {position + 1} tokens alike would give "
+        f"the needle {alike:.0%}."
+    ]
     if record.kind == "hidden":
         limits.append("Hidden attention leaves out gates, norms and output projection: what is read need not be used.")
     if "weights" in share:
@@ -212,17 +216,18 @@ def attention_headline(record: AttentionRecord, spans: Spans, row: int = -1) -> 
 
 def _largest_source(record: AttentionRecord, row: int, position: int) -> Headline:
     name, picture = list(record.pictures.items())[-1]
-    values = picture[0].select(record.row_axis - 1, row).abs().detach().float().cpu().numpy()
-    values = (values.mean(axis=0) if record.per_head else values)[: position + 1]
+    signed = picture[0].select(record.row_axis - 1, row).detach().float().cpu().numpy()[..., : position + 1]
+    signed, values = (part.mean(axis=0) if record.per_head else part for part in (signed, np.abs(signed)))
     if not values.sum() > 0:
         return Headline(says=(f"Nothing is read at position {position} in block {record.block}.",))
     source = int(values.argmax())
     strings = record.token_strings[0] if record.token_strings else None
-    text = f" (“{word(strings[source])}”)" if strings else ""
+    text = f" ({quoted(strings[source])})" if strings else ""
     return Headline(
         says=(
-            f"In block {record.block}{_heads(record)}, position {position} reads most from position {source}{text}: "
-            f"{values[source] / values.sum():.0%} of the {short_name(name)}'s row.",
+            f"In block {record.block}{_heads(record)}, position {position} reads most from position {source}{text}, "
+            f"with a {'negative' if signed[source] < 0 else 'positive'} value ({signed_text(signed[source])}): "
+            f"{values[source] / values.sum():.0%} of the magnitudes in the row of the {short_name(name)}.",
         ),
         against=("One prompt, and no needle is marked in it: mark one to ask for its share.",),
     )
@@ -326,36 +331,6 @@ def models_headline(reports: Mapping[str, CheckpointReport]) -> Headline:
         if saturated:
             against.append(f"In {saturated} blocks of {short_name(name)} λ is saturated: training hardly moves it.")
     return Headline(says=(f"{'; '.join(told)}.",) if told else (), against=tuple(against))
-
-
-def prompts(n: int) -> str:
-    return f"n = {counted(n)}"
-
-
-def counted(n: int) -> str:
-    return f"{n:,} prompt{'' if n == 1 else 's'}"
-
-
-def too_few(n: int) -> str:
-    """Why nothing can be decided, where it is for the number of prompts."""
-    return f", of which {MIN_SAMPLES} are the fewest that decide" if n < MIN_SAMPLES else ""
-
-
-def estimated(estimate: Estimate, decimals: int) -> str:
-    """Signed, with its interval, and with the minus of the figures' axes."""
-    return estimate.text(decimals, signed=True).replace("-", "−")
-
-
-def said(value: float) -> str:
-    """A share or a probability: two decimals, or one digit of what is smaller."""
-    if value == 0 or abs(value) >= 0.095:
-        return f"{value:.2f}"
-    return f"{value:.1g}"
-
-
-def word(text: str) -> str:
-    """A token for a sentence: without the space before it, white space alone made visible."""
-    return token_label(text.strip() or text)
 
 
 def headline_html(headline: Headline) -> str:

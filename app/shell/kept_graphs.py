@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from app.shell.headlines import Headline, said, word
+from app.shell.headlines import Headline
+from app.shell.wording import quoted, said, signed_text
 from diffmamba_interp.files.archives import arrays_from_bytes, arrays_to_bytes
 from diffmamba_interp.implicit_attention import ContributionGraph
 from diffmamba_interp.mixer_sizes import BlockKind
@@ -38,11 +39,11 @@ def graph_headline(graph: ContributionGraph, spans: Spans, strings: Sequence[str
     """What every part of the prompt brings. of: the logit, in words."""
     logit, node = float(graph.logit[0]), graph.node[0, 0].cpu().numpy()
     brought = sorted(by_span(graph, spans).items(), key=lambda item: -abs(item[1]))
-    told = ", ".join(f"{name} {value:+.2f}" for name, value in brought)
+    told = ", ".join(f"{name} {value:+.2f}" for name, value in brought).replace("-", "−")
     best = int(np.abs(node).argmax())
     says = [
         f"Of {of}, {logit:.2f}, each part of the prompt brings: {told}.",
-        f"The token that brings most is {best}, “{word(strings[best])}”: {node[best]:+.2f}.",
+        f"The token that brings most is {best}, {quoted(strings[best])}: {signed_text(node[best])}.",
     ]
     minuend, subtrahend = (float(part[0].abs().sum()) for part in (graph.minuend, graph.subtrahend))
     if subtrahend:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from app.shell.headlines import NOTHING, Headline, estimated, prompts, too_few
+from app.shell.headlines import NOTHING, Headline
 from app.shell.needle_runs import NeedleReading
+from app.shell.wording import estimated, prompts, too_few
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.figures.allocation import allocation_by_block
 from diffmamba_interp.figures.needle import SIGNIFICANT

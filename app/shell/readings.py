@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.shell.glossary import WORDS
+from app.shell.wording import signed_text
 from diffmamba_interp.drawing.labels import probability_change_text, probability_text
 from diffmamba_interp.interventions import InterventionRecord
 from diffmamba_interp.interventions.records import PROBABILITY
@@ -52,7 +53,7 @@ CHANGES = {
 class AtOutput:
     """A number that is read at the output, as the page says it. change: None where nothing changed.
 
-    is_small: too little to matter.
+    is_small: too little to matter. is_lower: than before.
     """
 
     name: str
@@ -60,6 +61,7 @@ class AtOutput:
     value: str
     change: str | None
     is_small: bool = False
+    is_lower: bool = False
 
 
 def at_output(record: InterventionRecord) -> list[AtOutput]:
@@ -73,11 +75,12 @@ def at_output(record: InterventionRecord) -> list[AtOutput]:
             value, change = probability_text(after), probability_change_text(before, after)
         else:
             unit = " dB" if reading == "snr_db" else ""
-            value, change = f"{after:.4g}{unit}".replace("-", "−"), f"{after - before:+.4g}{unit} from {before:.4g}"
+            value = f"{after:.4g}{unit}".replace("-", "−")
+            change = f"{signed_text(after - before)}{unit} from {before:.4g}".replace("-", "−")
         shown = change if after != before else None
         least = SMALL * (1.0 if reading in SHARES else max(abs(before), 1.0))
-        small = abs(after - before) < least
-        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown, is_small=small))
+        how = {"is_small": abs(after - before) < least, "is_lower": after < before}
+        numbers.append(AtOutput(name=name, meaning=meaning, value=value, change=shown, **how))
     return numbers
 
 

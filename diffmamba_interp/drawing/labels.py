@@ -41,10 +41,12 @@ def probability_text(probability: float) -> str:
 
 
 def probability_change_text(before: float, after: float) -> str:
-    """`+0.123 from 0.400`; a change that three decimals do not tell, by its sign."""
-    change = after - before
-    size = f"{abs(change):.3f}" if abs(change) >= 0.0005 else "<0.001"
-    return f"{'+' if change >= 0 else '-'}{size} from {probability_text(before)}"
+    """`+0.123 from 0.400`; a change that three decimals do not tell, in words."""
+    change, was = after - before, probability_text(before).replace("> ", "over ").replace("< ", "under ")
+    if abs(change) >= 0.0005:
+        return f"{change:+.3f} from {was}".replace("-", "−")
+    how = f"a little {'higher' if change > 0 else 'lower'}"
+    return how if was == probability_text(after).replace("> ", "over ") else f"{how}, from {was}"
 
 
 def length_name(length: int) -> str:

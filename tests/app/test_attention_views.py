@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.pages_.attention.row import left_out, readable
 from app.shell.prompts import DEFAULT_NEEDLE
+from app.shell.wording import signed_text
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.colours import SIGNED, colour_at
 from tests.app.conftest import IDS, OpenApp, complaint, figures, run_code, texts
@@ -87,9 +88,9 @@ def test_the_page_opens_at_the_head_that_reads_most_of_the_needle_and_says_why(o
     assert max(values.max() for values in made["needle_reading"].by_head("needle_share").values()) == pytest.approx(
         share
     )
-    (words,) = [text for text in texts(app.caption) if text.startswith("Most of the needle")]
+    (words,) = [text for text in texts(app.caption) if text.startswith("The head with the largest share on the needle")]
     assert f"block 3, head 1 of the minuend: {share:.0%}" in words
-    assert "largest share of 288 heads" in words
+    assert "the most of 288 heads" in words
     strip = figures(app)[0]
     assert strip["layout"]["xaxis"]["ticktext"][0] == "3·1"
     assert strip["data"][0]["y"][0] == pytest.approx(share)
@@ -99,7 +100,9 @@ def test_buttons_step_through_blocks_and_heads_and_every_block_opens_at_its_own_
     app = open_app("attention", model=BUNDLED)
     app.button(key="block_next").click().run()
     assert (app.slider(key="block").value, app.selectbox(key="heads").value) == (4, "0")
-    assert any("Shown: block 4, head 0, of this block's the one that reads most" in text for text in texts(app.caption))
+    assert any(
+        "Shown: block 4, head 0, of this block's the one with the largest share" in text for text in texts(app.caption)
+    )
     app.button(key="head_next").click().run()
     assert app.selectbox(key="heads").value == "1"
     app.button(key="block_before").click().run()
@@ -113,9 +116,8 @@ def test_buttons_step_through_blocks_and_heads_and_every_block_opens_at_its_own_
 def test_a_source_of_the_row_is_told_with_its_values_and_framed(open_app: OpenApp) -> None:
     app = open_app("attention", model=BUNDLED, row="43", source_pos="26")
     minuend = run_code(app)["record"].to_numpy()["minuend"][0, 0]
-    assert any(
-        text.startswith("Position 43") and f"minuend {minuend[43, 26]:.4g}" in text for text in texts(app.markdown)
-    )
+    said = rf"Position 43, “\:”, reads 26, “hallway”: minuend {signed_text(minuend[43, 26], 4)}, "
+    assert any(text.startswith(said) for text in texts(app.markdown))
     bodies = [html.proto.body for html in app.get("html") if "<span" in html.proto.body]
     assert [body.count("outline:") for body in bodies] == [1, 1, 1]
     frame = picture(app)["layout"]["shapes"][-1]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from app.pages_.graph.request import node_of
+from app.shell.wording import signed_text
 from diffmamba_interp import load_demo
 from diffmamba_interp.implicit_attention import contribution_graph
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, run_code, texts
@@ -28,6 +29,7 @@ def test_the_parts_of_the_prompt_sum_to_the_logit_and_the_code_gives_the_figure(
     logit = float(model(made["tokens"])[0, -1, answer].detach())
     words = re.sub("<[^>]*>", "", headline(app))
     assert f"hallway”, {logit:.2f}," in words
+    words = words.replace("−", "-")
     parts = re.findall(r"[+-][0-9]+[.][0-9]{2}", words.partition(".</p>")[0].partition("The token")[0])
     assert sum(map(float, parts)) == pytest.approx(logit, abs=0.03)
     assert float(graph.remainder.abs().max()) < 1e-3
@@ -39,7 +41,8 @@ def test_a_node_that_was_clicked_is_told_with_what_enters_it(open_app: OpenApp) 
     app = open_app("graph", model=BUNDLED, node="4-43")
     graph = run_code(app)["graph"]
     (told,) = [text for text in texts(app.markdown) if "after block 3" in text]
-    assert f"{float(graph.node[0, 4, 43]):+.3g} logits" in told
+    assert f"after block 3**: {signed_text(float(graph.node[0, 4, 43]))} logits" in told
+    told = told.replace("−", "-")
     parts = [
         float(re.search(f"{words} ([+-][0-9.e-]+[0-9])", told)[1])
         for words in ("past block 3", "through it", "no token,")

@@ -193,7 +193,9 @@ def test_a_plain_block_and_a_prompt_without_needle_have_sentences_of_their_own()
     plain = attention([0.0, 3.0, 1.0, 0.0])
     assert "75% lies on the needle; nothing is subtracted" in words(attention_headline(plain, NEEDLE))
     without = attention_headline(replace(plain, token_strings=(("a", "<b>", "c", "d"),)), Spans())
-    assert "reads most from position 1 (“<b>”): 75%" in words(without)
+    assert "reads most from position 1 (“<b>”), with a positive value (+3): 75% of the magnitudes in" in words(without)
+    negative = attention_headline(attention([0.0, 1.0, -3.0, 0.0]), Spans())
+    assert "reads most from position 2, with a negative value (−3): 75%" in words(negative)
     assert "mark one" in objections(without)
     assert "Nothing is read" in words(attention_headline(attention([0.0] * 4), Spans()))
 
@@ -226,7 +228,7 @@ def changed(before: float, after: float, changes: tuple = ({"kind": "SetLambda"}
         (changed(0.1, 0.9), "raises the answer's probability from 0.10 to 0.90"),
         (changed(0.5, 0.5002), "leaves the answer's probability at 0.50"),
         (changed(0.5, 0.5, ()), "Nothing is changed: the answer has the probability 0.50"),
-        (changed(1e-5, 1e-8), "from 1e-05 to 1e-08"),
+        (changed(1e-5, 1e-8), "from 1 in 100,000 to 1 in 100,000,000"),
     ],
 )
 def test_a_change_is_told_by_what_it_does_to_the_answer(record: InterventionRecord, told: str) -> None:
@@ -313,7 +315,7 @@ def grid(clean: float, patched: list[list[float]]) -> PatchGrid:
 
 def test_the_value_that_brings_most_back_is_named() -> None:
     told = patching_headline(grid(2.0, [[0.0, 0.1], [1.0, 0.2]]), ["3 a", "4 b"])
-    assert told.says == ("One value, block 1 at 3 a, brings back 50% of the answer's logit.",)
+    assert told.says == ("One value, block 1 at position 3, “a”, brings back 50% of the answer's logit.",)
     pair = replace(grid(2.0, [[0.0, 0.1], [3.0, 0.2]]), against=(5,))
     assert words(patching_headline(pair, ["3 a", "4 b"])).endswith(
         "brings back 150% of the answer's logit less the wrong answer's, more than all of it."

@@ -145,7 +145,7 @@ def test_a_cell_of_the_address_shows_its_list(open_app: OpenApp, model: HookedMa
     table = app.dataframe[0].value
     assert list(table["token"]) == [str(token) for token in found.top_tokens[0, 2, 5]]
     assert list(table["probability"]) == pytest.approx(found.top_probabilities[0, 2, 5].tolist())
-    assert any("after block 1, position 5: 17" in element.value for element in app.header)
+    assert any(element.value == "after block 1, position 5, “17”" for element in app.header)
 
 
 @pytest.mark.parametrize("cell", ["99-1", "1-99", "x-y", "-", "1"])
@@ -194,8 +194,8 @@ def test_the_first_of_the_list_stand_above_the_map(open_app: OpenApp) -> None:
     app = open_app("lens", ids=IDS, cell="2-7")
     found = run_code(app)["trajectory"]
     token, probability = found.top_tokens[0, 2, 7, 0], found.top_probabilities[0, 2, 7, 0]
-    (told,) = [text for text in texts(app.markdown) if text.startswith("In the frame: after block 1, position 7 ")]
-    assert told.partition("\n")[2].startswith(f"**{token}** {probability_text(float(probability))} · **")
+    (told,) = [text for text in texts(app.markdown) if text.startswith("In the frame: after block 1, position 7, “8”")]
+    assert told.partition("\n")[2].startswith(f"**“{token}”** {probability_text(float(probability))} · **")
     parts = list(app.main)
     drawn_at = next(at for at, part in enumerate(parts) if part.type == "plotly_chart")
     assert next(at for at, part in enumerate(parts) if getattr(part, "value", "") == told) < drawn_at

@@ -63,6 +63,9 @@ def test_a_probability_is_told_without_zeros_and_without_powers_of_ten(probabili
 
 
 def test_a_change_of_a_probability_is_told_by_its_size_or_its_sign() -> None:
-    assert probability_change_text(1.0, 1.0 - 2.301e-5) == "-<0.001 from 1.000"
+    assert probability_change_text(1.0, 1.0 - 2.301e-5) == "a little lower, from 1.000"
+    assert probability_change_text(0.99992, 0.99991) == "a little lower"
+    assert probability_change_text(2e-6, 4e-6) == "a little higher, from 1 in 500,000"
+    assert probability_change_text(0.99992, 0.25) == "−0.750 from over 0.999"
     assert probability_change_text(0.4, 0.65) == "+0.250 from 0.400"
-    assert probability_change_text(0.5, 2e-6) == "-0.500 from 0.500"
+    assert probability_change_text(0.5, 2e-6) == "−0.500 from 0.500"

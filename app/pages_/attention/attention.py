@@ -128,7 +128,7 @@ def choose_request(
     columns: Sequence[DeltaGenerator],
     way_in: WayIn | None,
 ) -> AttentionRequest:
-    """What the widgets say; they start at the block that reads most of the needle, and at the head of the block."""
+    """What the widgets say; they start at the head with the largest share on the needle, of all or of its block."""
     with columns[0]:
         block = state.slider("Block", "block", 0, chosen.cfg.n_layers - 1, way_in.first.block if way_in else 0)
     with columns[1]:

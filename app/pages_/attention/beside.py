@@ -94,7 +94,7 @@ def draw_beside(chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, 
 
 
 def choose_place(second: ChosenModel, prompt: Prompt, request: AttentionRequest) -> AttentionRequest:
-    """Block and head of the second model; where most of the needle is read unless told otherwise."""
+    """Block and head of the second model; that with the largest share on the needle unless told otherwise."""
     way_in = find_way_in(second, prompt)
     left, right = st.columns(2)
     with left:

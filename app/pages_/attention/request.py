@@ -219,21 +219,22 @@ class WayIn:
         return self.ranked[0]
 
     def best_head(self, block: int) -> str | None:
-        """The head of a block that reads most of the needle, in digits."""
+        """The head of a block with the largest share on the needle, in digits."""
         return next((str(head.head) for head in self.ranked if head.block == block), None)
 
     def in_words(self, block: int, head: str) -> str:
         """Why the page opens where it does, and what the head that is shown reads."""
         first, uniform = self.first, float(self.scores.uniform[MEASURE][0])
         said = (
-            f"Most of the needle is read by {named(first)}: {first.value:.0%} of what it reads at the last position, "
-            f"the largest share of {len(self.ranked)} heads (reading all tokens alike: {uniform:.0%})."
+            f"The head with the largest share on the needle is {named(first)}: {first.value:.0%} of the magnitudes "
+            f"that it reads at the last position lie there, the most of {len(self.ranked)} heads (reading all tokens "
+            f"alike: {uniform:.0%})."
         )
         if (block, head) == (first.block, str(first.head)):
             return f"{said} It is shown."
         here = [other for other in self.ranked if (other.block, str(other.head)) == (block, head)]
         shares = ", ".join(f"{other.branch or 'its scan'} {other.value:.0%}" for other in here)
-        best = ", of this block's the one that reads most of the needle" if head == self.best_head(block) else ""
+        best = ", of this block's the one with the largest share" if head == self.best_head(block) else ""
         return f"{said} Shown: block {block}, head {head}{best} ({shares})." if here else said
 
 

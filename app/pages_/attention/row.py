@@ -7,9 +7,10 @@ import streamlit as st
 
 from app.shell import state
 from app.shell.figures import signed_scale
-from app.shell.prompts import Prompt
+from app.shell.prompts import Prompt, markdown
+from app.shell.wording import quoted, signed_text
 from diffmamba_interp.drawing.colours import short_name
-from diffmamba_interp.drawing.labels import coloured_text, token_label
+from diffmamba_interp.drawing.labels import coloured_text
 from diffmamba_interp.implicit_attention.pictures import pictures_of
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.implicit_attention.span_measures import summarise_spans
@@ -34,16 +35,18 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int, end: float | Non
     limit = end or largest or 1.0
     source = source_of(row)
     if source is not None:
-        values = ", ".join(f"{short_name(name)} {picture[source]:.4g}" for name, picture in pictures.items())
+        values = ", ".join(
+            f"{short_name(name)} {signed_text(picture[source], 4)}" for name, picture in pictures.items()
+        )
         st.markdown(
-            f"Position {row}, `{code_text(prompt.strings[row])}`, reads {source}, "
-            f"`{code_text(prompt.strings[source])}`: {values}."
+            f"Position {row}, {markdown(quoted(prompt.strings[row]))}, reads {source}, "
+            f"{markdown(quoted(prompt.strings[source]))}: {values}."
         )
     stretches = shown_stretches(prompt.spans, row)
     if prompt.spans.needle:
         draw_spans(prompt.spans, record, row - first_row)
     st.caption(
-        f"What is read at position {row}, `{code_text(prompt.strings[row])}`: blue is negative, red positive; "
+        f"What is read at position {row}, {markdown(quoted(prompt.strings[row]))}: blue is negative, red positive; "
         + (f"the scale is that of the picture above, ±{limit:.3g}" if end else f"the scale ends at ±{limit:.3g}")
         + f"; the largest here is {largest:.3g}."
     )
@@ -96,11 +99,6 @@ def draw_spans(spans: Spans, record: AttentionRecord, row: int) -> None:
 def mean(value: object) -> float:
     """Over samples and heads, of which a page shows one."""
     return float(np.mean(np.asarray(value)))
-
-
-def code_text(text: str) -> str:
-    """A token for Markdown's back quotes."""
-    return token_label(text).replace("`", "'")
 
 
 def shown_stretches(spans: Spans, row: int) -> list[TokenRange]:

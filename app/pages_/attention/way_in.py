@@ -21,7 +21,7 @@ def draw_way_in(way_in: WayIn | None, block: int, head: str) -> None:
     if way_in is None:
         st.caption(
             "No needle is marked in the prompt: mark one in the side bar (Mark in it), and the page opens at the head "
-            "that reads most of it."
+            "with the largest share on it."
         )
         return
     st.caption(way_in.in_words(block, head))

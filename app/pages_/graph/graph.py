@@ -27,8 +27,8 @@ from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import as_python, model_steps, run_steps
+from app.shell.wording import quoted, signed_text
 from diffmamba_interp.drawing.colours import SPANS
-from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.contribution_graph import depth_name
 from diffmamba_interp.implicit_attention import ContributionGraph
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
@@ -61,12 +61,10 @@ def choose_request(chosen: ChosenModel, prompt: Prompt) -> tuple[GraphRequest, s
         token = one_token(typed, ready, chosen)
     with right:
         less = state.text_input("Less that of", "graph_versus", "", help="A token to compare with; empty for none")
-    name = f"the logit of “{token_label(token_text(token, chosen.tokenizer).strip())}”"
+    name = f"the logit of {quoted(token_text(token, chosen.tokenizer))}"
     if not less.strip():
         return GraphRequest(answer=token), name
-    return GraphRequest(
-        answer=token, versus=label_token(less, chosen)
-    ), f"{name} less that of “{token_label(less.strip())}”"
+    return GraphRequest(answer=token, versus=label_token(less, chosen)), f"{name} less that of {quoted(less)}"
 
 
 def draw_graph(chosen: ChosenModel, prompt: Prompt, request: GraphRequest, graph: ContributionGraph, of: str) -> None:
@@ -146,9 +144,9 @@ def draw_node(prompt: Prompt, graph: ContributionGraph) -> None:
         st.caption("Click a node to read here what it holds, and to open its block.")
         return
     at, position = node
-    token = markdown(token_label(prompt.strings[position]))
+    token = markdown(quoted(prompt.strings[position]))
     st.markdown(
-        f"**Position {position}, {token}, {depth_name(at)}**: {float(graph.node[0, at, position]):+.3g} logits"
+        f"**Position {position}, {token}, {depth_name(at)}**: {signed_text(float(graph.node[0, at, position]))} logits"
         + ("" if at == 0 else f"; {entering(prompt, graph, at - 1, position)}")
     )
     last = len(prompt.tokens) - 1
@@ -162,10 +160,10 @@ def entering(prompt: Prompt, graph: ContributionGraph, block: int, position: int
     through = graph.minuend[0, block, position] + graph.subtrahend[0, block, position]
     source = int(through.abs().argmax())
     return (
-        f"past block {block} {float(graph.straight[0, block, position]):+.3g}, through it "
-        f"{float(through.sum()):+.3g}, most of it from {source} ({markdown(token_label(prompt.strings[source]))}): "
-        f"{float(through[source]):+.3g}; the block's biases, which belong to no token, "
-        f"{float(graph.bias[0, block, position]):+.3g}"
+        f"past block {block} {signed_text(float(graph.straight[0, block, position]))}, through it "
+        f"{signed_text(float(through.sum()))}, most of it from {source} ({markdown(quoted(prompt.strings[source]))}): "
+        f"{signed_text(float(through[source]))}; the block's biases, which belong to no token, "
+        f"{signed_text(float(graph.bias[0, block, position]))}"
     )
 
 

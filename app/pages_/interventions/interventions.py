@@ -159,7 +159,8 @@ def draw_numbers(record: InterventionRecord) -> None:
     for column, number in zip(st.columns(len(numbers)), numbers, strict=True):
         column.metric(
             number.name, number.value, number.change, border=True, help=number.meaning,
-            delta_color="off" if number.is_small else "normal",
+            delta_color="gray" if number.is_small else "red" if number.is_lower else "green",
+            delta_arrow="down" if number.is_lower else "up",
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure, paled
 from app.shell.folders import ModelKey
-from app.shell.headlines import draw_headline, word
+from app.shell.headlines import draw_headline
 from app.shell.kept_runs import PatchingRun
 from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
 from app.shell.links import draw_links, places_links
@@ -29,6 +29,7 @@ from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import choose_other
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines, tokens_step
+from app.shell.wording import placed, word
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.faithfulness import faithfulness_figure, ranking_name
@@ -113,7 +114,7 @@ def draw_cell_links(grid: PatchGrid, places: Mapping[str, tuple[int, ...]], last
     links = places_links(
         block=grid.blocks[row], position=[*places.values()][column][-1], last=last, but="interventions"
     )
-    name = f"block {grid.row_names[row]} at {markdown([*places][column])}"
+    name = f"block {grid.row_names[row]} at {markdown(placed([*places][column]))}"
     draw_links(*links, lead=f"Look at {name}; click a cell for another:")
 
 

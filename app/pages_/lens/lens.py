@@ -41,8 +41,9 @@ from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines
+from app.shell.wording import quoted
 from diffmamba_interp.drawing.colours import short_name
-from diffmamba_interp.drawing.labels import probability_text, token_label
+from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.figures.lens import CellQuantity, lens_difference_heat_map, lens_heat_map
 from diffmamba_interp.lens import LensTrajectory
 
@@ -138,9 +139,7 @@ def take_cell(key: str) -> None:
 
 def draw_chosen(prompt: Prompt, reads: list[Read], stage: int, position: int) -> None:
     """Above the map, where a click looks first: the framed cell's likeliest tokens in a line for each model."""
-    place = (
-        f"{reads[0].trajectory.stages[stage]}, position {position} {markdown(token_label(prompt.strings[position]))}"
-    )
+    place = f"{reads[0].trajectory.stages[stage]}, position {position}, {markdown(quoted(prompt.strings[position]))}"
     lines = []
     for read in reads:
         if stage < len(read.trajectory.stages):
@@ -149,7 +148,7 @@ def draw_chosen(prompt: Prompt, reads: list[Read], stage: int, position: int) ->
             lines.append(
                 name
                 + " · ".join(
-                    f"**{markdown(str(row['token']))}** {probability_text(cast(float, row['probability']))}"
+                    f"**{markdown(quoted(str(row['token'])))}** {probability_text(cast(float, row['probability']))}"
                     for row in rows
                 )
             )
@@ -160,7 +159,7 @@ def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
     """The most likely tokens of one cell: the clicked one, or the output at the last position shown."""
     request, stages = reads[0].request, reads[0].trajectory.stages
     stage, place = cell(state.remembered("cell", ""), len(stages), request)
-    st.header(f"{stages[stage]}, position {place}: {markdown(token_label(prompt.strings[place]))}", anchor=False)
+    st.header(f"{stages[stage]}, position {place}, {markdown(quoted(prompt.strings[place]))}", anchor=False)
     for column, read in zip(st.columns(2), reads, strict=False):
         with column:
             if stage < len(read.trajectory.stages):

@@ -47,7 +47,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import ASKED_S, LONG_S, require_feasible, require_memory
 from app.shell.figures import draw_figure
 from app.shell.glossary import draw_note
-from app.shell.headlines import counted, draw_headline, needle_headline
+from app.shell.headlines import draw_headline, needle_headline
 from app.shell.kept_runs import ProbesRun
 from app.shell.links import is_asked
 from app.shell.loading import ChosenModel, baseline_last
@@ -55,6 +55,7 @@ from app.shell.needle_pictures import attention_picture, curve_figures, formatio
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
 from app.shell.reading_headlines import last_reads_headline
 from app.shell.steps import as_python
+from app.shell.wording import counted
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
 from diffmamba_interp.needle.probes import MIN_STORIES

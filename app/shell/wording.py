@@ -1,0 +1,57 @@
+"""Numbers and tokens as sentences have them: with the minus of the figures' axes, n, and quotes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffmamba_interp.drawing.labels import probability_text, token_label
+from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
+
+
+def prompts(n: int) -> str:
+    return f"n = {counted(n)}"
+
+
+def counted(n: int) -> str:
+    return f"{n:,} prompt{'' if n == 1 else 's'}"
+
+
+def too_few(n: int) -> str:
+    """Why nothing can be decided, where it is for the number of prompts."""
+    return f", of which {MIN_SAMPLES} are the fewest that decide" if n < MIN_SAMPLES else ""
+
+
+def estimated(estimate: Estimate, decimals: int) -> str:
+    """Signed, with its interval, and with the minus of the figures' axes."""
+    return estimate.text(decimals, signed=True).replace("-", "−")
+
+
+def signed_text(value: float, digits: int = 3) -> str:
+    """With its sign, and without powers of ten."""
+    text = np.format_float_positional(value, precision=digits, fractional=False, sign=True, trim="-")
+    return text.replace("-", "−")
+
+
+def said(value: float) -> str:
+    """A share or a probability: two decimals, one digit of what is smaller, or `1 in 43,000`."""
+    if 0 < value < 0.0005:
+        return probability_text(value)
+    return (f"{value:.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:.1g}").replace("-", "−")
+
+
+def quoted(text: str) -> str:
+    """A token in quotes: a colon or a full stop alone would be read as the sentence's own."""
+    return f"“{word(text)}”"
+
+
+def placed(name: str) -> str:
+    """A column of a patching grid in a sentence: a span, or a position with its token."""
+    position, _, token = name.partition(" ")
+    if position.isdecimal():
+        return f"position {position}, {quoted(token.removeprefix('␣') or token)}"
+    return name if name.startswith("the ") else f"the {name}"
+
+
+def word(text: str) -> str:
+    """A token for a sentence: without the space before it, white space alone made visible."""
+    return token_label(text.strip() or text)
