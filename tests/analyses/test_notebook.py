@@ -87,6 +87,7 @@ def test_the_findings_speak_of_the_model_that_is_shipped(folder: Path, shipped: 
 
 def test_the_outputs_are_kept_small_and_without_errors_or_warnings(folder: Path, notebook: Any) -> None:
     assert (folder / "notebook.ipynb").stat().st_size <= MAX_BYTES
+    assert "\n " not in (folder / "notebook.ipynb").read_text(encoding="utf-8"), "kept without indentation"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run in order, in a fresh kernel"
     assert {output.output_type for cell in code for output in cell.outputs} == {"display_data"}

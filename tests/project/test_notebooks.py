@@ -16,6 +16,7 @@ MAX_BYTES = 60_000
 def notebooks(project_root: Path) -> dict[str, Any]:
     folder = project_root / "docs" / "notebooks"
     read = {file.stem: nbformat.read(file, as_version=4) for file in sorted(folder.glob("*.ipynb"))}
+    assert not [file.name for file in folder.glob("*.ipynb") if "\n " in file.read_text(encoding="utf-8")]
     assert set(read) == set(NAMES)
     return read
 
