@@ -11,7 +11,7 @@ PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
-from app.shell import address, sharing, starting, state, viewport  # noqa: E402
+from app.shell import address, prompt_line, sharing, starting, state, viewport  # noqa: E402
 from app.shell.errors import shown_errors  # noqa: E402
 
 
@@ -29,6 +29,7 @@ PAGES = [
     page("graph", "Graph", "account_tree"),
     page("lens", "Lens", "layers"),
     page("playground", "Playground", "edit_note"),
+    page("evidence", "Evidence", "balance"),
     page("needle", "Needle", "search"),
     page("interventions", "Interventions", "tune"),
     page("retrieval", "Retrieval", "query_stats"),
@@ -46,7 +47,8 @@ with shown_errors("Drawing this page"):
     untouched = shown.url_path == "" and not st.query_params
     address.read(shown.url_path)
     starting.start(untouched=untouched)
-    shown.run()
+    with prompt_line.at_top(shown.url_path):
+        shown.run()
     address.write()
     sharing.draw_sharing()
     viewport.measure()

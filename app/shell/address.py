@@ -21,6 +21,8 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.shell import state
+from app.shell.links import SHARED
+from app.shell.prompt_line import note_change, prompt_keys
 
 SETTLE_S = 1.5
 """Changes of one widget that follow each other faster are one change."""
@@ -66,12 +68,15 @@ def read(page: str) -> None:
     address.is_fresh, address.began_at = arrived or went_back, time.monotonic()
     address.page = page
     if (went_back or linked) and not is_first:
-        for key in {*address.keys.get(page, ()), *said}:
+        before = prompt_keys()
+        for key in {*address.keys.get(page, ()), *said, *(SHARED if linked else ())}:
             if key in said:
                 state.put(key, said[key])
             elif len(state.values().get(key, "")) <= state.MAX_URL_TEXT:
                 # What is longer has no place in an address, which says nothing of it.
                 state.forget(key)
+        if linked:
+            note_change(before)
 
 
 def write() -> None:

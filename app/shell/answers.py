@@ -36,28 +36,20 @@ class ReadyAnswer:
 
 
 def ready_answer(chosen: ChosenModel, prompt: Prompt) -> ReadyAnswer:
-    """The prompt's known answer, otherwise the model's most likely token.
+    """The answer that is marked in the side bar or known, otherwise the model's most likely token.
 
     Where a forward pass would be long, which no page makes unasked, it is the prompt's last token.
     """
-    if prompt.answer and chosen.tokenizer is not None:
+    if prompt.answer:
         token = label_token(prompt.answer, chosen)
-        source = "the known answer"
+        source = "the answer marked in the side bar" if prompt.is_marked else "the known answer"
         return ReadyAnswer(text=prompt.answer.strip(), token=token, wrong=prompt.wrong, source=source)
     if forward_seconds(chosen.key, len(prompt.tokens)) > LONG_S:
         token, source = prompt.tokens[-1], "the prompt's last token"
     else:
         token, source = next_tokens(chosen, prompt)[0][0], "the most likely next token"
     shown = token_label(token_text(token, chosen.tokenizer).removeprefix(" ")) or str(token)
-    return ReadyAnswer(text=shown, token=token, wrong=(), source=source)
-
-
-def answer_token(typed: str, ready: ReadyAnswer, chosen: ChosenModel) -> int:
-    """The first token of what was typed, or the ready one where its text was left as it was.
-
-    Raises ValueError for an empty text, or as `label_token`.
-    """
-    return ready.token if typed == ready.text else label_token(typed, chosen)
+    return ReadyAnswer(text=shown, token=token, wrong=prompt.wrong, source=source)
 
 
 def one_token(typed: str, ready: ReadyAnswer, chosen: ChosenModel) -> int:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.shell import loading, state
 from app.shell.errors import shown_errors
 from app.shell.folders import HUB, ModelKey, is_hub_id
+from app.shell.links import ANSWER
 from app.shell.loading import ChosenModel
 from app.shell.needle_runs import MAX_SAMPLES
+from app.shell.prompt_line import draw_prompt
 from app.shell.prompts import (
     DEFAULT_NEEDLE,
     DEFAULT_OTHER_FACTS,
     DEFAULT_TEXT,
+    SEPARATOR,
     Prompt,
     default_ids,
     markdown,
+    marked_answer,
     occurring_marks,
     parse_prompt,
     prompt_of_sample,
@@ -49,6 +54,7 @@ TASKS = {
 LENGTHS = ("0", "256", "512", "1024", "2048", "4096")
 MAX_SEED = 99
 AGREED_TO_FETCH = "hub_models_agreed"
+MARKS = "Mark in it"
 
 
 def choose_model() -> ChosenModel | None:
@@ -115,25 +121,45 @@ def choose_prompt(chosen: ChosenModel) -> Prompt | None:
     """The prompt in the side bar; None, with an error box on the page, if it is none for this model."""
     with shown_errors("Reading the prompt"):
         with st.sidebar:
-            prompt = _typed_ids(chosen) if chosen.tokenizer is None else _text_or_sample(chosen)
-            st.caption(f"{len(prompt.tokens):,} tokens" + (f"; answer:{prompt.answer}" if prompt.answer else ""))
+            prompt, marks = _typed_ids(chosen) if chosen.tokenizer is None else _text_or_sample(chosen)
+            with marks:
+                hint = "What should follow; empty: what the model finds most likely"
+                answer = state.text_input("Answer", "answer", prompt.answer.strip(), help=hint)
+                # Where another answer is marked the known one is wrong.
+                labels = (prompt.answer.strip(), *prompt.wrong)
+                others = [label for label in labels if label not in ("", answer.strip())]
+                hint = "Between semicolons; for the signal-to-noise ratio and the other prompt. May be empty."
+                wrong = state.text_input("Wrong answers", "wrong", f"{SEPARATOR} ".join(others), help=hint)
+            st.caption(f"{len(prompt.tokens):,} tokens")
+        prompt = marked_answer(prompt, answer, wrong)
+        draw_prompt(prompt, "" if chosen.tokenizer else " ")
         return prompt
     return None
 
 
-def _typed_ids(chosen: ChosenModel) -> Prompt:
+def forget_answer() -> None:
+    """Another prompt is chosen: what was marked as the answer of the last one is none of it."""
+    for key in ANSWER:
+        state.forget(key)
+
+
+FORGETS: dict[str, Any] = {"on_change": forget_answer}
+
+
+def _typed_ids(chosen: ChosenModel) -> tuple[Prompt, DeltaGenerator]:
     label = "Prompt: token ids, since this model has no tokenizer"
     typed = state.text_area(label, "ids", default_ids(chosen.cfg.d_vocab), height=160)
-    return parse_prompt(typed, None, chosen.cfg.d_vocab)
+    return parse_prompt(typed, None, chosen.cfg.d_vocab), st.expander(MARKS)
 
 
-def _text_or_sample(chosen: ChosenModel) -> Prompt:
-    source = state.selectbox("Prompt", "source", list(SOURCES), "text", format_func=SOURCES.__getitem__)
+def _text_or_sample(chosen: ChosenModel) -> tuple[Prompt, DeltaGenerator]:
+    source = state.selectbox("Prompt", "source", list(SOURCES), "text", format_func=SOURCES.__getitem__, **FORGETS)
     if source == "needle":
-        return _sample(chosen, _choose_bos(chosen))
+        return _sample(chosen, _choose_bos(chosen)), st.expander(MARKS)
     typed = state.text_area("Text", "prompt", DEFAULT_TEXT, height=160, label_visibility="collapsed")
     bos = _choose_bos(chosen)
-    with st.expander("Mark in it"):
+    marks = st.expander(MARKS)
+    with marks:
         hint = "Texts of the prompt, between semicolons"
         # Of the ready prompt's facts those stay marked that an edited text still has.
         ready = (occurring_marks(typed, marks)[0] for marks in (DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS))
@@ -143,7 +169,7 @@ def _text_or_sample(chosen: ChosenModel) -> Prompt:
     distractors, no_distractors = occurring_marks(typed, distractors)
     for mark in [*no_needle, *no_distractors]:
         st.warning(f"{markdown(repr(mark[:60]))} does not occur in the prompt, so it is not marked.")
-    return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors, bos)
+    return parse_prompt(typed, chosen.tokenizer, chosen.cfg.d_vocab, needle, distractors, bos), marks
 
 
 def _choose_bos(chosen: ChosenModel) -> Bos:
@@ -160,14 +186,14 @@ def _choose_bos(chosen: ChosenModel) -> Bos:
 def _sample(chosen: ChosenModel, bos: Bos) -> Prompt:
     """A prompt of the generated retrieval tasks, which the address can name however long it is."""
     assert chosen.tokenizer is not None
-    task = state.selectbox("Task", "task", list(TASKS), "qa1", format_func=TASKS.__getitem__)
-    length = state.selectbox("Tokens", "length", LENGTHS, "512", format_func=length_in_words)
+    task = state.selectbox("Task", "task", list(TASKS), "qa1", format_func=TASKS.__getitem__, **FORGETS)
+    length = state.selectbox("Tokens", "length", LENGTHS, "512", format_func=length_in_words, **FORGETS)
     left, right = st.columns(2)
     with left:
-        seed = state.number_input("Seed", "seed", 0, MAX_SEED, 0)
+        seed = state.number_input("Seed", "seed", 0, MAX_SEED, 0, **FORGETS)
     with right:
         hint = "Which of the seed's prompts, counted from 0, as on the needle page"
-        number = state.number_input("Number", "number", 0, MAX_SAMPLES - 1, 0, help=hint)
+        number = state.number_input("Number", "number", 0, MAX_SAMPLES - 1, 0, help=hint, **FORGETS)
     sample = needle_sample(chosen.key, task, int(length), seed, number, bos)
     with st.expander("Its text"):
         st.code(sample.prompt, language=None, wrap_lines=True, height=200)

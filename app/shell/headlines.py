@@ -113,18 +113,17 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
 
 
 def _calibrated(read: NeedleTrajectory, shipped: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The gap at the output in calibrated bits, length by length, from shipped results of the task that was read."""
+    """Of the task that was read."""
     tasks = {sample.task for sample in read.samples}
-    task = {"task": tasks.pop()} if len(tasks) == 1 else {}
+    return calibrated_gaps(shipped, read.lenses[0], {"task": tasks.pop()} if len(tasks) == 1 else {})
+
+
+def calibrated_gaps(shipped: Mapping[str, Any] | None, lens: str, task: Mapping[str, str]) -> tuple[str, ...]:
+    """The gap at the output in calibrated bits, length by length, from shipped results. task: empty for all."""
     told = []
     for one in [] if shipped is None else shipped.get("measure_means", []):
         of_task = {key: value for key, value in one["group"].items() if key != "length"} == task
-        if (
-            one["measure"] == "calibrated_bits"
-            and one["place"] == "output"
-            and one["lens"] == read.lenses[0]
-            and of_task
-        ):
+        if one["measure"] == "calibrated_bits" and one["place"] == "output" and one["lens"] == lens and of_task:
             gap = Estimate(*one["difference"])
             verdict = {0: "no gap is left", 1: "a gap is left", -1: "the baseline is ahead"}[gap.sign(one["n"])]
             length = length_name(int(one["group"].get("length", 0)))

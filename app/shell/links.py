@@ -8,10 +8,11 @@ import streamlit as st
 
 from app.shell import state
 
-SHARED = (
-    "model", "dtype", "device", "beside", "source", "prompt", "ids", "bos", "needle", "distractors",
-    "task", "length", "seed", "number",
-)  # fmt: skip
+PROMPT = ("source", "prompt", "ids", "bos", "task", "length", "seed", "number")
+"""Keys of the side bar that say which prompt."""
+
+ANSWER = ("answer", "wrong")
+SHARED = ("model", "dtype", "device", "beside", *PROMPT, "needle", "distractors", *ANSWER)
 """Keys of the side bar, which stay as they are on every page."""
 
 LENS_WINDOW = 8
@@ -33,6 +34,9 @@ class Link:
         """What the address says: the rest of that page's widgets start at their defaults."""
         values = state.values()
         kept = {key: values[key] for key in SHARED if key in values and len(values[key]) <= state.MAX_URL_TEXT}
+        if any(self.changes[key] != values.get(key) for key in PROMPT if key in self.changes):
+            # The answer that was marked is one to the prompt of before.
+            kept = {key: value for key, value in kept.items() if key not in ANSWER}
         return kept | self.changes
 
 

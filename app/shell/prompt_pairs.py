@@ -17,6 +17,11 @@ def exchanged(tokens: Sequence[int], answer: int, wrong: int | None) -> tuple[in
     return tuple({answer: wrong, wrong: answer}.get(token, token) for token in tokens)
 
 
+def exchanged_prompt(prompt: Prompt, answer: int, wrong: int | None) -> Prompt:
+    """The prompt with the two exchanged."""
+    return replace(prompt, tokens=exchanged(prompt.tokens, answer, wrong))
+
+
 def choose_other(chosen: ChosenModel, prompt: Prompt, answer: int, wrong: int | None) -> Prompt:
     """The other prompt, with the spans of the first, ready with the answer and a wrong one exchanged.
 

@@ -49,7 +49,7 @@ class Prompt:
     """Token ids and the text of each (the id itself, in digits, where there is no tokenizer).
 
     spans: where needle, question and distractors lie. answer: the right continuation, if known, with its space; wrong:
-    the labels that compete with it, if known.
+    the labels that compete with it, if known. is_marked: whether the user said another answer than the known one.
     """
 
     tokens: tuple[int, ...]
@@ -58,6 +58,7 @@ class Prompt:
     spans: Spans = field(default_factory=Spans, compare=False)
     answer: str = field(default="", compare=False)
     wrong: tuple[str, ...] = field(default=(), compare=False)
+    is_marked: bool = field(default=False, compare=False)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:
@@ -176,6 +177,14 @@ def occurring_marks(text: str, marks: str) -> tuple[str, list[str]]:
     """Of texts between semicolons those that occur, written as they were, and a list of the others."""
     parts = [part for part in (part.strip() for part in marks.split(SEPARATOR)) if part]
     return f"{SEPARATOR} ".join(part for part in parts if part in text), [p for p in parts if p not in text]
+
+
+def marked_answer(prompt: Prompt, answer: str, wrong: str) -> Prompt:
+    """The prompt with the answer and, between semicolons, the wrong answers that were typed; empty: none is known."""
+    said = answer.strip()
+    labels = tuple(part for part in map(str.strip, wrong.split(SEPARATOR)) if part)
+    is_marked = said != prompt.answer.strip()
+    return replace(prompt, answer=f" {said}" if said else "", wrong=labels, is_marked=is_marked)
 
 
 def _occurrences(text: str, wanted: str) -> Iterable[TokenRange]:

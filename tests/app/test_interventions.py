@@ -183,7 +183,6 @@ def test_without_wrong_answers_there_is_no_ratio(open_app: OpenApp) -> None:
     ("address", "words"),
     [
         ({"answer": "97"}, "vocabulary is 0 to 96"),
-        ({"answer": " "}, "empty"),
         ({"knock_positions": "11"}, "from 0 to 10"),
         ({"knock_positions": "x"}, "no position"),
         ({"knock_positions": "1", "knock_branch": "minuend", "knock_blocks": "1-1"}, "knock the tokens out of both"),

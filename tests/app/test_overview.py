@@ -165,7 +165,8 @@ def test_the_first_model_beside_itself_is_shown_once_and_the_page_says_so(open_a
 
 def test_a_plain_model_is_asked_nothing_about_a_subtraction(open_app: OpenApp) -> None:
     app = open_app(model="bundled:mamba2", beside="none")
-    assert [link.label for link in links(app)] == ["Where does the answer come in?", "What speaks against it?"]
+    assert "Does the subtraction help?" not in [link.label for link in links(app)]
+    assert len(links(app)) == 3
     assert "λ 0" not in headline(app)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.pages_.interventions.tracing import chosen_cell, curves_csv, grids_csv, grids_height, places_of, rows_of
+from app.pages_.interventions.tracing import chosen_cell, curves_csv, grids_csv, grids_height
+from app.shell.carriers import places_of, swap_rows
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import exchanged
 from app.shell.prompts import Prompt
@@ -97,7 +98,7 @@ def test_rows_columns_and_files_are_those_of_the_grid(model: HookedMamba, root) 
     assert list(places_of(prompt, "tokens")) == ["0 a", "1 b", "2 c", "3 d"]
     for point in ("resid_pre", "branch_out", "gated"):
         grid = patch_grid(model, TOKENS, OTHER, **READ, point=point, positions=[3, (1, 2)])
-        assert rows_of(chosen, point) == list(grid.blocks)
+        assert swap_rows(chosen, point) == list(grid.blocks)
     # The bundled pair's heads, of twelve blocks and two branches.
     assert grids_height(288) - grids_height(188) == 100 * 8
     assert grids_height(24) == grids_height(12)

@@ -24,7 +24,6 @@ from app.pages_.attention.request import (
     attention_record,
     figure_steps,
     find_way_in,
-    reading_steps,
     record_steps,
     strip_steps,
 )
@@ -32,6 +31,7 @@ from app.pages_.attention.row import choose_row, draw_row, source_of
 from app.pages_.attention.way_in import draw_steps, draw_way_in
 from app.shell import state
 from app.shell.answers import one_token, ready_answer
+from app.shell.carriers import reading_steps
 from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors

@@ -10,18 +10,19 @@ import plotly.graph_objects as go
 import torch
 
 from app.shell import loading
+from app.shell.carriers import named, needle_reading
 from app.shell.downloads import Download, csv_file, html_file, npz_file, record_bytes
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
-from app.shell.steps import Ref, Step, as_python, run_steps, tokens_step
+from app.shell.steps import Ref, Step, as_python, run_steps
 from diffmamba_interp import ActivationCache, HookedMamba
 from diffmamba_interp.figures.attention import attention_figure, attention_heads_figure, attention_span_figure
 from diffmamba_interp.figures.attention_panels import attention_csv, pooling_step
 from diffmamba_interp.figures.heads import RankedHead, head_ranking_figure, ranked_heads
 from diffmamba_interp.hook_names import FINAL_SCALE, block_point
-from diffmamba_interp.implicit_attention import HeadScores, needle_share
+from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.pictures import collapse_by_span
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
@@ -139,29 +140,10 @@ def figure_steps(prompt: Prompt, request: AttentionRequest, prefix: str = "") ->
     return [*cells, Step(f"{prefix}figure", FIGURES[request.view], record, **given)]
 
 
-def reading_steps(key: ModelKey, prompt: Prompt) -> list[Step]:
-    """What every head reads of the needle at the last position."""
-    return [
-        tokens_step(key, prompt),
-        Step("needle_reading", needle_share, Ref("model"), Ref("tokens"), prompt.spans),
-    ]
-
-
 def strip_steps(shown: tuple[int, int] | None) -> list[Step]:
     """The heads of all blocks in their order. shown: block and head that the page shows."""
     given = {} if shown is None else {"shown": shown}
     return [Step("strip", head_ranking_figure, Ref("needle_reading"), "needle_share", **given)]
-
-
-def needle_reading(key: ModelKey, prompt: Prompt) -> HeadScores:
-    """Every head's needle share, from the cache if it was made before."""
-    steps = reading_steps(key, prompt)
-    return loading.result(
-        key,
-        as_python(steps),
-        lambda model: run_steps(steps, {"model": model})["needle_reading"],
-        lambda scores: scores.nbytes,
-    )
 
 
 def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> AttentionRecord:
@@ -236,10 +218,6 @@ class WayIn:
         shares = ", ".join(f"{other.branch or 'its scan'} {other.value:.0%}" for other in here)
         best = ", of this block's the one with the largest share" if head == self.best_head(block) else ""
         return f"{said} Shown: block {block}, head {head}{best} ({shares})." if here else said
-
-
-def named(head: RankedHead) -> str:
-    return f"block {head.block}, head {head.head}" + (f" of the {head.branch}" if head.branch else "")
 
 
 def find_way_in(chosen: ChosenModel, prompt: Prompt) -> WayIn | None:

@@ -9,9 +9,10 @@ import streamlit as st
 
 from app.pages_.interventions.request import Answer, Changes, differential_blocks
 from app.shell import loading, state
-from app.shell.answers import answer_token, label_token, label_tokens, ready_answer
+from app.shell.answers import label_token, label_tokens, ready_answer
+from app.shell.choices import MARKS
 from app.shell.loading import ChosenModel
-from app.shell.prompts import SEPARATOR, Prompt, markdown, token_text
+from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.state import float_slider
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.interventions.knock_out import LEVELS, Level
@@ -165,20 +166,15 @@ def parse_positions(typed: str, n_pos: int) -> set[int]:
     return positions
 
 
-def choose_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
-    """The answer and the wrong labels, ready for a generated prompt. Raises ValueError for an answer that is none."""
+def read_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
+    """The answer and the wrong labels of the side bar, in words too. Raises ValueError for an answer that is none."""
     ready = ready_answer(chosen, prompt)
-    left, right = st.columns(2)
-    with left:
-        typed = state.text_input("Answer", "answer", ready.text, help=f"What should follow the prompt: {ready.source}")
-    with right:
-        hint = "Between semicolons; for the signal-to-noise ratio. May be empty."
-        wrong = state.text_input("Wrong answers", "wrong", "; ".join(ready.wrong), help=hint)
-    token = answer_token(typed, ready, chosen)
-    texts = [part.strip() for part in wrong.split(SEPARATOR) if part.strip()]
-    labels = dict.fromkeys([token, *(label_token(text, chosen) for text in texts)])
-    if chosen.tokenizer and typed != ready.text and len(label_tokens(typed, chosen)) > 1:
-        st.caption(f"The answer is read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}.")
-    if len(labels) <= len(texts):
-        st.caption("Wrong answers that begin with the first token of another label are left out.")
+    token = ready.token
+    labels = dict.fromkeys([token, *(label_token(text, chosen) for text in ready.wrong)])
+    told = f"Asked for: {markdown(ready.text)}, {ready.source} ({MARKS}, at the side, takes another)."
+    if chosen.tokenizer and prompt.is_marked and len(label_tokens(ready.text, chosen)) > 1:
+        told += f" It is read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}."
+    if len(labels) <= len(ready.wrong):
+        told += " Wrong answers that begin with the first token of another label are left out."
+    st.caption(told)
     return Answer(token=token, labels=tuple(labels) if len(labels) > 1 else ())

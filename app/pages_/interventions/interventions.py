@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app.pages_.interventions.choices import choose_answer, choose_changes
+from app.pages_.interventions.choices import choose_changes, read_answer
 from app.pages_.interventions.pictures import (
     AFTER,
     BEFORE,
@@ -89,7 +89,7 @@ def page() -> None:
         swept_first, curves, pictures, swept_last, traced = (st.container() for _ in range(5))
         doses = swept_last if state.pending("swept") in ("", NOTHING) else swept_first
         with controls:
-            answer = choose_answer(chosen, prompt)
+            answer = read_answer(chosen, prompt)
             changes = choose_changes(chosen, prompt)
         with pictures:
             columns = st.columns([3, 3, 3, 2])

@@ -11,10 +11,10 @@ from typing import Any, cast
 import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
-import torch
 
 from app.pages_.interventions.request import Answer, differential_blocks
 from app.shell import loading, state
+from app.shell.carriers import places_of, swap_rows, swap_steps, swapped
 from app.shell.change_headlines import faithfulness_headline, patched_quantity, patching_headline
 from app.shell.downloads import csv_file, draw_downloads, html_file
 from app.shell.errors import shown_errors
@@ -31,7 +31,6 @@ from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, token_text_lines, tokens_step
 from app.shell.wording import placed, word
 from diffmamba_interp import HookedMamba
-from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.faithfulness import faithfulness_figure, ranking_name
 from diffmamba_interp.figures.interventions import patch_grid_figure
 from diffmamba_interp.figures.lens import lens_difference_heat_map
@@ -43,10 +42,8 @@ from diffmamba_interp.interventions import (
     attribution_patching,
     estimate_error,
     faithfulness,
-    patch_grid,
 )
 from diffmamba_interp.interventions.faithfulness import FRACTIONS
-from diffmamba_interp.spans import SPAN_CLASSES
 
 NOTHING, PATCH_CELL = "nothing", "patch_cell"
 POINTS = {
@@ -79,7 +76,7 @@ def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: Len
         other = choose_other(chosen, prompt, answer.token, other_answer(answer))
         places = places_of(prompt, columns)
         steps = patching_steps(chosen.key, prompt, other, answer, point, places)
-        n_rows = len(rows_of(chosen, point))
+        n_rows = len(swap_rows(chosen, point))
         n_tokens = (n_rows * len(places) + 4) * len(prompt.tokens)
         if not agreed(chosen.key, n_tokens, what=as_python(steps), reduce=SHORTER, slot="patching"):
             return
@@ -208,30 +205,6 @@ def other_answer(answer: Answer) -> int | None:
     return next((label for label in answer.labels if label != answer.token), None)
 
 
-def rows_of(chosen: ChosenModel, point: str) -> list[int]:
-    """The block of each row that a grid will have."""
-    rows: list[int] = []
-    for block in range(chosen.cfg.n_layers):
-        kind = chosen.cfg.block_kind(block)
-        n_branches = 2 if kind == "differential" else 0 if point == "branch_out" else 1
-        n_heads = chosen.cfg.mixer_sizes(kind).n_heads if point == "gated" else 1
-        rows += [block] * (n_heads * (n_branches if point in ("branch_out", "gated") else 1))
-    return rows
-
-
-def places_of(prompt: Prompt, columns: str) -> dict[str, tuple[int, ...]]:
-    """The positions of each column by its name; spans that the prompt does not have are left out."""
-    if columns == "tokens":
-        return {f"{place} {token_label(text)}": (place,) for place, text in enumerate(prompt.strings)}
-    spans = {
-        name: tuple(place for start, end in getattr(prompt.spans, name) for place in range(start, end))
-        for name in SPAN_CLASSES
-    }
-    named = {place for places in spans.values() for place in places}
-    spans["the rest"] = tuple(place for place in range(len(prompt.tokens)) if place not in named)
-    return {name: places for name, places in spans.items() if places}
-
-
 def patching_steps(
     key: ModelKey,
     prompt: Prompt,
@@ -241,21 +214,17 @@ def patching_steps(
     places: Mapping[str, tuple[int, ...]],
 ) -> list[Step]:
     """Both grids, and the figure that has them side by side."""
-    wrong = other_answer(answer)
-    given: dict[str, Any] = {"answers": [answer.token], **({} if wrong is None else {"against": [wrong]})}
-    given |= {"point": point, "positions": [*places.values()]}
+    read = (answer.token, other_answer(answer))
     prompts = (Ref("model"), Ref("tokens"), Ref("other"))
     return [
-        tokens_step(key, prompt),
-        Step("other", torch.tensor, [list(other.tokens)], device=key.device),
-        Step("exact", patch_grid, *prompts, **given),
-        Step("estimate", attribution_patching, *prompts, **given),
+        *swap_steps(key, prompt, other, read, point, places),
+        Step("estimate", attribution_patching, *prompts, **swapped(read, point, places)),
         Step(
             "patching_figure",
             patch_grid_figure,
             {EXACT: Ref("exact"), ESTIMATE: Ref("estimate")},
             place_names=list(places),
-            title=f"Change of {patched_quantity(wrong)}",
+            title=f"Change of {patched_quantity(read[1])}",
         ),
     ]
 

@@ -7,22 +7,18 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app.shell import loading
 from app.shell.answers import ready_answer
+from app.shell.carriers import subtraction_steps, without_subtraction
 from app.shell.change_headlines import subtraction_headline
 from app.shell.choices import fits, request_for
 from app.shell.estimates import LONG_S, forward_seconds
-from app.shell.folders import ModelKey
 from app.shell.glossary import explained
 from app.shell.headlines import Headline, lens_headline, models_headline
 from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory, trajectory_steps
 from app.shell.links import Link, asked, draw_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
-from app.shell.steps import Ref, Step, Steps, as_python, model_steps, run_steps, tokens_step
-from diffmamba_interp.interventions import AnswerReading, ScaleLambda, sweep
-from diffmamba_interp.interventions.compare import dosed
-from diffmamba_interp.interventions.records import with_probability
+from app.shell.steps import Steps, model_steps
 from diffmamba_interp.models.inspection import CheckpointReport
 
 INTRODUCTION = (
@@ -44,13 +40,12 @@ QUESTIONS = (
         why="λ set to 0 in every block, on the prompt of the side bar",
     ),
     Link(
-        label="Which block carries it?", page="interventions",
-        changes={"swept": "lambda", "swept_apart": "True"} | asked("interventions"),
-        why="λ from 0 to 2 times, in each block on its own",
+        label="Which block carries it?", page="evidence",
+        why="three meanings of “carries”, and each one's answer for this prompt",
     ),
     Link(
-        label="What speaks against it?", page="retrieval",
-        why="accuracy of both models by task and length, as measured",
+        label="What speaks against it?", page="evidence", changes={"question": "against"},
+        why="a list of it, and where it stands",
     ),
 )  # fmt: skip
 TRAJECTORIES = ("trajectory", "second_trajectory")
@@ -68,7 +63,7 @@ def story(models: Sequence[ChosenModel], prompt: Prompt | None, reports: Mapping
     told = models_headline(reports)
     if prompt is None or not read:
         return told
-    return through_lens(read, prompt) + without_subtraction(read[0], prompt) + told
+    return through_lens(read, prompt) + of_the_subtraction(read[0], prompt) + told
 
 
 def story_steps(models: Sequence[ChosenModel], prompt: Prompt | None) -> Steps:
@@ -123,30 +118,11 @@ def lens_of(model: ChosenModel) -> LensRequest:
     return request if name == LOGIT_LENS or fits(model, request) else request_for(LOGIT_LENS, model)
 
 
-def without_subtraction(model: ChosenModel, prompt: Prompt) -> Headline:
+def of_the_subtraction(model: ChosenModel, prompt: Prompt) -> Headline:
     """What λ 0 does to the answer, in all blocks and in each; nothing of a plain model."""
     if model.is_plain:
         return Headline(says=())
     answer = ready_answer(model, prompt)
-    steps = subtraction_steps(model.key, prompt, answer.token)
-    record = loading.result(
-        model.key,
-        ("without subtraction", as_python(steps)),
-        lambda loaded: run_steps(steps, {"model": loaded})["record"],
-        lambda _: 10_000,
-    )
-    return subtraction_headline(record, model.name, "" if prompt.answer else f"“{answer.text}”, {answer.source}")
-
-
-def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int) -> list[Step]:
-    """The answer without the subtraction: in all differential blocks, then in each of them on its own."""
-    cfg = loading.config(key)
-    blocks = [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
-    groups = [tuple(blocks), *((block,) for block in blocks)]
-    return [
-        tokens_step(key, prompt),
-        Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer]),
-        Step("without", dosed, ScaleLambda, "factor"),
-        Step("swept", sweep, Ref("reading"), Ref("model"), Ref("without"), doses=(0.0,), groups=groups),
-        Step("record", with_probability, Ref("swept")),
-    ]
+    record = without_subtraction(model.key, prompt, answer.token)
+    is_known = prompt.answer and not prompt.is_marked
+    return subtraction_headline(record, model.name, "" if is_known else f"“{answer.text}”, {answer.source}")

@@ -1,0 +1,109 @@
+"""Above every page's title: the prompt in force, short, whole where it is opened, and whether a link has changed it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app.shell import state
+from app.shell.links import PROMPT
+from app.shell.prompts import DEFAULT_TEXT, Prompt
+
+AT_FRONT, AT_END = 40, 60
+"""Letters of a long prompt that are shown: its question stands at the end."""
+
+MOST = 20_000
+"""Letters that are shown of one that is opened."""
+
+OWN_PROMPTS = ("needle", "retrieval", "session")
+"""Pages that have prompts of their own."""
+
+_LAST, _CHANGED = "prompt_last", "prompt_changed"
+_place: ContextVar[DeltaGenerator | None] = ContextVar("place", default=None)
+
+
+@dataclass(kw_only=True)
+class Change:
+    """By a link to `page`. before: which prompt it was, and last how it was shown. after: the text that came of it."""
+
+    page: str
+    before: dict[str, str]
+    last: tuple[str, str] | None
+    after: str = ""
+
+
+@contextmanager
+def at_top(page: str) -> Iterator[None]:
+    """What is drawn within follows the line; a page that reads no prompt of the side bar says so there."""
+    place = st.container()
+    _place.set(place)
+    yield
+    if page in OWN_PROMPTS:
+        last = st.session_state.get(_LAST) or ("", state.values().get("prompt", DEFAULT_TEXT))
+        with place:
+            _draw(*last, "of the other pages; it is not read on this one")
+
+
+def draw_prompt(prompt: Prompt, between: str) -> None:
+    """The line. between: the texts of two tokens."""
+    answer = prompt.answer.strip()
+    known = "" if not answer else f", {'marked' if prompt.is_marked else 'known'} answer “{answer}”"
+    text, n = between.join(prompt.strings), len(prompt.tokens)
+    place = _place.get() or st.container()
+    _place.set(None)
+    with place:
+        _draw(known, text, f"of {n:,} token{'' if n == 1 else 's'}")
+        _draw_change(text)
+    st.session_state[_LAST] = known, text
+
+
+def shortened(text: str) -> str:
+    """Its front and its end."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= AT_FRONT + AT_END + 3 else f"{flat[:AT_FRONT]} … {flat[-AT_END:]}"
+
+
+def prompt_keys() -> dict[str, str]:
+    """Which prompt, as an address says it."""
+    return {key: value for key, value in state.values().items() if key in PROMPT}
+
+
+def note_change(before: Mapping[str, str]) -> None:
+    """A link was followed, before which the prompt was this one: the page that it opens says if it is another now."""
+    st.session_state[_CHANGED] = Change(page=state.visited(), before=dict(before), last=st.session_state.get(_LAST))
+
+
+def take_back(before: Mapping[str, str]) -> None:
+    """The prompt of before the link: for callbacks."""
+    for key in PROMPT:
+        if key in before:
+            state.put(key, before[key])
+        else:
+            state.forget(key)
+
+
+def _draw(known: str, text: str, which: str) -> None:
+    whole = text[:MOST] + (" …" if len(text) > MOST else "")
+    st.html(
+        f'<details class="prompt"><summary title="{html.escape(whole[:1000])}"><b>Prompt</b> {html.escape(which)}'
+        f"{html.escape(known)}: {html.escape(shortened(text))}</summary><p>{html.escape(whole)}</p></details>"
+    )
+
+
+def _draw_change(text: str) -> None:
+    """That a link has changed the prompt, as long as its page and that prompt are shown."""
+    change: Change | None = st.session_state.get(_CHANGED)
+    if change is None or change.page != state.visited():
+        return
+    change.after = change.after or text
+    if change.after != text or (change.last and change.last[1] == text):
+        return
+    was = f" Before it was: {shortened(change.last[1])}" if change.last else ""
+    st.html(f'<p class="note">The link that you followed has changed the prompt of all pages.{html.escape(was)}</p>')
+    st.button("Take the earlier prompt back", key="prompt_back", on_click=take_back, args=(change.before,))
