@@ -12,10 +12,11 @@ from app.shell import loading
 from app.shell.answers import next_tokens, ready_answer
 from app.shell.carriers import needle_reading, without_subtraction
 from app.shell.change_headlines import subtraction_headline
-from app.shell.headlines import models_headline, said, word
+from app.shell.headlines import models_headline
 from app.shell.links import Link, asked
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
+from app.shell.wording import quoted, said
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.implicit_attention import HeadScores
 
@@ -54,7 +55,7 @@ def of_plain(first: ChosenModel, plain: ChosenModel, prompt: Prompt) -> str:
     also = ", as does" if token == wanted else ", other than"
     without = " So this prompt can be answered without a subtraction." if token == wanted else ""
     return (
-        f"{short_name(plain.name)}, which subtracts nothing, says “{word(token_text(token, plain.tokenizer))}” "
+        f"{short_name(plain.name)}, which subtracts nothing, says {quoted(token_text(token, plain.tokenizer))} "
         f"(p {said(probability)}){also} {short_name(first.name)}.{without}"
     )
 

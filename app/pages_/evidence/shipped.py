@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from app.shell.headlines import calibrated_gaps, estimated, prompts, retrieval_headline
+from app.shell.headlines import calibrated_gaps, retrieval_headline
 from app.shell.needle_runs import SHIPPED, shipped_results
+from app.shell.wording import estimated, prompts
 from diffmamba_interp.files.json_files import read_json_object
 from diffmamba_interp.needle.accuracy_grid import read_cells
 from diffmamba_interp.statistics import Estimate
