@@ -25,6 +25,12 @@ def stage_names(n_layers: Natural) -> tuple[str, ...]:
     return (*(stage_name(index) for index in range(n_layers)), OUTPUT)
 
 
+def stage_words(stage: int, n_stages: int) -> str:
+    """Where something is seen, by the number of its stage; one past the last is nowhere."""
+    names = {0: "in the embedding", n_stages - 1: "at the output"}
+    return "nowhere" if stage >= n_stages else names.get(stage, f"after block {stage - 1}")
+
+
 def stays_clear(is_clear: Bool[np.ndarray, "*batch stage"]) -> Bool[np.ndarray, "*batch stage"]:
     """Whether a stage and all later ones are clear."""
     return np.flip(np.logical_and.accumulate(np.flip(is_clear, -1), axis=-1), -1)

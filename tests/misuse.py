@@ -670,7 +670,7 @@ def table(folder: Path) -> dict[str, tuple[Call, dict[str, Any]]]:
         ),
         "formation_table": (
             needle.formation_table,
-            {"formations": needle.summarise_formation([trajectory], n_resamples=20), "differences": ()},
+            {"formations": needle.summarise_formation([trajectory], n_resamples=20), "differences": (), "named": True},
         ),
         "answer_text": (needle.answer_text, {"label": "kitchen"}),
         "format_prompt": (needle.format_prompt, {"context": "Here.", "question": "Where?"}),
@@ -752,6 +752,7 @@ RIGHT_IN: dict[str, str] = {
     "answer_readings.logits": "floats",
     "calibrate.n_folds": "huge",
     "formation_table.differences": "empty",
+    "formation_table.named": "truth",
     "summarise_probes.records": "empty",
     "compare_each.samples": "texts fractions floats complex array",
     **{f"{name}.seed": "negative huge" for name in ANY_SEED},

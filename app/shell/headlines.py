@@ -7,8 +7,7 @@ speaks against the finding beside it. A difference is model minus baseline.
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +27,9 @@ from diffmamba_interp.models.inspection import CheckpointReport
 from diffmamba_interp.needle import NeedleTrajectory
 from diffmamba_interp.needle.accuracy_grid import Cell
 from diffmamba_interp.needle.curves import compare
-from diffmamba_interp.needle.formation import Formation, compare_formation, summarise_formation
+from diffmamba_interp.needle.formation import comes_in, compare_formation, summarise_formation
 from diffmamba_interp.spans import SPAN_CLASSES, Spans
+from diffmamba_interp.stages import stage_words
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
 
 
@@ -88,7 +88,7 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
     n = difference.n
     # The median, as in the table below the figures: one number for what is one quantity.
     sign = difference.median.sign(n)
-    told = f"{estimated(difference.median, 1)} stages (median)"
+    told = f"{estimated(difference.median, 1)} blocks (median)"
     if sign:
         where = says if sign < 0 else against
         where.append(f"That is {'earlier' if sign < 0 else 'later'} than in {other}: {told}, {prompts(n)}.")
@@ -115,42 +115,35 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
 def _calibrated(read: NeedleTrajectory, shipped: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Of the task that was read."""
     tasks = {sample.task for sample in read.samples}
-    return calibrated_gaps(shipped, read.lenses[0], {"task": tasks.pop()} if len(tasks) == 1 else {})
+    lengths = {sample.length for sample in read.samples}
+    return calibrated_gaps(shipped, read.lenses[0], {"task": tasks.pop()} if len(tasks) == 1 else {}, lengths)
 
 
-def calibrated_gaps(shipped: Mapping[str, Any] | None, lens: str, task: Mapping[str, str]) -> tuple[str, ...]:
-    """The gap at the output in calibrated bits, length by length, from shipped results. task: empty for all."""
-    told = []
+def calibrated_gaps(
+    shipped: Mapping[str, Any] | None, lens: str, task: Mapping[str, str], lengths: Collection[int] = ()
+) -> tuple[str, ...]:
+    """The gap at the output in calibrated bits, length by length, from shipped results.
+
+    task: empty for all. lengths: of the prompts that stand on the page: of others it is told only where these were not
+    measured.
+    """
+    told: dict[int, str] = {}
     for one in [] if shipped is None else shipped.get("measure_means", []):
         of_task = {key: value for key, value in one["group"].items() if key != "length"} == task
         if one["measure"] == "calibrated_bits" and one["place"] == "output" and one["lens"] == lens and of_task:
             gap = Estimate(*one["difference"])
             verdict = {0: "no gap is left", 1: "a gap is left", -1: "the baseline is ahead"}[gap.sign(one["n"])]
-            length = length_name(int(one["group"].get("length", 0)))
-            told.append(f"{estimated(gap, 2)} bits at {length} (n = {one['n']:,}): {verdict}")
+            length = int(one["group"].get("length", 0))
+            told[length] = f"{estimated(gap, 2)} bits at {length_name(length)} (n = {one['n']:,}): {verdict}"
     if not told:
         return ()
+    of_these = [words for length, words in told.items() if length in lengths] or [*told.values()]
+    other = ", ".join(length_name(length) for length in lengths if length not in told)
     return (
-        f"At the output, once both models are calibrated (measured beforehand, on more prompts): {'; '.join(told)}.",
+        "At the output, once both models are calibrated (measured beforehand, on more prompts"
+        + (f"; not at {other} tokens, as here" if other else "")
+        + f"): {'; '.join(of_these)}.",
     )
-
-
-def comes_in(one: Formation) -> str:
-    """After which block, by the median, and the interval of that, as `after block 3 [1 to 3]`."""
-    low, high = math.floor(one.median.low), math.ceil(one.median.high)
-    # Of two middle prompts the later: by then half of them have it.
-    middle = stage_words(math.ceil(one.median.value), one.n_stages)
-    if low >= one.n_stages or low == high:
-        return middle
-    first, last = (
-        "embedding" if stage == 0 else "nowhere" if stage >= one.n_stages else str(stage - 1) for stage in (low, high)
-    )
-    return f"{middle} [{first} to {last}]"
-
-
-def stage_words(stage: int, n_stages: int) -> str:
-    """Where a lens reads, by number: 0 is the embedding; one past the last is nowhere."""
-    return "in the embedding" if stage == 0 else "nowhere" if stage >= n_stages else f"after block {stage - 1}"
 
 
 def lens_headline(

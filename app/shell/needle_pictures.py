@@ -64,12 +64,12 @@ def formation_steps(run: NeedleRun) -> list[Step]:
     if not are_comparable(read):
         return [
             Step("formations", summarise_formation, trajectories, **how),
-            Step("table", formation_table, Ref("formations")),
+            Step("table", formation_table, Ref("formations"), named=True),
         ]
     return [
         Step("formations", summarise_formation, trajectories, **how),
         Step("formation_differences", compare_formation, *trajectories[::-1], **how),
-        Step("table", formation_table, Ref("formations"), Ref("formation_differences")),
+        Step("table", formation_table, Ref("formations"), Ref("formation_differences"), named=True),
     ]
 
 

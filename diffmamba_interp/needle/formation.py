@@ -16,6 +16,7 @@ one of the models has prompts that form at f, its g serves for both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.needle.curves import Group, GroupKey, GroupRecord, matched, prompt_groups
 from diffmamba_interp.needle.trajectory_records import Measure, NeedleTrajectory
 from diffmamba_interp.resampling import N_RESAMPLES, Counts
-from diffmamba_interp.stages import formation_stage
+from diffmamba_interp.stages import formation_stage, stage_words
 from diffmamba_interp.statistics import (
     Estimate,
     WeightedStatistic,
@@ -285,26 +286,43 @@ def _clearness(trajectory: NeedleTrajectory, criteria: Sequence[Criterion]) -> d
     return {c: Clearness(snr_db=snr_db, is_clear=trajectory.measure(CRITERIA[c]) > 0) for c in criteria}
 
 
+def comes_in(one: Formation) -> str:
+    """After which block, by the median, and the interval of that, as `after block 3 [1 to 3]`."""
+    low, high = math.floor(one.median.low), math.ceil(one.median.high)
+    # Of two middle prompts the later: by then half of them have it.
+    middle = stage_words(math.ceil(one.median.value), one.n_stages)
+    if low >= one.n_stages or low == high:
+        return middle
+    first, last = (stage_words(stage, one.n_stages).split()[-1] for stage in (low, high))
+    return f"{middle} [{first} to {last}]"
+
+
 @checked
-def formation_table(formations: Sequence[Formation], differences: Sequence[FormationDifference] = ()) -> list[str]:
+def formation_table(
+    formations: Sequence[Formation], differences: Sequence[FormationDifference] = (), *, named: bool = False
+) -> list[str]:
     """Lines of a Markdown table that also reads well in a terminal: a row for each formation, then each difference.
 
-    Raises ValueError if there are no formations.
+    named: stages by their names, as `after block 3`, and differences in blocks, in place of numbers. Raises ValueError
+    if there are no formations.
     """
     if not formations:
         raise ValueError("formations is empty: summarise at least one trajectory first.")
-    heads = ("task", "length", "n", "lens", "criterion", "model", "median stage", "never forms", "SNR there, dB")
+    where = "comes in (median)" if named else "median stage"
+    heads = ("task", "length", "n", "lens", "criterion", "model", where, "never forms", "SNR there, dB")
     rows: list[tuple[str, ...]] = [heads]
     for one in by_cell(formations, differences):
         what = group_texts(one)
         if isinstance(one, Formation):
             never = f"{1 - one.share_formed.value:.1%}"
-            rows.append((*what, short_name(one.model), one.median.text(1), never, one.snr_db.text(1)))
+            stage = comes_in(one) if named else one.median.text(1)
+            rows.append((*what, short_name(one.model), stage, never, one.snr_db.text(1)))
         else:
             never = f"{0 - one.share_formed.value:+.1%}"
             there = f"{one.snr_db.text(1, signed=True)}, n = {one.n_both}"
             whose = minus(short_name(one.model), short_name(one.baseline))
-            rows.append((*what, whose, one.median.text(1, signed=True), never, there))
+            stages = one.median.text(1, signed=True) + " blocks" * named
+            rows.append((*what, whose, stages, never, there))
     return aligned_table(rows)
 
 

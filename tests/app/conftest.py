@@ -133,6 +133,11 @@ def headline(app: AppTest, at: int = 0) -> str:
     return html.unescape(re.sub(r"<[^>]*>", " ", found[at]).replace("  ", " ")).replace("( ", "(")
 
 
+def notes(app: AppTest) -> list[str]:
+    """The notes below figures, as HTML."""
+    return [element.proto.body for element in app.get("html") if 'class="note"' in element.proto.body]
+
+
 def links(app: AppTest) -> list[Any]:
     """The links to other pages, without the side bar's."""
     return [element.proto for element in app.get("page_link")]

@@ -79,7 +79,7 @@ def test_an_earlier_answer_is_told_with_its_block_its_n_and_that_it_is_no_cleane
     told = needle_headline([early, late])
     assert told.says[0].startswith("The answer comes in after block 1 in diff-mamba2 (mamba2: after block 4)")
     assert "n = 20 prompts" in told.says[0]
-    assert "earlier than in mamba2: −3.0 [−3.0, −3.0] stages (median)" in words(told)
+    assert "earlier than in mamba2: −3.0 [−3.0, −3.0] blocks (median)" in words(told)
     assert "mamba2 is ahead there" in objections(told)
 
 
@@ -92,7 +92,7 @@ def test_a_model_that_loses_is_said_to_lose() -> None:
 
 def test_too_few_prompts_decide_nothing_and_that_is_said() -> None:
     told = needle_headline([trajectory("diff", 2, 8), trajectory("plain", 5, 8)])
-    assert "not told apart from plain: −3.0 [−3.0, −3.0] stages (median), n = 8 prompts, of which 10" in objections(
+    assert "not told apart from plain: −3.0 [−3.0, −3.0] blocks (median), n = 8 prompts, of which 10" in objections(
         told
     )
     assert len(told.says) == 1
@@ -128,6 +128,16 @@ def test_the_calibrated_gap_is_read_from_the_shipped_results() -> None:
         told = needle_headline(read, {"measure_means": [gap | {"n": 500, "difference": difference}]})
         assert f"{difference[0]:+.2f}".replace("-", "−") in told.against[-1]
         assert told.against[-1].endswith(f"bits at 0k (n = 500): {verdict}.")
+    longer = gap | {"group": {"length": "1024", "task": "qa1"}, "n": 300, "difference": [-1.0, -2.0, -0.5]}
+    both = {"measure_means": [gap | {"n": 500, "difference": [0.1, 0.05, 0.2]}, longer]}
+    of_its_length = needle_headline(read, both).against[-1]
+    assert "bits at 0k" in of_its_length
+    assert "1k" not in of_its_length
+    at_512 = [replace(one, samples=tuple(replace(s, length=512) for s in one.samples)) for one in read]
+    told = needle_headline(at_512, both).against[-1]
+    assert "on more prompts; not at 512 tokens, as here): +0.10" in told
+    assert "bits at 0k (n = 500)" in told
+    assert "bits at 1k (n = 300): the baseline is ahead" in told
     other = gap | {"group": {"length": "0", "task": "qa2"}, "n": 500, "difference": [1, 1, 1]}
     assert "calibrated" not in objections(needle_headline(read, {"measure_means": [other]}))
 
@@ -149,7 +159,7 @@ def lens_read(top: list[int]) -> LensTrajectory:
 
 @pytest.mark.parametrize(
     ("top", "since"),
-    [([1, 2, 2, 1, 2], "after block 3"), ([2, 2, 2], "in the embedding"), ([1, 2, 1, 3, 3], "after block 2")],
+    [([1, 2, 2, 1, 2], "at the output"), ([2, 2, 2], "in the embedding"), ([1, 2, 1, 3, 3], "after block 2")],
 )
 def test_the_lens_is_told_from_where_the_last_token_stays(top: list[int], since: str) -> None:
     told = lens_headline({"bundled:mamba2": lens_read(top)}, lambda token: f" w{token}", lens="tuned")

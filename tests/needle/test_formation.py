@@ -144,6 +144,26 @@ def test_records_come_back_from_json_and_stand_in_a_table_with_a_signed_differen
     assert rows[2][5:] == ["other − plain", "-3.0 [-3.0, -3.0]", "+0.0%", "+10.0 [+10.0, +10.0], n = 12"]
 
 
+def test_a_table_names_stages_where_it_is_asked_to_and_counts_differences_in_blocks() -> None:
+    plain, other = (steps(np.full(N, stage), 10.0, name) for stage, name in ((6, "plain"), (2, "other")))
+    tables = [
+        formation_table(
+            summarise_formation([plain, other], criteria=("7 dB",), by=(), n_resamples=50),
+            compare_formation(plain, other, criteria=("7 dB",), by=(), n_resamples=50),
+            named=named,
+        )
+        for named in (False, True)
+    ]
+    cells = [[line.split("|")[7].strip() for line in table] for table in tables]
+    assert [cells[0][at] for at in (0, 2, 3)] == ["median stage", "6.0 [6.0, 6.0]", "2.0 [2.0, 2.0]"]
+    assert cells[1][:1] + cells[1][2:] == [
+        "comes in (median)",
+        "at the output",
+        "after block 1",
+        "-4.0 [-4.0, -4.0] blocks",
+    ]
+
+
 def test_models_of_other_depth_other_prompts_or_other_lenses_are_refused() -> None:
     plain = steps(np.full(N, 5), 10.0)
     shallow = NeedleTrajectory(**{**vars(plain), "stages": STAGES[1:]})

@@ -10,7 +10,7 @@ import numpy as np
 from app.shell.carriers import named
 from app.shell.headlines import Headline
 from app.shell.links import Link, asked
-from app.shell.wording import placed, said
+from app.shell.wording import said
 from diffmamba_interp.figures.heads import ranked_heads
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.interventions import PatchGrid, SweepRecord
@@ -90,13 +90,17 @@ def of_swapping(grid: PatchGrid, places: Sequence[str], pair: str) -> Account:
     best = [(column, int(recovered[:, column].argmax())) for column in range(len(places))]
     (column, row), *rest = sorted(best, key=lambda at: -recovered[at[1], at[0]])
     says = (
-        f"Block {grid.blocks[row]}: what it writes at {placed(places[column])}, put into the prompt with {pair} "
+        f"Block {grid.blocks[row]}: what it writes at {of_place(places[column])}, put into the prompt with {pair} "
         f"exchanged, brings back {recovered[row, column]:.0%} of the logit difference"
     )
     for other, at in rest[:1]:
-        says += f"; of other places most comes from block {grid.blocks[at]} at {placed(places[other])}, "
+        says += f"; of other places most comes from block {grid.blocks[at]} at {of_place(places[other])}, "
         says += f"{recovered[at, other]:.0%}"
     return Account(asks=SWAPPING, says=f"{says}.", block=grid.blocks[row], links=links)
+
+
+def of_place(name: str) -> str:
+    return name if name.startswith("the ") else f"the {name}"
 
 
 def verdict(accounts: Sequence[Account], n_waiting: int = 0) -> Headline:

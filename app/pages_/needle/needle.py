@@ -176,8 +176,8 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
         st.info(words)
     st.markdown("\n".join(formation_lines(run)))
     draw_note(
-        "Median stage: the first, counted from the embedding (0), so that stage 4 is after block 3, from which the SNR "
-        "stays above 7 dB, or the answer on top of the labels, to the output; one past the last where it never forms. "
+        "Comes in: the first place from which the SNR stays above 7 dB, or the answer on top of the labels, to the "
+        "output; nowhere where it never does. A difference counts from place to place, which is a block each. "
         "SNR there: mean of the prompts in which it forms, in a difference in both models. In brackets 95 % intervals."
     )
     code = as_python(printed_curves(reads, request, run))

@@ -9,11 +9,11 @@ import streamlit as st
 from app.pages_.needle.request import SampleRequest
 from app.shell import state
 from app.shell.errors import shown_errors
-from app.shell.headlines import stage_words
 from app.shell.links import draw_links, places_links
 from app.shell.needle_runs import NeedleReading
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.needle.formation import formation_stages
+from diffmamba_interp.stages import stage_words
 
 AT_STAGE = "needle_stage"
 """The stage whose point was clicked, as the address would say it."""
