@@ -33,6 +33,7 @@ N_GENERATED = 3
 """Tokens of an answer: a word."""
 
 _SEPARATOR = "|"
+_OF_TEXT = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}]
 _OF_PROMPT = ("task", "length", "index", "story", "n_tokens", "n_mentioned", "answer", "labels")
 _OF_MODEL = ("predicted", "generated", "log_probs")
 
@@ -201,7 +202,7 @@ def write_rows(path: Path, rows: Iterable[PromptRow]) -> None:
         first = by_model[models[0]]
         answers = [_text(getattr(by_model[model], field)) for model in models for field in _OF_MODEL]
         writer.writerow([*(_text(getattr(first, field)) for field in _OF_PROMPT), *answers])
-    write_bytes(path, lzma.compress(text.getvalue().encode(), preset=9 | lzma.PRESET_EXTREME))
+    write_bytes(path, lzma.compress(text.getvalue().encode(), filters=_OF_TEXT))
 
 
 def read_rows(path: Path) -> list[PromptRow]:
