@@ -37,11 +37,11 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = 1) -> None:
 
 def results_json(content: Mapping[str, Any], *, digits: int = 5) -> str:
     """The text of a results.json, small and readable: what holds no more than plain lists and objects is on one line,
-    without blanks.
+    without blanks; no line is indented.
 
     digits: significant ones of every number with a fraction, however small it is.
     """
-    return _laid_out(_rounded(plain(content), digits), 0)
+    return _laid_out(_rounded(plain(content), digits), is_whole=True)
 
 
 def plain(value: Any) -> Any:
@@ -97,17 +97,16 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _laid_out(value: Any, indent: int) -> str:
-    if _depth(value) <= _LINE_DEPTH and indent:
+def _laid_out(value: Any, *, is_whole: bool = False) -> str:
+    if _depth(value) <= _LINE_DEPTH and not is_whole:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    start = "\n" + " " * (indent + 1)
     if isinstance(value, dict):
-        items = [f"{json.dumps(key)}:{_laid_out(item, indent + 1)}" for key, item in value.items()]
+        items = [f"{json.dumps(key)}:{_laid_out(item)}" for key, item in value.items()]
         opening, closing = "{}"
     else:
-        items = [_laid_out(item, indent + 1) for item in value]
+        items = [_laid_out(item) for item in value]
         opening, closing = "[]"
-    return f"{opening}{start}{f',{start}'.join(items)}\n{' ' * indent}{closing}"
+    return "\n".join([opening, ",\n".join(items), closing])
 
 
 def _depth(value: Any) -> int:

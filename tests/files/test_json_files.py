@@ -91,12 +91,12 @@ def test_small_numbers_keep_their_digits_and_nothing_is_lost() -> None:
         "text": "a [b] c",
         "empty": [],
     }
-    assert ' "curve":[1.2346e-09,null,"inf",0.1,7,true,null],\n' in text
+    assert '\n"curve":[1.2346e-09,null,"inf",0.1,7,true,null],\n' in text
 
 
 def test_a_row_of_estimates_stands_on_one_line_under_its_name() -> None:
     content = {"cells": [{"task": "qa1", "shares": {"a": {"x": [0.1, 0.0, 0.2]}, "b": {"x": [0.3, 0.2, 0.4]}}}]}
     lines = results_json(content).split("\n")
-    assert '    "a":{"x":[0.1,0.0,0.2]},' in lines
-    assert '    "b":{"x":[0.3,0.2,0.4]}' in lines
+    assert '"a":{"x":[0.1,0.0,0.2]},' in lines
+    assert '"b":{"x":[0.3,0.2,0.4]}' in lines
     assert json.loads("\n".join(lines)) == content
