@@ -172,14 +172,14 @@ def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int
 
 
 def faithfulness_headline(record: FaithfulnessRecord) -> Headline:
-    """Which account of the tokens holds best, by insertion less deletion area."""
+    """Which ranking of the tokens holds best, by insertion less deletion area."""
     gap = dict(zip(record.rankings, record.gap.mean(axis=0).tolist(), strict=True))
     n = len(record.gap)
     best, *rest = sorted(gap, key=lambda name: -gap[name])
     others = ", ".join(f"{ranking_name(name)} {gap[name]:.2f}" for name in rest)
     against = [ONE_PROMPT] if n < MIN_SAMPLES else []
     if best == RANDOM:
-        against.insert(0, "No account is better than a random order here.")
+        against.insert(0, "No ranking is better than a random order here.")
     return Headline(
         says=(
             f"{ranking_name(best).capitalize()} holds best: insertion less deletion area {gap[best]:.2f}; {others} "

@@ -32,6 +32,19 @@ WORDS = {
     "among the labels": "probability of the answer if one of the labels must follow: they share it among them",
     "corrected": "for the number of stages that are tested, after Holm: p can only get larger",
     "differential": "of two branches, one of which is subtracted from the other",
+    "λ_init": "a number for each depth, which is not trained; λ is that and a trained sigmoid",
+    "Diff-S6": "one mixer with two scans, subtracted inside it; Diff-Mamba subtracts whole mixers",
+    "scan": "the recurrence of a mixer: each position adds to a state, and reads from it",
+    "dt ratio": "mean step size dt of a head at full stops and line breaks, over that at other tokens",
+    "gather": "how much a head collects of a fact at the fact's last token",
+    "aggregate": "how much a head reads of the needle's end at the last position, where the answer is read",
+    "needle share": "how much of what a head reads at the last position lies on the needle",
+    "negative mass": "how much of what a head reads has a negative weight",
+    "redundancy": "how alike a head reads to the other heads of its scan: 1 for the same",
+    "output norm": "how much a head adds to the stream",
+    "stream": "what the blocks add to, one vector at each position; the next token is read from it",
+    "ranking": "an order of the prompt's tokens by how much they are said to matter for the answer",
+    "contributions": "what each token brings to a logit by way of a block, with gates and norms held as they were",
 }
 """What pages say of them; the glossary of the README has the definitions."""
 

@@ -27,8 +27,8 @@ DETAILS = {"branch": "of the {}", "level": "{}", "at": "{}", "point": "{}", "hea
 VALUES = {
     "write": "as what the state takes in",
     "input": "with everything that the convolution makes of it",
-    "ssm_y": "behind its scan",
-    "gated": "behind its gate",
+    "ssm_y": "at its scan's output",
+    "gated": "after its gate",
     "resid_pre": "where each block begins",
     "resid_post": "where each block ends",
     "mixer_out": "in what each block writes",

@@ -133,9 +133,15 @@ def headline(app: AppTest, at: int = 0) -> str:
     return html.unescape(re.sub(r"<[^>]*>", " ", found[at]).replace("  ", " ")).replace("( ", "(")
 
 
+def captions(app: AppTest) -> list[str]:
+    """What stands small on the page, with words that explain themselves or without."""
+    return texts(app.caption) + notes(app)
+
+
 def notes(app: AppTest) -> list[str]:
-    """The notes below figures, as HTML."""
-    return [element.proto.body for element in app.get("html") if 'class="note"' in element.proto.body]
+    """The notes below figures, without their markup."""
+    bodies = [element.proto.body for element in app.get("html") if 'class="note"' in element.proto.body]
+    return [html.unescape(re.sub(r"<[^>]*>", "", body)) for body in bodies]
 
 
 def links(app: AppTest) -> list[Any]:

@@ -25,7 +25,7 @@ def test_without_a_known_answer_every_page_asks_for_the_most_likely_token(
     assert wanted != IDS.split()[-1]
     app = open_app("interventions", ids=IDS)
     assert app.text_input(key="answer").value == ""
-    assert any(f"Asked for: {wanted}, the most likely" in text for text in texts(app.caption))
+    assert any(f"Asked for: “{wanted}”, the most likely" in text for text in texts(app.caption))
     assert open_app("attention", ids=IDS, kind="contribution").text_input(key="token").value == wanted
     app = open_app("lens", ids=IDS, colour="target_probability")
     assert app.text_input(key="target").value == wanted

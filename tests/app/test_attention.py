@@ -9,7 +9,7 @@ import torch
 
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import extract_attention
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, run_code, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, captions, complaint, drawn, run_code, texts
 
 TOKENS = [int(part) for part in IDS.split()]
 
@@ -50,13 +50,13 @@ def test_a_plain_block_shows_its_weights(open_app: OpenApp, model: HookedMamba) 
     app = open_app("attention", ids=IDS, block="1")
     (trace,) = drawn(app)["data"]
     assert np.array_equal(trace["z"], expected(model, block=1, reduce="mean")["weights"][0])
-    assert any("is plain" in caption for caption in texts(app.caption))
+    assert any("is plain" in caption for caption in captions(app))
 
 
 @pytest.mark.parametrize(("heads", "words"), [("3", "H1 − λ H2"), ("mean", "mean(H1) − λ mean(H2)")])
 def test_the_caption_says_which_difference_is_shown(open_app: OpenApp, heads: str, words: str) -> None:
-    captions = texts(open_app("attention", ids=IDS, block="2", heads=heads).caption)
-    assert any(words in caption for caption in captions)
+    app = open_app("attention", ids=IDS, block="2", heads=heads)
+    assert any(words in caption for caption in captions(app))
 
 
 @pytest.mark.parametrize(("ids", "words"), [("5 6 tree", "token 2 is 'tree'"), ("7" * 1_000_000, "at most 200,000")])
@@ -84,7 +84,7 @@ def test_contributions_along_a_token_and_their_norms_can_be_shown(open_app: Open
     tokens = torch.tensor([TOKENS])
     picture = extract_attention(model, tokens, block=2, kind="contribution", direction=42).to_numpy()
     assert np.array_equal(drawn(app)["data"][2]["z"], picture["difference"][0])
-    assert any("exact" in caption for caption in texts(app.caption))
+    assert any("exact" in caption for caption in captions(app))
     app.selectbox(key="kind").select("contribution_norm").run()
     norms = extract_attention(model, tokens, block=2, kind="contribution_norm").to_numpy()
     assert np.array_equal(drawn(app)["data"][0]["z"], norms["minuend"][0])
@@ -111,7 +111,7 @@ def test_of_a_long_row_the_end_is_drawn_and_the_share_of_the_rest_is_told(open_a
     body = next(html.proto.body for html in app.get("html") if "<span" in html.proto.body)
     places = [int(part.split(":")[0]) for part in re.findall(r'title="([^"]*)"', body)]
     assert places == list(range(180, 300))
-    assert any("falls on the others" in caption for caption in texts(app.caption))
+    assert any("falls on the others" in caption for caption in captions(app))
     assert "pooled" in drawn(app)["layout"]["title"]["text"]
 
 

@@ -11,7 +11,7 @@ from app.shell.prompts import DEFAULT_NEEDLE
 from app.shell.wording import signed_text
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.colours import SIGNED, colour_at
-from tests.app.conftest import IDS, OpenApp, complaint, figures, run_code, texts
+from tests.app.conftest import IDS, OpenApp, captions, complaint, figures, run_code, texts
 
 BUNDLED = "bundled:diff-mamba2"
 
@@ -66,7 +66,7 @@ def test_a_mark_that_does_not_occur_is_said_and_the_others_stay(open_app: OpenAp
     app = open_app("attention", model=BUNDLED, needle="elephant")
     assert any("elephant" in text and "does not occur" in text for text in texts(app.warning))
     assert {trace.get("name") for trace in picture(app)["data"]} >= {"question", "distractors"}
-    assert any("No needle is marked" in text for text in texts(app.caption))
+    assert any("No needle is marked" in text for text in captions(app))
 
 
 def test_an_edited_word_drops_its_own_mark_only(open_app: OpenApp) -> None:
@@ -88,7 +88,7 @@ def test_the_page_opens_at_the_head_that_reads_most_of_the_needle_and_says_why(o
     assert max(values.max() for values in made["needle_reading"].by_head("needle_share").values()) == pytest.approx(
         share
     )
-    (words,) = [text for text in texts(app.caption) if text.startswith("The head with the largest share on the needle")]
+    (words,) = [text for text in captions(app) if text.startswith("The head with the largest share on the needle")]
     assert f"block 3, head 1 of the minuend: {share:.0%}" in words
     assert "the most of 288 heads" in words
     strip = figures(app)[0]
@@ -101,7 +101,7 @@ def test_buttons_step_through_blocks_and_heads_and_every_block_opens_at_its_own_
     app.button(key="block_next").click().run()
     assert (app.slider(key="block").value, app.selectbox(key="heads").value) == (4, "0")
     assert any(
-        "Shown: block 4, head 0, of this block's the one with the largest share" in text for text in texts(app.caption)
+        "Shown: block 4, head 0, of this block's the one with the largest share" in text for text in captions(app)
     )
     app.button(key="head_next").click().run()
     assert app.selectbox(key="heads").value == "1"
@@ -127,10 +127,10 @@ def test_a_source_of_the_row_is_told_with_its_values_and_framed(open_app: OpenAp
         float(np.abs(run_code(app)["record"].to_numpy()["minuend"]).max()),
     )
     assert largest > end
-    assert any(f"The colours end at ±{end:.3g}" in text for text in texts(app.caption))
+    assert any(f"The colours end at ±{end:.3g}" in text for text in captions(app))
     # One scale for the picture and for the row over the text.
     said = f"the scale is that of the picture above, ±{end:.3g}; the largest"
-    assert any(said in text for text in texts(app.caption))
+    assert any(said in text for text in captions(app))
     assert any(f"background:{colour_at(SIGNED, 0.5 + 0.5 * float(minuend[43, 26]) / end)}" in body for body in bodies)
     app.slider(key="row").set_value(30).run()
     assert any("of what position 30 reads" in html.proto.body for html in app.get("html"))
@@ -151,11 +151,11 @@ def test_a_long_needle_prompt_comes_collapsed_and_its_code_gives_the_cells(open_
     for trace, name in zip(figure["data"], ("minuend", "lambda_subtrahend", "difference"), strict=True):
         assert np.array_equal(trace["z"], cells[name].numpy(), equal_nan=True)
     assert made["figure"].layout.title.text == figure["layout"]["title"]["text"]
-    words = " ".join(texts(app.caption))
+    words = " ".join(captions(app))
     assert "of the row's magnitude falls on the others" in words
     app.selectbox(key="view").select("positions").run()
     assert "pooled 4 × 4 to the largest magnitude" in picture(app)["layout"]["title"]["text"]
-    assert any("4 × 4 positions" in caption and "hold every value" in caption for caption in texts(app.caption))
+    assert any("4 × 4 positions" in caption and "hold every value" in caption for caption in captions(app))
     cell = run_code(app)["record"].to_numpy()["minuend"][0, 0, 200:204, 100:104].ravel()
     assert picture(app)["data"][0]["z"][50, 25] == cell[np.abs(cell).argmax()]
 
@@ -169,7 +169,7 @@ def test_a_window_shows_its_cells_unpooled_and_keeps_their_positions(open_app: O
     made = run_code(app)
     assert np.array_equal(trace["z"], made["figure"].data[0].z)
     assert np.array_equal(trace["z"], made["record"].to_numpy()["minuend"][0][:, 100:150])
-    assert not any("hold every value" in caption for caption in texts(app.caption))
+    assert not any("hold every value" in caption for caption in captions(app))
     assert app.slider(key="row").value == 149
 
 

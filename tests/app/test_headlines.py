@@ -303,7 +303,7 @@ def test_a_sweep_names_the_block_that_carries_most_or_the_doses() -> None:
     assert "No dose moves" in words(sweep_headline(without_subtraction(1.0, 1.0)))
 
 
-def test_the_account_that_holds_best_is_named_or_that_none_does() -> None:
+def test_the_ranking_that_holds_best_is_named_or_that_none_does() -> None:
     def record(first: float) -> FaithfulnessRecord:
         return FaithfulnessRecord(
             reading="label_probability", unit="probability", rankings=("contribution", "random"), fractions=(0.0, 1.0),
@@ -313,7 +313,7 @@ def test_the_account_that_holds_best_is_named_or_that_none_does() -> None:
 
     told = faithfulness_headline(record(0.9))
     assert "holds best: insertion less deletion area 0.90; random 0.50 (n = 1 prompt)" in words(told)
-    assert "No account is better than a random order" in objections(faithfulness_headline(record(0.1)))
+    assert "No ranking is better than a random order" in objections(faithfulness_headline(record(0.1)))
 
 
 def grid(clean: float, patched: list[list[float]]) -> PatchGrid:

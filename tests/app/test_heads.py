@@ -10,7 +10,7 @@ from diffmamba_interp.figures.heads import head_scores_csv
 from diffmamba_interp.files.archives import arrays_from_bytes
 from diffmamba_interp.implicit_attention import DEFINITIONS, Spans, gather_and_aggregate, head_rivals, state_sink
 from diffmamba_interp.text import boundary_tokens
-from tests.app.conftest import IDS, OpenApp, drawn, run_code, texts
+from tests.app.conftest import IDS, OpenApp, captions, drawn, run_code, texts
 
 BUNDLED = "bundled:diff-mamba2"
 TOKENS = [int(part) for part in IDS.split()]
@@ -30,7 +30,7 @@ def test_the_state_sink_of_a_prompt_is_drawn_beside_what_it_means(open_app: Open
         rows = [row for row, (_, of) in enumerate(expected.rows) if of == part]
         np.testing.assert_allclose(trace["z"], expected.mean("sink_share")[rows], rtol=1e-5)
     np.testing.assert_allclose(results["scores"].mean("dt_ratio"), expected.mean("dt_ratio"), rtol=1e-5)
-    caption = next(text for text in texts(app.caption) if DEFINITIONS["sink_share"] in text)
+    caption = next(text for text in captions(app) if DEFINITIONS["sink_share"] in text)
     assert f"{expected.uniform['sink_share'][0]:.3f}" in caption
     (table,) = app.dataframe
     assert table.value.iloc[0]["sink share"] == pytest.approx(np.nanmax(expected.mean("sink_share")), rel=1e-5)
@@ -67,7 +67,7 @@ def test_a_model_without_a_tokenizer_has_negative_mass_and_is_told_what_the_rest
     titles = [note["text"] for note in drawn(app)["layout"]["annotations"]]
     assert titles == ["plain blocks", "minuend", "subtrahend (without λ)", "difference"]
     np.testing.assert_allclose(results["scores"].mean("redundancy"), expected.mean("redundancy"), rtol=1e-4, atol=1e-6)
-    assert any("pairs heads that have no tie" in text for text in texts(app.caption))
+    assert any("pairs heads that have no tie" in text for text in captions(app))
     scale = drawn(app)["layout"]["coloraxis"]
     assert scale["cmin"] == -scale["cmax"] < 0
 

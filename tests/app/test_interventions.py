@@ -168,7 +168,7 @@ def test_an_answer_of_several_tokens_is_read_by_its_first_and_labels_that_share_
     address = {"model": "bundled:diff-mamba2", "lens": "logit lens", "answer": "hallway of *the* house"}
     app = open_app("interventions", **address, wrong="hallway;garden")
     said = texts(app.caption)
-    assert any("first token, ' hallway'" in text.replace("\\", "") for text in said)
+    assert any("first token, “hallway”" in text.replace("\\", "") for text in said)
     assert any("left out" in text for text in said)
     assert len(app.metric) == 4
 

@@ -10,7 +10,7 @@ import torch
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.lens import LogitLens, TunedLens, fit_jacobian_lens, lens_trajectory, load_lens, save_lens
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, figures, run_code, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, captions, complaint, drawn, figures, run_code, texts
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 
@@ -59,7 +59,7 @@ def test_a_jacobian_lens_below_the_root_is_read_and_named(open_app: OpenApp, mod
     assert not np.allclose(
         trace["z"], lens_trajectory(model, LogitLens.from_model(model), TOKENS).top_probabilities[0, ..., 0]
     )
-    assert any("the token that the Jacobian lens finds" in element.value for element in app.caption)
+    assert any("the token that the Jacobian lens finds" in text for text in captions(app))
     made = run_code(app)["figure"].data[0]
     assert np.array_equal(trace["z"], made.z)
     shutil.rmtree(root / "lenses" / "jacobian")

@@ -17,6 +17,7 @@ from tests.app.conftest import (
     MODEL,
     OpenApp,
     block_tables,
+    captions,
     complaint,
     drawn,
     headline,
@@ -67,7 +68,7 @@ def test_of_a_plain_model_nothing_about_lambda_is_shown(open_app: OpenApp) -> No
     assert not app.get("plotly_chart")
     (table,) = block_tables(app)
     assert list(table) == ["block", "kind", "parameters"]
-    said = texts(app.caption)
+    said = captions(app)
     assert any("nothing is subtracted here" in text for text in said)
     assert not any("subtrahend" in text for text in said)
     assert [button.label for button in app.get("download_button")] == ["CSV", "NPZ"]

@@ -17,7 +17,7 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import source_scores
 from diffmamba_interp.interventions import attribution_patching, faithfulness, patch_grid
 from diffmamba_interp.spans import Spans
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, links, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, captions, complaint, figures, links
 from tests.app.test_interventions import ANSWER, TOKENS
 
 OTHER = torch.tensor([[8 if token == 5 else 5 if token == 8 else token for token in TOKENS[0].tolist()]])
@@ -44,7 +44,7 @@ def test_the_exact_grid_stands_beside_its_estimate_and_both_come_out_of_the_prog
     for heat, grid in zip(heats, (exact, estimate), strict=True):
         assert np.allclose(np.array(heat["z"], dtype=float), grid.change[0], atol=1e-4)
     assert heats[0]["coloraxis"] == heats[1]["coloraxis"]
-    assert any("Rank correlation of estimate and exact" in text for text in texts(app.caption))
+    assert any("Rank correlation of estimate and exact" in text for text in captions(app))
     # The links open the cell that brings most back, or the one that was clicked.
     row, column = np.unravel_index(np.nanargmax(exact.recovered[0]), exact.recovered[0].shape)
     opened = [parse_qs(link.query_string) for link in links(app) if link.page == "attention"]

@@ -37,6 +37,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
+from app.shell.glossary import draw_note
 from app.shell.headlines import attention_headline, draw_headline
 from app.shell.links import draw_links, places_links
 from app.shell.loading import ChosenModel
@@ -252,7 +253,7 @@ def draw_rest(
         means = f"Block {record.block} is differential. Difference: {record.difference_means}."
     else:
         means = f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}."
-    st.caption(means + what_is_drawn(request) + beyond_the_scale(figure))
+    draw_note(means + what_is_drawn(request) + beyond_the_scale(figure))
     if request.view != "heads":
         row = choose_row(prompt, record)
         # By span the picture shows sums, on a scale of their own.

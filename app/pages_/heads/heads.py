@@ -21,6 +21,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
+from app.shell.glossary import WORDS, draw_note
 from app.shell.headlines import UNTIED, draw_headline, heads_headline
 from app.shell.kept_runs import HeadsRun
 from app.shell.loading import ChosenModel
@@ -30,6 +31,7 @@ from diffmamba_interp.figures.heads import NAMES
 from diffmamba_interp.implicit_attention import DEFINITIONS, HeadScores
 
 FIGURE_HEIGHT = 400
+MEANINGS = "\n".join(f"- **{NAMES[measure]}**: {WORDS[NAMES[measure]]}" for measure in MAKERS)
 
 
 def page() -> None:
@@ -41,7 +43,7 @@ def page() -> None:
     with shown_errors("Scoring the heads", "Shorten the prompt to need less."):
         # What the Attention page ranks heads by, where a needle is marked.
         ready = "needle_share" if prompt.spans.needle else "sink_share"
-        measure = state.selectbox("Shown", "measure", list(MAKERS), ready, format_func=NAMES.__getitem__)
+        measure = state.selectbox("Shown", "measure", list(MAKERS), ready, format_func=NAMES.__getitem__, help=MEANINGS)
         request = HeadsRequest(measure=measure, boundary=boundary_of(chosen, prompt))
         missing = request.missing(prompt)
         if missing is not None:
@@ -61,7 +63,7 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     figure = drawn["figure"]
     figure.update_layout(height=FIGURE_HEIGHT)
     draw_figure(figure, "heads_figure")
-    st.caption(what_it_means(request, scores))
+    draw_note(what_it_means(request, scores))
     st.header(f"The {min(N_RANKED, len(drawn['largest']))} largest")
     st.dataframe([ranked_row(head, request.measure) for head in drawn["largest"]], hide_index=True, width="stretch")
     code = as_python([*model_steps(chosen.key), *score_steps(chosen.key, prompt, request), *figure_steps(request)])

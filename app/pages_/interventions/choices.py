@@ -14,6 +14,7 @@ from app.shell.choices import MARKS
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.state import float_slider
+from app.shell.wording import quoted
 from diffmamba_interp.hook_names import BRANCHES, Branch
 from diffmamba_interp.interventions.knock_out import LEVELS, Level
 from diffmamba_interp.spans import SPAN_CLASSES
@@ -171,9 +172,9 @@ def read_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
     ready = ready_answer(chosen, prompt)
     token = ready.token
     labels = dict.fromkeys([token, *(label_token(text, chosen) for text in ready.wrong)])
-    told = f"Asked for: {markdown(ready.text)}, {ready.source} ({MARKS}, at the side, takes another)."
+    told = f"Asked for: {markdown(quoted(ready.text))}, {ready.source} ({MARKS}, at the side, takes another)."
     if chosen.tokenizer and prompt.is_marked and len(label_tokens(ready.text, chosen)) > 1:
-        told += f" It is read by its first token, {markdown(repr(token_text(token, chosen.tokenizer)))}."
+        told += f" It is read by its first token, {markdown(quoted(token_text(token, chosen.tokenizer)))}."
     if len(labels) <= len(ready.wrong):
         told += " Wrong answers that begin with the first token of another label are left out."
     st.caption(told)

@@ -1,5 +1,5 @@
 """Where the answer comes from: values patched from one prompt into another, and tokens taken out in the order in which
-an account of them ranks them. Both ask the model as it is, without the page's changes.
+a measure ranks them. Both ask the model as it is, without the page's changes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure, paled
 from app.shell.folders import ModelKey
+from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline
 from app.shell.kept_runs import PatchingRun
 from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
@@ -140,9 +141,9 @@ def take_cell() -> None:
 
 def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
     """A switch, and the curves if it is on."""
-    st.header("Which account of the tokens holds?")
-    hint = "Source tokens are knocked out of every scan in the order of each account, or left in alone"
-    if not state.toggle("Take tokens out in the order of each account", "faithful", help=hint):
+    st.header("Which ranking of the tokens holds?")
+    hint = "Source tokens are knocked out of every scan in the order of each ranking, or left in alone"
+    if not state.toggle("Take tokens out in the order of each ranking", "faithful", help=hint):
         return
     with shown_errors("Taking tokens out", "Shorten the prompt."):
         steps = faithfulness_steps(chosen.key, prompt, answer)
@@ -153,11 +154,11 @@ def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> No
         with st.spinner("Taking tokens out", show_time=True):
             made = kept(chosen.key, steps, ("faithful",))
         draw_headline(faithfulness_headline(made["faithful"]))
-        chosen.keep(prompt, "accounts of the tokens, taken out in their order", made["faithful"])
+        chosen.keep(prompt, "rankings of the tokens, taken out in their order", made["faithful"])
         figure = run_steps(steps, {**made, "model": None, "scores": None})["faithful_figure"]
         draw_figure(figure, "faithful_curves")
-        st.caption(
-            "An account holds where its curve falls at once on the left, and rises at once on the right. One prompt "
+        draw_note(
+            "A ranking holds where its curve falls at once on the left, and rises at once on the right. One prompt "
             "decides nothing; grey: orders that know nothing of the model."
         )
         files = [html_file(figure, "faithfulness.html"), csv_file(lambda: curves_csv(made["faithful"]), "curves.csv")]

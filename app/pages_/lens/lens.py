@@ -23,6 +23,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure, paled
+from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline, lens_headline
 from app.shell.lens_reading import (
     STATISTICS,
@@ -114,7 +115,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
                     st.text(read.chosen.name)
                 key = f"lens_figure_{place}" if place else "lens_figure"
                 draw_figure(shown[place], key, on_select=partial(take_cell, key))
-    st.caption(
+    draw_note(
         f"Each cell: the token that the {kind} lens finds most likely to follow the token below, at that depth. "
         f"Positions {first} to {reads[0].request.last} of {len(prompt.tokens)}. Click a cell for its list, "
         "of which the first stand above, all below; the framed cell is the one it is of."

@@ -192,7 +192,7 @@ def draw_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
     st.header("What the last position reads for its answer")
     draw_headline(last_reads_headline(run.readings))
     draw_figure(figure, "needle_attention_figure")
-    st.caption(
+    draw_note(
         "Sizes of the exact contributions of every token to the answer's logit. Written: what a block adds, which is "
         "minuend − λ · subtrahend in a differential one. Cancelled: 1 − |difference| / (|minuend| + |λ · subtrahend|)."
     )
@@ -221,7 +221,7 @@ def draw_probes(reads: Sequence[NeedleRead], request: SampleRequest) -> None:
     for column, (place, figure) in zip(st.columns(2), enumerate(figures), strict=False):
         with column:
             draw_figure(figure, f"needle_probes_{place}")
-    st.caption(
+    draw_note(
         "Cross-validated over stories; bands: 95 % bootstrap intervals over them. Dashed: the same with the answers "
         "shuffled, what a probe gets right of anything. What a probe reads need not be what the model uses."
     )

@@ -14,6 +14,7 @@ from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.figures import draw_figure
+from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
@@ -80,7 +81,7 @@ def draw_lambdas(reports: dict[str, CheckpointReport]) -> go.Figure | None:
     if figure.data:
         figure.update_layout(height=FIGURE_HEIGHT, margin={"t": 30, "b": 40})
         draw_figure(figure, "lambda_figure")
-    st.caption(
+    draw_note(
         "λ weighs the subtrahend: difference = minuend − λ · subtrahend. λ = sigmoid + λ_init in the published "
         "Mamba-2 form; a sigmoid within 0.01 of 0 or 1 is saturated (drawn hollow): training hardly moves it."
         + (" A block in which every token has a λ of its own has no point here." if has_gates(reports) else "")
