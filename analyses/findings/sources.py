@@ -18,7 +18,7 @@ from diffmamba_interp.statistics import Estimate, bootstrap, paired_difference, 
 
 ANALYSES = Path(__file__).parents[1]
 PLAIN, DIFFERENTIAL = "mamba2", "diff-mamba2"
-WEIGHTS, FIVE, FOUR, THREE = "these weights", "five seeds", "four seeds", "three seeds"
+WEIGHTS, SIX, FIVE, FOUR = "these weights", "six seeds", "five seeds", "four seeds"
 LENGTHS = {"0": "0k", "1024": "1k"}
 
 
