@@ -102,7 +102,7 @@ def measure(asked: Asked, name: str, seed: int) -> dict[str, dict[str, Any]]:
         "model": [name] * len(samples),
         "seed": [seed] * len(samples),
         "task": [sample.task for sample in samples],
-        "story": [sample.story_hash[:12] for sample in samples],
+        "story": [sample.story_key for sample in samples],
         "is_right": (read.measure("label_rank")[0, :, -1] == 1).astype(int),
         "snr_db_before": before,
         "snr_db_inner": snr["tuned"][:, 1:-1].mean(axis=1),

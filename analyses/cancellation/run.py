@@ -48,7 +48,7 @@ def lines_of(samples: Sequence[NeedleSample], allocation: Allocation) -> dict[st
             columns["direction"].append(direction)
             columns["task"].append(sample.task)
             columns["length"].append(sample.length)
-            columns["story"].append(sample.story_hash[:16])
+            columns["story"].append(sample.story_key)
             columns["cosine"].append(float(allocation.cosine[index, number].nanmean()))
             for name, of_source in (("needle", needle), ("noise", noise)):
                 for place, picture in enumerate((*PICTURES, "smaller")):

@@ -61,7 +61,7 @@ def measure(asked: Asked, name: DemoName, task: str, length: int) -> dict[str, d
                 columns[key].append(value)
         for key, seconds in reading.times.items():
             times[key].append(seconds)
-        same = {"model": name, "task": task, "length": length, "story": pair.clean.story_hash[:16]}
+        same = {"model": name, "task": task, "length": length, "story": pair.clean.story_key}
         for key, value in (same | {"clean": reading.clean, "corrupted": reading.corrupted}).items():
             columns[key] += [value] * len(lines)
     return {"records": columns, "times": times}

@@ -46,7 +46,7 @@ def measure(asked: Asked, name: DemoName, task: str, length: int) -> dict[str, l
             continue
         record = read(model, sample, asked.recipe.fractions, seed=number, rows=asked.by_device(ROWS))
         for place, ranking in enumerate(record.rankings):
-            same = {"model": name, "task": task, "length": length, "story": sample.story_hash[:16], "where": ranking}
+            same = {"model": name, "task": task, "length": length, "story": sample.story_key, "where": ranking}
             for key, value in same.items():
                 columns[key].append(value)
             for kind, curves in (("deletion", record.deletion), ("insertion", record.insertion)):

@@ -99,7 +99,7 @@ def table(
         "lens": np.full(len(samples), lens),
         "task": np.array([sample.task for sample in samples]),
         "length": np.array([sample.length for sample in samples]),
-        "story": np.array([sample.story_hash[:16] for sample in samples]),
+        "story": np.array([sample.story_key for sample in samples]),
         "told": stories_of(samples),
     }
     columns |= {f"on_top_{stage}": on_top[:, stage].astype(int) for stage in range(on_top.shape[1])}

@@ -48,7 +48,7 @@ def measure(asked: Asked, name: DemoName, task: str, length: int) -> dict[str, l
         "lens": [lens for lens in trajectory.lenses for _ in samples],
         "task": [sample.task for sample in samples] * n_lenses,
         "length": [sample.length for sample in samples] * n_lenses,
-        "story": [sample.story_hash[:16] for sample in samples] * n_lenses,
+        "story": [sample.story_key for sample in samples] * n_lenses,
     }
     for stage in range(len(trajectory.stages)):
         columns[f"snr_db_{stage}"] = snr[:, :, stage].ravel().tolist()

@@ -38,7 +38,7 @@ def measure(asked: Asked, name: DemoName, task: str, length: int) -> dict[str, d
         "model": [name] * len(samples),
         "task": [sample.task for sample in samples],
         "length": [sample.length for sample in samples],
-        "story": [sample.story_hash[:16] for sample in samples],
+        "story": [sample.story_key for sample in samples],
         "filler": fillers,
     }
     by_block = sums.sum(axis=2)

@@ -84,7 +84,7 @@ def lines_of(model: str, samples: Sequence[NeedleSample]) -> list[tuple[int, int
                 "picture": NAMES[model][picture],
                 "task": sample.task,
                 "length": sample.length,
-                "story": sample.story_hash[:16],
+                "story": sample.story_key,
             },
         )
         for index, sample in enumerate(samples)

@@ -60,7 +60,7 @@ def measure(asked: Asked, name: DemoName, task: str, length: int) -> dict[str, l
         "model": [name] * len(samples),
         "task": [sample.task for sample in samples],
         "length": [sample.length for sample in samples],
-        "story": [sample.story_hash[:16] for sample in samples],
+        "story": [sample.story_key for sample in samples],
         "filler": fillers,
         **{name: np.asarray(measured[name], dtype=np.float64).tolist() for name in report.MEASURES},
     }

@@ -131,7 +131,7 @@ def read_prompts(
     columns |= {
         "task": [sample.task for sample in known],
         "length": [sample.length for sample in known],
-        "story": [sample.story_hash[:16] for sample in known],
+        "story": [sample.story_key for sample in known],
         "n_labels": [len(sample.labels) for sample in known],
         "right": trajectory.measure("is_right")[0, :, -1].astype(int).tolist(),
         "log_prob": log_prob.tolist(),

@@ -90,6 +90,14 @@ class NeedleSample:
         return len(self.tokens)
 
     @property
+    def story_key(self) -> str:
+        """The first eight digits of `story_hash`: the column `story` of the analyses' records.
+
+        Of a thousand stories two share one in a draw of ten thousand.
+        """
+        return self.story_hash[:8]
+
+    @property
     def needle_spans(self) -> tuple[Span, ...]:
         """The supporting facts."""
         return tuple(self.fact_spans[index] for index in self.supporting)
