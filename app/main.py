@@ -53,5 +53,3 @@ with shown_errors("Drawing this page"):
     sharing.draw_sharing()
     viewport.measure()
     starting.finish()
-# At the end, since it takes a line of the page, and does not need to be there before the figures.
-st.html(APP / "png_button.html", unsafe_allow_javascript=True)

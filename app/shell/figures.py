@@ -13,12 +13,11 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.shell import viewport
+from app.shell.plotly_element import draw_element
+from app.shell.starting import PLOTLY_SCRIPT
 from diffmamba_interp.drawing.colours import DARK_GROUND, SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark
 from diffmamba_interp.drawing.panels import LEAST_END
 from diffmamba_interp.drawing.plotly_figure import LETTER_WIDTH, WORDS, inked
-
-BUTTONS = {"displaylogo": False, "toImageButtonOptions": {"format": "svg", "width": 1400, "height": 700}}
-"""The camera above a figure saves it as SVG; `png_button.html` puts one for PNG beside it."""
 
 _FROM_THE_LEFT = {"orientation": "h", "x": 0, "xref": "paper", "xanchor": "left"}
 LEGEND_BELOW = {**_FROM_THE_LEFT, "y": -0.25, "yref": "paper", "yanchor": "top"}
@@ -63,12 +62,11 @@ def _legend_name(axis: str) -> str:
 
 def draw_figure(figure: go.Figure, key: str, *, on_select: Callable[[], None] | None = None) -> None:
     """The figure, as wide as there is room. on_select: called when a point of it is clicked."""
-    selection: dict[str, Any] = {"selection_mode": "points", "on_select": on_select} if on_select else {}
-    # The page's script gives the picture its name from here: Plotly has no place for it.
+    # The element gives the picture its name from here: Plotly has no place for it.
     figure.update_layout(meta={"label": in_words(figure)})
     shown = fitted(figure, viewport.content_width())
     shown = for_dark(shown) if is_dark() else shown
-    st.plotly_chart(shown, width="stretch", key=key, config=BUTTONS, **selection)
+    draw_element(shown, key, script=PLOTLY_SCRIPT, dark=is_dark(), on_select=on_select)
 
 
 def fitted(figure: go.Figure, width: int) -> go.Figure:

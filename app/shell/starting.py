@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -22,6 +22,7 @@ from threading import Event, Lock, Thread
 
 import streamlit as st
 import tyro
+from streamlit.components.v1 import declare_component
 
 ROOT_VARIABLE = "DIFFMAMBA_APP_ROOT"
 MEMORY_VARIABLE = "DIFFMAMBA_APP_MEMORY_GIB"
@@ -40,6 +41,9 @@ ON_FIRST_USE = (
 
 AFTER_THE_FIRST_PAGE = ("scipy.stats",)
 """Imported when they are first used, too, and by no page before it is asked for numbers of many prompts."""
+
+PLOTLY_SCRIPT = "../../component/app.shell.starting.plotly/plotly.min.js"
+"""Where the browser finds Plotly's own release, beside Streamlit's scripts."""
 
 START_PAGE = (MAIN, APP / "pages_" / "overview" / "overview.py")
 """The files whose heads name what the start page needs, as it is before anything is asked of it."""
@@ -96,6 +100,7 @@ def start(*, untouched: bool = False) -> None:
     """
     if _complete.is_set():
         return
+    serve_plotly()
     scripts = st.empty()
     scripts.html(load_in_browser(), unsafe_allow_javascript=True)
     with st.spinner("The explorer is starting: loading its libraries", show_time=True), _importing:
@@ -108,17 +113,28 @@ def start(*, untouched: bool = False) -> None:
     scripts.empty()
 
 
-def load_in_browser() -> str:
-    """HTML that lets the browser load what Streamlit draws figures and tables with, which it does when the first comes.
+def serve_plotly() -> None:
+    """Let the server hand out the script that comes with the library, at `PLOTLY_SCRIPT`."""
+    (folder,) = importlib.util.find_spec("plotly").submodule_search_locations
+    declare_component("plotly", path=Path(folder) / "package_data")
 
-    That is a second's work, most of it Plotly's, and the browser has nothing else to do. Of a release that calls its
-    files otherwise nothing is loaded.
+
+def load_in_browser() -> str:
+    """HTML that lets the browser load Plotly, and what Streamlit draws our elements and tables with.
+
+    It would when the first comes: that is a second's work, and the browser has nothing else to do. Of a release that
+    calls its files otherwise nothing is loaded.
     """
     folder = Path(st.__file__).parent / "static" / "static" / "js"
-    names = [file.name for part in ("PlotlyChart", "DataFrame") for file in sorted(folder.glob(f"{part}.*.js"))]
+    names = [file.name for part in ("BidiComponent", "DataFrame") for file in sorted(folder.glob(f"{part}.*.js"))]
     return f"""<script>
 (() => {{
     const first = document.querySelector('script[type="module"][src*="static/js/"]');
+    if (first && !document.getElementById("plotly-script")) {{
+        const script = document.createElement("script");
+        Object.assign(script, {{ id: "plotly-script", src: new URL({json.dumps(PLOTLY_SCRIPT)}, first.src).href }});
+        document.head.append(script);
+    }}
     for (const name of first ? {json.dumps(names)} : []) import(new URL(name, first.src)).catch(() => {{}});
 }})();
 </script>"""

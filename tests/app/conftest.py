@@ -18,6 +18,7 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from app.shell.plotly_element import NAME
 from app.shell.starting import MEMORY_VARIABLE, ROOT_VARIABLE
 
 MODEL = "models/alternate"
@@ -119,12 +120,22 @@ def figures(app: AppTest) -> list[dict[str, Any]]:
     """All figures of the page, as `drawn`; each has a name in words, and its legend stands where it can be seen."""
     assert not app.exception
     assert texts(app.error) == []
-    specs = [json.loads(chart.proto.spec, object_hook=_decoded) for chart in app.get("plotly_chart")]
-    for layout in (spec["layout"] for spec in specs):
+    specs = [json.loads(spec(chart), object_hook=_decoded) for chart in charts(app)]
+    for layout in (one["layout"] for one in specs):
         assert len(layout["meta"]["label"]) > len("Chart")
         if layout.get("showlegend") and layout["legend"].get("yref") == "container":
             assert 0 <= layout["legend"].get("y", 1) <= 1
     return specs
+
+
+def charts(app: AppTest) -> list[Any]:
+    """The page's figures as Streamlit's elements."""
+    return [element for element in app.get("bidi_component") if element.proto.component_name == NAME]
+
+
+def spec(chart: Any) -> str:
+    """A figure of `charts` as the browser gets it, JSON."""
+    return json.loads(chart.proto.json)["figure"]
 
 
 def headline(app: AppTest, at: int = 0) -> str:

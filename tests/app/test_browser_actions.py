@@ -73,6 +73,21 @@ def test_a_click_on_an_attention_cell_lights_up_its_row_and_source_and_one_on_th
         watched.require_clean()
 
 
+def test_another_block_is_drawn_over_the_one_before_it_once(browser, address: str) -> None:
+    count = """() => {
+        window.plot = document.querySelector('.st-key-attention_figure .js-plotly-plot');
+        window.n = 0;
+        window.plot.on('plotly_afterplot', () => { window.n += 1; });
+    }"""
+    with opened(browser, f"{address}/attention?{IDS_AND_MODEL}&block=1") as watched:
+        watched.figures(1, title="Block 1:")
+        watched.page.evaluate(count)
+        watched.page.get_by_role("slider", name="Block").press("ArrowRight")
+        watched.figures(1, title="Block 2:")
+        assert watched.page.evaluate("[document.contains(window.plot), window.n]") == [True, 1]
+        watched.require_clean()
+
+
 def test_a_click_on_a_node_of_the_graph_opens_its_block(browser, address: str) -> None:
     with opened(browser, f"{address}/graph?{BUNDLED}&least_edge=50") as watched:
         # The logit's own node, in the upper right corner.

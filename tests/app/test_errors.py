@@ -1,5 +1,6 @@
 """Whatever goes wrong, a page says so in words of ours, with what to do; Streamlit's own box is never drawn."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from streamlit.runtime.scriptrunner import StopException
 from app.shell.errors import LESS_MEMORY, OWN_FAULT, in_words
 from diffmamba_interp.implicit_attention.selection import MemoryLimitError
 from diffmamba_interp.lens.folders import demo_lens_folder
-from tests.app.conftest import IDS, OpenApp, complaint, texts
+from tests.app.conftest import IDS, OpenApp, charts, complaint, texts
 
 PAGES = ("overview", "attention", "lens", "needle", "interventions", "retrieval", "session")
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: 80000 bytes."
@@ -82,7 +83,9 @@ def test_what_streamlit_stops_a_page_with_is_no_error(open_app: OpenApp, monkeyp
 def test_a_click_that_cannot_be_read_is_told(open_app: OpenApp, page: str, view: str) -> None:
     app = open_app(page, ids=IDS, view=view)
     clicked = app._tree.get_widget_states()
-    clicked.widgets.add(id=app.get("plotly_chart")[0].proto.id, string_value='{"selection": {"points": [{}]}}')
+    told = [{"event": "selection", "value": {"points": [{}]}}]
+    click = f"$$STREAMLIT_INTERNAL_KEY_{charts(app)[0].proto.id}__events"
+    clicked.widgets.add(id=click, json_trigger_value=json.dumps(told))
     app._run(clicked)
     assert "KeyError" in complaint(app)
 

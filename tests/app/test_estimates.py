@@ -6,7 +6,7 @@ import pytest
 
 from app.pages_.attention.request import MAX_NORM_POSITIONS, AttentionRequest
 from app.shell import estimates
-from tests.app.conftest import IDS, OpenApp, complaint, drawn
+from tests.app.conftest import IDS, OpenApp, charts, complaint, drawn
 
 
 @pytest.mark.parametrize("page", ["attention", "lens"])
@@ -16,13 +16,13 @@ def test_a_long_run_waits_for_a_press_on_the_button(
     monkeypatch.setattr(estimates, "LONG_S", 0.0)
     app = open_app(page, ids=IDS)
     assert "about" in app.info[0].value
-    assert len(app.get("plotly_chart")) == 0
+    assert len(charts(app)) == 0
     app.button(key="run_long").click().run()
     assert drawn(app)
     app.run()
     assert drawn(app)
     app.text_area(key="ids").set_value("1 2 3").run()
-    assert len(app.get("plotly_chart")) == 0
+    assert len(charts(app)) == 0
 
 
 def test_a_run_that_is_far_too_long_is_refused_with_what_to_reduce(

@@ -188,12 +188,14 @@ def test_the_width_is_that_of_a_window_of_1280_until_the_browser_tells_another(
 
 
 def test_pages_draw_for_the_ground_that_the_browser_has(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    scales = []
+    scales, grounds = [], []
     for dark in (False, True):
         monkeypatch.setattr("app.shell.figures.is_dark", lambda dark=dark: dark)
         (figure,) = figures(open_app("attention", view="positions"))
         scales.append([colour for _, colour in figure["layout"]["coloraxis"]["colorscale"]])
+        grounds.append(figure["layout"]["template"]["layout"]["paper_bgcolor"])
     assert scales == [list(SIGNED), list(SIGNED_ON_DARK)]
+    assert grounds == [LIGHT_GROUND, DARK_GROUND]
 
 
 def test_buttons_and_bars_of_pages_do_not_wear_a_models_colour(project_root: Path) -> None:

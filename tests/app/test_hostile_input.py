@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.shell.sharing import COPY_LINK
-from tests.app.conftest import OpenApp, texts
+from tests.app.conftest import OpenApp, charts, spec, texts
 
 BUNDLED = "bundled:diff-mamba2"
 PAGES = ("overview", "attention", "lens")
@@ -34,14 +34,14 @@ def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, project_root
         app.switch_page(f"pages_/{page}/{page}.py").run()
         assert not app.exception
         assert texts(app.error) == []
-        assert app.get("plotly_chart")
+        assert charts(app)
         for html in app.get("html"):
             # Only the explorer's own scripts run, letter by letter.
             assert html.proto.unsafe_allow_javascript == (html.proto.body in own)
             assert "<script" not in html.proto.body or html.proto.body in own
             assert "<img" not in html.proto.body
-        for figure in app.get("plotly_chart"):
-            assert HARM[:8] not in json.dumps(json.loads(figure.proto.spec))
+        for figure in charts(app):
+            assert HARM[:8] not in json.dumps(json.loads(spec(figure)))
 
 
 @pytest.mark.parametrize("name", list(REFUSED))
@@ -56,7 +56,7 @@ def test_what_is_no_prompt_is_refused_on_every_page(open_app: OpenApp, name: str
         assert words in "\n".join(texts(app.code))
     app.text_area(key="prompt").set_value("The end").run()
     assert texts(app.error) == []
-    assert app.get("plotly_chart")
+    assert charts(app)
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_a_name_leads_nowhere_outside(open_app: OpenApp, key: str, name: str) ->
 def test_an_address_that_says_nonsense_breaks_nothing(open_app: OpenApp, key: str) -> None:
     app = open_app("attention", model=BUNDLED, **{key: HARM})
     assert not app.exception
-    assert len(app.error) + bool(app.get("plotly_chart")) == 1
+    assert len(app.error) + bool(charts(app)) == 1
     assert not any("![" in text for text in texts(app.warning))

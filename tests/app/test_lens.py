@@ -197,7 +197,7 @@ def test_the_first_of_the_list_stand_above_the_map(open_app: OpenApp) -> None:
     (told,) = [text for text in texts(app.markdown) if text.startswith("In the frame: after block 1, position 7, “8”")]
     assert told.partition("\n")[2].startswith(f"**“{token}”** {probability_text(float(probability))} · **")
     parts = list(app.main)
-    drawn_at = next(at for at, part in enumerate(parts) if part.type == "plotly_chart")
+    drawn_at = next(at for at, part in enumerate(parts) if part.type == "bidi_component")
     assert next(at for at, part in enumerate(parts) if getattr(part, "value", "") == told) < drawn_at
 
 

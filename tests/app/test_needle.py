@@ -24,7 +24,7 @@ from diffmamba_interp.figures.allocation import allocation_by_block, allocation_
 from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Allocation
 from diffmamba_interp.needle import compare, formation_stages, summarise
 from diffmamba_interp.stages import stage_names, stage_words
-from tests.app.conftest import OpenApp, complaint, figures, headline, notes, texts
+from tests.app.conftest import OpenApp, charts, complaint, figures, headline, notes, texts
 
 TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}
 
@@ -173,7 +173,7 @@ def test_probes_of_too_few_prompts_are_refused_and_the_rest_of_the_page_stays(op
     app = open_app("needle", **TINY | {"needle_attention": "False", "beside": "none"})
     app.button(key="run_probes").click().run()
     assert "samples hold 2 stories" in complaint(app)
-    assert len(app.get("plotly_chart")) == 2
+    assert len(charts(app)) == 2
 
 
 def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_app: OpenApp) -> None:
@@ -235,11 +235,11 @@ def test_a_run_that_was_stopped_shows_what_was_read_and_goes_on(open_app: OpenAp
 def test_a_change_of_what_is_read_asks_for_run_and_the_way_back_does_not(open_app: OpenApp) -> None:
     app = open_app("needle", **TINY, needle_attention="False")
     app.number_input(key="needle_n").set_value(3).run()
-    assert not app.get("plotly_chart")
+    assert not charts(app)
     (told,) = texts(app.info)
     assert told.startswith("What stood here was of other settings, and is gone until they are back. Run reads 3")
     app.run()
-    assert not app.get("plotly_chart")
+    assert not charts(app)
     app.number_input(key="needle_n").set_value(2).run()
     assert len(figures(app)) == 4
     app.number_input(key="needle_n").set_value(3).run()
@@ -254,7 +254,7 @@ def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(
     app = open_app("needle", **TINY)
     (told,) = texts(app.info)
     assert told.startswith("Nothing is read yet. Run reads 2 prompts block by block, in diff-mamba2 and mamba2")
-    assert not app.get("plotly_chart")
+    assert not charts(app)
     # Two models, 20 s each, and 0.2 of that for the attention.
     assert any("about 49 s here (lens 40 s, what is read 8 s" in text for text in texts(app.caption))
     # A question of the start page is a press: what it asks is read at once, and the choices stand back.

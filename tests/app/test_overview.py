@@ -18,6 +18,7 @@ from tests.app.conftest import (
     OpenApp,
     block_tables,
     captions,
+    charts,
     complaint,
     drawn,
     headline,
@@ -65,7 +66,7 @@ def test_two_models_can_stand_side_by_side(open_app: OpenApp) -> None:
 
 def test_of_a_plain_model_nothing_about_lambda_is_shown(open_app: OpenApp) -> None:
     app = open_app(model="bundled:mamba2", beside="none")
-    assert not app.get("plotly_chart")
+    assert not charts(app)
     (table,) = block_tables(app)
     assert list(table) == ["block", "kind", "parameters"]
     said = captions(app)

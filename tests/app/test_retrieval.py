@@ -15,7 +15,7 @@ from app.shell import loading
 from app.shell.choices import needle_sample
 from diffmamba_interp.drawing.colours import MODELS
 from diffmamba_interp.needle.accuracy_grid import Cell
-from tests.app.conftest import OpenApp, complaint, figures, links, run_code, texts
+from tests.app.conftest import OpenApp, charts, complaint, figures, links, run_code, texts
 
 LIVE = {"model": "bundled:diff-mamba2", "results": "run here", "tasks": "qa1", "lengths": "0", "n": "3"}
 
@@ -107,7 +107,7 @@ def test_the_files_hold_every_cell(cells: list[Cell]) -> None:
 
 def test_a_grid_is_run_here_and_its_code_gives_the_same_accuracies(open_app: OpenApp) -> None:
     app = open_app("retrieval", **LIVE)
-    assert not app.get("plotly_chart")
+    assert not charts(app)
     app.button(key="run_grid").click().run()
     curves, _ = figures(app)
     made = run_code(app)

@@ -13,7 +13,6 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app.pages_.attention.beside import Beside, draw_beside
 from app.pages_.attention.request import (
-    HERE,
     KINDS,
     MAX_CELLS,
     REDUCTIONS,
@@ -93,8 +92,6 @@ def page() -> None:
                     beside = draw_beside(chosen, prompt, request, figure.layout.height)
             with below:
                 draw_rest(chosen, prompt, request, record, figure, beside)
-    if chosen is not None:
-        st.html(HERE / "cell_click.html", unsafe_allow_javascript=True)
 
 
 def draw_record(

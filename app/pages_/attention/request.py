@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import plotly.graph_objects as go
@@ -35,7 +34,6 @@ KINDS = {
     "contribution_norm": "contribution norm",
 }
 REDUCTIONS = {"mean": "mean over heads", "abs_mean": "mean magnitude over heads", "max_abs": "largest magnitude"}
-HERE = Path(__file__).resolve().parent
 MAX_NORM_POSITIONS = 256
 """Longer prompts show the norms of so many last rows only."""
 
