@@ -111,8 +111,8 @@ def patching_headline(grid: PatchGrid, places: Sequence[str], of: str = "") -> H
             + (", more than all of it." if recovered[row, column] > 1 else "."),
         ),
         against=(
-            "One pair of prompts; 100% is the distance between them. A value that brings the answer back may only pass "
-            "it on.",
+            "One pair of prompts (n = 1); 100% is the distance between them. A value that brings the answer back may "
+            "only pass it on.",
         ),
     )
 
@@ -142,6 +142,14 @@ def sweep_headline(record: SweepRecord) -> Headline:
         ),
         against=(ONE_PROMPT,) if n < MIN_SAMPLES else (),
     )
+
+
+def under(headline: Headline, changes: str) -> Headline:
+    """The headline with its condition. changes: what else is changed, in words; empty for nothing."""
+    if not changes:
+        return headline
+    first, *rest = headline.says
+    return Headline(says=(f"With {changes}: {first[0].lower()}{first[1:]}", *rest), against=headline.against)
 
 
 def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int) -> Headline:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import streamlit as st
 import torch
@@ -32,7 +33,8 @@ MEASURED_TOKENS, MEASURED_READ_OUTS, N_MEASURED = 256, 8, 5
 ACTIVATION_WIDTHS = 10
 """A forward pass holds about so many arrays of float32 as wide as in_proj's output; measured: 7 to 10."""
 
-_AGREED, _RAN = "long_runs_agreed", "runs_made"
+_AGREED, _RAN, _STOPPED = "long_runs_agreed", "runs_made", "runs_stopped"
+Made = TypeVar("Made")
 
 
 def forward_seconds(key: ModelKey, n_tokens: int, n_read_outs: int = 0) -> float:
@@ -159,3 +161,34 @@ def agreed(
         st.session_state[ran] = True
         return True
     return False
+
+
+def stoppable(
+    run: Callable[[Callable[[int], None]], Made], n: int, *, what: Hashable, words: str, slot: str
+) -> Made | None:
+    """What `run` gives, which tells the function that it is given of how many of `n` parts are done: drawn as a bar,
+    beside a button that stops it. None where it was stopped, until it is asked for again.
+
+    what: tells this run from others. words: what is done. slot: as for `agreed`.
+    """
+    stopped = f"{_STOPPED}_{slot}"
+    if st.session_state.get(stopped) == what:
+        st.info(f"{words} was stopped.")
+        if not st.button("Run", key=f"again_{slot}", type="primary"):
+            return None
+        del st.session_state[stopped]
+    place, done = st.empty(), 0
+    with place.container():
+        left, right = st.columns([4, 1], vertical_alignment="center")
+        bar = left.progress(0.0, words)
+        # The press makes Streamlit leave this run at its next drawing.
+        right.button("Cancel", key=f"cancel_{slot}", on_click=st.session_state.__setitem__, args=(stopped, what))
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        bar.progress(min(done / n, 1.0), words)
+
+    made = run(tell)
+    place.empty()
+    return made

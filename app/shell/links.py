@@ -45,6 +45,14 @@ def asked(page: str) -> dict[str, str]:
     return {f"asked_{page}": "yes"}
 
 
+SIXTEEN = {"needle_length": "0", "needle_n": "16"}
+OF_MANY = (
+    Link(label="Needle: 16 prompts", page="needle", changes=SIXTEEN | asked("needle")),
+    Link(label="Retrieval: thousands of prompts", page="retrieval"),
+)
+"""Where more than one prompt is read."""
+
+
 def is_asked(page: str) -> bool:
     return state.remembered(f"asked_{page}", "") == "yes"
 

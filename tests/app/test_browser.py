@@ -90,7 +90,7 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
 def test_no_page_keeps_anybody_out_and_questions_are_answered_on_the_first_screen(browser, address: str) -> None:
     start = "model=bundled:diff-mamba2&beside=none&needle_lens=logit lens&needle_length=0&needle_n=2&play_tokens=2"
     asked = "asked_needle=yes&asked_interventions=yes&lambda_factor=0.0"
-    pages = ["Heads", "Graph", "Playground", "Needle", "Interventions", "Retrieval", "Session"]
+    pages = ["Heads", "Graph", "Playground", "Evidence", "Needle", "Interventions", "Retrieval", "Session"]
     with opened(browser, f"{address}/heads?{start}&{asked}", color_scheme="dark") as watched:
         for place, name in enumerate(pages):
             if place:

@@ -144,6 +144,24 @@ def test_a_grid_can_be_cancelled_and_another_session_is_served_meanwhile(browser
         other.require_clean()
 
 
+def test_results_do_not_move_what_there_is_to_choose_and_patching_can_be_cancelled(browser, address: str) -> None:
+    with opened(browser, f"{address}/interventions?{BUNDLED}") as watched:
+        watched.figures(3, "nothing is changed")
+        slider = watched.page.get_by_role("slider", name="λ of all differential blocks")
+        before = slider.bounding_box()
+        slider.press("ArrowLeft")
+        watched.figures(3, "What comes next, after")
+        assert slider.bounding_box()["y"] == before["y"]
+        assert before["y"] < watched.page.locator(".headline").first.bounding_box()["y"]
+    long = "source=needle&length=256&patched=mixer_out&patch_columns=tokens"
+    with opened(browser, f"{address}/interventions?{BUNDLED}&{long}") as watched:
+        watched.page.get_by_role("button", name="Run", exact=True).click()
+        watched.page.get_by_role("button", name="Cancel").click()
+        watched.settle("Patching was stopped")
+        assert watched.page.get_by_role("button", name="Cancel").count() == 0
+        watched.require_clean()
+
+
 def test_a_session_file_goes_out_and_comes_back(browser, address: str, tmp_path: Path) -> None:
     with opened(browser, f"{address}/attention?{IDS_AND_MODEL}&block=2") as watched:
         watched.figures(1, title="Block 2")
@@ -172,6 +190,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             "Graph": (1, "From below: the tokens"),
             "Lens": (1, "Click a cell for its list"),
             "Playground": (1, "Colour of the first text"),
+            "Evidence": (0, "What one prompt says"),
             "Needle": (5, "exact contributions"),
             "Interventions": (3, "What comes next, before"),
             "Retrieval": (2, "Wilson intervals"),

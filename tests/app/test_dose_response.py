@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.pages_.interventions.pictures import doses_csv, doses_npz, marked
-from app.pages_.interventions.request import FACTORS, SNRS_DB, DoseRequest
+from app.pages_.interventions import request
+from app.pages_.interventions.pictures import doses_csv, doses_npz, marked, zoomed
+from app.pages_.interventions.request import FACTORS, SNRS_DB, DoseRequest, swept_record
 from app.shell import estimates
 from app.shell.readings import at_output
 from diffmamba_interp import HookedMamba
@@ -28,7 +29,8 @@ from diffmamba_interp.interventions import (
     sweep,
 )
 from diffmamba_interp.interventions.compare import dosed
-from tests.app.conftest import MODEL, OpenApp, figures, texts
+from diffmamba_interp.interventions.records import PROBABILITY, with_probability
+from tests.app.conftest import MODEL, OpenApp, figures, links, texts
 from tests.app.test_interventions import ANSWER, TOKENS
 
 READING = AnswerReading(tokens=TOKENS, answers=[8], labels=[8, 5, 60])
@@ -148,11 +150,48 @@ def test_a_long_sweep_waits_for_a_press_of_its_own_button(open_app: OpenApp, mon
     app.button(key="run_sweep").click().run()
     assert len(figures(app)) == 5
     app.slider(key="lambda_factor").set_value(0.5).run()
-    assert len(figures(app)) == 3
+    assert rings(app)[0][0] == 1
+    assert texts(app.info) == ["Swept before the last change, with nothing else changed."]
+    app.button(key="sweep_again").click().run()
+    assert rings(app)[0][0] == 0.5
+    assert not app.info
+    app.selectbox(key="swept").select("noise").run()
     assert any("about 100 s" in text and "of other settings and is gone" in text for text in texts(app.info))
     monkeypatch.setattr(estimates, "forward_seconds", lambda key, n_tokens, *_: seconds.get(n_tokens // 11, 80.0))
     asked = open_app("interventions", **ANSWER, swept="lambda", asked_interventions="yes")
     assert len(figures(asked)) == 5
+
+
+def test_a_sweep_runs_again_for_its_own_inputs_or_when_asked_and_says_what_else_is_changed(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[object] = []
+    monkeypatch.setattr(request, "swept_record", lambda *given: runs.append(given) or swept_record(*given))
+    app = open_app("interventions", **ANSWER, swept="lambda", swept_apart="True", heads_off_1="3")
+    (told,) = [
+        e.proto.body for e in app.get("html") if "λ 0 in it alone" in e.proto.body or "in no block" in e.proto.body
+    ]
+    assert "With <abbr" in told
+    assert "3 off in" in told
+    assert len([link for link in links(app) if link.label.startswith("Retrieval")]) == 1
+    app.slider(key="lambda_factor").set_value(0.5).run()
+    app.toggle(key="change_log").set_value(True).run()
+    assert len(runs) == 1
+    app.button(key="sweep_again").click().run()
+    app.text_input(key="answer").set_value("60").run()
+    assert len(runs) == 3
+    assert not [button for button in app.button if button.key == "sweep_again"]
+
+
+def test_an_axis_that_is_cut_is_told(model: HookedMamba) -> None:
+    swept = sweep(READING, model, dosed(ScaleLambda, "factor"), doses=(0.0, 1.0), groups=((0,), (2,)))
+    record, asked = with_probability(swept), DoseRequest(swept="lambda", groups=((0,),), present=(None,))
+    for values, told in (([0.95, 0.97], "shows 0.949 to 0.971"), ([0.0, 1.0], "")):
+        known = replace(record, intervened={PROBABILITY: np.array([[[v] for v in values]] * 2)})
+        figure = marked(dose_response_figure(record, PROBABILITY), known, asked, PROBABILITY, values[0])
+        assert told in zoomed(figure)
+        assert bool(told) == bool(zoomed(figure))
+        assert figure.layout.legend.tracegroupgap == 0
 
 
 def test_many_curves_have_room_and_no_markers(model: HookedMamba) -> None:
@@ -161,8 +200,8 @@ def test_many_curves_have_room_and_no_markers(model: HookedMamba) -> None:
         record, groups=tuple((block,) for block in range(12)),
         intervened={name: np.concatenate([values] * 6) for name, values in record.intervened.items()},
     )  # fmt: skip
-    request = DoseRequest(swept="lambda", groups=((0,),), present=(None,))
-    few, all_ = (marked(dose_response_figure(of, "snr_db"), of, request, "snr_db", 1.0) for of in (record, many))
+    asked = DoseRequest(swept="lambda", groups=((0,),), present=(None,))
+    few, all_ = (marked(dose_response_figure(of, "snr_db"), of, asked, "snr_db", 1.0) for of in (record, many))
     assert {"lines+markers"} == {trace.mode for trace in few.data if trace.name and trace.mode}
     assert "lines+markers" not in {trace.mode for trace in all_.data}
     assert few.layout.height == 320 < all_.layout.height

@@ -7,8 +7,9 @@ from urllib.parse import parse_qs
 import numpy as np
 import pytest
 import torch
+from streamlit.delta_generator import DeltaGenerator
 
-from app.pages_.interventions.tracing import chosen_cell, curves_csv, grids_csv, grids_height
+from app.pages_.interventions.tracing import PatchRequest, chosen_cell, curves_csv, grids_csv, grids_height
 from app.shell.carriers import places_of, swap_rows
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import exchanged
@@ -63,6 +64,18 @@ def test_the_exact_grid_stands_beside_its_estimate_and_both_come_out_of_the_prog
     assert "8<br>5" in figures(app)[-2]["layout"]["xaxis"]["ticktext"]
 
 
+def test_patching_tells_how_far_it_is_and_of_how_many_prompts_it_speaks(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(DeltaGenerator, "progress", lambda self, value, words="": told.append(value) or self)
+    app = open_app("interventions", **ANSWER, patched="mixer_out", patch_columns="spans")
+    assert told[0] == 0
+    assert told[-1] == 1
+    assert any("of one prompt (n = 1)" in text for text in captions(app))
+    assert {link.page for link in links(app)} >= {"needle", "retrieval"}
+
+
 def test_a_prompt_of_another_length_is_refused_in_words(open_app: OpenApp) -> None:
     app = open_app("interventions", **ANSWER, patched="resid_pre", other_prompt=f"{IDS} 7")
     assert "has 12 tokens and the prompt 11" in complaint(app)
@@ -88,6 +101,17 @@ def test_nothing_is_patched_until_it_is_asked_for(open_app: OpenApp) -> None:
     app = open_app("interventions", **ANSWER)
     assert len(figures(app)) == 3
     assert len(programs(app)) == 1
+
+
+def test_what_is_advised_is_not_chosen_already() -> None:
+    shorter = {
+        (point, columns): PatchRequest(point=point, columns=columns, other=Prompt(tokens=(), strings=())).shorter
+        for point in ("gated", "mixer_out")
+        for columns in ("tokens", "spans")
+    }
+    assert "whole spans" in shorter["gated", "tokens"]
+    assert shorter["gated", "spans"] == "Shorten the prompt, or patch what each block writes"
+    assert shorter["mixer_out", "spans"] == "Shorten the prompt"
 
 
 def test_rows_columns_and_files_are_those_of_the_grid(model: HookedMamba, root) -> None:

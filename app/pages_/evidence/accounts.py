@@ -23,11 +23,6 @@ BY_BLOCK = Link(
     label="Every block, λ from 0 to 2 times", page="interventions",
     changes={"swept": "lambda", "swept_apart": "True"} | asked("interventions"),
 )  # fmt: skip
-SIXTEEN = {"needle_length": "0", "needle_n": "16"}
-OF_MANY = (
-    Link(label="Needle: 16 prompts", page="needle", changes=SIXTEEN | asked("needle")),
-    Link(label="Retrieval: thousands of prompts", page="retrieval"),
-)
 WHY = (
     "That is no contradiction. A block can be needed though the last position reads little in it: later blocks read "
     "what it writes. What is read need not be used, and several heads may read the same. A swapped state counts where "

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.pages_.evidence.accounts import OF_MANY
 from app.pages_.evidence.shipped import accuracy_of_many, gaps_of_many
 from app.shell import loading
 from app.shell.answers import next_tokens, ready_answer
 from app.shell.carriers import needle_reading, without_subtraction
 from app.shell.change_headlines import subtraction_headline
 from app.shell.headlines import models_headline
-from app.shell.links import Link, asked
+from app.shell.links import OF_MANY, Link, asked
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
 from app.shell.wording import quoted, said

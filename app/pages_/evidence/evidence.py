@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from app.pages_.evidence.accounts import (
-    OF_MANY,
     READING,
     SUBTRACTION,
     SWAPPING,
@@ -25,7 +24,7 @@ from app.shell.errors import shown_errors
 from app.shell.estimates import agreed
 from app.shell.glossary import explained
 from app.shell.headlines import draw_headline
-from app.shell.links import Link, draw_links
+from app.shell.links import OF_MANY, Link, draw_links
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import exchanged_prompt
 from app.shell.prompts import Prompt

@@ -4,13 +4,12 @@ comes from, by patching and by taking tokens out."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from app.pages_.interventions.choices import choose_changes, read_answer
 from app.pages_.interventions.pictures import (
@@ -23,6 +22,7 @@ from app.pages_.interventions.pictures import (
     map_steps,
     printed_steps,
     stage_steps,
+    zoomed,
 )
 from app.pages_.interventions.request import (
     Answer,
@@ -35,14 +35,14 @@ from app.pages_.interventions.request import (
     sweep_steps,
     swept_record,
 )
-from app.pages_.interventions.tracing import draw_faithfulness, draw_patching
+from app.pages_.interventions.tracing import choose_faithfulness, choose_patching, draw_faithfulness, draw_patching
 from app.shell import state
 from app.shell.answers import draw_likely
-from app.shell.change_headlines import intervention_headline, sweep_headline
+from app.shell.change_headlines import intervention_headline, sweep_headline, under
 from app.shell.choices import MAX_SEED, choose_fitting_lenses, choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
-from app.shell.estimates import ASKED_S, agreed
+from app.shell.estimates import ASKED_S, TOO_LONG_S, agreed, stoppable
 from app.shell.figures import LEGEND_ABOVE, draw_figure, paled
 from app.shell.headlines import draw_headline
 from app.shell.lens_reading import (
@@ -54,14 +54,15 @@ from app.shell.lens_reading import (
     top_tokens,
     trajectory,
 )
-from app.shell.links import is_asked
+from app.shell.links import OF_MANY, draw_links, is_asked
 from app.shell.loading import ChosenModel
 from app.shell.needle_pictures import name_stages_shortly
 from app.shell.prompts import Prompt, token_text
 from app.shell.readings import at_output, in_words
 from app.shell.steps import as_python, model_steps, run_steps
 from diffmamba_interp.figures.interventions import BY_STAGE
-from diffmamba_interp.interventions import InterventionRecord
+from diffmamba_interp.interventions import InterventionRecord, SweepRecord
+from diffmamba_interp.interventions.records import PROBABILITY
 from diffmamba_interp.lens import LensTrajectory
 
 MAP_COLOURS = {
@@ -72,7 +73,7 @@ MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 MAX_TITLE = 200
 STAGE_HEIGHT = 340
-NOTHING = "nothing"
+NOTHING, LAST_SWEEP = "nothing", "last_sweep"
 SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 
 
@@ -83,26 +84,21 @@ def page() -> None:
     if chosen is None or prompt is None:
         return
     with shown_errors("Changing the model", "Shorten the prompt."):
-        numbers = st.container()
-        # What was asked is answered before there is anything to choose.
+        # What there is to choose stands first, so that no result moves it; what was asked is answered on this screen.
         controls = st.expander("What is changed") if is_asked("interventions") else st.container(border=True)
-        swept_first, curves, pictures, swept_last, traced = (st.container() for _ in range(5))
-        doses = swept_last if state.pending("swept") in ("", NOTHING) else swept_first
+        more = controls if is_asked("interventions") else st.expander("Sweep, patch, take tokens out")
+        numbers, doses, curves, pictures, traced = (st.container() for _ in range(5))
         with controls:
             answer = read_answer(chosen, prompt)
             changes = choose_changes(chosen, prompt)
-        with pictures:
-            columns = st.columns([3, 3, 3, 2])
-            with columns[0]:
-                (lens,) = choose_fitting_lenses([chosen], "lens")
-            with columns[1]:
-                maps = state.selectbox("Heat map", "maps", list(MAPS), "difference", format_func=MAPS.get)
-            with columns[2]:
-                # Before and after the top token may be another one: a difference is of the answer's probability.
-                names = [name for name in MAP_COLOURS if maps == "beside" or name != "probability"]
-                colour = state.selectbox("Colour", "map_colour", names, names[0], format_func=MAP_COLOURS.get)
-            with columns[3]:
-                log = state.toggle("Logarithmic axis", "change_log")
+            lens, maps, colour, log = choose_shown(chosen)
+            status = st.empty()
+        with more:
+            swept, patched = choose_sweep(chosen, changes), None
+            # What goes wrong is shown where the results would be.
+            with traced, shown_errors("Choosing what is patched"), more:
+                patched = choose_patching(chosen, prompt, answer)
+            by_ranking = choose_faithfulness()
         window = positions_shown(2 if maps == "beside" else 1)
         last = len(prompt.tokens) - 1
         request = replace(lens, first=max(0, last + 1 - window), last=last, needs_target=True, target=answer.token)
@@ -110,7 +106,7 @@ def page() -> None:
         if agreed(
             chosen.key, N_PASSES * len(prompt.tokens), what=what, reduce="Shorten the prompt", longest_s=longest()
         ):
-            with numbers, st.spinner("Computing", show_time=True):
+            with status, st.spinner("Computing", show_time=True):
                 record = readings(chosen.key, prompt, answer, request, changes)
                 read = {
                     BEFORE: trajectory(chosen.key, prompt, request),
@@ -122,10 +118,10 @@ def page() -> None:
             ]
             text = partial(token_text, tokenizer=chosen.tokenizer)
             figures = run_steps(steps, {"record": record, **read, "token_text": text})
+            changed = "; ".join(in_words(change) for change in record.interventions)
+            status.caption(changed or "nothing is changed")
             with numbers:
                 draw_numbers(record)
-            with controls:
-                st.caption("; ".join(in_words(change) for change in record.interventions) or "nothing is changed")
             with curves:
                 drawn = draw_stages(record, figures)
             with pictures:
@@ -133,15 +129,33 @@ def page() -> None:
                 draw_top(request, read if record.interventions else {BEFORE: read[BEFORE]}, text)
                 code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
                 draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
-                changed = "; ".join(in_words(change) for change in record.interventions) or "nothing is changed"
-                chosen.keep(prompt, f"intervention: {changed}"[:MAX_TITLE], record)
+                chosen.keep(prompt, f"intervention: {changed or 'nothing is changed'}"[:MAX_TITLE], record)
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
             with doses:
-                draw_dose_response(chosen, prompt, answer, changes, record, numbers, log=log)
+                if swept is not None:
+                    present = Swept(changes=changes, request=swept, present=record)
+                    draw_dose_response(chosen, prompt, answer, present, log=log)
             with traced:
-                draw_patching(chosen, prompt, answer, request)
-                draw_faithfulness(chosen, prompt, answer)
+                if patched is not None:
+                    draw_patching(chosen, prompt, answer, patched, request)
+                if by_ranking:
+                    draw_faithfulness(chosen, prompt, answer)
+
+
+def choose_shown(chosen: ChosenModel) -> tuple[LensRequest, str, str, bool]:
+    """Lens, maps, their colour, and whether the probability's axis is logarithmic."""
+    columns = st.columns([3, 3, 3, 2])
+    with columns[0]:
+        (lens,) = choose_fitting_lenses([chosen], "lens")
+    with columns[1]:
+        maps = state.selectbox("Heat map", "maps", list(MAPS), "difference", format_func=MAPS.get)
+    with columns[2]:
+        # Before and after the top token may be another one: a difference is of the answer's probability.
+        names = [name for name in MAP_COLOURS if maps == "beside" or name != "probability"]
+        colour = state.selectbox("Colour", "map_colour", names, names[0], format_func=MAP_COLOURS.get)
+    with columns[3]:
+        return lens, maps, colour, state.toggle("Logarithmic axis", "change_log")
 
 
 def longest() -> float | None:
@@ -203,34 +217,48 @@ def draw_top(request: LensRequest, read: Mapping[str, LensTrajectory], text: Cal
             draw_likely(table)
 
 
-def draw_dose_response(
-    chosen: ChosenModel, prompt: Prompt, answer: Answer, changes: Changes, present: InterventionRecord,
-    top: DeltaGenerator, *, log: bool,
-) -> None:  # fmt: skip
-    """The widgets, and the curves if something is swept.
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What is swept, and all else that was set then. present: what is read with that. record: what came out."""
 
-    present: what is read with the page's changes. top: where the page says what it found.
-    """
+    changes: Changes
+    request: DoseRequest
+    present: InterventionRecord
+    record: SweepRecord | None = None
+
+
+def draw_dose_response(chosen: ChosenModel, prompt: Prompt, answer: Answer, now: Swept, *, log: bool) -> None:
+    """The curves; those of before where only what else is set has changed since, until they are asked for again."""
     st.header("Dose and response")
-    request = choose_sweep(chosen, changes)
-    if request is None:
-        return
-    what = (prompt, answer, changes, request)
-    n_tokens, reduce = request.n_passes * len(prompt.tokens), "Shorten the prompt, or choose fewer blocks"
-    if not agreed(chosen.key, n_tokens, what=what, reduce=reduce, slot="sweep", longest_s=longest()):
-        return
-    bar = st.progress(0.0, "Sweeping")
-    done = 0
+    request = now.request
+    own = (chosen.key, prompt, answer, request.swept, request.groups, request.seed)
+    of, last = st.session_state.get(LAST_SWEEP, (None, now))
+    is_old = of == own and last.changes != now.changes
+    pressed = is_old and st.button("Sweep again, with what is set now", key="sweep_again", type="primary")
+    if of != own or pressed:
+        what = (own, now.changes)
+        n_tokens, reduce = request.n_passes * len(prompt.tokens), "Shorten the prompt, or choose fewer blocks"
+        most = TOO_LONG_S if pressed else longest()
+        if not agreed(chosen.key, n_tokens, what=what, reduce=reduce, slot="sweep", longest_s=most):
+            return
+        run = partial(swept_record, chosen.key, prompt, answer, now.changes, request)
+        record = stoppable(run, request.n_passes, what=what, words="Sweeping", slot="sweep")
+        if record is None:
+            return
+        is_old, last = False, replace(now, record=record)
+        st.session_state[LAST_SWEEP] = (own, last)
+    draw_swept(chosen, prompt, answer, last, is_old=is_old, log=log)
 
-    def progress(n: int) -> None:
-        nonlocal done
-        done += n
-        bar.progress(min(done / request.n_passes, 1.0), "Sweeping")
 
-    record = swept_record(chosen.key, prompt, answer, changes, request, progress)
-    bar.empty()
-    with top:
-        draw_headline(sweep_headline(record))
+def draw_swept(chosen: ChosenModel, prompt: Prompt, answer: Answer, swept: Swept, *, is_old: bool, log: bool) -> None:
+    record, request, present = swept.record, swept.request, swept.present
+    assert record is not None
+    was_set = "; ".join(in_words(change) for change in present.interventions)
+    if is_old:
+        st.info(f"Swept before the last change, with {was_set or 'nothing else changed'}.")
+    # What the sweep starts from is the model with all that was set.
+    draw_headline(under(sweep_headline(replace(record, clean=present.intervened)), was_set))
+    draw_links(*OF_MANY, lead="One prompt (n = 1). Over many prompts:")
     chosen.keep(prompt, f"sweep of {SWEPT[request.swept]}", record)
     figures = dose_figures(record, request, present, log=log)
     for column, (name, figure) in zip(st.columns(len(figures)), figures.items(), strict=True):
@@ -239,8 +267,9 @@ def draw_dose_response(
     st.caption(
         "All that is set above stays in force, but for what is swept. Dotted: the answer as set above"
         + ("; ring: where λ stands there." if request.swept == "lambda" else ", without noise; one draw per dose.")
+        + zoomed(figures[PROBABILITY])
     )
-    steps = [*sweep_steps(chosen.key, prompt, answer, changes, request), *dose_steps(record.clean, log=log)]
+    steps = [*sweep_steps(chosen.key, prompt, answer, swept.changes, request), *dose_steps(record.clean, log=log)]
     code = as_python([*model_steps(chosen.key), *steps])
     draw_downloads(dose_files(figures, record), code, name="dose")
 

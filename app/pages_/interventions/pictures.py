@@ -27,7 +27,9 @@ BEFORE, AFTER = "before", "after"
 DOSE_READINGS = {PROBABILITY: "probability of the answer", "snr_db": "signal-to-noise ratio, dB"}
 PRESENT = {"color": "#666666", "width": 1, "dash": "dot"}
 HEIGHT, MORE_THAN_FEW, LINE_HEIGHT = 320, 4, 23
-LEGEND = {"title": {"text": "blocks"}, "orientation": "v", "y": 1.0, "yanchor": "top"}
+LEGEND = {"title": {"text": "blocks"}, "orientation": "v", "y": 1.0, "yanchor": "top", "tracegroupgap": 0}
+AROUND = 0.05
+"""Of a probability's axis, beyond its curves: a share of their range."""
 
 
 def stage_steps(record: InterventionRecord, lens: LensRequest, *, log: bool) -> list[Step]:
@@ -79,6 +81,10 @@ def marked(figure: go.Figure, record: SweepRecord, request: DoseRequest, reading
                 showlegend=False, hovertemplate="as set above: %{x:.3g}, %{y:.4g}<extra></extra>",
                 marker={"symbol": "circle-open", "size": 16, "color": "#666666", "line": {"width": 2}},
             )  # fmt: skip
+    if reading == PROBABILITY and figure.layout.yaxis.type != "log":
+        low, high = min(float(values.min()), present), max(float(values.max()), present)
+        room = max(AROUND * (high - low), 1e-3)
+        figure.update_yaxes(range=[low - room, high + room])
     n_curves = len(record.groups)
     height = max(HEIGHT, 110 + LINE_HEIGHT * n_curves)
     if n_curves > MORE_THAN_FEW:
@@ -89,6 +95,16 @@ def marked(figure: go.Figure, record: SweepRecord, request: DoseRequest, reading
         showlegend=n_curves > 1,
     )  # fmt: skip
     return figure
+
+
+def zoomed(figure: go.Figure) -> str:
+    """Where the axis of a probability begins and ends, unless it shows nearly all from 0 to 1."""
+    low, high = figure.layout.yaxis.range or (0.0, 1.0)
+    if figure.layout.yaxis.type == "log" or (low < AROUND and high > 1 - AROUND):
+        return ""
+    return (
+        f" The axis of the probability is not from 0 to 1: it shows {max(low, 0.0):.3g} to {min(high, 1.0):.3g} alone."
+    )
 
 
 def dose_files(figures: Mapping[str, go.Figure], record: SweepRecord) -> list[Download]:

@@ -4,7 +4,8 @@ a measure ranks them. Both ask the model as it is, without the page's changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -18,14 +19,14 @@ from app.shell.carriers import places_of, swap_rows, swap_steps, swapped
 from app.shell.change_headlines import faithfulness_headline, patched_quantity, patching_headline
 from app.shell.downloads import csv_file, draw_downloads, html_file
 from app.shell.errors import shown_errors
-from app.shell.estimates import agreed
+from app.shell.estimates import agreed, stoppable
 from app.shell.figures import draw_figure, paled
 from app.shell.folders import ModelKey
 from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline
 from app.shell.kept_runs import PatchingRun
 from app.shell.lens_reading import LensRequest, clickable, lens_step, read_step, token_ids, trajectory
-from app.shell.links import draw_links, places_links
+from app.shell.links import OF_MANY, draw_links, places_links
 from app.shell.loading import ChosenModel
 from app.shell.prompt_pairs import choose_other
 from app.shell.prompts import Prompt, markdown, token_text
@@ -58,36 +59,64 @@ COLUMNS = {"tokens": "each token", "spans": "needle, distractors, question and t
 EXACT, ESTIMATE = "exact", "estimate, one backward pass"
 PICTURE_HEIGHT, AROUND_ROWS, ROW_HEIGHT = 450, 250, 8
 """Of the grids, pixels: at least, beside the rows, and of one."""
-SHORTER = "Shorten the prompt, or patch whole spans"
+AS_IT_IS = "Of the model as it is, without what is changed above, and of one prompt (n = 1). Over many prompts:"
 
 
-def draw_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer, lens: LensRequest) -> None:
-    """The widgets; if something is patched, what the lens reads of both prompts, and both grids."""
-    st.header("Patching from this prompt into another")
+@dataclass(frozen=True, kw_only=True)
+class PatchRequest:
+    """What is patched, and in which columns, from the prompt into another one."""
+
+    point: str
+    columns: str
+    other: Prompt
+
+    @property
+    def shorter(self) -> str:
+        """What makes it quicker."""
+        if self.columns == "tokens":
+            return "Shorten the prompt, or patch whole spans"
+        return "Shorten the prompt" + (", or patch what each block writes" if self.point == "gated" else "")
+
+
+def choose_patching(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> PatchRequest | None:
+    """None if nothing is to be patched. Raises as `choose_other`."""
     left, right = st.columns(2)
     offered = [point for point in POINTS if point != "branch_out" or differential_blocks(chosen.cfg)]
     with left:
-        point = state.selectbox("Patched", "patched", offered, NOTHING, format_func=POINTS.get)
+        label = "Patched from this prompt into another"
+        point = state.selectbox(label, "patched", offered, NOTHING, format_func=POINTS.get)
     if point == NOTHING:
-        return
+        return None
     with right:
         ready = "spans" if point == "gated" else "tokens"
         columns = state.selectbox("Columns", "patch_columns", list(COLUMNS), ready, format_func=COLUMNS.get)
-    with shown_errors("Patching", SHORTER):
-        other = choose_other(chosen, prompt, answer.token, other_answer(answer))
-        places = places_of(prompt, columns)
+    other = choose_other(chosen, prompt, answer.token, other_answer(answer))
+    return PatchRequest(point=point, columns=columns, other=other)
+
+
+def draw_patching(
+    chosen: ChosenModel, prompt: Prompt, answer: Answer, request: PatchRequest, lens: LensRequest
+) -> None:
+    """What the lens reads of both prompts, and both grids."""
+    st.header("Patching from this prompt into another")
+    point, other = request.point, request.other
+    with shown_errors("Patching", request.shorter):
+        places = places_of(prompt, request.columns)
         steps = patching_steps(chosen.key, prompt, other, answer, point, places)
-        n_rows = len(swap_rows(chosen, point))
+        n_rows, what = len(swap_rows(chosen, point)), as_python(steps)
         n_tokens = (n_rows * len(places) + 4) * len(prompt.tokens)
-        if not agreed(chosen.key, n_tokens, what=as_python(steps), reduce=SHORTER, slot="patching"):
+        if not agreed(chosen.key, n_tokens, what=what, reduce=request.shorter, slot="patching"):
             return
-        with st.spinner("Patching", show_time=True):
-            made = kept(chosen.key, steps, ("exact", "estimate"))
+        run = partial(kept, chosen.key, steps, ("exact", "estimate"))
+        made = stoppable(run, n_rows * len(places), what=what, words="Patching", slot="patching")
+        if made is None:
+            return
         pair = pair_steps(chosen.key, prompt, lens)
         pair_figure = draw_pair(chosen, prompt, other, lens, pair)
         draw_headline(patching_headline(made["exact"], list(places), logit_words(chosen, answer)))
-        run = PatchingRun(exact=made["exact"], estimate=made["estimate"], places=tuple(places))
-        chosen.keep(prompt, f"patching of {POINTS[point]}", run)
+        draw_links(*OF_MANY, lead=AS_IT_IS)
+        run_made = PatchingRun(exact=made["exact"], estimate=made["estimate"], places=tuple(places))
+        chosen.keep(prompt, f"patching of {POINTS[point]}", run_made)
         draw_cell_links(made["exact"], places, len(prompt.tokens) - 1)
         figure = run_steps(steps, {**made, "model": None})["patching_figure"]
         figure.update_layout(height=grids_height(n_rows))
@@ -139,21 +168,25 @@ def take_cell() -> None:
             state.put(PATCH_CELL, f"{int(row)}-{int(column)}")
 
 
-def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
-    """A switch, and the curves if it is on."""
-    st.header("Which ranking of the tokens holds?")
+def choose_faithfulness() -> bool:
     hint = "Source tokens are knocked out of every scan in the order of each ranking, or left in alone"
-    if not state.toggle("Take tokens out in the order of each ranking", "faithful", help=hint):
-        return
+    return state.toggle("Take tokens out in the order of each ranking", "faithful", help=hint)
+
+
+def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> None:
+    """The curves."""
+    st.header("Which ranking of the tokens holds?")
     with shown_errors("Taking tokens out", "Shorten the prompt."):
         steps = faithfulness_steps(chosen.key, prompt, answer)
-        n_runs = 2 * len(FRACTIONS) * (len(SOURCE_SCORES) + 2) + 4
-        n_tokens = n_runs * len(prompt.tokens)
-        if not agreed(chosen.key, n_tokens, what=as_python(steps), reduce="Shorten the prompt", slot="faithful"):
+        n_runs, what = 2 * len(FRACTIONS) * (len(SOURCE_SCORES) + 2) + 4, as_python(steps)
+        if not agreed(chosen.key, n_runs * len(prompt.tokens), what=what, reduce="Shorten the prompt", slot="faithful"):
             return
-        with st.spinner("Taking tokens out", show_time=True):
-            made = kept(chosen.key, steps, ("faithful",))
+        run = partial(kept, chosen.key, steps, ("faithful",))
+        made = stoppable(run, n_runs, what=what, words="Taking tokens out", slot="faithful")
+        if made is None:
+            return
         draw_headline(faithfulness_headline(made["faithful"]))
+        draw_links(*OF_MANY, lead=AS_IT_IS)
         chosen.keep(prompt, "rankings of the tokens, taken out in their order", made["faithful"])
         figure = run_steps(steps, {**made, "model": None, "scores": None})["faithful_figure"]
         draw_figure(figure, "faithful_curves")
@@ -253,12 +286,14 @@ def faithfulness_steps(key: ModelKey, prompt: Prompt, answer: Answer) -> list[St
     ]
 
 
-def kept(key: ModelKey, steps: Sequence[Step], names: Sequence[str]) -> dict[str, Any]:
-    """The results of these names, from the cache if they were made before."""
+def kept(
+    key: ModelKey, steps: Sequence[Step], names: Sequence[str], on_progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """The results of these names, the first of which tells how far it is; from the cache if they were made before."""
     needed = [step for step in steps if not step.name.endswith("_figure")]
 
     def make(model: HookedMamba) -> dict[str, Any]:
-        results = run_steps(needed, {"model": model})
+        results = run_steps(needed, {"model": model}, {names[0]: {"on_progress": on_progress}})
         return {name: results[name] for name in names}
 
     def size(made: Mapping[str, Any]) -> int:
