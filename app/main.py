@@ -11,7 +11,7 @@ PROJECT = str(APP.parent)
 if PROJECT not in sys.path:
     sys.path.insert(0, PROJECT)
 
-from app.shell import address, prompt_line, sharing, starting, state, viewport  # noqa: E402
+from app.shell import address, prompt_line, sharing, starting, state, turns, viewport  # noqa: E402
 from app.shell.errors import shown_errors  # noqa: E402
 
 
@@ -38,8 +38,10 @@ PAGES = [
 
 st.set_page_config(page_title=NAME, page_icon=str(APP / "icon.svg"), layout="wide")
 st.html(APP / "style.css")
+with st.container(key="browser_loads"):
+    st.html(starting.load_in_browser(), unsafe_allow_javascript=True)
 # Whatever goes wrong is said in words of ours: Streamlit's own box hides what it was.
-with shown_errors("Drawing this page"):
+with shown_errors("Drawing this page"), turns.page():
     state.begin()
     shown = st.navigation(PAGES)
     st.set_page_config(page_title=f"{shown.title} – {NAME}")

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from threading import Event, Lock, Thread
 
@@ -101,8 +102,6 @@ def start(*, untouched: bool = False) -> None:
     if _complete.is_set():
         return
     serve_plotly()
-    scripts = st.empty()
-    scripts.html(load_in_browser(), unsafe_allow_javascript=True)
     with st.spinner("The explorer is starting: loading its libraries", show_time=True), _importing:
         if untouched and not _started.is_set():
             import_start_page()
@@ -110,7 +109,6 @@ def start(*, untouched: bool = False) -> None:
             import_everything()
             _imported.set()
         _started.set()
-    scripts.empty()
 
 
 def serve_plotly() -> None:
@@ -119,11 +117,12 @@ def serve_plotly() -> None:
     declare_component("plotly", path=Path(folder) / "package_data")
 
 
+@cache
 def load_in_browser() -> str:
     """HTML that lets the browser load Plotly, and what Streamlit draws our elements and tables with.
 
-    It would when the first comes: that is a second's work, and the browser has nothing else to do. Of a release that
-    calls its files otherwise nothing is loaded.
+    It would when the first comes: that is a second's work, for which a new session has time while its page is made.
+    Of a release that calls its files otherwise nothing is loaded.
     """
     folder = Path(st.__file__).parent / "static" / "static" / "js"
     names = [file.name for part in ("BidiComponent", "DataFrame") for file in sorted(folder.glob(f"{part}.*.js"))]

@@ -1,11 +1,11 @@
 """Whatever is typed or pasted, no page breaks: it is drawn as text, or refused with a reason, and the app lives on."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from app.shell.sharing import COPY_LINK
+from app.shell.starting import load_in_browser
 from tests.app.conftest import OpenApp, charts, spec, texts
 
 BUNDLED = "bundled:diff-mamba2"
@@ -26,8 +26,12 @@ REFUSED = {"empty": ("", "empty"), "megabyte": ("word " * 200_000, "at most 200,
 
 
 @pytest.mark.parametrize("name", list(DRAWN))
-def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, project_root: Path, name: str) -> None:
-    own = {COPY_LINK, *(file.read_text(encoding="utf-8") for file in (project_root / "app").rglob("*.html"))}
+def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, name: str) -> None:
+    own = {
+        COPY_LINK,
+        load_in_browser(),
+        *(file.read_text(encoding="utf-8") for file in (project_root / "app").rglob("*.html")),
+    }
     app = open_app(model=BUNDLED)
     app.text_area(key="prompt").set_value(DRAWN[name]).run()
     for page in PAGES:

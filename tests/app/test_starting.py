@@ -187,10 +187,10 @@ def test_the_browser_loads_the_files_that_draw_figures_and_tables_and_none_of_a_
     scripts = tmp_path / "static" / "static" / "js"
     scripts.mkdir(parents=True)
     monkeypatch.setattr(starting.st, "__file__", str(tmp_path / "__init__.py"))
-    assert "of first ? [] : []" in starting.load_in_browser()
+    assert "of first ? [] : []" in starting.load_in_browser.__wrapped__()
     for name in ("DataFrame.3-f_.js", "DataFrame.3-f_.css", "BidiComponent.D9.js", "index.A.js"):
         (scripts / name).touch()
-    assert 'of first ? ["BidiComponent.D9.js", "DataFrame.3-f_.js"] : []' in starting.load_in_browser()
+    assert 'of first ? ["BidiComponent.D9.js", "DataFrame.3-f_.js"] : []' in starting.load_in_browser.__wrapped__()
 
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:

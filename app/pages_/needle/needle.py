@@ -55,6 +55,7 @@ from app.shell.needle_pictures import attention_picture, curve_figures, formatio
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
 from app.shell.reading_headlines import last_reads_headline
 from app.shell.steps import as_python
+from app.shell.turns import give_way
 from app.shell.wording import counted
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.needle import MEASURED, MEASURES, Measure
@@ -138,6 +139,7 @@ def run_or_recall(
         for share, readings in run_needle(reads, request):
             st.session_state[READ] = (what, readings, share)
             bar.progress(share, f"{share:.0%} of the prompts")
+            give_way()
         bar.empty()
         stop.empty()
     return readings, share

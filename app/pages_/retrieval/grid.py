@@ -17,6 +17,7 @@ from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.estimates import forward_seconds
 from app.shell.folders import ModelKey
 from app.shell.steps import Ref, Step, model_steps, run_steps, tokenizer_step
+from app.shell.turns import give_way
 from diffmamba_interp.figures.retrieval import accuracy_by_length, ratio_heat_map
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.table_text import csv_text
@@ -122,6 +123,7 @@ def run_grid(
             scores += loading.use(key, partial(score_with_answers, samples=part))
             n_done += len(part)
             on_share(min(n_done / n_answers, 1.0), f"{part[0].task} at {part[0].length} tokens")
+            give_way()
         return scores
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(next(iter(models.values()))))

@@ -1,0 +1,63 @@
+"""A long run gives way to pages that are made meanwhile, and is not stopped by them."""
+
+from collections.abc import Iterator
+from threading import Event, Thread
+
+import pytest
+
+from app.shell import turns
+
+
+@pytest.fixture
+def other() -> Iterator[tuple[Event, Event]]:
+    """Another session, which begins with the first event and is done with its page after the second."""
+    begun, done = Event(), Event()
+
+    def session() -> None:
+        with turns.page():
+            begun.set()
+            done.wait(60)
+
+    thread = Thread(target=session)
+    thread.start()
+    yield begun, done
+    done.set()
+    thread.join()
+
+
+def test_a_run_waits_until_the_other_sessions_page_is_made(
+    other: tuple[Event, Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, done = other
+    assert begun.wait(60)
+    slept = []
+
+    def sleep(_: float) -> None:
+        slept.append(done.is_set())
+        done.set()
+        while turns._short:
+            pass
+
+    monkeypatch.setattr(turns, "MOST_S", 60.0)
+    monkeypatch.setattr(turns.time, "sleep", sleep)
+    with turns.page():
+        turns.give_way()
+    assert slept == [False]
+
+
+def test_a_run_goes_on_beside_a_page_that_is_never_done_and_beside_other_runs(
+    other: tuple[Event, Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, _ = other
+    assert begun.wait(60)
+    monkeypatch.setattr(turns, "MOST_S", 0.01)
+    with turns.page():
+        turns.give_way()
+    assert len(turns._short) == 1
+
+
+def test_nobody_waits_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns.time, "sleep", lambda _: pytest.fail("waits for itself"))
+    with turns.page():
+        turns.give_way()
+        assert not turns._short
