@@ -2,8 +2,9 @@
 
     forward    tokens * sum over blocks of the seconds that one block of its kind takes for a token
     read-out   positions * the seconds that the vocabulary's probabilities take for one
+    norms      rows * positions * the seconds that a block takes for the norm of what one gives to another
 
-Both are measured once per sizes, dtype and device, on random weights: no checkpoint is opened for it.
+All are measured once per sizes, dtype and device, on random weights: no checkpoint is opened for it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ASKED_S = 90.0
 """What a question of the start page opens runs at once up to this: that press was the one on Run."""
 
 TOO_LONG_S = 900.0
-MEASURED_TOKENS, MEASURED_READ_OUTS, N_MEASURED = 256, 8, 5
+MEASURED_TOKENS, MEASURED_READ_OUTS, MEASURED_SOURCES, N_MEASURED = 256, 8, 2048, 5
 ACTIVATION_WIDTHS = 10
 """A forward pass holds about so many arrays of float32 as wide as in_proj's output; measured: 7 to 10."""
 
@@ -62,6 +63,22 @@ def read_out_seconds(key: ModelKey) -> float:
         return _seconds(lambda: torch.log_softmax((resid @ weight.T).float(), dim=-1)) / MEASURED_READ_OUTS
 
     return _once(("read-out seconds", cfg.d_model, cfg.d_vocab, key.dtype, key.device), measured)
+
+
+def norm_seconds(key: ModelKey, block: int) -> float:
+    """Seconds per row and source for the norms of the contributions in a block."""
+    cfg = loading.config(key)
+    single = _single_block(cfg, cfg.block_kind(block))
+
+    def measured() -> float:
+        from diffmamba_interp.implicit_attention import contribution_norms
+        from diffmamba_interp.implicit_attention.activations import run_to_block
+
+        with torch.no_grad():
+            _, seen = run_to_block(*_random_run(key, single, MEASURED_SOURCES), 0, None)
+            return _seconds(lambda: contribution_norms(seen, [-1])[-1]) / MEASURED_SOURCES
+
+    return _once(("norm seconds", single, key.dtype, key.device), measured)
 
 
 def forward_bytes(key: ModelKey, n_tokens: int, n_prompts: int = 1) -> int:
@@ -101,15 +118,25 @@ def require_memory(n_bytes: int, advice: str) -> None:
 
 def _kind_seconds(key: ModelKey, cfg: HookedMambaConfig, kind: BlockKind) -> float:
     """Seconds per token of one block, on the path that the model itself would take."""
-    single = cfg.with_placement("all" if kind == "differential" else None)
-    single = HookedMambaConfig.from_dict(single.to_dict() | {"n_layers": 1, "d_vocab": 2, "d_vocab_padding": 0})
+    single = _single_block(cfg, kind)
 
     def measured() -> float:
-        model = HookedMamba(single).to(key.device, DTYPES[key.dtype]).eval()
-        tokens = torch.zeros(1, MEASURED_TOKENS, dtype=torch.long, device=key.device)
+        model, tokens = _random_run(key, single, MEASURED_TOKENS)
         return _seconds(lambda: model(tokens, stop_at_block=1)) / MEASURED_TOKENS
 
     return _once(("block seconds", single, key.dtype, key.device), measured)
+
+
+def _single_block(cfg: HookedMambaConfig, kind: BlockKind) -> HookedMambaConfig:
+    """A model of one such block and hardly any words."""
+    single = cfg.with_placement("all" if kind == "differential" else None)
+    return HookedMambaConfig.from_dict(single.to_dict() | {"n_layers": 1, "d_vocab": 2, "d_vocab_padding": 0})
+
+
+def _random_run(key: ModelKey, cfg: HookedMambaConfig, n_tokens: int) -> tuple[HookedMamba, torch.Tensor]:
+    """A model on random weights, as the key's would run, and tokens for it."""
+    model = HookedMamba(cfg).to(key.device, DTYPES[key.dtype]).eval()
+    return model, torch.zeros(1, n_tokens, dtype=torch.long, device=key.device)
 
 
 @torch.no_grad()

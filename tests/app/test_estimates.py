@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from app.pages_.attention.request import MAX_NORM_POSITIONS, AttentionRequest
-from app.shell import estimates
+from app.shell import estimates, loading
 from tests.app.conftest import IDS, OpenApp, charts, complaint, drawn
 
 
@@ -35,18 +35,32 @@ def test_a_run_that_is_far_too_long_is_refused_with_what_to_reduce(
 
 
 def test_the_estimate_grows_with_the_prompt_and_with_the_read_outs(open_app: OpenApp) -> None:
-    from app.shell import loading
-
     open_app()
     key = loading.model_key("models/all", "float32")
     short, long, read = (estimates.forward_seconds(key, n, r) for n, r in ((10, 0), (1000, 0), (1000, 500)))
     assert 0 < short < long < read
 
 
-def test_contribution_norms_take_half_a_block_for_each_row_and_the_other_kinds_one_pass() -> None:
-    norms = AttentionRequest(block=3, kind="contribution_norm", window=(0, 99))
-    assert norms.passes(100, 12) == 1 + 100 * 0.5 / 12
-    assert replace(norms, window=(90, 99)).passes(100, 12) == 1 + 10 * 0.5 / 12
-    assert norms.passes(5000, 12) == norms.passes(100, 12)
-    assert replace(norms, window=(0, 4999)).passes(5000, 12) == 1 + MAX_NORM_POSITIONS * 0.5 / 12
-    assert replace(norms, kind="hidden").passes(100, 12) == 1
+def test_contribution_norms_cost_for_each_row_and_the_other_kinds_one_pass(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_app()
+    key = loading.model_key("models/all", "float32")
+    monkeypatch.setattr(estimates, "_seconds", lambda run: 3.0)
+    norms = AttentionRequest(block=1, kind="contribution_norm", window=(0, 99))
+    row = 3.0 / estimates.MEASURED_SOURCES / estimates.block_seconds(key)
+    assert norms.passes(key, 100) == pytest.approx(1 + 100 * row)
+    assert replace(norms, window=(90, 99)).passes(key, 100) == pytest.approx(1 + 10 * row)
+    assert norms.passes(key, 5000) == norms.passes(key, 100)
+    assert replace(norms, window=(0, 4999)).passes(key, 5000) == pytest.approx(1 + MAX_NORM_POSITIONS * row)
+    assert replace(norms, kind="hidden").passes(key, 100) == 1
+
+
+def test_what_norms_cost_is_measured_by_making_some_in_a_block_of_the_models_kind(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_app()
+    made = []
+    monkeypatch.setattr(estimates, "_seconds", lambda run: made.append(run()) or 1.0)
+    assert estimates.norm_seconds(loading.model_key("models/all", "float32"), 0) == 1 / estimates.MEASURED_SOURCES
+    assert made[0].shape == (1, 1, estimates.MEASURED_SOURCES)

@@ -182,3 +182,12 @@ def test_each_question_opens_its_page_in_the_state_that_answers_it(open_app: Ope
     opened = open_app("interventions", **state)
     assert opened.slider(key="lambda_factor").value == 0
     assert "The change" in headline(opened)
+
+
+def test_a_story_that_would_take_long_is_left_out_and_the_blocks_are_listed(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.shell.estimates.LONG_S", 0.0)
+    app = open_app()
+    assert texts(app.error) == []
+    assert block_tables(app)

@@ -76,7 +76,7 @@ def page() -> None:
         with below:
             window = choose_window(prompt)
         request = choose_request(chosen, prompt, window, columns, way_in)
-        n_tokens = int(len(prompt.tokens) * request.passes(len(prompt.tokens), chosen.cfg.n_layers))
+        n_tokens = int(len(prompt.tokens) * request.passes(chosen.key, len(prompt.tokens)))
         drawn: tuple[AttentionRecord, go.Figure] | None = None
         with shown_errors(*WORDS):
             if agreed(chosen.key, n_tokens, what=(prompt, request), reduce="Shorten the prompt or zoom in"):

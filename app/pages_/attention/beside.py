@@ -78,7 +78,7 @@ def draw_beside(chosen: ChosenModel, prompt: Prompt, request: AttentionRequest, 
             ready = ready_answer(chosen, prompt)
             wrong = label_token(ready.wrong[0], chosen) if ready.wrong else None
             other = choose_other(chosen, prompt, ready.token, wrong)
-    n_tokens = int(len(other.tokens) * asked.passes(len(other.tokens), second.cfg.n_layers))
+    n_tokens = int(len(other.tokens) * asked.passes(second.key, len(other.tokens)))
     if not agreed(second.key, n_tokens, what=(other, asked), reduce="Shorten the prompt or zoom in", slot="beside"):
         return None
     with st.spinner("Computing", show_time=True):

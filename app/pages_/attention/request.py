@@ -11,7 +11,7 @@ import torch
 from app.shell import loading
 from app.shell.carriers import named, needle_reading
 from app.shell.downloads import Download, csv_file, html_file, npz_file, record_bytes
-from app.shell.estimates import forward_seconds
+from app.shell.estimates import block_seconds, forward_seconds, norm_seconds
 from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
@@ -47,9 +47,6 @@ MAX_RUN_BYTES, MAX_RUN_S = 2**27, 1.0
 """Of a whole run that is kept for the next picture of the same prompt."""
 
 VIEWS = {"positions": "by position", "spans": "collapsed by span", "heads": "every head"}
-NORM_ROW_BLOCKS = 0.5
-"""Contribution norms of one row take as long as so many blocks over the whole prompt; measured: 0.35 to 0.6."""
-
 FIGURES = {"positions": attention_figure, "spans": attention_span_figure, "heads": attention_heads_figure}
 
 
@@ -106,11 +103,12 @@ class AttentionRequest:
             given["rows"] = list(range(first, last + 1))
         return given
 
-    def passes(self, n_pos: int, n_layers: int) -> float:
+    def passes(self, key: ModelKey, n_pos: int) -> float:
         """So many forward passes take as long as the record."""
         if self.kind != "contribution_norm":
             return 1.0
-        return 1.0 + len(self.arguments(n_pos).get("rows", range(n_pos))) * NORM_ROW_BLOCKS / n_layers
+        n_rows = len(self.arguments(n_pos).get("rows", range(n_pos)))
+        return 1.0 + n_rows * norm_seconds(key, self.block) / block_seconds(key)
 
 
 def framed(spans: Spans) -> Spans:

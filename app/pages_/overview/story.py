@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import streamlit as st
 
+from app.shell import estimates
 from app.shell.answers import ready_answer
 from app.shell.carriers import subtraction_steps, without_subtraction
 from app.shell.change_headlines import subtraction_headline
 from app.shell.choices import fits, request_for
-from app.shell.estimates import LONG_S, forward_seconds
+from app.shell.estimates import forward_seconds
 from app.shell.glossary import explained
 from app.shell.headlines import Headline, lens_headline, models_headline
 from app.shell.lens_reading import BUNDLED_LENSES, LOGIT_LENS, LensRequest, bundled_lens, trajectory, trajectory_steps
@@ -69,7 +70,7 @@ def story(models: Sequence[ChosenModel], prompt: Prompt | None, reports: Mapping
 def story_steps(models: Sequence[ChosenModel], prompt: Prompt | None) -> Steps:
     """What computes the story's numbers again; nothing where it is not told."""
     steps: list = []
-    if prompt is None:
+    if prompt is None or not models:
         return steps
     for request, model, name in zip(requests_of(models, prompt), models, TRAJECTORIES, strict=False):
         steps += [*model_steps(model.key), *trajectory_steps(model.key, prompt, request, name)]
@@ -85,7 +86,7 @@ def quickly_read(models: Sequence[ChosenModel], prompt: Prompt | None) -> list[C
         return []
     read = [model for model in models if max(prompt.tokens) < model.cfg.d_vocab]
     seconds = sum(forward_seconds(model.key, len(prompt.tokens) * n_passes(model)) for model in read)
-    return read if seconds <= LONG_S else []
+    return read if seconds <= estimates.LONG_S else []
 
 
 def n_passes(model: ChosenModel) -> int:
