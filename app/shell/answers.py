@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import streamlit as st
 import torch
 
-from app.shell import loading
+from app.shell import loading, viewport
 from app.shell.estimates import LONG_S, forward_seconds
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token, token_text
@@ -17,8 +17,8 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import probability_text, token_label
 
 N_SHOWN = 5
-ROW_HEIGHT = 35
-"""Of a table's line, pixels."""
+ROW_HEIGHT, MOST_ROWS = 35, 16
+"""Pixels of a table's line, and lines that it shows without scrolling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +90,22 @@ def label_tokens(text: str, chosen: ChosenModel) -> list[int]:
 
 def draw_likely(rows: Sequence[Mapping[str, object]]) -> None:
     """Lines with a `probability`, drawn as a bar, and its number in words: rows of zeros would say nothing."""
-    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format=" ")
+    width: Literal["small"] | None = "small" if viewport.is_narrow() else None
+    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format=" ", width=width)
     lines = [
         {**{name: value for name, value in row.items() if name != "probability"},
          "is": probability_text(cast(float, row["probability"])), "probability": row["probability"]}
         for row in rows
     ]  # fmt: skip
-    height = ROW_HEIGHT * (len(lines) + 1) + 2
-    st.dataframe(lines, hide_index=True, width="stretch", column_config={"probability": bar}, height=height)
+    columns = {"probability": bar}
+    st.dataframe(
+        lines, hide_index=True, width="stretch", column_config=columns, height=table_height(len(lines))
+    )  # fmt: skip
+
+
+def table_height(n: int) -> int:
+    """So high that no line is cut."""
+    return ROW_HEIGHT * (min(n, MOST_ROWS) + 1) + 2
 
 
 def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[tuple[int, float]]:

@@ -15,7 +15,7 @@ TokenText = Callable[[int], str]
 def written(record: Continuations, text: TokenText, variant: int) -> str:
     """A variant's own continuation, white space made visible where it is not a space."""
     joined = "".join(text(int(token)) for token in record.tokens[variant])
-    return token_label(joined, at_most=400).replace("␣", " ")
+    return token_label(joined.strip(), at_most=400).replace("␣", " ")
 
 
 def continued_headline(record: Continuations, text: TokenText) -> Headline:

@@ -15,7 +15,7 @@ import streamlit as st
 from app.shell import viewport
 from app.shell.plotly_element import draw_element
 from app.shell.starting import PLOTLY_SCRIPT
-from diffmamba_interp.drawing.colours import DARK_GROUND, SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark
+from diffmamba_interp.drawing.colours import DARK_GROUND, SIGNED, SIGNED_ON_DARK, Scale, faded, on_dark, text_on
 from diffmamba_interp.drawing.panels import LEAST_END
 from diffmamba_interp.drawing.plotly_figure import LETTER_WIDTH, WORDS, inked
 
@@ -170,6 +170,9 @@ def for_dark(figure: go.Figure) -> go.Figure:
         ]
     shown = _brightened(spec)
     shown["data"] = _inked_again(shown["data"], spec["layout"].get("coloraxis"))
+    for trace in shown["data"]:
+        if "insidetextfont" in trace:
+            trace["insidetextfont"] = {"color": [text_on(colour) for colour in trace["marker"]["color"]]}
     return go.Figure(shown, skip_invalid=False)
 
 

@@ -285,8 +285,8 @@ def retrieval_headline(cells: Sequence[Cell]) -> Headline:
                for (cell, d), own in zip(compared, signs, strict=True) if own == sign]
         for sign in (1, -1)
     }  # fmt: skip
-    more = [f"It is ahead in {_some(told[1])}."] if ahead else []
-    # What speaks against it is not cut short.
+    more = [f"It is ahead in {', '.join(told[1])}."] if ahead else []
+    # Neither list is cut short.
     against = [f"It is behind in {', '.join(told[-1])}."] if behind else []
     few = sum(cell.n < MIN_SAMPLES for cell, _ in compared)
     undecided = signs.count(0) - few
@@ -301,11 +301,6 @@ def retrieval_headline(cells: Sequence[Cell]) -> Headline:
 
 def _accuracy(cell: Cell) -> str:
     return f"{cell.models[0].accuracy:.0%} of {cell.task} at {length_name(cell.length)}"
-
-
-def _some(texts: Sequence[str], n: int = 3) -> str:
-    rest = f" and {len(texts) - n} more" if len(texts) > n else ""
-    return ", ".join(texts[:n]) + rest
 
 
 def models_headline(reports: Mapping[str, CheckpointReport]) -> Headline:

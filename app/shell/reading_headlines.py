@@ -44,6 +44,9 @@ def last_reads_headline(readings: Sequence[NeedleReading]) -> Headline:
             told += most_read(name, measures)
     n = sizes.pop()[0]
     rule = f"A block counts where p < {SIGNIFICANT:g}, corrected for the number of blocks; {prompts(n)}{too_few(n)}."
+    if not told.says:
+        nothing = f"In no block a difference counts in what {' and '.join(read)} read of needle and noise."
+        told = Headline(says=(nothing,), against=told.against)
     return told + Headline(says=(rule,), against=("What goes to one logit is not all that is read.",))
 
 

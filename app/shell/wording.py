@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffmamba_interp.drawing.labels import probability_text, token_label
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
+
+MOST_LETTERS = 70
+"""Of a prompt in a list."""
 
 
 def prompts(n: int) -> str:
@@ -42,6 +47,17 @@ def said(value: float) -> str:
 def quoted(text: str) -> str:
     """A token in quotes: a colon or a full stop alone would be read as the sentence's own."""
     return f"“{word(text)}”"
+
+
+def of_prompt(strings: Sequence[str]) -> str:
+    """A prompt's beginning and end; nothing where a record is of many prompts, which its title names."""
+    words = " ".join("".join(strings).split())
+    short = (
+        words
+        if len(words) <= MOST_LETTERS
+        else f"{words[: MOST_LETTERS // 2].strip()} … {words[-MOST_LETTERS // 2 :].strip()}"
+    )
+    return f", of “{short}”" if words else ""
 
 
 def placed(name: str) -> str:

@@ -258,7 +258,9 @@ def _bar_trace(bars: Bars) -> Trace:
     if bars.base is not None:
         trace["base"] = list(bars.base)
     if bars.text is not None:
+        inks = [text_on(colour) for colour in bars.colours]
         trace |= {"text": [plain(text) for text in bars.text], "textposition": "inside"}
+        trace["insidetextfont"] = {"color": inks}
     return trace | _ends(bars) | _hover(bars)
 
 

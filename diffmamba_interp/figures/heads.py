@@ -108,9 +108,8 @@ def head_ranking_drawing(
 ) -> Drawing:
     """The heads of all blocks in the order of a measure, the largest first: a bar for each, in its branch's colour.
 
-    n: so many heads, of how many the axis says. shown: block and head whose bars are not faded; None for all. A dashed
-    line: what reading all visible tokens alike would give. A bar's text is block and head, and the first letter of its
-    branch. Raises KeyError for an unknown measure.
+    n: so many heads. shown: block and head whose bars are not faded; None for all. A dashed line: what reading all
+    visible tokens alike would give. A bar's text is block and head. Raises KeyError for an unknown measure.
     """
     ranked = ranked_heads(scores, measure, n)
     marks: list[Mark] = []
@@ -131,14 +130,12 @@ def head_ranking_drawing(
         )
     if measure in scores.uniform:
         marks.append(Level(at=float(np.nanmean(scores.uniform[measure])), colour=GREY, dashed=True))
-    letters = [f"{part[0]}: {part}" for part in PARTS if part and any(head.branch == part for head in ranked)]
-    branches = f" ({', '.join(letters)})" if letters else ""
     return Drawing(
         title=title,
         note=DEFINITIONS[measure],
         x=Axis(
-            title=f"block·head{branches}, the {len(ranked)} largest of {np.isfinite(scores.mean(measure)).sum()}",
-            ticks={place: f"{h.block}·{h.head}{(h.branch or '')[:1]}" for place, h in enumerate(ranked)},
+            title="block and head, in order",
+            ticks={place: f"{head.block}·{head.head}" for place, head in enumerate(ranked)},
             limits=(-0.6, len(ranked) - 0.4),
         ),
         y=Axis(title=NAMES[measure]),

@@ -80,13 +80,18 @@ OBSTACLES = """() => {
     const ranks = Array.from(main.querySelectorAll('h1, h2, h3, h4'), heading => Number(heading.tagName[1]));
     if (ranks.filter(rank => rank === 1).length !== 1) found.push('headings of the first rank: ' + ranks);
     ranks.forEach((rank, at) => { if (at && rank > ranks[at - 1] + 1) found.push('a rank is skipped: ' + ranks); });
+    for (const table of main.querySelectorAll('[data-testid=stDataFrame] [aria-rowcount]')) {
+        const n = Number(table.getAttribute('aria-rowcount'));
+        const height = table.closest('[data-testid=stDataFrame]').getBoundingClientRect().height;
+        if (n < 18 && height < 34 * n) found.push('the last of ' + n + ' lines are cut');
+    }
     if (!document.documentElement.lang) found.push('no language');
     const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
     const luminance = channels => channels.slice(0, 3).map(part => part / 255)
         .map(share => share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4)
         .reduce((sum, share, at) => sum + share * [0.2126, 0.7152, 0.0722][at], 0);
     const ground = numbers(getComputedStyle(document.querySelector('.stApp')).backgroundColor);
-    const words = '.note, [data-testid=stCaptionContainer] p, .headline p, .headline abbr, h1, h2';
+    const words = '.note, [data-testid=stCaptionContainer] p, .headline p, .headline abbr, h1, h2, [role=tab] p';
     for (const element of main.querySelectorAll(words)) {
         if (!isSeen(element)) continue;
         let shown = 1;

@@ -100,6 +100,16 @@ def test_words_on_cells_are_read_on_their_colours_in_both_themes() -> None:
             assert trace.unselected.textfont.color == trace.textfont.color
 
 
+def test_words_in_bars_are_read_on_their_colours_in_both_themes() -> None:
+    # The second is nearly black on a light ground, and nearly white on a dark one.
+    bars = Bars(name="b", x=[0, 1], y=[1.0, 2.0], colours=["#E69F00", "#222222"], text=["a", "b"])
+    figure = to_plotly(Drawing(panels=[Panel(marks=[bars])]))
+    for shown in (figure, for_dark(figure)):
+        (trace,) = shown.data
+        for ink, colour in zip(trace.insidetextfont.color, trace.marker.color, strict=True):
+            assert contrast(ink, colour) >= 4.5
+
+
 def test_a_map_of_tiny_changes_is_pale_and_says_so() -> None:
     def of(size: float) -> go.Figure:
         values = np.array([[-size, size]])

@@ -353,6 +353,8 @@ def test_retrieval_tells_gains_losses_and_what_is_undecided() -> None:
     assert "In 1 the interval holds 0. In 1 there are fewer than 10 prompts" in objections(told)
     lost = retrieval_headline([cell(1024 * k, -0.1) for k in range(7)])
     assert all(f"qa1 at {k}k −0.10" in objections(lost) for k in range(7))
+    won = retrieval_headline([cell(1024 * k, 0.1) for k in range(7)])
+    assert all(f"qa1 at {k}k +0.10" in words(won) for k in range(7))
     one = retrieval_headline([cell(0, None), cell(1024, None, accuracy=0.2)])
     assert "mamba2 is right in 50% of qa1 at 0k at best" in words(one)
     assert "In 1 of 2 cells that is not told apart from guessing" in objections(one)

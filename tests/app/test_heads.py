@@ -11,7 +11,6 @@ from diffmamba_interp.files.archives import arrays_from_bytes
 from diffmamba_interp.implicit_attention import DEFINITIONS, Spans, gather_and_aggregate, head_rivals, state_sink
 from diffmamba_interp.text import boundary_tokens
 from tests.app.conftest import IDS, OpenApp, captions, drawn, run_code, texts
-from tests.app.test_links import followed
 
 BUNDLED = "bundled:diff-mamba2"
 TOKENS = [int(part) for part in IDS.split()]
@@ -45,27 +44,6 @@ def test_the_page_opens_with_the_needle_share_where_a_needle_is_marked(open_app:
     app.selectbox(key="source").select("text").run()
     app.text_area(key="prompt").set_value("Mary is here. John is not.").run()
     assert app.selectbox(key="measure").value == "sink_share"
-
-
-def test_a_head_is_switched_off_by_a_link_and_all_heads_are_counted(open_app: OpenApp) -> None:
-    app = open_app("heads", **NEEDLE)
-    assert [header.value for header in app.header] == ["The 12 largest of 288"]
-    for name, scan in ((app.selectbox(key="ranked_head").value, None), ("block 5, subtrahend, head 7", "5.subtrahend")):
-        app.selectbox(key="ranked_head").select(name).run()
-        page, query = followed(app, "Switch it off")
-        changed = open_app(page, **{**NEEDLE, **query})
-        assert name.split(", head ")[0] == "block {}, {}".format(*changed.selectbox(key="head_scan").value.split("."))
-        assert scan in (None, changed.selectbox(key="head_scan").value)
-        number = name.rpartition(" ")[2]
-        assert any(f"head {number} off in block {name.split()[1][:-1]}" in text for text in captions(changed))
-
-
-def test_of_a_difference_the_heads_of_both_branches_are_off(open_app: OpenApp) -> None:
-    app = open_app("heads", ids=IDS, measure="redundancy", ranked_head="block 2, difference, head 1")
-    query = followed(app, "Switch it off")[1]
-    assert {key: query[key] for key in query if key.startswith("heads_off")} == {
-        "heads_off_2_minuend": "1", "heads_off_2_subtrahend": "1"
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("measure", ["aggregate", "gather", "needle_share"])

@@ -64,7 +64,7 @@ def test_less_of_the_noise_is_a_finding_and_more_of_it_speaks_against() -> None:
 def test_what_is_told_apart_in_no_block_is_said_and_few_prompts_decide_nothing() -> None:
     says, against = told(reading("diff"), reading("plain", plain=True))
     assert "Not told apart in any block, p 1 or more: diff reads more of the needle" in against
-    assert says.startswith("A block counts where")
+    assert says.startswith("In no block a difference counts in what diff and plain read of needle and noise. A block")
     model, plain = reading("diff", 9), reading("plain", 9, plain=True)
     model.allocation.snr_db[..., NET] += 5
     says, against = told(model, plain)

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.pages_.session.file import read_session, write_session
 from app.shell import downloads
+from app.shell.wording import of_prompt
 from tests.app.conftest import IDS, OpenApp, complaint, drawn, figures, texts
 
 
@@ -36,6 +37,16 @@ def test_the_figures_that_were_looked_at_are_in_the_file(written: bytes) -> None
     ]
     assert session.state["ids"] == IDS
     assert session.page == "lens"
+
+
+def test_the_list_names_each_figures_prompt_by_its_beginning_and_its_end(open_app: OpenApp) -> None:
+    app = open_app("lens", model="bundled:diff-mamba2", beside="none")
+    app.switch_page("pages_/session/session.py").run()
+    (said,) = [text.value for text in app.text if "lens, positions" in text.value]
+    assert ", of “<context>John moved to the garden. … " in said
+    assert said.endswith("Question: Where is John? Answer:”")
+    assert of_prompt(()) == ""
+    assert of_prompt(("a", " b\n", "c")) == ", of “a b c”"
 
 
 def test_a_file_is_drawn_where_its_model_is_not(open_app: OpenApp, written: bytes, tmp_path: Path) -> None:

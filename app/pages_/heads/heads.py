@@ -16,6 +16,7 @@ from app.pages_.heads.request import (
     score_steps,
 )
 from app.shell import state
+from app.shell.answers import table_height
 from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -24,12 +25,10 @@ from app.shell.figures import draw_figure
 from app.shell.glossary import WORDS, draw_note
 from app.shell.headlines import UNTIED, draw_headline, heads_headline
 from app.shell.kept_runs import HeadsRun
-from app.shell.links import Link, draw_links
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, model_steps, run_steps
-from diffmamba_interp.figures.heads import NAMES, RankedHead, ranked_heads
-from diffmamba_interp.hook_names import BRANCHES
+from diffmamba_interp.figures.heads import NAMES
 from diffmamba_interp.implicit_attention import DEFINITIONS, HeadScores
 
 FIGURE_HEIGHT = 400
@@ -66,36 +65,11 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     figure.update_layout(height=FIGURE_HEIGHT)
     draw_figure(figure, "heads_figure")
     draw_note(what_it_means(request, scores))
-    ranked = ranked_heads(scores, request.measure, sum(scores.n_heads))
-    draw_head_links(ranked)
-    st.header(f"The {min(N_RANKED, len(ranked))} largest of {len(ranked)}")
-    st.dataframe([ranked_row(head, request.measure) for head in drawn["largest"]], hide_index=True, width="stretch")
+    st.header(f"The {min(N_RANKED, len(drawn['largest']))} largest")
+    rows = [ranked_row(head, request.measure) for head in drawn["largest"]]
+    st.dataframe(rows, hide_index=True, width="stretch", height=table_height(len(rows)))
     code = as_python([*model_steps(chosen.key), *score_steps(chosen.key, prompt, request), *figure_steps(request)])
     draw_downloads(head_files(scores, figure), code, name=f"heads-{request.measure}")
-
-
-def draw_head_links(ranked: list[RankedHead]) -> None:
-    """A head, the first unless another is named, and pages that switch it off or show it."""
-    heads = {
-        f"block {head.block}{f', {head.branch}' if head.branch else ''}, head {head.head}": head for head in ranked
-    }
-    if not heads:
-        return
-    left, right = st.columns([1, 2], vertical_alignment="bottom")
-    with left:
-        head = heads[state.selectbox("Go on with", "ranked_head", list(heads), next(iter(heads)))]
-    with right:
-        draw_links(
-            Link(label="Switch it off", page="interventions", changes=off(head)),
-            Link(label="Attention", page="attention", changes={"block": str(head.block), "heads": str(head.head)}),
-        )
-
-
-def off(head: RankedHead) -> dict[str, str]:
-    """What the interventions page's widgets say of it; of a difference the heads of both branches are off."""
-    branches = BRANCHES if head.branch == "difference" else (head.branch,)
-    scans = [f"{head.block}" if branch is None else f"{head.block}_{branch}" for branch in branches]
-    return {"head_scan": scans[0].replace("_", ".")} | {f"heads_off_{scan}": str(head.head) for scan in scans}
 
 
 def what_it_means(request: HeadsRequest, scores: HeadScores) -> str:

@@ -8,7 +8,7 @@ import streamlit as st
 from app.pages_.overview.request import FIGURE, block_files, block_rows, next_token_rows, report_steps, subtracts
 from app.pages_.overview.story import draw_introduction, quickly_read, story, story_steps
 from app.shell import loading
-from app.shell.answers import draw_likely
+from app.shell.answers import draw_likely, table_height
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -96,7 +96,8 @@ def has_gates(reports: dict[str, CheckpointReport]) -> bool:
 
 
 def draw_blocks(report: CheckpointReport) -> None:
-    st.dataframe(block_rows(report), hide_index=True, width="stretch")
+    rows = block_rows(report)
+    st.dataframe(rows, hide_index=True, width="stretch", height=table_height(len(rows)))
 
 
 def draw_loaded() -> None:

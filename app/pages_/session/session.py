@@ -17,6 +17,7 @@ from app.shell.downloads import KeptRecord, forget_all, keep_record, kept_record
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure, paled
 from app.shell.headlines import draw_headline
+from app.shell.wording import of_prompt
 
 PAGES = Path(__file__).resolve().parents[1]
 JOINED = "session_joined"
@@ -40,7 +41,7 @@ def draw_writing() -> None:
     st.header("Take it away")
     st.caption("The state of all widgets, and the figures that were looked at last, as numbers:")
     for kept in records:
-        st.text(f"{kept.model}: {kept.title}")
+        st.text(f"{kept.model}: {kept.title}{of_prompt(kept.strings)}")
     if not records:
         st.text("none were drawn in this visit: open a page that draws figures first")
     # The file is made in another thread, which knows no session.
