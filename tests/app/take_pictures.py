@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MAX_BYTES = 150_000
 PICTURES = {
     "overview": ("", 1, "In memory", 1000, "light"),
-    "attention": ("attention", 2, "What is read at position", 980, "light"),
+    "attention": ("attention", 2, "What is read at position", 1060, "light"),
     "heads": ("attention?block=1&view=heads", 2, "every head", 800, "dark"),
     "lens": ("lens?compare=difference", 1, "Red: more in", 900, "light"),
     "needle": ("needle?needle_n=6", 5, "exact contributions", 1700, "light"),

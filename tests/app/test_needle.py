@@ -58,6 +58,7 @@ def test_both_models_are_drawn_with_bands_and_the_python_gives_the_same_numbers(
     assert [t["name"] for t in difference["data"] if t.get("name")] == ["diff-mamba2 − mamba2, logit lens"]
     looks = {t["name"]: t["line"]["color"] for t in attention["data"] if t.get("showlegend")}
     assert len({looks[f"diff-mamba2: {name}"] for name in ("written", "minuend", "λ · subtrahend")}) == 3
+    assert "In no block a difference counts in what diff-mamba2 and mamba2 read" in headline(app, 1)
     legends = {trace["legend"]: trace["xaxis"] for trace in attention["data"] if trace.get("name")}
     assert [attention["layout"][name]["x"] for name in sorted(legends)] == [
         attention["layout"][axis]["domain"][0] for axis in ("xaxis", "xaxis2", "xaxis3")

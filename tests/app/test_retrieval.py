@@ -113,6 +113,9 @@ def test_a_grid_is_run_here_and_its_code_gives_the_same_accuracies(open_app: Ope
     made = run_code(app)
     assert [cell.n for cell in made["cells"]] == [3]
     assert [line["y"] for line in lines_of(curves)] == [[model.accuracy] for model in made["cells"][0].models]
+    (kept,) = app.session_state["kept_records"].values()
+    assert kept.title == "retrieval, qa1 at 0 tokens, 3 prompts of seed 0"
+    assert kept.record.cells[0].models == made["cells"][0].models
 
 
 def test_a_grid_that_is_run_here_has_the_colours_and_the_direction_of_the_measured_one(open_app: OpenApp) -> None:
