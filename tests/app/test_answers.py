@@ -1,5 +1,7 @@
 """The answer that pages ask for unless told otherwise: the known one, else the model's own most likely token."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,6 +47,9 @@ def test_the_ready_prompt_and_its_labels_are_known_until_its_fact_is_changed(bun
     known = ready_answer(bundled, prompt(DEFAULT_TEXT))
     assert (known.text, known.wrong) == ("hallway", ("garden", "kitchen", "office", "bathroom"))
     assert known.token == label_token("hallway", bundled)
+    # Not what the model says: that is asked for only where nothing is known.
+    other = ready_answer(bundled, replace(prompt(DEFAULT_TEXT), answer=" garden"))
+    assert (other.text, other.source) == ("garden", "the known answer")
     changed = prompt(DEFAULT_TEXT.replace("hallway", "kitchen"))
     best = ready_answer(bundled, changed)
     assert (best.source, best.wrong) == ("the most likely next token", ())

@@ -86,3 +86,10 @@ def test_undo_goes_back_one_change_at_a_time_and_not_beyond_the_first(open_app: 
     assert app.slider(key="block").value == 1
     assert app.button(key="undo").disabled
     assert app.query_params["block"] in ("1", ["1"])
+
+
+@pytest.mark.parametrize("page", ["attention", "graph", "heads", "interventions", "playground", "session"])
+def test_a_second_model_is_offered_only_where_it_is_shown(open_app: OpenApp, page: str) -> None:
+    app = open_app(page, ids=IDS, play_tokens="1")
+    assert not app.exception
+    assert "beside" not in {box.key for box in app.selectbox}
