@@ -171,12 +171,18 @@ def test_equal_trajectories_differ_by_nothing() -> None:
 
 
 def test_a_difference_of_probabilities_is_of_the_same_token() -> None:
-    (heat,) = lens_difference_drawing(FIRST, SECOND, WORDS, statistic="probability").marks(HeatMap)
-    for stage, pos in np.ndindex(heat.values.shape):
-        token = FIRST.top_tokens[0, stage, pos, 0]
-        places = np.flatnonzero(SECOND.top_tokens[0, stage, pos] == token)
-        other = SECOND.top_probabilities[0, stage, pos, places[0] if len(places) else -1]
-        assert heat.values[stage, pos] == pytest.approx(FIRST.top_probabilities[0, stage, pos, 0] - other)
+    # The baseline finds another token likeliest, and the model's half as likely as that.
+    token, probability = FIRST.top_tokens[..., :1], SECOND.top_probabilities[..., :1]
+    baseline = replace(
+        SECOND,
+        top_tokens=np.concatenate([(token + 1) % 5, token], axis=-1),
+        top_probabilities=np.concatenate([probability, probability / 2], axis=-1),
+    )
+    (heat,) = lens_difference_drawing(FIRST, baseline, WORDS, statistic="probability").marks(HeatMap)
+    assert np.allclose(heat.values, FIRST.top_probabilities[0, ..., 0] - probability[0, ..., 0] / 2)
+    unlisted = replace(baseline, top_tokens=np.concatenate([(token + 1) % 5, (token + 2) % 5], axis=-1))
+    (least,) = lens_difference_drawing(FIRST, unlisted, WORDS, statistic="probability").marks(HeatMap)
+    assert np.allclose(least.values, heat.values)
 
 
 def test_two_prompts_are_compared_position_by_position_when_that_is_asked_for() -> None:
