@@ -73,6 +73,7 @@ def test_at_first_nothing_is_changed(open_app: OpenApp, model: HookedMamba) -> N
     assert len(app.dataframe) == 1
     assert any("nothing is changed" in text for text in texts(app.caption))
     assert not any(metric.delta for metric in app.metric)
+    assert "Reset" in [button.label for button in app.button]
 
 
 @pytest.mark.parametrize(
