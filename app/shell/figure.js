@@ -13,18 +13,21 @@ const loaded = (address) => window.Plotly ?? new Promise((done, failed) => {
     script.addEventListener("error", failed);
 });
 
+// Pixels of a picture that the cameras above a figure save.
+const SAVED = { width: 1400, height: 700 };
+
 const isWhole = (plot) => document.fullscreenElement === plot;
 
 const size = (plot, height) => isWhole(plot)
     ? { width: window.innerWidth, height: window.innerHeight }
     : { width: plot.parentElement.clientWidth, height };
 
-const configuration = (Plotly, saved) => {
+const configuration = (Plotly) => {
     const camera = (format, scale) => ({
         name: format,
         title: `Download as ${format}`,
         icon: Plotly.Icons.camera,
-        click: (plot) => Plotly.downloadImage(plot, { ...saved, format: format.toLowerCase(), scale }),
+        click: (plot) => Plotly.downloadImage(plot, { ...SAVED, format: format.toLowerCase(), scale }),
     });
     const whole = {
         name: "Fullscreen",
@@ -60,7 +63,7 @@ const draw = async (plot) => {
     if (plot.wanted !== wanted || !plot.parentElement?.clientWidth) return;
     const { data, layout } = JSON.parse(wanted.figure);
     plot.ownHeight = layout.height;
-    plot.configuration ??= configuration(Plotly, wanted.saved);
+    plot.configuration ??= configuration(Plotly);
     Object.assign(layout, size(plot, layout.height));
     if (wanted.clickable) Object.assign(layout, { hovermode: "closest", dragmode: "pan" });
     const isFirst = !plot._fullLayout;

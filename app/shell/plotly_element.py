@@ -13,9 +13,6 @@ from streamlit.components.v2 import component
 from diffmamba_interp.drawing.colours import DARK_GROUND, LIGHT_GROUND
 
 NAME = "diffmamba_figure"
-SAVED = {"width": 1400, "height": 700}
-"""Pixels of a picture that the cameras above a figure save, as SVG or as PNG."""
-
 USUAL_HEIGHT = 450
 FONT = '"Source Sans", sans-serif'
 LIGHT = {"ground": LIGHT_GROUND, "title": "#2F2D2B", "text": "#808495", "legend": "#262730", "grid": "#E6EAF1"}
@@ -35,14 +32,9 @@ def draw_element(
     spec = figure.to_dict()
     spec["layout"]["template"] = {"layout": look(DARK if dark else LIGHT)}
     height = spec["layout"].setdefault("height", USUAL_HEIGHT)
-    _element(
-        key=key,
-        data={
-            "figure": to_json_plotly(spec), "height": height, "clickable": on_select is not None,
-            "plotly": script, "saved": SAVED,
-        },
-        on_selection_change=on_select or (lambda: None),
-    )  # fmt: skip
+    # No value is a dict: in those Streamlit looks for tables, and imports pandas for it.
+    data = {"figure": to_json_plotly(spec), "height": height, "clickable": on_select is not None, "plotly": script}
+    _element(key=key, data=data, on_selection_change=on_select or (lambda: None))
 
 
 def look(colours: dict[str, str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Timer
 
 import streamlit as st
 import tyro
@@ -31,20 +31,27 @@ APP = Path(__file__).resolve().parents[1]
 MAIN = APP / "main.py"
 
 ON_FIRST_USE = (
-    "pandas",
     "plotly.io",
     "plotly.offline",
-    "pyarrow.pandas_compat",
     "torch.backends.opt_einsum",
     "torch.utils.serialization.config",
 )
 """What libraries, and the package, import when they are first used; no file of the explorer names it."""
+
+FOR_TABLES = ("pandas", "pyarrow.pandas_compat")
+"""Imported by the first table, too; the start page's figure is sent before."""
 
 AFTER_THE_FIRST_PAGE = ("scipy.stats",)
 """Imported when they are first used, too, and by no page before it is asked for numbers of many prompts."""
 
 PLOTLY_SCRIPT = "../../component/app.shell.starting.plotly/plotly.min.js"
 """Where the browser finds Plotly's own release, beside Streamlit's scripts."""
+
+REST_S = 1.0
+"""What no page needed so far is imported so long after the first one."""
+
+LOADED = ("BidiComponent", "DataFrame")
+"""What Streamlit's scripts for our elements and for tables are called before their version."""
 
 START_PAGE = (MAIN, APP / "pages_" / "overview" / "overview.py")
 """The files whose heads name what the start page needs, as it is before anything is asked of it."""
@@ -125,24 +132,27 @@ def load_in_browser() -> str:
     Of a release that calls its files otherwise nothing is loaded.
     """
     folder = Path(st.__file__).parent / "static" / "static" / "js"
-    names = [file.name for part in ("BidiComponent", "DataFrame") for file in sorted(folder.glob(f"{part}.*.js"))]
+    elements, tables = ([file.name for file in sorted(folder.glob(f"{part}.*.js"))] for part in LOADED)
     return f"""<script>
 (() => {{
     const first = document.querySelector('script[type="module"][src*="static/js/"]');
-    if (first && !document.getElementById("plotly-script")) {{
-        const script = document.createElement("script");
-        Object.assign(script, {{ id: "plotly-script", src: new URL({json.dumps(PLOTLY_SCRIPT)}, first.src).href }});
-        document.head.append(script);
-    }}
-    for (const name of first ? {json.dumps(names)} : []) import(new URL(name, first.src)).catch(() => {{}});
+    if (!first || document.getElementById("plotly-script")) return;
+    const load = (names) => names.forEach((name) => import(new URL(name, first.src)).catch(() => {{}}));
+    const script = document.createElement("script");
+    Object.assign(script, {{ id: "plotly-script", src: new URL({json.dumps(PLOTLY_SCRIPT)}, first.src).href }});
+    script.addEventListener("load", () => load({json.dumps(tables)}));
+    document.head.append(script);
+    load({json.dumps(elements)});
 }})();
 </script>"""
 
 
 def finish() -> None:
-    """After a page was drawn: import the rest, while it is looked at."""
+    """After a page was made: import the rest, once the browser has drawn it and it is looked at."""
     if not _complete.is_set():
-        Thread(target=import_rest, daemon=True).start()
+        rest = Timer(REST_S, import_rest)
+        rest.daemon = True
+        rest.start()
 
 
 def import_rest() -> None:
@@ -165,6 +175,13 @@ def import_start_page() -> None:
     gc.freeze()
 
 
+def import_for_tables() -> None:
+    """Before the start page's first table."""
+    if not _complete.is_set():
+        with _importing:
+            import_all((module, "") for module in FOR_TABLES)
+
+
 def import_everything() -> None:
     """Import what the files of the explorer name, at their head or in a function, and what libraries put off.
 
@@ -172,7 +189,7 @@ def import_everything() -> None:
     too, which takes longer than the page, unless it is told that this stays.
     """
     import_all(named_imports(APP.rglob("*.py")))
-    import_all((module, "") for module in ON_FIRST_USE)
+    import_all((module, "") for module in (*ON_FIRST_USE, *FOR_TABLES))
     gc.freeze()
 
 

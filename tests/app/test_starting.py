@@ -43,11 +43,17 @@ def start(**how):
     known.update(sys.modules)
 
 
-finish, begin, known = starting.finish, starting.start, set()
-starting.finish, starting.start = lambda: None, start
+def for_tables():
+    print("before", *sorted({"pandas"} & set(sys.modules)))
+    import_for_tables()
+    known.update(sys.modules)
+
+
+finish, begin, import_for_tables, known = starting.finish, starting.start, starting.import_for_tables, set()
+starting.finish, starting.start, starting.import_for_tables = lambda: None, start, for_tables
 named(AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200).run(), "start")
 print("without", *sorted({"transformers", "app.pages_.needle.request", "scipy.stats"} - set(sys.modules)))
-starting.finish, starting.start = finish, begin
+starting.finish, starting.start, starting.import_for_tables = finish, begin, import_for_tables
 starting.import_rest()
 assert gc.get_freeze_count() > 100_000
 known.update(sys.modules)
@@ -187,10 +193,12 @@ def test_the_browser_loads_the_files_that_draw_figures_and_tables_and_none_of_a_
     scripts = tmp_path / "static" / "static" / "js"
     scripts.mkdir(parents=True)
     monkeypatch.setattr(starting.st, "__file__", str(tmp_path / "__init__.py"))
-    assert "of first ? [] : []" in starting.load_in_browser.__wrapped__()
+    assert "load([])" in starting.load_in_browser.__wrapped__()
     for name in ("DataFrame.3-f_.js", "DataFrame.3-f_.css", "BidiComponent.D9.js", "index.A.js"):
         (scripts / name).touch()
-    assert 'of first ? ["BidiComponent.D9.js", "DataFrame.3-f_.js"] : []' in starting.load_in_browser.__wrapped__()
+    script = starting.load_in_browser.__wrapped__()
+    assert 'load(["BidiComponent.D9.js"])' in script
+    assert 'load(["DataFrame.3-f_.js"])' in script
 
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
@@ -210,6 +218,7 @@ def test_no_page_imports_anything_after_the_start(project_root: Path) -> None:
     done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = {page: set(names) for page, *names in map(str.split, done.stdout.splitlines())}
+    assert lines.pop("before") == set(), "the start page's figure waits for tables"
     assert lines.pop("without") == {"transformers", "app.pages_.needle.request", "scipy.stats"}
     assert {"start", "needle"} < lines.keys()
     for page, names in lines.items():

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.pages_.overview.request import FIGURE, block_files, block_rows, next_token_rows, report_steps, subtracts
 from app.pages_.overview.story import draw_introduction, quickly_read, story, story_steps
-from app.shell import loading
+from app.shell import loading, starting
 from app.shell.answers import draw_likely, table_height
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import draw_downloads
@@ -40,6 +40,7 @@ def page() -> None:
             with column:
                 draw_facts(model, reports[model.name])
         figure = draw_lambdas(reports)
+    starting.import_for_tables()
     if prompt is not None:
         with shown_errors("Running the models"):
             draw_next_tokens(models, prompt)
