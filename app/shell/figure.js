@@ -57,6 +57,10 @@ const tell = (plot, points) => {
     plot.tell({ points: [{ x, y, customdata, curve_number: curveNumber, point_number: pointNumber }] });
 };
 
+// What room is kept for: drawn over with other margins or colour bars, a figure keeps the room of those before, too.
+const roomOf = ({ margin, height, ...layout }, data) => JSON.stringify([margin, height, ...[...Object.values(layout), ...data]
+    .map((part) => part?.colorbar ?? {}).map(({ orientation, x, y, len }) => [orientation, x, y, len])]);
+
 const draw = async (plot) => {
     const wanted = plot.wanted;
     const Plotly = await loaded(wanted.plotly);
@@ -66,6 +70,9 @@ const draw = async (plot) => {
     plot.configuration ??= configuration(Plotly);
     Object.assign(layout, size(plot, layout.height));
     if (wanted.clickable) Object.assign(layout, { hovermode: "closest", dragmode: "pan" });
+    const room = roomOf(layout, data);
+    if (plot._fullLayout && plot.room !== room) Plotly.purge(plot);
+    plot.room = room;
     const isFirst = !plot._fullLayout;
     await Plotly.react(plot, data, layout, plot.configuration);
     plot.setAttribute("role", "figure");

@@ -210,25 +210,27 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
         watched.require_clean()
 
 
-# What is wider than the window, or drawn beyond its right edge.
-TOO_WIDE = """() => {
+# What is wider than the window, drawn beyond its right edge, or hardly any of a figure's height.
+CUT = """() => {
     const main = document.querySelector('.stMain'), width = main.clientWidth, found = [];
     if (main.scrollWidth > width) found.push('the page');
     for (const element of main.querySelectorAll('.js-plotly-plot text, .js-plotly-plot .subplot'))
         if (element.getBoundingClientRect().right > width + 1) found.push(element.textContent.slice(0, 40));
     for (const table of main.querySelectorAll('[data-testid=stDataFrame] .dvn-scroller'))
         if (table.scrollWidth > table.clientWidth + 1) found.push('a table');
+    for (const { _fullLayout: drawn } of main.querySelectorAll('.js-plotly-plot'))
+        if (drawn._size.h < drawn.height / 3) found.push(`${drawn._size.h} of ${drawn.height} pixels`);
     return found;
 }"""
 ON_A_TELEPHONE = {"heads": 1, "lens": 1, "playground": 1, "needle?needle_length=0&needle_n=2": 5}
 
 
-def test_nothing_is_cut_on_a_telephone(browser, address: str) -> None:
+def test_nothing_is_cut_or_squeezed_on_a_telephone(browser, address: str) -> None:
     for page, n in ON_A_TELEPHONE.items():
         with opened(browser, f"{address}/{page}{'&' if '?' in page else '?'}{BUNDLED}") as watched:
             watched.page.set_viewport_size({"width": 390, "height": 844})
             stand_below = "figures => document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 390"
             watched.figures(n, holds=stand_below)
-            watched.state(f"() => ({TOO_WIDE})().length === 0")
-            assert watched.page.evaluate(TOO_WIDE) == [], page
+            watched.state(f"() => ({CUT})().length === 0")
+            assert watched.page.evaluate(CUT) == [], page
             watched.require_clean()
