@@ -58,8 +58,10 @@ const tell = (plot, points) => {
 };
 
 // What room is kept for: drawn over with other margins or colour bars, a figure keeps the room of those before, too.
-const roomOf = ({ margin, height, ...layout }, data) => JSON.stringify([margin, height, ...[...Object.values(layout), ...data]
-    .map((part) => part?.colorbar ?? {}).map(({ orientation, x, y, len }) => [orientation, x, y, len])]);
+const roomOf = ({ margin, height, ...layout }, data) => {
+    const bars = [...Object.values(layout), ...data].map((part) => part?.colorbar).filter(Boolean);
+    return JSON.stringify([margin, height, bars.map(({ orientation, x, y, len }) => [orientation, x, y, len])]);
+};
 
 const draw = async (plot) => {
     const wanted = plot.wanted;

@@ -7,28 +7,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 
-MOST_S = 0.5
+import streamlit as st
+
+MOST_S = 2.0
 """A run waits so long between two steps at most: others slow it down, and cannot stop it."""
+
+DRAWN_S = 1.5
+"""So long after its first page was made a new session's browser has yet to draw it, on this machine if it is here."""
 
 LOOK_S = 0.02
 
-_short: set[int] = set()
-"""Threads that make a page, as far as they are not known to run long."""
+_KNOWN = "turns_known"
+_waited_for: dict[int, float] = {}
+"""By thread that makes a page and is not known to run long: until when others wait for it."""
 
 
 @contextmanager
 def page() -> Iterator[None]:
     """While a session's page is made."""
-    _short.add(get_ident())
+    is_new = _KNOWN not in st.session_state
+    st.session_state[_KNOWN] = True
+    _waited_for[get_ident()] = float("inf")
     try:
         yield
     finally:
-        _short.discard(get_ident())
+        if _waited_for.pop(get_ident(), None) and is_new:
+            _waited_for[get_ident()] = time.monotonic() + DRAWN_S
 
 
 def give_way() -> None:
     """Of a long run, between two of its steps. Nobody waits for it from then on, other long runs neither."""
-    _short.discard(get_ident())
+    _waited_for.pop(get_ident(), None)
     until = time.monotonic() + MOST_S
-    while _short and time.monotonic() < until:
+    while _is_waited_for() and time.monotonic() < until:
+        # Streamlit ends a run that was cancelled when it is asked for something.
+        st.session_state.get(_KNOWN)
         time.sleep(LOOK_S)
+
+
+def _is_waited_for() -> bool:
+    now = time.monotonic()
+    return any(now < end for end in list(_waited_for.values()))

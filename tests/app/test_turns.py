@@ -8,6 +8,15 @@ import pytest
 from app.shell import turns
 
 
+@pytest.fixture(autouse=True)
+def known_session(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What Streamlit keeps of the session, which has had a page."""
+    kept: dict[str, object] = {turns._KNOWN: True}
+    monkeypatch.setattr(turns, "_waited_for", {})
+    monkeypatch.setattr(turns.st, "session_state", kept)
+    return kept
+
+
 @pytest.fixture
 def other() -> Iterator[tuple[Event, Event]]:
     """Another session, which begins with the first event and is done with its page after the second."""
@@ -35,7 +44,7 @@ def test_a_run_waits_until_the_other_sessions_page_is_made(
     def sleep(_: float) -> None:
         slept.append(done.is_set())
         done.set()
-        while turns._short:
+        while turns._waited_for:
             pass
 
     monkeypatch.setattr(turns, "MOST_S", 60.0)
@@ -53,11 +62,51 @@ def test_a_run_goes_on_beside_a_page_that_is_never_done_and_beside_other_runs(
     monkeypatch.setattr(turns, "MOST_S", 0.01)
     with turns.page():
         turns.give_way()
-    assert len(turns._short) == 1
+    assert len(turns._waited_for) == 1
 
 
 def test_nobody_waits_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns.time, "sleep", lambda _: pytest.fail("waits for itself"))
     with turns.page():
         turns.give_way()
-        assert not turns._short
+        assert not turns._waited_for
+
+
+def test_a_new_sessions_browser_has_time_to_draw(
+    known_session: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(turns.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(turns.time, "sleep", sleep)
+    known_session.clear()
+
+    def session() -> None:
+        with turns.page():
+            pass
+
+    for waits in (turns.DRAWN_S, 0):
+        thread = Thread(target=session)
+        thread.start()
+        thread.join()
+        began = now[0]
+        turns.give_way()
+        assert now[0] - began == pytest.approx(waits, abs=2 * turns.LOOK_S)
+
+
+def test_a_run_that_was_cancelled_while_it_waits_ends_at_once(
+    other: tuple[Event, Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, _ = other
+    assert begun.wait(60)
+
+    class Cancelled(dict[str, object]):
+        def get(self, *_: object) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(turns.st, "session_state", Cancelled())
+    with pytest.raises(KeyboardInterrupt):
+        turns.give_way()
