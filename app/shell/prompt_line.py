@@ -24,15 +24,14 @@ MOST = 20_000
 OWN_PROMPTS = ("needle", "retrieval", "session")
 """Pages that have prompts of their own."""
 
-_LAST, _CHANGED = "prompt_last", "prompt_changed"
+_LAST, _FOLLOWED, _CHANGED = "prompt_last", "prompt_link", "prompt_changed"
 _place: ContextVar[DeltaGenerator | None] = ContextVar("place", default=None)
 
 
 @dataclass(kw_only=True)
 class Change:
-    """By a link to `page`. before: which prompt it was, and last how it was shown. after: the text that came of it."""
+    """By a link. before: which prompt it was, and last how it was shown. after: the text that came of it."""
 
-    page: str
     before: dict[str, str]
     last: tuple[str, str] | None
     after: str = ""
@@ -48,6 +47,7 @@ def at_top(page: str) -> Iterator[None]:
         last = st.session_state.get(_LAST) or ("", state.values().get("prompt", DEFAULT_TEXT))
         with place:
             _draw(*last, "of the other pages; it is not read on this one")
+            _draw_change(last[1])
 
 
 def draw_prompt(prompt: Prompt, between: str) -> None:
@@ -59,6 +59,10 @@ def draw_prompt(prompt: Prompt, between: str) -> None:
     _place.set(None)
     with place:
         _draw(known, text, f"of {n:,} token{'' if n == 1 else 's'}")
+        followed: Change | None = st.session_state.pop(_FOLLOWED, None)
+        if followed is not None and not (followed.last and followed.last[1] == text):
+            followed.after = text
+            st.session_state[_CHANGED] = followed
         _draw_change(text)
     st.session_state[_LAST] = known, text
 
@@ -75,17 +79,22 @@ def prompt_keys() -> dict[str, str]:
 
 
 def note_change(before: Mapping[str, str]) -> None:
-    """A link was followed, before which the prompt was this one: the page that it opens says if it is another now."""
-    st.session_state[_CHANGED] = Change(page=state.visited(), before=dict(before), last=st.session_state.get(_LAST))
+    """A link was followed, before which the prompt was this one: the next page that reads one says if it is another."""
+    if prompt_keys() != before:
+        st.session_state[_FOLLOWED] = Change(before=dict(before), last=st.session_state.get(_LAST))
 
 
-def take_back(before: Mapping[str, str]) -> None:
+def take_back(change: Change) -> None:
     """The prompt of before the link: for callbacks."""
     for key in PROMPT:
-        if key in before:
-            state.put(key, before[key])
+        if key in change.before:
+            state.put(key, change.before[key])
         else:
             state.forget(key)
+    for key in (_FOLLOWED, _CHANGED):
+        st.session_state.pop(key, None)
+    if change.last:
+        st.session_state[_LAST] = change.last
 
 
 def _draw(known: str, text: str, which: str) -> None:
@@ -97,13 +106,10 @@ def _draw(known: str, text: str, which: str) -> None:
 
 
 def _draw_change(text: str) -> None:
-    """That a link has changed the prompt, as long as its page and that prompt are shown."""
+    """That a link has changed the prompt, on every page as long as that prompt is in force."""
     change: Change | None = st.session_state.get(_CHANGED)
-    if change is None or change.page != state.visited():
-        return
-    change.after = change.after or text
-    if change.after != text or (change.last and change.last[1] == text):
+    if change is None or change.after != text:
         return
     was = f" Before it was: {shortened(change.last[1])}" if change.last else ""
     st.html(f'<p class="note">The link that you followed has changed the prompt of all pages.{html.escape(was)}</p>')
-    st.button("Take the earlier prompt back", key="prompt_back", on_click=take_back, args=(change.before,))
+    st.button("Take the earlier prompt back", key="prompt_back", on_click=take_back, args=(change,))

@@ -58,8 +58,26 @@ def test_a_link_that_changes_the_prompt_is_told_and_can_be_taken_back(open_app: 
     app.switch_page("pages_/lens/lens.py").run()
     assert "of 3 tokens: 5 6 7" in line(app)
     assert IDS in notes(app)[0]
+    # It is offered on other pages too, by links to the same prompt and where it is not read.
+    app.query_params["cell"] = "1-2"
+    app.switch_page("pages_/attention/attention.py").run()
+    assert IDS in notes(app)[0]
+    app.switch_page("pages_/session/session.py").run()
+    assert IDS in notes(app)[0]
     app.button(key="prompt_back").click().run()
     assert IDS in line(app)
+    assert not notes(app)
+    app.query_params.clear()
+    app.switch_page("pages_/overview/overview.py").run()
+    assert IDS in line(app)
+    assert not notes(app)
+
+
+def test_a_prompt_that_was_typed_after_a_link_is_not_offered_to_be_taken_back(open_app: OpenApp) -> None:
+    app = open_app(ids=IDS)
+    app.query_params.update({"model": MODEL, "ids": "5 6 7"})
+    app.switch_page("pages_/lens/lens.py").run()
+    app.text_area(key="ids").set_value("5 6").run()
     assert not notes(app)
 
 
