@@ -44,7 +44,8 @@ class Address:
     """Of one session. page: shown last, as in the address. written: what its address says, or soon will. keys: of the
     widgets that each page showed. changed, changed_at: the keys that were changed last, and when that run began;
     began_at: when this one did, in seconds. is_fresh: whether the page was opened, or its state read from the address,
-    in this run. n_replaced: counts. past: what `undo` goes back to.
+    in this run. n_replaced: counts. past: what `undo` goes back to. set_aside: what was chosen on the page before a
+    link opened it, which does not say it.
     """
 
     page: str | None = None
@@ -56,6 +57,7 @@ class Address:
     is_fresh: bool = True
     n_replaced: int = 0
     past: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    set_aside: dict[str, str] = field(default_factory=dict)
 
 
 def read(page: str) -> None:
@@ -67,6 +69,8 @@ def read(page: str) -> None:
     linked = arrived and bool(said) and said != address.written
     address.is_fresh, address.began_at = arrived or went_back, time.monotonic()
     address.page = page
+    if address.is_fresh:
+        address.set_aside = {}
     if (went_back or linked) and not is_first:
         before = prompt_keys()
         for key in {*address.keys.get(page, ()), *said, *(SHARED if linked else ())}:
@@ -74,6 +78,8 @@ def read(page: str) -> None:
                 state.put(key, said[key])
             elif len(state.values().get(key, "")) <= state.MAX_URL_TEXT:
                 # What is longer has no place in an address, which says nothing of it.
+                if linked and key in state.values() and key not in SHARED:
+                    address.set_aside[key] = state.values()[key]
                 state.forget(key)
         if linked:
             note_change(before)
@@ -108,6 +114,18 @@ def write() -> None:
 def is_opened() -> bool:
     """Whether the page was opened in this run, or its state read from the address: nobody changed a widget of it."""
     return _address().is_fresh
+
+
+def set_aside() -> dict[str, str]:
+    """What was chosen on the page that is shown before a link opened it."""
+    return dict(_address().set_aside)
+
+
+def take_up(values: Mapping[str, str]) -> None:
+    """Choose again what was set aside: for callbacks."""
+    for key, value in values.items():
+        state.put(key, value)
+    _address().set_aside = {}
 
 
 def can_undo() -> bool:

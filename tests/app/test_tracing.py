@@ -18,7 +18,7 @@ from diffmamba_interp import HookedMamba
 from diffmamba_interp.implicit_attention import source_scores
 from diffmamba_interp.interventions import attribution_patching, faithfulness, patch_grid
 from diffmamba_interp.spans import Spans
-from tests.app.conftest import IDS, MODEL, OpenApp, captions, complaint, figures, links
+from tests.app.conftest import IDS, MODEL, OpenApp, captions, complaint, figures, headline, links, texts
 from tests.app.test_interventions import ANSWER, TOKENS
 
 OTHER = torch.tensor([[8 if token == 5 else 5 if token == 8 else token for token in TOKENS[0].tolist()]])
@@ -74,6 +74,24 @@ def test_patching_tells_how_far_it_is_and_of_how_many_prompts_it_speaks(
     assert told[-1] == 1
     assert any("of one prompt (n = 1)" in text for text in captions(app))
     assert {link.page for link in links(app)} >= {"needle", "retrieval"}
+
+
+def test_a_link_to_a_patching_opens_it_first_and_says_what_it_set_aside(open_app: OpenApp) -> None:
+    set_before = {"lambda_factor": "0.5", "heads_off_0_minuend": "0 1", "heads_off_1": "2"}
+    app = open_app("interventions", **ANSWER, **set_before)
+    app.switch_page("pages_/evidence/evidence.py").run()
+    app.query_params.clear()
+    asked = {"asked_interventions": "yes", "asked_patching": "yes"}
+    app.query_params.update({"model": MODEL, **ANSWER, "patched": "mixer_out", "patch_columns": "spans", **asked})
+    app.switch_page("pages_/interventions/interventions.py").run()
+    assert "brings back" in headline(app)
+    assert [panel.label for panel in app.expander if panel.proto.expanded] == ["Sweep, patch, take tokens out"]
+    (told,) = texts(app.info)
+    assert r"heads off in block 0, minuend\: 0, 1; heads off in block 1\: 2; λ of all blocks times 0\.5" in told
+    app.button(key="take_up").click().run()
+    assert app.slider(key="lambda_factor").value == 0.5
+    assert "The change" in headline(app)
+    assert not app.info
 
 
 def test_a_prompt_of_another_length_is_refused_in_words(open_app: OpenApp) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 import streamlit as st
 
 from app.pages_.interventions.request import Answer, Changes, differential_blocks
-from app.shell import loading, state
+from app.shell import address, loading, state
 from app.shell.answers import label_token, label_tokens, ready_answer
 from app.shell.choices import MARKS
 from app.shell.loading import ChosenModel
@@ -63,6 +63,33 @@ def choose_changes(chosen: ChosenModel, prompt: Prompt) -> Changes:
 def forget_changes() -> None:
     """Every widget of the changes starts at its default again."""
     state.replace_all({key: value for key, value in state.values().items() if not CHANGES.match(key)})
+
+
+def draw_set_aside() -> None:
+    """That a link, which opened the page, has undone what was changed on it before; a button changes it so again."""
+    aside = {key: value for key, value in address.set_aside().items() if CHANGES.match(key)}
+    words = "; ".join(dict.fromkeys(filter(None, (set_words(key, value) for key, value in sorted(aside.items())))))
+    if words:
+        st.info(f"The link that you followed has set aside what was changed here: {markdown(words)}.")
+        st.button("Change it so again", key="take_up", on_click=address.take_up, args=(aside,))
+
+
+def set_words(key: str, value: str) -> str:
+    """What a widget of the changes says; empty for one that another one's words tell of."""
+    kind, _, place = key.partition("_")
+    match kind:
+        case "lambda":
+            if place.endswith("set"):
+                return ""
+            return f"λ of all blocks times {value}" if place == "factor" else f"λ of block {place} at {value}"
+        case "heads":
+            heads = ", ".join(value.split())
+            return f"heads off in {scan_name(place.removeprefix('off_').replace('_', '.'))}: {heads}"
+        case "branches":
+            return f"branches off: {'; '.join(map(scan_name, value.split()))}"
+        case "swapped":
+            return f"branches exchanged in block {', '.join(value.split())}"
+    return "tokens taken out" if place in ("spans", "positions") else ""
 
 
 def choose_lambdas(chosen: ChosenModel, blocks: list[int]) -> dict[str, object]:

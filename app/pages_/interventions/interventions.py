@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.interventions.choices import choose_changes, read_answer
+from app.pages_.interventions.choices import choose_changes, draw_set_aside, read_answer
 from app.pages_.interventions.pictures import (
     AFTER,
     BEFORE,
@@ -85,9 +85,13 @@ def page() -> None:
         return
     with shown_errors("Changing the model", "Shorten the prompt."):
         # What there is to choose stands first, so that no result moves it; what was asked is answered on this screen.
+        draw_set_aside()
         controls = st.expander("What is changed") if is_asked("interventions") else st.container(border=True)
-        more = controls if is_asked("interventions") else st.expander("Sweep, patch, take tokens out")
-        numbers, doses, curves, pictures, traced = (st.container() for _ in range(5))
+        patching = is_asked("patching")
+        with_more = is_asked("interventions") and not patching
+        more = controls if with_more else st.expander("Sweep, patch, take tokens out", expanded=patching)
+        numbers, at_once, doses, curves, pictures, below = (st.container() for _ in range(6))
+        traced = at_once if patching else below
         with controls:
             answer = read_answer(chosen, prompt)
             changes = choose_changes(chosen, prompt)
@@ -158,6 +162,11 @@ def choose_shown(chosen: ChosenModel) -> tuple[LensRequest, str, str, bool]:
         return lens, maps, colour, state.toggle("Logarithmic axis", "change_log")
 
 
+def is_chosen(key: str) -> bool:
+    """Whether something is swept, or patched."""
+    return state.pending(key) not in ("", NOTHING)
+
+
 def longest() -> float | None:
     """Seconds up to which the page runs unasked."""
     return ASKED_S if is_asked("interventions") else None
@@ -165,8 +174,9 @@ def longest() -> float | None:
 
 def draw_numbers(record: InterventionRecord) -> None:
     """What is read at the output, before and after."""
-    # Of an unchanged model there is nothing to say where a sweep has more.
-    if not record.interventions and state.pending("swept") not in ("", NOTHING):
+    # Of an unchanged model there is nothing to say where a sweep has more, or a patching that was asked for.
+    more = is_chosen("swept") or (is_asked("patching") and is_chosen("patched"))
+    if more and not record.interventions:
         return
     draw_headline(intervention_headline(record))
     numbers = at_output(record)
