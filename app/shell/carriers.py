@@ -7,7 +7,7 @@ swapping        values of the prompt put into another prompt, which has another 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,22 +26,24 @@ from diffmamba_interp.interventions.records import with_probability
 from diffmamba_interp.spans import SPAN_CLASSES
 
 
-def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int) -> list[Step]:
-    """The answer without the subtraction: in all differential blocks, then in each of them on its own."""
+def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int] = ()) -> list[Step]:
+    """The answer without the subtraction: in all differential blocks, then in each of them on its own. labels: of its
+    ratio to the wrong ones, the answer's among them; empty where that is not asked for."""
     cfg = loading.config(key)
     blocks = [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
     groups = [tuple(blocks), *((block,) for block in blocks)]
+    compared: dict[str, Any] = {"labels": list(labels)} if labels else {}
     return [
         tokens_step(key, prompt),
-        Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer]),
+        Step("reading", AnswerReading, tokens=Ref("tokens"), answers=[answer], **compared),
         Step("without", dosed, ScaleLambda, "factor"),
         Step("swept", sweep, Ref("reading"), Ref("model"), Ref("without"), doses=(0.0,), groups=groups),
         Step("record", with_probability, Ref("swept")),
     ]
 
 
-def without_subtraction(key: ModelKey, prompt: Prompt, answer: int) -> SweepRecord:
-    return cast(SweepRecord, _kept(key, subtraction_steps(key, prompt, answer), "record"))
+def without_subtraction(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int] = ()) -> SweepRecord:
+    return cast(SweepRecord, _kept(key, subtraction_steps(key, prompt, answer, labels), "record"))
 
 
 def reading_steps(key: ModelKey, prompt: Prompt) -> list[Step]:

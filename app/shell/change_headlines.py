@@ -25,12 +25,21 @@ from diffmamba_interp.statistics import MIN_SAMPLES
 LARGE = 1e-3
 """Smaller changes of a probability are called none."""
 
+SHARED_FROM = 0.1
+"""Of a smaller change of a log-probability no share is told: a block's would be hundreds of per cent."""
+
 ONE_PROMPT = "One prompt decides nothing about others."
 NO_CANCELLING = "That the model depends on its subtraction does not show that the subtraction cancels noise."
 OF_THE_SUBTRACTION = ("ScaleLambda", "SetLambda", "AblateBranch", "SwapBranches")
 """Kinds of changes after which the subtraction is another one."""
 
 TOGETHER = "Shares of single blocks need not sum to 100 %: blocks act through one another."
+
+
+def differ(before: float, after: float) -> bool:
+    """Whether a probability has changed, and its two values are shown as different ones."""
+    is_small = abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1
+    return not is_small and said(before) != said(after)
 
 
 def intervention_headline(record: InterventionRecord) -> Headline:
@@ -40,7 +49,7 @@ def intervention_headline(record: InterventionRecord) -> Headline:
     if not record.interventions:
         return Headline(says=(f"Nothing is changed: the answer has the probability {said(before)} ({prompts(n)}).",))
     what = "; ".join(in_words(change) for change in record.interventions)
-    if abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1:
+    if not differ(before, after):
         says = f"The change ({what}) leaves the answer's probability at {said(before)} ({prompts(n)})"
     else:
         verb = "raises" if after > before else "lowers"
@@ -66,10 +75,11 @@ def subtraction_headline(record: SweepRecord, model: str, token: str = "") -> He
     at = record.doses.index(0.0)
     without = record.intervened[PROBABILITY][:, at].mean(axis=-1)
     whole, alone = float(without[0]), without[1:]
-    if abs(whole - clean) < LARGE and abs(math.log(max(whole, 1e-30) / max(clean, 1e-30))) < 0.1:
+    raised = raised_alone(record)
+    if not differ(clean, whole):
         return Headline(
             says=(f"λ 0 in every block leaves {what} in {short_name(model)} at {said(clean)} ({prompts(n)}).",),
-            against=("So this answer does not hang on the subtraction.",),
+            against=("So this answer does not hang on the subtraction.", *raised),
         )
     says = f"λ 0 in every block takes {what} in {short_name(model)} from {said(clean)} to {said(whole)}"
     logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
@@ -79,13 +89,38 @@ def subtraction_headline(record: SweepRecord, model: str, token: str = "") -> He
     if len(alone) > 1:
         share = logs[1:] / logs[0]
         largest = int(share.argmax())
-        block = (record.groups[largest + 1] or (0,))[0]
-        says += (
-            f"; one block, {block}, alone to {said(float(alone[largest]))}, {share[largest]:.0%} of that in "
-            "log-probability"
-        )
-        against.append(TOGETHER)
-    return Headline(says=(f"{says} ({prompts(n)}).",), against=tuple(against))
+        block, value, most = (record.groups[largest + 1] or (0,))[0], float(alone[largest]), float(share[largest])
+        if not differ(clean, value) or most <= 0:
+            says += "; no block alone moves it that way"
+        elif abs(logs[0]) < SHARED_FROM:
+            says += f"; one block, {block}, alone to {said(value)}"
+        else:
+            of_that = "more than all of that" if most > 1 else f"{most:.0%} of that"
+            says += f"; one block, {block}, alone to {said(value)}, {of_that} in log-probability"
+            against.append(TOGETHER)
+    return Headline(says=(f"{says} ({prompts(n)}).",), against=(*against, *raised))
+
+
+def raised_alone(record: SweepRecord) -> tuple[str, ...]:
+    """What λ 0 in one block alone raises most, of a sweep of λ: the subtraction there works against the answer."""
+    at, told = record.doses.index(0.0), []
+    alone = [place for place, group in enumerate(record.groups) if group and len(group) == 1]
+    for measure, what, text in (
+        (PROBABILITY, "the answer's probability", said),
+        ("snr_db", "its ratio to the wrong labels", decibels),
+    ):
+        if measure not in record.clean or not alone:
+            continue
+        clean, values = float(record.clean[measure].mean()), record.intervened[measure][:, at].mean(axis=-1)
+        best = max(alone, key=lambda place: values[place])
+        value = float(values[best])
+        shows = differ(clean, value) if measure == PROBABILITY else text(clean) != text(value)
+        if value > clean and shows:
+            block = (record.groups[best] or (0,))[0]
+            told.append(f"in block {block} alone raises {what} from {text(clean)} to {text(value)}")
+    if not told:
+        return ()
+    return (f"λ 0 {', and '.join(told)}: the subtraction there works against this answer.",)
 
 
 def patched_quantity(against: object) -> str:
@@ -126,7 +161,7 @@ def sweep_headline(record: SweepRecord) -> Headline:
         return _most_carried(record, values[:, record.doses.index(0.0)], clean, n)
     places = [np.unravel_index(int(at), values.shape) for at in (values.argmin(), values.argmax())]
     low, high = (float(values[place]) for place in places)
-    if high - low < LARGE:
+    if not differ(low, high):
         return Headline(says=(f"No dose moves the answer's probability from {said(clean)} ({prompts(n)}).",))
 
     def where(place: Sequence[int]) -> str:
@@ -154,18 +189,24 @@ def under(headline: Headline, changes: str) -> Headline:
 
 def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int) -> Headline:
     """Of blocks that were each taken to dose 0 on their own, the one without which the answer loses most."""
-    dose = "λ 0" if record.dose.startswith("λ") else f"0 ({record.dose})"
+
+    def lowers(at: int) -> bool:
+        return bool(without[at] < clean) and differ(clean, float(without[at]))
+
+    of_lambda = record.dose.startswith("λ")
+    dose = "λ 0" if of_lambda else f"0 ({record.dose})"
     first, second, *_ = np.argsort(without, kind="stable")
     block, other = (", ".join(map(str, record.groups[at] or ())) for at in (first, second))
-    whose = f"The λ of block {block}" if record.dose.startswith("λ") else f"Block {block}"
-    if without[first] > clean - LARGE:
+    whose = f"The λ of block {block}" if of_lambda else f"Block {block}"
+    if not lowers(first):
         says = f"{dose} in no block on its own takes anything from the answer's {said(clean)}"
     else:
         says = (
             f"{whose} carries most: {dose} in it alone takes the answer's probability from {said(clean)} to "
-            f"{said(float(without[first]))}; next is block {other}, which "
-            f"{'takes it to' if without[second] < clean - LARGE else 'leaves it at'} {said(float(without[second]))}"
+            f"{said(float(without[first]))}"
         )
+        if lowers(second):
+            says += f"; next is block {other}, which takes it to {said(float(without[second]))}"
     told = [f"{says} ({prompts(n)})."]
     if "snr_db" in record.clean:
         ratios = record.intervened["snr_db"].mean(axis=-1)[:, record.doses.index(0.0)]
@@ -176,7 +217,7 @@ def _most_carried(record: SweepRecord, without: np.ndarray, clean: float, n: int
             f"{decibels(ratios.max())}."
         )
     against = [ONE_PROMPT] if n < MIN_SAMPLES else []
-    return Headline(says=tuple(told), against=(*against, TOGETHER))
+    return Headline(says=tuple(told), against=(*(raised_alone(record) if of_lambda else ()), *against, TOGETHER))
 
 
 def faithfulness_headline(record: FaithfulnessRecord) -> Headline:

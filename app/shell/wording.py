@@ -65,7 +65,7 @@ def placed(name: str) -> str:
     position, _, token = name.partition(" ")
     if position.isdecimal():
         return f"position {position}, {quoted(token.removeprefix('␣') or token)}"
-    return name if name.startswith("the ") else f"the {name}"
+    return "the rest of the prompt" if name == "the rest" else f"the {name}"
 
 
 def word(text: str) -> str:

@@ -1,6 +1,7 @@
 """Evidence page: three meanings of "carries", each with its block; and where what speaks against stands."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def test_each_meaning_names_its_block_and_opens_the_page_where_it_is_seen(open_a
         page, query = followed(app, label)
         opened = open_app(page, **BUNDLED | query)
         assert {w.key: w.value for w in (*opened.slider, *opened.selectbox, *opened.toggle)}[key] == value
-    assert followed(app, "Every head (not computed yet)")[1]["patched"] == "gated"
+    query = followed(app, "Every head (not computed yet)")[1]
+    assert (query["patched"], query["asked_patching"]) == ("gated", "yes")
 
 
 def test_what_is_long_is_offered_and_said_to_be_missing(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +61,8 @@ def test_the_card_of_what_speaks_against_it_leads_to_a_list_with_a_link_each(ope
         "interventions", "", "lens", "attention", "needle", "retrieval"
     }  # fmt: skip
     for told in ("does not show that the subtraction cancels noise", "So this prompt can be answered without",
-                 "read more of the", "the baseline is ahead", "It is behind in"):  # fmt: skip
+                 "read more of the", "the baseline is ahead", "It is behind in",
+                 "raises its ratio to the wrong labels"):  # fmt: skip
         assert told in words(app)
 
 
@@ -81,6 +84,10 @@ def test_the_block_that_loses_most_or_brings_most_back_is_named() -> None:
         account.says
         == "Block 1: λ 0 in it alone takes the probability of “x” from 0.90 to 0.40; next is block 0, to 0.80."
     )
+    slightly = replace(record, intervened={PROBABILITY: np.array([[[0.1]], [[0.899]], [[0.4]]])})
+    assert of_subtraction(slightly, "x").says.endswith("from 0.90 to 0.40.")
+    unmoved = replace(record, intervened={PROBABILITY: np.array([[[0.1]], [[0.899]], [[0.901]]])})
+    assert of_subtraction(unmoved, "x").says.startswith("λ 0 in no block alone lowers")
     grid = PatchGrid(
         point="mixer_out", blocks=(0, 1), positions=(0, 1), answers=(1,), against=(2,), clean=np.array([2.0]),
         corrupted=np.array([0.0]), patched=np.array([[[0.0, 1.0], [1.5, 0.0]]]),
@@ -89,15 +96,27 @@ def test_the_block_that_loses_most_or_brings_most_back_is_named() -> None:
     assert account.block == 1
     assert "at the needle" in account.says
     assert "75%" in account.says
-    assert "block 0 at the rest" in account.says
+    assert "block 0 at the rest of the prompt, 50%." in account.says
+    more = replace(grid, patched=np.array([[[0.0, 0.009], [3.0, 0.0]]]))
+    assert of_swapping(more, ["needle", "the rest"], "").says.endswith(
+        "150% of the logit difference, more than all of it."
+    )
+    none = of_swapping(replace(grid, patched=np.zeros((1, 2, 2))), ["needle", "the rest"], "")
+    assert none.block is None
+    assert "No block at any place brings back 1%" in none.says
 
 
 def test_blocks_whose_subtrahend_reads_more_of_the_needle_are_counted() -> None:
     shares = np.array([[[0.1], [0.3], [0.5], [0.2]]])
     rows = tuple((block, branch) for block in (0, 1) for branch in ("minuend", "subtrahend"))
-    says, block = of_branches(HeadScores(rows=rows, n_heads=(1,) * 4, values={"needle_share": shares}))
+    read = HeadScores(
+        rows=rows, n_heads=(1,) * 4, values={"needle_share": shares}, uniform={"needle_share": np.array([0.2])}
+    )
+    says, block = of_branches(read)
     assert "In 1 of 2 blocks" in says
-    assert "block 0, 30% against 10%" in says
+    assert "block 0, 30% against 10%, reading all tokens alike 20% (one" in says
+    low, _ = of_branches(replace(read, uniform={"needle_share": np.array([0.4])}))
+    assert "30% against 10%, both below what reading all tokens alike would give, 40%" in low
     assert block == 0
 
 

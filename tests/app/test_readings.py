@@ -55,7 +55,7 @@ def test_numbers_have_no_powers_of_ten_and_the_minus_of_the_axes() -> None:
 def test_a_sign_that_is_a_token_stands_in_quotes() -> None:
     assert (quoted(":"), quoted(" John"), quoted(" ")) == ("“:”", "“John”", "“␣”")
     assert [placed(name) for name in ("43 :", "3 ␣John", "needle", "the rest")] == [
-        "position 43, “:”", "position 3, “John”", "the needle", "the rest",
+        "position 43, “:”", "position 3, “John”", "the needle", "the rest of the prompt",
     ]  # fmt: skip
 
 

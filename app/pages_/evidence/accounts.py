@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.shell.carriers import named
+from app.shell.change_headlines import differ
 from app.shell.headlines import Headline
 from app.shell.links import Link, asked
-from app.shell.wording import said
+from app.shell.wording import placed, said
 from diffmamba_interp.figures.heads import ranked_heads
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.interventions import PatchGrid, SweepRecord
@@ -19,6 +20,9 @@ from diffmamba_interp.interventions.records import PROBABILITY
 SUBTRACTION = "The subtraction there matters"
 READING = "The last position reads the needle there"
 SWAPPING = "Swapping the state there changes the answer"
+SHOWN = 0.01
+"""A smaller share of the logit difference is told as none."""
+
 BY_BLOCK = Link(
     label="Every block, λ from 0 to 2 times", page="interventions",
     changes={"swept": "lambda", "swept_apart": "True"} | asked("interventions"),
@@ -45,10 +49,11 @@ def of_subtraction(record: SweepRecord, answer: str) -> Account:
     """record: λ 0 in all blocks, then in each on its own."""
     clean = float(record.clean[PROBABILITY].mean())
     alone = record.intervened[PROBABILITY][1:, record.doses.index(0.0)].mean(axis=-1)
-    if not (alone < clean).any():
+    lowering = [at for at in np.argsort(alone, kind="stable") if alone[at] < clean and differ(clean, float(alone[at]))]
+    if not lowering:
         says = f"λ 0 in no block alone lowers the probability of “{answer}”, {said(clean)}."
         return Account(asks=SUBTRACTION, says=says, links=(BY_BLOCK,))
-    first, *rest = np.argsort(alone, kind="stable")
+    first, *rest = lowering
     block, *other = ((record.groups[at + 1] or (0,))[0] for at in (first, *rest[:1]))
     says = f"Block {block}: λ 0 in it alone takes the probability of “{answer}” from {said(clean)} to "
     says += said(float(alone[first]))
@@ -74,7 +79,11 @@ def of_reading(scores: HeadScores) -> Account:
 def of_swapping(grid: PatchGrid, places: Sequence[str], pair: str) -> Account:
     """grid: of what each block writes, a column a place. pair: which words changed places in the other prompt."""
     links = tuple(
-        Link(label=label, page="interventions", changes={"patched": point, "patch_columns": "spans"})
+        Link(
+            label=label,
+            page="interventions",
+            changes={"patched": point, "patch_columns": "spans"} | asked("interventions") | asked("patching"),
+        )
         for label, point in (("Every block", "mixer_out"), ("Every head (not computed yet)", "gated"))
     )
     recovered = np.nan_to_num(grid.recovered[0], nan=-np.inf)
@@ -84,18 +93,18 @@ def of_swapping(grid: PatchGrid, places: Sequence[str], pair: str) -> Account:
         )
     best = [(column, int(recovered[:, column].argmax())) for column in range(len(places))]
     (column, row), *rest = sorted(best, key=lambda at: -recovered[at[1], at[0]])
+    if recovered[row, column] < SHOWN:
+        says = f"No block at any place brings back {SHOWN:.0%} of the logit difference or more."
+        return Account(asks=SWAPPING, says=says, links=links)
     says = (
-        f"Block {grid.blocks[row]}: what it writes at {of_place(places[column])}, put into the prompt with {pair} "
+        f"Block {grid.blocks[row]}: what it writes at {placed(places[column])}, put into the prompt with {pair} "
         f"exchanged, brings back {recovered[row, column]:.0%} of the logit difference"
+        f"{', more than all of it' if recovered[row, column] > 1 else ''}"
     )
-    for other, at in rest[:1]:
-        says += f"; of other places most comes from block {grid.blocks[at]} at {of_place(places[other])}, "
+    for other, at in [(other, at) for other, at in rest[:1] if recovered[at, other] >= SHOWN]:
+        says += f"; of other places most comes from block {grid.blocks[at]} at {placed(places[other])}, "
         says += f"{recovered[at, other]:.0%}"
     return Account(asks=SWAPPING, says=f"{says}.", block=grid.blocks[row], links=links)
-
-
-def of_place(name: str) -> str:
-    return name if name.startswith("the ") else f"the {name}"
 
 
 def verdict(accounts: Sequence[Account], n_waiting: int = 0) -> Headline:

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.pages_.evidence.shipped import accuracy_of_many, gaps_of_many
 from app.shell import loading
-from app.shell.answers import next_tokens, ready_answer
+from app.shell.answers import label_token, next_tokens, ready_answer
 from app.shell.carriers import needle_reading, without_subtraction
 from app.shell.change_headlines import subtraction_headline
 from app.shell.headlines import models_headline
@@ -27,7 +27,8 @@ def items(models: Sequence[ChosenModel], prompt: Prompt) -> list[tuple[str, Link
     told: list[tuple[str, Link]] = []
     if not first.is_plain:
         answer = ready_answer(first, prompt)
-        record = without_subtraction(first.key, prompt, answer.token)
+        labels = dict.fromkeys([answer.token, *(label_token(text, first) for text in answer.wrong)])
+        record = without_subtraction(first.key, prompt, answer.token, tuple(labels) if len(labels) > 1 else ())
         of_it = subtraction_headline(record, first.name, f"“{answer.text}”, {answer.source}")
         off = Link(
             label="Interventions", page="interventions", changes={"lambda_factor": "0.0"} | asked("interventions")
@@ -69,6 +70,9 @@ def of_branches(scores: HeadScores) -> tuple[str, int]:
     says = f"In {n} of {len(more)} blocks the subtrahend's heads read more of the needle at the last position than the "
     says += "minuend's (means over heads): there the subtraction takes from the needle"
     if n:
-        minuend, subtrahend = (f"{shares[worst, branch]:.0%}" for branch in ("minuend", "subtrahend"))
-        says += f"; most in block {worst}, {subtrahend} against {minuend}"
+        minuend, subtrahend = (float(shares[worst, branch]) for branch in ("minuend", "subtrahend"))
+        alike = float(scores.uniform["needle_share"].mean())
+        says += f"; most in block {worst}, {subtrahend:.0%} against {minuend:.0%}"
+        below = ", both below what reading all tokens alike would give, "
+        says += f"{below}{alike:.0%}" if max(minuend, subtrahend) < alike else f", reading all tokens alike {alike:.0%}"
     return f"{says} (one prompt).", worst
