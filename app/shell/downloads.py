@@ -14,6 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from diffmamba_interp.drawing.plotly_figure import KEPT_HERE
 from diffmamba_interp.implicit_attention.record import AttentionRecord
 from diffmamba_interp.spans import Spans
 
@@ -46,7 +47,7 @@ def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
 
 def html_file(figure: go.Figure, ending: str = "html") -> Download:
     """One page that needs nothing else, not even a network."""
-    return Download(ending=ending, mime="text/html", make=lambda: figure.to_html(include_plotlyjs=True).encode())
+    return Download(ending=ending, mime="text/html", make=lambda: figure.to_html(config=KEPT_HERE).encode())
 
 
 def csv_file(make: Callable[[], str], ending: str = "csv") -> Download:

@@ -37,6 +37,9 @@ const configuration = (Plotly) => {
     };
     return {
         displaylogo: false,
+        // A button that sends the figure to Plotly's own service.
+        showSendToCloud: false,
+        plotlyServerURL: "",
         modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"],
         modeBarButtonsToAdd: [camera("SVG", 1), camera("PNG", 2), whole],
     };

@@ -40,6 +40,9 @@ BAND_OPACITY = 0.18
 WORDS = "words on cells"
 """By this `meta` the traces of `inked` are known."""
 
+KEPT_HERE = {"showSendToCloud": False, "plotlyServerURL": ""}
+"""Configuration of a figure in a file of HTML: without the button that sends it to Plotly's own service."""
+
 _Arguments = ParamSpec("_Arguments")
 Trace = dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from diffmamba_interp.drawing.panels import Drawing, minus
-from diffmamba_interp.drawing.plotly_figure import to_plotly
+from diffmamba_interp.drawing.plotly_figure import KEPT_HERE, to_plotly
 from diffmamba_interp.drawing.svg import to_svg
 from diffmamba_interp.figures.needle import group_name, needle_difference_drawing, needle_drawing, stages_drawing
 from diffmamba_interp.needle.curves import Curve, Group, PairedCurve
@@ -177,7 +177,8 @@ def _other(measure: Measure, means: Sequence[Curve], differences: Sequence[Paire
 
 
 def _interactive(drawing: Drawing) -> str:
-    return to_plotly(drawing).to_html(full_html=False, include_plotlyjs=False, default_height="480px")
+    figure = to_plotly(drawing)
+    return figure.to_html(full_html=False, include_plotlyjs=False, default_height="480px", config=KEPT_HERE)
 
 
 def _task_section(curves: Sequence[Curve]) -> list[str]:

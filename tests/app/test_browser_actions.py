@@ -85,6 +85,15 @@ def test_another_block_is_drawn_over_the_one_before_it_once(browser, address: st
         watched.page.get_by_role("slider", name="Block").press("ArrowRight")
         watched.figures(1, title="Block 2:")
         assert watched.page.evaluate("[document.contains(window.plot), window.n]") == [True, 1]
+        # Its buttons stand above it, so that they cover no legend, and none sends it away.
+        names, room = watched.page.evaluate("""() => {
+            const buttons = [...window.plot.querySelectorAll('.modebar-btn')];
+            const lowest = Math.max(...buttons.map((button) => button.getBoundingClientRect().bottom));
+            return [buttons.map((button) => button.dataset.title), window.plot.getBoundingClientRect().top - lowest];
+        }""")
+        assert room >= 0
+        assert {"Download as SVG", "Fullscreen"} <= set(names)
+        assert not any("share" in name.lower() or "cloud" in name.lower() for name in names)
         watched.require_clean()
 
 

@@ -57,6 +57,7 @@ def test_the_html_file_needs_no_network(record) -> None:
     page = content(attention_files(record, attention_figure(record)), "html").decode()
     assert "<script src=" not in page
     assert "Plotly.newPlot" in page
+    assert '"showSendToCloud": false' in page
 
 
 def test_the_lens_files_hold_the_trajectory(model) -> None:

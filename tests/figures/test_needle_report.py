@@ -62,7 +62,7 @@ def test_the_page_shows_verdicts_figures_and_what_it_was_made_with() -> None:
     assert "two \\u2212 one, tuned lens" in page
     assert [row.split("<td>")[-1].split("<")[0] for row in page.split("</tr>")[1:3]] == ["two", "undecided"]
     # One script with the library, in the head; mean, difference, probability twice, median.
-    assert body(page).count('class="plotly-graph-div"') == 5
+    assert body(page).count('class="plotly-graph-div"') == body(page).count('"showSendToCloud": false') == 5
     assert body(page).count("<svg xmlns") == 3
     assert "&quot;seed&quot;: 7" in page
 
