@@ -107,7 +107,7 @@ def raised_alone(record: SweepRecord) -> tuple[str, ...]:
     alone = [place for place, group in enumerate(record.groups) if group and len(group) == 1]
     for measure, what, text in (
         (PROBABILITY, "the answer's probability", said),
-        ("snr_db", "its ratio to the wrong labels", decibels),
+        ("snr_db", "the answer's ratio to the wrong labels", decibels),
     ):
         if measure not in record.clean or not alone:
             continue

@@ -36,8 +36,8 @@ def test_what_a_block_alone_raises_speaks_against_it() -> None:
         record, clean=record.clean | {"snr_db": np.array([30.0])}, intervened=record.intervened | ratios
     )
     raised = (
-        "λ 0 in block 1 alone raises the answer's probability from 0.50 to 0.80, and in block 0 alone raises its "
-        "ratio to the wrong labels from 30.0 dB to 31.0 dB: the subtraction there works against this answer."
+        "λ 0 in block 1 alone raises the answer's probability from 0.50 to 0.80, and in block 0 alone raises the "
+        "answer's ratio to the wrong labels from 30.0 dB to 31.0 dB: the subtraction there works against this answer."
     )
     assert raised in objections(subtraction_headline(with_ratio, "one"))
     each = replace(with_ratio, groups=((2,), (0,), (1,)))

@@ -62,7 +62,7 @@ def test_the_card_of_what_speaks_against_it_leads_to_a_list_with_a_link_each(ope
     }  # fmt: skip
     for told in ("does not show that the subtraction cancels noise", "So this prompt can be answered without",
                  "read more of the", "the baseline is ahead", "It is behind in",
-                 "raises its ratio to the wrong labels"):  # fmt: skip
+                 "ratio to the wrong labels from"):  # fmt: skip
         assert told in words(app)
 
 
