@@ -138,7 +138,7 @@ def over_allocation_share(
     weights: Float[Tensor, "batch *head src"],
     masks: Bool[Tensor, "batch span_class src"],
     visible: Bool[Tensor, "batch src"],
-) -> Float[Tensor, batch * head]:
+) -> Float[Tensor, " batch *head"]:
     """Share of the visible sum of |w| on filler and distractors, in [0, 1]: the paper's over-allocation."""
     share = span_share(weights, masks, visible)
     return share[..., SPAN_CLASSES.index("filler")] + share[..., SPAN_CLASSES.index("distractors")]
@@ -149,7 +149,7 @@ def attention_snr(
     weights: Float[Tensor, "batch *head src"],
     signal: Bool[Tensor, "batch src"],
     visible: Bool[Tensor, "batch src"],
-) -> Float[Tensor, batch * head]:
+) -> Float[Tensor, " batch *head"]:
     """Mean |w| on the signal's visible tokens over mean |w| on all other visible ones; NaN without either."""
     _require_one_axis(weights=weights, signal=signal, visible=visible)
     sets = torch.stack([signal & visible, ~signal & visible], dim=1)

@@ -1,6 +1,7 @@
 """Whatever is typed or pasted, no page breaks: it is drawn as text, or refused with a reason, and the app lives on."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ REFUSED = {"empty": ("", "empty"), "megabyte": ("word " * 200_000, "at most 200,
 
 
 @pytest.mark.parametrize("name", list(DRAWN))
-def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, name: str) -> None:
+def test_any_text_is_drawn_as_text_on_every_page(open_app: OpenApp, project_root: Path, name: str) -> None:
     own = {
         COPY_LINK,
         load_in_browser(),
