@@ -21,6 +21,7 @@ from app.shell.prompts import (
     SEPARATOR,
     Prompt,
     default_ids,
+    label_doubts,
     markdown,
     marked_answer,
     occurring_marks,
@@ -130,11 +131,21 @@ def choose_prompt(chosen: ChosenModel) -> Prompt | None:
                 others = [label for label in labels if label not in ("", answer.strip())]
                 hint = "Between semicolons; for the signal-to-noise ratio and the other prompt. May be empty."
                 wrong = state.text_input("Wrong answers", "wrong", f"{SEPARATOR} ".join(others), help=hint)
+            _doubt_labels(chosen, prompt, answer, wrong)
             st.caption(f"{len(prompt.tokens):,} tokens")
         prompt = marked_answer(prompt, answer, wrong)
         draw_prompt(prompt, "" if chosen.tokenizer else " ")
         return prompt
     return None
+
+
+def _doubt_labels(chosen: ChosenModel, prompt: Prompt, answer: str, wrong: str) -> None:
+    """Warn of what was marked as an answer, right or wrong, and does not stand in the prompt."""
+    ids = list(prompt.tokens)
+    text = chosen.tokenizer.decode(ids, skip_special_tokens=False) if chosen.tokenizer else " ".join(prompt.strings)
+    labels = [answer.strip(), *map(str.strip, wrong.split(SEPARATOR))]
+    for label, why in label_doubts(text, labels, (prompt.answer.strip(), *prompt.wrong)):
+        st.warning(f"{markdown(repr(label[:60]))} {why}")
 
 
 def forget_answer() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,6 +185,24 @@ def marked_answer(prompt: Prompt, answer: str, wrong: str) -> Prompt:
     labels = tuple(part for part in map(str.strip, wrong.split(SEPARATOR)) if part)
     is_marked = said != prompt.answer.strip()
     return replace(prompt, answer=f" {said}" if said else "", wrong=labels, is_marked=is_marked)
+
+
+def label_doubts(text: str, labels: Sequence[str], known: Collection[str]) -> list[tuple[str, str]]:
+    """Of answers that were typed those that do not stand in the prompt, each with what follows from that.
+
+    text: of the prompt. known: labels that come with it, which need not stand there.
+    """
+    doubts = []
+    for label in labels:
+        if not label or label in known or label in text:
+            continue
+        parts = [part for part in map(str.strip, re.split("[,;]", label)) if part]
+        if len(parts) > 1 and any(part in text for part in parts):
+            why = f"is read as one answer, by its first token alone: several are separated by semicolons ({SEPARATOR})."
+        else:
+            why = "does not stand in the prompt: it is asked for, but cannot be exchanged there."
+        doubts.append((label, why))
+    return doubts
 
 
 def _occurrences(text: str, wanted: str) -> Iterable[TokenRange]:

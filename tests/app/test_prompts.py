@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from app.shell.prompts import parse_prompt, parse_token, read_tokenizer, spans_of_text
-from tests.app.conftest import MODEL, OpenApp, complaint, drawn
+from tests.app.conftest import MODEL, OpenApp, complaint, drawn, texts
 
 
 def test_text_becomes_tokens_with_their_text(tokenizer: Tokenizer) -> None:
@@ -91,6 +91,22 @@ def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
 def test_what_is_no_prompt_is_refused_and_says_why(ids: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_prompt(ids, None, 97)
+
+
+def test_an_answer_that_does_not_stand_in_the_prompt_is_told_and_so_is_a_comma_between_two(open_app: OpenApp) -> None:
+    def warned(**marks: str) -> list[str]:
+        return texts(open_app("attention", model="bundled:diff-mamba2", **marks).sidebar.warning)
+
+    assert not warned()
+    assert not warned(answer="garden", wrong="hallway; kitchen")
+    (told,) = warned(wrong="garden, kitchen")
+    assert told.startswith("'garden, kitchen' is read as one answer, by its first token alone")
+    assert "separated by semicolons" in told
+    wrong, right = warned(wrong="garden; cellar", answer="hallway, office")[::-1]
+    assert wrong.startswith("'cellar' does not stand in the prompt")
+    assert right.startswith("'hallway, office' is read as one answer")
+    # A generated prompt's own labels need not stand in it.
+    assert not warned(source="needle", length="0")
 
 
 def test_token_ids_stand_between_blanks_or_commas() -> None:
