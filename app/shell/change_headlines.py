@@ -14,7 +14,7 @@ import numpy as np
 
 from app.shell.headlines import Headline
 from app.shell.readings import in_words
-from app.shell.wording import placed, prompts, said
+from app.shell.wording import NEAR_ONE, placed, prompts, said
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.figures.faithfulness import ranking_name
 from diffmamba_interp.interventions import FaithfulnessRecord, InterventionRecord, PatchGrid, SweepRecord
@@ -37,9 +37,10 @@ TOGETHER = "Shares of single blocks need not sum to 100 %: blocks act through on
 
 
 def differ(before: float, after: float) -> bool:
-    """Whether a probability has changed, and its two values are shown as different ones."""
+    """Whether a probability has changed, and two decimals show its two values as different ones."""
     is_small = abs(after - before) < LARGE and abs(math.log(max(after, 1e-30) / max(before, 1e-30))) < 0.1
-    return not is_small and said(before) != said(after)
+    two_decimals = (said(1.0 if value >= NEAR_ONE else value) for value in (before, after))
+    return not is_small and len(set(two_decimals)) > 1
 
 
 def intervention_headline(record: InterventionRecord) -> Headline:

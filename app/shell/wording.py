@@ -9,6 +9,9 @@ import numpy as np
 from diffmamba_interp.drawing.labels import probability_text, token_label
 from diffmamba_interp.statistics import MIN_SAMPLES, Estimate
 
+NEAR_ONE = 0.995
+"""From here on two decimals would say 1."""
+
 MOST_LETTERS = 70
 """Of a prompt in a list."""
 
@@ -38,8 +41,8 @@ def signed_text(value: float, digits: int = 3) -> str:
 
 
 def said(value: float) -> str:
-    """A share or a probability: two decimals, one digit of what is smaller, or `1 in 43,000`."""
-    if 0 < value < 0.0005:
+    """A share or a probability: two decimals, one digit of what is smaller, `1 in 43,000`, `0.998` or `> 0.999`."""
+    if 0 < value < 0.0005 or NEAR_ONE <= value < 1:
         return probability_text(value)
     return (f"{value:.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:.1g}").replace("-", "−")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from diffmamba_interp.drawing.colours import series_styles
-from diffmamba_interp.drawing.labels import token_label
+from diffmamba_interp.drawing.labels import probability_text, token_label
 from diffmamba_interp.drawing.panels import Axis, Drawing, Line, Panel, Place
 from diffmamba_interp.drawing.plotly_figure import as_plotly
 from diffmamba_interp.files.table_text import csv_text, quoted
@@ -31,7 +31,7 @@ def continuations_drawing(record: Continuations, token_text: TokenText, *, title
             name=name, x=steps, y=[float(value) for value in record.probability[variant]], style=styles[name],
             notes=[
                 f"likeliest: {token_label(token_text(int(record.followed_tokens[variant, step, 0])))} "
-                f"({record.followed_probabilities[variant, step, 0]:.3f})"
+                f"({probability_text(float(record.followed_probabilities[variant, step, 0]))})"
                 for step in range(n_steps)
             ],
         )

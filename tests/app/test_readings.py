@@ -43,7 +43,11 @@ def test_a_change_is_told_in_the_words_of_the_pages(change: Intervention, told: 
 
 def test_numbers_have_no_powers_of_ten_and_the_minus_of_the_axes() -> None:
     assert [signed_text(value) for value in (5.7367, -2.3e-5, 0.0, -12345.0)] == ["+5.74", "−0.000023", "+0", "−12300"]
-    assert [said(value) for value in (0.5, 0.04, 2.3e-5, 0.0, -0.04)] == [
+    assert [said(value) for value in (0.999, 0.9997, 1.0, 0.99, 0.5, 0.04, 2.3e-5, 0.0, -0.04)] == [
+        "0.999",
+        "> 0.999",
+        "1.00",
+        "0.99",
         "0.50",
         "0.04",
         "1 in 43,000",
