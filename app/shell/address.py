@@ -21,7 +21,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.shell import state
-from app.shell.links import SHARED
+from app.shell.links import RAN, SHARED
 from app.shell.prompt_line import note_change, prompt_keys
 
 SETTLE_S = 1.5
@@ -102,7 +102,11 @@ def write() -> None:
         return
     if wanted == before:
         return
-    changed = frozenset(key for key in {*wanted, *before} if wanted.get(key) != before.get(key))
+    changed = frozenset(key for key in {*wanted, *before} if wanted.get(key) != before.get(key) and key != RAN)
+    if not changed:
+        # That something was run is no change that could be undone.
+        _replace(address, wanted)
+        return
     if changed == address.changed and address.began_at - address.changed_at < SETTLE_S:
         _replace(address, wanted)
     else:

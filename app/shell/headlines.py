@@ -58,12 +58,15 @@ def needle_headline(trajectories: Sequence[NeedleTrajectory], shipped: Mapping[s
     """
     formations = summarise_formation(trajectories, criteria=("7 dB",), by=())
     of_model = [next(one for one in formations if one.model == read.model) for read in trajectories]
+    (on_top, *_) = summarise_formation(trajectories[:1], criteria=("on top",), by=())
     n, lens = of_model[0].n, of_model[0].lens
     says = [
         f"The answer comes in {comes_in(of_model[0])} in {short_name(of_model[0].model)}"
         + "".join(f" ({short_name(one.model)}: {comes_in(one)})" for one in of_model[1:])
         + f": from there on it stands 7 dB or more above the wrong labels (median over prompts and its interval; "
-        f"{lens} lens; {prompts(n)})."
+        f"{lens} lens; {prompts(n)}).",
+        f"On top of the labels, by however little, it is {comes_in(on_top)}; Overview and Lens tell from where on it "
+        "is on top of all tokens, in one prompt.",
     ]
     against = [
         f"In {n - round(one.share_formed.value * n)} of {n} prompts {short_name(one.model)} never gets there."
@@ -122,11 +125,30 @@ def _calibrated(read: NeedleTrajectory, shipped: Mapping[str, Any] | None) -> tu
 def calibrated_gaps(
     shipped: Mapping[str, Any] | None, lens: str, task: Mapping[str, str], lengths: Collection[int] = ()
 ) -> tuple[str, ...]:
-    """The gap at the output in calibrated bits, length by length, from shipped results.
+    """The gap at the output in calibrated bits, of a task and of all of them, length by length, from shipped results.
 
-    task: empty for all. lengths: of the prompts that stand on the page: of others it is told only where these were not
+    task: told first. lengths: of the prompts that stand on the page: of others it is told only where these were not
     measured.
     """
+    of_task, of_all = _gaps(shipped, lens, task), _gaps(shipped, lens, {})
+    if not of_task:
+        return ()
+    told = {f"in {task['task']} alone" if task else "": of_task, "in all tasks together": of_all}
+    parts = []
+    for which, gaps in told.items():
+        of_these = [words for length, words in gaps.items() if length in lengths] or [*gaps.values()]
+        if which and of_these:
+            parts.append(f"{which} {'; '.join(of_these)}")
+    other = ", ".join(length_name(length) for length in lengths if length not in of_task)
+    return (
+        "At the output, once both models are calibrated (measured beforehand, on more prompts"
+        + (f"; not at {other} tokens, as here" if other else "")
+        + f"): {'. And '.join(parts)}.",
+    )
+
+
+def _gaps(shipped: Mapping[str, Any] | None, lens: str, task: Mapping[str, str]) -> dict[int, str]:
+    """In words, by the length of the prompts. task: empty for all."""
     told: dict[int, str] = {}
     for one in [] if shipped is None else shipped.get("measure_means", []):
         of_task = {key: value for key, value in one["group"].items() if key != "length"} == task
@@ -135,15 +157,7 @@ def calibrated_gaps(
             verdict = {0: "no gap is left", 1: "a gap is left", -1: "the baseline is ahead"}[gap.sign(one["n"])]
             length = int(one["group"].get("length", 0))
             told[length] = f"{estimated(gap, 2)} bits at {length_name(length)} (n = {one['n']:,}): {verdict}"
-    if not told:
-        return ()
-    of_these = [words for length, words in told.items() if length in lengths] or [*told.values()]
-    other = ", ".join(length_name(length) for length in lengths if length not in told)
-    return (
-        "At the output, once both models are calibrated (measured beforehand, on more prompts"
-        + (f"; not at {other} tokens, as here" if other else "")
-        + f"): {'; '.join(of_these)}.",
-    )
+    return told
 
 
 def lens_headline(
@@ -165,7 +179,11 @@ def lens_headline(
         )
     if not told:
         return NOTHING
-    against = [f"One position of one prompt{f', read by the {lens} lens' if lens else ''}."]
+    against = [
+        f"One position of one prompt{f', read by the {lens} lens' if lens else ''}. On top is likelier than any other "
+        "token, by however little: Needle asks of many prompts from where on it is 7 dB above the wrong labels, "
+        "which may be later."
+    ]
     if len(set(tokens)) > 1:
         against.append("The models say different tokens: what each is sure of is not the same.")
     return Headline(says=(f"{'; '.join(told)}.",), against=tuple(against))

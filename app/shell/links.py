@@ -15,6 +15,9 @@ ANSWER = ("answer", "wrong")
 SHARED = ("model", "dtype", "device", "beside", *PROMPT, "needle", "distractors", *ANSWER)
 """Keys of the side bar, which stay as they are on every page."""
 
+RAN = "needle_ran"
+"""What of the needle page was run: a mark, since what its widgets say need not have been."""
+
 LENS_WINDOW = 8
 """Positions that the lens page shows at least."""
 

@@ -25,7 +25,7 @@ from diffmamba_interp.needle import (
     summarise_formation,
     summarise_probes,
 )
-from diffmamba_interp.needle.curves import Curve
+from diffmamba_interp.needle.curves import Curve, GroupKey
 
 TRAJECTORIES = ("trajectory", "second_trajectory")
 PROBES = ("probes", "second_probes")
@@ -56,11 +56,14 @@ def curve_steps(run: NeedleRun) -> list[Step]:
     return steps
 
 
-def formation_steps(run: NeedleRun) -> list[Step]:
-    """When the answers of `TRAJECTORIES` form, as lines of a table; of two with as many stages, the difference too."""
+def formation_steps(run: NeedleRun, by: Sequence[GroupKey] = ()) -> list[Step]:
+    """When the answers of `TRAJECTORIES` form, as lines of a table; of two with as many stages, the difference too.
+
+    by: what the table says of the prompts.
+    """
     read = [reading.trajectory for reading in run.readings]
     trajectories = [Ref(name) for name in TRAJECTORIES[: len(read)]]
-    how = {"criteria": FORMED, "by": ()}
+    how = {"criteria": FORMED, "by": tuple(by)}
     if not are_comparable(read):
         return [
             Step("formations", summarise_formation, trajectories, **how),
@@ -73,10 +76,10 @@ def formation_steps(run: NeedleRun) -> list[Step]:
     ]
 
 
-def formation_lines(run: NeedleRun) -> list[str]:
+def formation_lines(run: NeedleRun, by: Sequence[GroupKey] = ()) -> list[str]:
     """The table in Markdown, with the minus of the figures' axes."""
     read = [reading.trajectory for reading in run.readings]
-    table = run_steps(formation_steps(run), dict(zip(TRAJECTORIES, read, strict=False)))["table"]
+    table = run_steps(formation_steps(run, by), dict(zip(TRAJECTORIES, read, strict=False)))["table"]
     return [_HYPHEN.sub("−", line) for line in table]
 
 

@@ -125,6 +125,9 @@ def test_of_many_prompts_only_the_bundled_pair_was_measured() -> None:
     assert "block 0 alone costs most accuracy, −0.20" in subtraction
     assert "block 0's minuend" in swapping
     assert "block 3's minuend" in swapping
-    assert gaps_of_many(list(BUNDLED.values()))
+    (gap,) = gaps_of_many(list(BUNDLED.values()))
+    assert "in qa1 alone +0.00" in gap
+    assert "And in all tasks together −0.02" in gap
+    assert gap.index("n = 500") < gap.index("n = 2,242")
     assert carriers_of_many("mine") == []
     assert accuracy_of_many(["mine"]) == ""

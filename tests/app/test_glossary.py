@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 
 import pytest
 
-from app.shell.glossary import WORDS
+from app.shell.glossary import WORDS, explained
 from tests.app.conftest import OpenApp
 
 NEEDLE = {"model": "bundled:diff-mamba2", "source": "needle", "length": "0"}
@@ -37,3 +38,11 @@ def test_a_word_explains_itself_where_it_stands(
 def test_the_choice_of_a_heads_number_says_what_each_is(open_app: OpenApp) -> None:
     (box,) = [box for box in open_app("heads", **NEEDLE).selectbox if box.key == "measure"]
     assert [line.partition("**: ")[2] for line in box.help.splitlines()] == [WORDS[option] for option in box.options]
+
+
+def test_a_word_explains_itself_once_and_text_is_escaped() -> None:
+    drawn = explained("<b>λ</b> of a block: λ in every Block of overblocked minuends")
+    assert drawn.startswith("&lt;b&gt;<abbr title=")
+    assert drawn.count("<abbr") == 2
+    assert re.sub(r"<[^>]*>", "", drawn) == "&lt;b&gt;λ&lt;/b&gt; of a block: λ in every Block of overblocked minuends"
+    assert all("<" not in meaning for meaning in WORDS.values())

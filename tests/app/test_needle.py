@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 from app.pages_.needle import request
 from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves_csv, trajectories_npz
 from app.pages_.needle.request import EXAMPLE, SampleRequest, default_n, parse_stories, run_needle, too_few_to_mark
-from app.shell import loading
+from app.shell import links, loading
 from app.shell.loading import open_model
 from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
 from app.shell.needle_runs import OF_ALLOCATION, NeedleReading
@@ -25,6 +25,7 @@ from diffmamba_interp.implicit_attention.allocation import CLASSES, PICTURES, Al
 from diffmamba_interp.needle import compare, formation_stages, summarise
 from diffmamba_interp.stages import stage_names, stage_words
 from tests.app.conftest import OpenApp, charts, complaint, figures, headline, notes, texts
+from tests.app.test_session import session_of
 
 TINY = {"model": "bundled:diff-mamba2", "needle_lens": "logit lens", "needle_length": "0", "needle_n": "2"}
 
@@ -121,6 +122,7 @@ def test_when_the_answers_form_stands_in_a_table_that_the_python_makes_too(open_
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in made["table"][2:]]
     models = ("diff-mamba2", "mamba2", "diff-mamba2 − mamba2")
     assert [(row[4], row[5]) for row in rows] == [(by, model) for by in ("7 dB", "on top") for model in models]
+    assert {(row[0], row[1]) for row in rows} == {("qa1", "0")}
     stages = [formation_stages(found.trajectory)[0] for found in found_by(app)]
     for row, own in zip(rows, stages, strict=False):
         assert row[6].startswith(stage_words(int(np.ceil(np.median(own))), 13))
@@ -246,6 +248,41 @@ def test_a_change_of_what_is_read_asks_for_run_and_the_way_back_does_not(open_ap
     app.number_input(key="needle_n").set_value(3).run()
     app.button(key="run_needle").click().run()
     assert len(found_by(app)[0].trajectory.samples) == 3
+
+
+def test_a_link_says_what_was_run_and_opens_as_that_and_undo_passes_it_by(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "forward_seconds", lambda *_: 20.0)
+    app = open_app("needle", **TINY, needle_attention="False")
+    assert links.RAN not in app.session_state["view_address"].written
+    app.button(key="run_needle").click().run()
+    said = {"model": TINY["model"]} | app.session_state["view_address"].written
+    assert said[links.RAN] == app.session_state["view_values"][links.RAN]
+    assert app.button(key="undo").disabled
+    assert len(figures(open_app("needle", **said))) == 4
+    # Of other prompts nobody said that they were run, though a link says so of these.
+    assert not charts(open_app("needle", **said | {"needle_n": "3"}))
+    app.number_input(key="needle_n").set_value(3).run()
+    assert links.RAN not in app.session_state["view_address"].written
+    app.button(key="undo").click().run()
+    assert len(figures(app)) == 4
+    assert app.button(key="undo").disabled
+    assert app.session_state["view_address"].written[links.RAN] == said[links.RAN]
+    monkeypatch.setattr(request, "forward_seconds", lambda *_: 100.0)
+    (told,) = texts(open_app("needle", **said).info)
+    assert told.startswith("This was read where the link or session was made; here it takes more than 90 s")
+
+
+def test_a_session_that_holds_a_run_opens_with_it(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "forward_seconds", lambda *_: 20.0)
+    app = open_app("needle", **TINY, needle_attention="False")
+    app.button(key="run_needle").click().run()
+    content = session_of(app)
+    opened = open_app("session")
+    opened.file_uploader(key="session_upload").upload("session.zip", content, "application/zip").run()
+    next(button for button in opened.button if button.label.endswith("go to Needle")).click().run()
+    assert len(figures(opened)) == 4
 
 
 def test_a_long_run_waits_for_a_press_and_one_that_is_far_too_long_is_refused(

@@ -123,7 +123,7 @@ def printed_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Nee
     steps = _samples(reads[0].key, request, run.n_prompts)
     for read, name in zip(reads, TRAJECTORIES, strict=False):
         steps += [*model_steps(read.key), read.lenses_step, read.trajectory_step(name)]
-    return [*steps, *curve_steps(run), *formation_steps(run)]
+    return [*steps, *curve_steps(run), *formation_steps(run, request.said)]
 
 
 def printed_attention(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> Steps:

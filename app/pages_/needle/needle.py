@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
+from zlib import crc32
 
 import streamlit as st
 
@@ -49,7 +50,7 @@ from app.shell.figures import draw_figure
 from app.shell.glossary import draw_note
 from app.shell.headlines import draw_headline, needle_headline
 from app.shell.kept_runs import ProbesRun
-from app.shell.links import is_asked
+from app.shell.links import RAN, is_asked
 from app.shell.loading import ChosenModel, baseline_last
 from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
@@ -97,7 +98,12 @@ def page() -> None:
             draw_probes(reads, request)
         else:
             before = "Nothing is read yet."
-            if READ in st.session_state:
+            if state.pending(RAN) == mark_of(reads, request):
+                before = (
+                    f"This was read where the link or session was made; here it takes more than {ASKED_S:.0f} s, and "
+                    "waits."
+                )
+            elif READ in st.session_state:
                 before = "What stood here was of other settings, and is gone until they are back."
             told.info(
                 f"{before} Run reads {counted(request.n_prompts)} "
@@ -112,7 +118,7 @@ def run_or_recall(
     """What was read, and the share of the run that is done; runs if the button was pressed, or the page was opened with
     a short run.
 
-    longest_s: what is short.
+    longest_s: what is short; of what a link or session says was run, as long as what the start page asks.
     """
     what = (tuple(reads), request)
     expected = estimate(reads, request)
@@ -128,13 +134,21 @@ def run_or_recall(
     ran, readings, share = st.session_state.get(READ, (None, [], 0.0))
     if ran != what:
         readings, share = [], 0.0
+    mark = mark_of(reads, request)
+    if state.pending(RAN) == mark:
+        longest_s = max(longest_s, ASKED_S)
     is_opened = address.is_opened() or SEEN not in st.session_state
     st.session_state[SEEN] = what
     if pressed or (is_opened and ran != what and expected.seconds <= longest_s):
         st.session_state[ASKED] = what
+    if st.session_state.get(ASKED) == what:
+        state.put(RAN, mark)
+    elif state.pending(RAN) != mark:
+        state.forget(RAN)
+    state.remembered(RAN, "")
     if share < 1 and st.session_state.get(ASKED) == what:
         # The press makes Streamlit leave this run at its next drawing; what was read until then stays.
-        stop.button("Cancel", key="cancel_needle", on_click=st.session_state.pop, args=(ASKED, None))
+        stop.button("Cancel", key="cancel_needle", on_click=cancel)
         bar.progress(0.0, "Making the prompts")
         for share, readings in run_needle(reads, request):
             st.session_state[READ] = (what, readings, share)
@@ -143,6 +157,17 @@ def run_or_recall(
         bar.empty()
         stop.empty()
     return readings, share
+
+
+def cancel() -> None:
+    st.session_state.pop(ASKED, None)
+    state.forget(RAN)
+
+
+def mark_of(reads: Sequence[NeedleRead], request: SampleRequest) -> str:
+    """The same on every machine for the same models, lenses and prompts."""
+    said = [(read.name, read.lens_names, read.attention) for read in reads], request
+    return f"{crc32(repr(said).encode()):08x}"
 
 
 def keep_run(reads: Sequence[NeedleRead], request: SampleRequest, run: NeedleRun) -> None:
@@ -176,7 +201,7 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
     )
     if words := too_few_to_mark(curves, run.n_prompts):
         st.info(words)
-    st.markdown("\n".join(formation_lines(run)))
+    st.markdown("\n".join(formation_lines(run, request.said)))
     draw_note(
         "Comes in: the first place from which the SNR stays above 7 dB, or the answer on top of the labels, to the "
         "output; nowhere where it never does. A difference counts from place to place, which is a block each. "

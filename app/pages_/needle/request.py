@@ -36,6 +36,7 @@ from diffmamba_interp.needle import (
     probe_answers,
 )
 from diffmamba_interp.needle.calibration import N_FOLDS
+from diffmamba_interp.needle.curves import GroupKey
 from diffmamba_interp.needle.trajectory import PIECE_TOKENS
 from diffmamba_interp.resampling import N_RESAMPLES
 from diffmamba_interp.statistics import MIN_SAMPLES, least_samples, smallest_p
@@ -112,6 +113,11 @@ class SampleRequest:
         if self.stories:
             return f"{len(self.stories)} pasted prompts"
         return f"{self.task} at {self.length} tokens, {self.n} prompts of seed {self.seed}"
+
+    @property
+    def said(self) -> tuple[GroupKey, ...]:
+        """What there is to say of all prompts; pasted ones are of no task."""
+        return () if self.stories else ("task", "length")
 
     @property
     def step(self) -> Step:
