@@ -55,7 +55,7 @@ def test_a_clean_reading_is_that_of_score_labels(
     found = readings.of(Key("m", CLEAN), "qa1", 0, ("right", "log_prob", "share"))
     by_story = dict(zip(readings.stories(Key("m", CLEAN), "qa1", 0), found, strict=True))
     for sample, score in zip(samples, score_labels(model, samples), strict=True):
-        right, log_prob, share = by_story[f"qa1 {sample.story_hash[:16]}"]
+        right, log_prob, share = by_story[f"qa1 {sample.story_key}"]
         assert right == score.is_right
         assert log_prob == pytest.approx(score.log_probs[score.answer], abs=1e-4)
         assert share == pytest.approx(score.probability, abs=1e-4)

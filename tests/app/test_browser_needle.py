@@ -104,6 +104,7 @@ def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> N
 def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browser, address: str) -> None:
     with opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens&lambda_factor=0.6") as watched:
         watched.figures(3)
+        watched.page.get_by_text("Sweep, patch, take tokens out").click()
         open_choice(watched, "Swept", "λ, times 0 to 2").click()
         dose, _, stages, *_ = watched.figures(5, "ring: where λ stands there")
         (probability,), (_, after) = dose["lines"], stages["lines"]
