@@ -22,13 +22,19 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from app.shell import state
 from app.shell.links import RAN, SHARED
-from app.shell.prompt_line import note_change, prompt_keys
+from app.shell.prompt_line import note_change
 
 SETTLE_S = 1.5
 """Changes of one widget that follow each other faster are one change."""
 
 N_UNDONE = 50
 _ADDRESS = "view_address"
+
+Changed = Mapping[str, str | None]
+"""What each key said before; None for its default."""
+
+Changed = dict[str, str | None]
+"""By key what it said before; None for the default."""
 
 _REPLACE = """<script>
 (() => {
@@ -44,8 +50,9 @@ class Address:
     """Of one session. page: shown last, as in the address. written: what its address says, or soon will. keys: of the
     widgets that each page showed. changed, changed_at: the keys that were changed last, and when that run began;
     began_at: when this one did, in seconds. is_fresh: whether the page was opened, or its state read from the address,
-    in this run. n_replaced: counts. past: what `undo` goes back to. set_aside: what was chosen on the page before a
-    link opened it, which does not say it.
+    in this run. n_replaced: counts. chosen: all that was chosen when a page was drawn last. past: on which page which
+    keys were changed, and what `undo` gives each again. set_aside: what was chosen on the page before a link opened it,
+    which does not say it.
     """
 
     page: str | None = None
@@ -56,7 +63,8 @@ class Address:
     began_at: float = 0.0
     is_fresh: bool = True
     n_replaced: int = 0
-    past: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    chosen: dict[str, str] = field(default_factory=dict)
+    past: list[tuple[str, Changed]] = field(default_factory=list)
     set_aside: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,11 +76,13 @@ def read(page: str) -> None:
     went_back = bool(getattr(get_script_run_ctx(), "is_history_navigation", False))
     linked = arrived and bool(said) and said != address.written
     address.is_fresh, address.began_at = arrived or went_back, time.monotonic()
-    address.page = page
     if address.is_fresh:
         address.set_aside = {}
+        if not is_first:
+            # Of a run that was left before its end.
+            _note(address, changed_since(address.chosen))
+    address.page = page
     if (went_back or linked) and not is_first:
-        before = prompt_keys()
         for key in {*address.keys.get(page, ()), *said, *(SHARED if linked else ())}:
             if key in said:
                 state.put(key, said[key])
@@ -81,8 +91,10 @@ def read(page: str) -> None:
                 if linked and key in state.values() and key not in SHARED:
                     address.set_aside[key] = state.values()[key]
                 state.forget(key)
+        changed = changed_since(address.chosen)
         if linked:
-            note_change(before)
+            note_change(changed)
+        _note(address, changed, went_back=went_back)
 
 
 def write() -> None:
@@ -92,27 +104,45 @@ def write() -> None:
     wanted = {key: value for key, value in shown.items() if len(value) <= state.MAX_URL_TEXT}
     if len(wanted) < len(shown):
         st.caption("The prompt is too long for the address: this page's link does not hold it.")
-    page = address.page or ""
-    address.keys[page] = state.drawn()
-    before, address.written = address.written, wanted
+    address.keys[address.page or ""] = state.drawn()
     if address.is_fresh:
-        address.changed = frozenset()
-        if dict(st.query_params) != wanted:
-            _replace(address, wanted)
-        return
-    if wanted == before:
-        return
-    changed = frozenset(key for key in {*wanted, *before} if wanted.get(key) != before.get(key) and key != RAN)
-    if not changed:
-        # That something was run is no change that could be undone.
-        _replace(address, wanted)
-        return
-    if changed == address.changed and address.began_at - address.changed_at < SETTLE_S:
-        _replace(address, wanted)
+        address.chosen, address.changed, is_new = state.values(), frozenset(), False
     else:
-        st.query_params.from_dict(wanted)
-        address.past = [*address.past, (page, before)][-N_UNDONE:]
-    address.changed, address.changed_at = changed, address.began_at
+        changed = changed_since(address.chosen)
+        keys = frozenset(changed) - {RAN}
+        again = keys == address.changed and address.began_at - address.changed_at < SETTLE_S
+        is_new = address.was_undone or bool(keys and not again)
+        _note(address, changed, again=again)
+        if keys:
+            address.changed, address.changed_at = keys, address.began_at
+    before, address.written, address.was_undone = address.written, wanted, False
+    if wanted != (dict(st.query_params) if address.is_fresh else before):
+        if is_new:
+            st.query_params.from_dict(wanted)
+        else:
+            # That something was run is no change, either.
+            _replace(address, wanted)
+
+
+def changed_since(before: Mapping[str, str]) -> Changed:
+    """What was chosen otherwise then."""
+    now = state.values()
+    return {key: before.get(key) for key in {*before, *now} if before.get(key) != now.get(key)}
+
+
+def _note(address: Address, changed: Changed, *, again: bool = False, went_back: bool = False) -> None:
+    """Keep a change of the page that is shown, to be undone. again: it goes on with the last one. went_back: the
+    browser did, and may have undone that."""
+    address.chosen = now = state.values()
+    if not changed.keys() - {RAN}:
+        return
+    last = address.past[-1][1] if address.past else {}
+    if went_back and last and all(now.get(key) == value for key, value in last.items()):
+        address.past.pop()
+    elif again and last:
+        address.past[-1] = (address.past[-1][0], {**changed, **last})
+    else:
+        address.past = [*address.past, (address.page or "", changed)][-N_UNDONE:]
 
 
 def is_opened() -> bool:
@@ -127,8 +157,7 @@ def set_aside() -> dict[str, str]:
 
 def take_up(values: Mapping[str, str]) -> None:
     """Choose again what was set aside: for callbacks."""
-    for key, value in values.items():
-        state.put(key, value)
+    state.restore(values)
     _address().set_aside = {}
 
 
@@ -139,19 +168,16 @@ def can_undo() -> bool:
 
 
 def undo() -> None:
-    """Set the widgets of the page as they were before the last change: for callbacks."""
+    """Set all widgets as they were before the last change, be its page made or not: for callbacks."""
     address = _address()
-    if not can_undo():
-        return
-    _, before = address.past.pop()
-    for key in address.keys.get(address.page or "", ()):
-        if key in before:
-            state.put(key, before[key])
-        else:
-            state.forget(key)
+    changed = changed_since(address.chosen) | {key: address.chosen.get(key) for key in state.unkept()}
+    if not changed.keys() - {RAN}:
+        if not can_undo():
+            return
+        _, changed = address.past.pop()
+    state.restore(changed)
     # What is undone is no change to undo.
-    address.written, address.changed = before, frozenset()
-    st.query_params.from_dict(before)
+    address.chosen, address.changed, address.was_undone = state.values(), frozenset(), True
 
 
 def query(values: Mapping[str, str]) -> str:

@@ -12,7 +12,8 @@ PROMPT = ("source", "prompt", "ids", "bos", "task", "length", "seed", "number")
 """Keys of the side bar that say which prompt."""
 
 ANSWER = ("answer", "wrong")
-SHARED = ("model", "dtype", "device", "beside", *PROMPT, "needle", "distractors", *ANSWER)
+OF_PROMPT = (*PROMPT, "needle", "distractors", *ANSWER)
+SHARED = ("model", "dtype", "device", "beside", *OF_PROMPT)
 """Keys of the side bar, which stay as they are on every page."""
 
 RAN = "needle_ran"

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.shell import state
-from app.shell.links import PROMPT
+from app.shell.links import OF_PROMPT, PROMPT, SHARED
 from app.shell.prompts import DEFAULT_TEXT, Prompt
 
 AT_FRONT, AT_END = 40, 60
@@ -30,9 +30,11 @@ _place: ContextVar[DeltaGenerator | None] = ContextVar("place", default=None)
 
 @dataclass(kw_only=True)
 class Change:
-    """By a link. before: which prompt it was, and last how it was shown. after: the text that came of it."""
+    """By a link. before: what was said of the prompt, and last how it was shown. of_page: what else was changed, from
+    what to what. after: the text that came of it."""
 
-    before: dict[str, str]
+    before: dict[str, str | None]
+    of_page: dict[str, tuple[str | None, str | None]]
     last: tuple[str, str] | None
     after: str = ""
 
@@ -73,24 +75,22 @@ def shortened(text: str) -> str:
     return flat if len(flat) <= AT_FRONT + AT_END + 3 else f"{flat[:AT_FRONT]} … {flat[-AT_END:]}"
 
 
-def prompt_keys() -> dict[str, str]:
-    """Which prompt, as an address says it."""
-    return {key: value for key, value in state.values().items() if key in PROMPT}
-
-
-def note_change(before: Mapping[str, str]) -> None:
-    """A link was followed, before which the prompt was this one: the next page that reads one says if it is another."""
-    if prompt_keys() != before:
-        st.session_state[_FOLLOWED] = Change(before=dict(before), last=st.session_state.get(_LAST))
+def note_change(changed: Mapping[str, str | None]) -> None:
+    """A link was followed, which changed these keys, each from what it said: the next page that reads a prompt says if
+    it is another."""
+    if changed.keys() & {*PROMPT}:
+        now = state.values()
+        before = {key: changed.get(key, now.get(key)) for key in OF_PROMPT}
+        of_page = {key: (value, now.get(key)) for key, value in changed.items() if key not in SHARED}
+        st.session_state[_FOLLOWED] = Change(before=before, of_page=of_page, last=st.session_state.get(_LAST))
 
 
 def take_back(change: Change) -> None:
-    """The prompt of before the link: for callbacks."""
-    for key in PROMPT:
-        if key in change.before:
-            state.put(key, change.before[key])
-        else:
-            state.forget(key)
+    """The prompt of before the link, with its marks, its answer and the places that were looked at: for callbacks."""
+    now = state.values()
+    # What was chosen otherwise since the link stays.
+    places = {key: before for key, (before, after) in change.of_page.items() if now.get(key) == after}
+    state.restore(change.before | places)
     for key in (_FOLLOWED, _CHANGED):
         st.session_state.pop(key, None)
     if change.last:

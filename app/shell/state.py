@@ -15,7 +15,7 @@ MAX_URL_TEXT = 1500
 """Longer texts stay out of the URL: browsers and mail programs cut long addresses."""
 
 _VALUES, _SHOWN, _DRAWN = "view_values", "view_shown", "view_drawn"
-_DEFAULTS, _PAGE = "view_defaults", "view_page"
+_DEFAULTS, _PAGE, _GIVEN = "view_defaults", "view_page", "view_given"
 
 
 def selectbox(label: str, key: str, options: Sequence[str], default: str, **settings: Any) -> str:
@@ -93,13 +93,19 @@ def begin() -> None:
     """Start of a run: no widget was drawn yet."""
     if _VALUES not in st.session_state:
         st.session_state[_VALUES] = dict(st.query_params)
-        st.session_state[_DEFAULTS] = {}
+        st.session_state[_DEFAULTS], st.session_state[_GIVEN] = {}, {}
     st.session_state[_SHOWN], st.session_state[_DRAWN] = {}, set()
 
 
 def shown() -> dict[str, str]:
     """What the widgets say that were drawn in this run, where that is not their default, as an address would."""
     return dict(st.session_state[_SHOWN])
+
+
+def unkept() -> list[str]:
+    """The keys of widgets that were changed since they were drawn."""
+    given = st.session_state[_GIVEN].items()
+    return [key for key, value in given if key in st.session_state and st.session_state[key] != value]
 
 
 def drawn() -> set[str]:
@@ -137,6 +143,15 @@ def forget(key: str) -> None:
     """Let a widget start at its default from its next drawing on: for callbacks."""
     st.session_state.pop(key, None)
     st.session_state[_VALUES].pop(key, None)
+
+
+def restore(said: Mapping[str, str | None]) -> None:
+    """Let each of the keys say that; None for its default: for callbacks."""
+    for key, value in said.items():
+        if value is None:
+            forget(key)
+        else:
+            put(key, value)
 
 
 def values() -> dict[str, str]:
@@ -183,7 +198,7 @@ def prepare(key: str, default: Any, parse: Callable[[str], Any], valid: Callable
 
 def keep_value(key: str, default: Any, value: Any, write: Callable[[Any], str] = str) -> Any:
     """Keep what was chosen; a default is not, so that it can follow the model and the prompt."""
-    st.session_state[_DEFAULTS][key] = default
+    st.session_state[_DEFAULTS][key], st.session_state[_GIVEN][key] = default, value
     st.session_state[_DRAWN].add(key)
     if value == default:
         st.session_state[_VALUES].pop(key, None)

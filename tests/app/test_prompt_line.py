@@ -73,6 +73,29 @@ def test_a_link_that_changes_the_prompt_is_told_and_can_be_taken_back(open_app: 
     assert not notes(app)
 
 
+def test_the_earlier_prompt_comes_back_with_its_answer_marks_and_places(open_app: OpenApp, worded: str) -> None:
+    mine = {
+        "prompt": "the keys are in red",
+        "needle": "the keys",
+        "distractors": "in",
+        "answer": "keys",
+        "wrong": "are",
+    }
+    app = open_app("attention", model=worded, **mine, row="3", kind="contribution", token="in", view="spans")
+    app.switch_page("pages_/overview/overview.py").run()
+    app.query_params.clear()
+    app.query_params.update({"model": worded, "prompt": "keys in the red", "row": "2"})
+    app.switch_page("pages_/attention/attention.py").run()
+    assert (app.text_input(key="answer").value, app.slider(key="row").value) == ("", 2)
+    app.text_input(key="answer").set_value("red").run()
+    app.slider(key="block").set_value(1).run()
+    app.button(key="prompt_back").click().run()
+    assert {"prompt": mine["prompt"]} | {k: app.text_input(key=k).value for k in mine if k != "prompt"} == mine
+    assert (app.slider(key="row").value, app.text_input(key="token").value) == (3, "in")
+    # What was chosen after the link stays.
+    assert app.slider(key="block").value == 1
+
+
 def test_a_prompt_that_was_typed_after_a_link_is_not_offered_to_be_taken_back(open_app: OpenApp) -> None:
     app = open_app(ids=IDS)
     app.query_params.update({"model": MODEL, "ids": "5 6 7"})

@@ -94,6 +94,24 @@ def test_a_link_to_a_patching_opens_it_first_and_says_what_it_set_aside(open_app
     assert not app.info
 
 
+def test_what_was_patched_and_changed_together_comes_back_by_undo_and_by_the_button(open_app: OpenApp) -> None:
+    for button in ("undo", "take_up"):
+        app = open_app("interventions", **ANSWER)
+        app.multiselect(key="heads_off_0_minuend").set_value(["0"]).run()
+        app.selectbox(key="patched").set_value("mixer_out").run()
+        app.selectbox(key="patch_columns").set_value("spans").run()
+        app.query_params.clear()
+        app.switch_page("pages_/evidence/evidence.py").run()
+        app.query_params.update({"model": MODEL, **ANSWER, "knock_positions": "3"})
+        app.switch_page("pages_/interventions/interventions.py").run()
+        assert app.selectbox(key="patched").value == "nothing"
+        assert r"patched\: what each block writes" in app.info[0].value
+        app.button(key=button).click().run()
+        assert app.multiselect(key="heads_off_0_minuend").value == ["0"], button
+        assert (app.selectbox(key="patched").value, app.selectbox(key="patch_columns").value) == ("mixer_out", "spans")
+        assert app.text_input(key="knock_positions").value == ("" if button == "undo" else "3")
+
+
 def test_a_prompt_of_another_length_is_refused_in_words(open_app: OpenApp) -> None:
     app = open_app("interventions", **ANSWER, patched="resid_pre", other_prompt=f"{IDS} 7")
     assert "has 12 tokens and the prompt 11" in complaint(app)

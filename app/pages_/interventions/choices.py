@@ -8,6 +8,7 @@ from typing import cast
 import streamlit as st
 
 from app.pages_.interventions.request import Answer, Changes, differential_blocks
+from app.pages_.interventions.tracing import NOTHING, POINTS
 from app.shell import address, loading, state
 from app.shell.answers import label_token, label_tokens, ready_answer
 from app.shell.choices import MARKS
@@ -21,6 +22,7 @@ from diffmamba_interp.spans import SPAN_CLASSES
 
 LEVEL_NAMES = {"write": "what the state takes in", "input": "everything that the convolution makes of it"}
 BOTH = "every scan"
+SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 CHANGES = re.compile(
     r"lambda_(factor|\d+(_set)?)$|heads_off_\d|branches_off$|swapped$|knock_(spans|positions|blocks|branch)$"
 )
@@ -66,8 +68,8 @@ def forget_changes() -> None:
 
 
 def draw_set_aside() -> None:
-    """That a link, which opened the page, has undone what was changed on it before; a button changes it so again."""
-    aside = {key: value for key, value in address.set_aside().items() if CHANGES.match(key)}
+    """That a link, which opened the page, has undone what was set on it before; a button sets all of it so again."""
+    aside = address.set_aside()
     words = "; ".join(dict.fromkeys(filter(None, (set_words(key, value) for key, value in sorted(aside.items())))))
     if words:
         st.info(f"The link that you followed has set aside what was changed here: {markdown(words)}.")
@@ -89,6 +91,12 @@ def set_words(key: str, value: str) -> str:
             return f"branches off: {'; '.join(map(scan_name, value.split()))}"
         case "swapped":
             return f"branches exchanged in block {', '.join(value.split())}"
+        case "patched":
+            return f"patched: {POINTS.get(value, value)}"
+        case "swept" if not place:
+            return f"swept: {SWEPT.get(value, value)}"
+        case "faithful":
+            return "tokens taken out in the order of each ranking"
     return "tokens taken out" if place in ("spans", "positions") else ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.interventions.choices import choose_changes, draw_set_aside, read_answer
+from app.pages_.interventions.choices import SWEPT, choose_changes, draw_set_aside, read_answer
 from app.pages_.interventions.pictures import (
     AFTER,
     BEFORE,
@@ -35,7 +35,13 @@ from app.pages_.interventions.request import (
     sweep_steps,
     swept_record,
 )
-from app.pages_.interventions.tracing import choose_faithfulness, choose_patching, draw_faithfulness, draw_patching
+from app.pages_.interventions.tracing import (
+    NOTHING,
+    choose_faithfulness,
+    choose_patching,
+    draw_faithfulness,
+    draw_patching,
+)
 from app.shell import state
 from app.shell.answers import draw_likely
 from app.shell.change_headlines import intervention_headline, sweep_headline, under
@@ -73,8 +79,7 @@ MAPS = {"difference": "after minus before", "beside": "side by side"}
 N_PASSES, N_TOP = 4, 5
 MAX_TITLE = 200
 STAGE_HEIGHT = 340
-NOTHING, LAST_SWEEP = "nothing", "last_sweep"
-SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
+LAST_SWEEP = "last_sweep"
 
 
 def page() -> None:
