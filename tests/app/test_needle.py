@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from app.pages_.needle import request
 from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves_csv, trajectories_npz
 from app.pages_.needle.request import EXAMPLE, SampleRequest, default_n, parse_stories, run_needle, too_few_to_mark
+from app.pages_.session.kinds import needle_told
 from app.shell import links, loading
 from app.shell.loading import open_model
 from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
@@ -185,6 +186,16 @@ def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_ap
     (made,) = codes(app)
     assert [sample.answer for sample in made["samples"]] == ["hallway", "office"]
     assert np.allclose(probability["data"][1]["y"], made["figures"]["probability"].data[1].y, rtol=1e-3)
+
+
+def test_of_pasted_prompts_nothing_is_told_that_was_measured_of_a_task(open_app: OpenApp) -> None:
+    query = {"model": TINY["model"], "needle_length": "0", "needle_n": "2", "needle_attention": "False"}
+    assert "calibrated" in headline(open_app("needle", **query))
+    pasted = open_app("needle", **query, needle_source="pasted")
+    (kept,) = pasted.session_state["kept_records"].values()
+    for told in (headline(pasted), str(needle_told(kept))):
+        assert "stands out by" in told
+        assert "calibrated" not in told
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -131,7 +131,9 @@ class SampleRequest:
         """The prompts in the model's tokens. Raises ValueError where too few stories fit the length."""
 
         def make() -> list[NeedleSample]:
-            return self.step.run({"tokenizer": PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))})
+            wrapped = PreTrainedTokenizerFast(tokenizer_object=loading.tokenizer(key))
+            # A pasted one is of no task, so that nothing is told of it that was measured of one.
+            return [replace(sample, task=self.task) for sample in self.step.run({"tokenizer": wrapped})]
 
         return loading.cache().get(("samples", key.folder, key.revision, self), make, _sample_bytes)
 
