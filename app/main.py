@@ -5,11 +5,14 @@ from pathlib import Path
 
 import streamlit as st
 
-# `streamlit run` puts this file's folder on the path, not the project's, whose `app` the pages import.
+# Streamlit puts this file's folder at the front of the path, not the project's, whose `app` the pages import. Outside of
+# its server it takes the folder away when a run ends: an import in another thread, which looks through the path, passes
+# an entry by then ("No module named 'scipy'"). So the folder stands at the end, once more than it is taken away.
 APP = Path(__file__).resolve().parent
-PROJECT = str(APP.parent)
-if PROJECT not in sys.path:
-    sys.path.insert(0, PROJECT)
+PROJECT, FOLDER = str(APP.parent), str(APP)
+if PROJECT not in sys.path or sys.path[-1] != FOLDER:
+    # In place of the list, since others may be reading it.
+    sys.path = [PROJECT, *(entry for entry in sys.path if entry not in (PROJECT, FOLDER)), FOLDER, FOLDER]
 
 from app.shell import address, prompt_line, sharing, starting, state, turns, viewport  # noqa: E402
 from app.shell.errors import shown_errors  # noqa: E402

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from threading import Event
 
@@ -185,6 +187,30 @@ def test_no_page_is_drawn_before_the_start(open_app: OpenApp, monkeypatch: pytes
     app = open_app()
     assert complaint(app) == "Drawing this page failed.\nno such library"
     assert len(app.title) == 0
+
+
+def test_a_run_that_ends_takes_nothing_from_the_path_before_what_another_thread_looks_for(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = str(Path(starting.st.__file__).parents[1])
+    folder = str(project_root / "app")
+    others = [entry for entry in sys.path if entry not in (folder, libraries)]
+    monkeypatch.setattr(sys, "path", [*others, libraries])
+    passed: list[str] = []
+    ahead: list[Iterator[str]] = []
+
+    def look(**_: bool) -> None:
+        """As an import does: entry by entry, up to the one before the libraries."""
+        ahead.append(iter(sys.path))
+        passed.extend(islice(ahead[-1], sys.path.index(libraries)))
+        raise ImportError("told enough")
+
+    monkeypatch.setattr(starting, "start", look)
+    for _ in range(2):
+        AppTest.from_file(project_root / "app" / "main.py", default_timeout=60).run()
+        assert libraries not in passed
+        assert libraries in ahead.pop()
+    assert sys.path.count(folder) == 1
 
 
 def test_the_browser_loads_the_files_that_draw_figures_and_tables_and_none_of_a_release_without_them(
