@@ -5,9 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
-# Streamlit puts this file's folder at the front of the path, not the project's, whose `app` the pages import. Outside of
-# its server it takes the folder away when a run ends: an import in another thread, which looks through the path, passes
-# an entry by then ("No module named 'scipy'"). So the folder stands at the end, once more than it is taken away.
+# Streamlit puts this file's folder at the front of the path, not the project's, whose `app` the pages import. Outside
+# of its server it takes the folder away when a run ends: an import in another thread, which looks through the path,
+# passes an entry by then ("No module named 'scipy'"). So the folder stands at the end, once more than it is taken away.
 APP = Path(__file__).resolve().parent
 PROJECT, FOLDER = str(APP.parent), str(APP)
 if PROJECT not in sys.path or sys.path[-1] != FOLDER:

@@ -5,11 +5,13 @@ A session keeps the last records, whole, so that they can be written into a sess
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -20,6 +22,9 @@ from diffmamba_interp.spans import Spans
 
 MAX_RECORDS, MAX_BYTES = 24, 128 * 2**20
 """That are kept."""
+
+MOST_LETTERS = 35
+"""Of a prompt's words in the name of a file."""
 
 _KEPT = "kept_records"
 
@@ -33,8 +38,9 @@ class Download:
     make: Callable[[], bytes]
 
 
-def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
-    """Buttons for the files, named `name`, and the Python to copy."""
+def draw_downloads(files: list[Download], code: str, *, name: str, of: Sequence[str] = ()) -> None:
+    """Buttons for the files, named `name` and by the prompt whose tokens' texts are `of`, and the Python to copy."""
+    name += file_part(of)
     with st.expander("Take it away: HTML, PNG, SVG, CSV, NPZ, Python", icon=":material/download:"):
         for column, file in zip(st.columns(len(files)), files, strict=True):
             column.download_button(
@@ -43,6 +49,13 @@ def draw_downloads(files: list[Download], code: str, *, name: str) -> None:
             )  # fmt: skip
         st.caption("The cameras above a figure save it as SVG and as PNG. This Python gives the same numbers:")
         st.code(code, language="python", wrap_lines=True)
+
+
+def file_part(strings: Sequence[str]) -> str:
+    """A prompt in the name of a file: its last words, and what tells it from others of these; nothing for many."""
+    text = "".join(strings)
+    words = "-".join(re.findall("[a-z0-9]+", text.lower())[-4:])[-MOST_LETTERS:]
+    return f"-{words}-{crc32(repr(strings).encode()):08x}" if text else ""
 
 
 def html_file(figure: go.Figure, ending: str = "html") -> Download:
@@ -77,12 +90,17 @@ class KeptRecord:
     view: str = "positions"
     spans: Spans = field(default_factory=Spans)
 
+    @property
+    def key(self) -> tuple[str, str, tuple[str, ...]]:
+        """What tells it from others that are kept."""
+        return self.title, self.model, self.strings
+
 
 def keep_record(record: KeptRecord) -> None:
-    """Keep a record, in place of an older one of its title and model; the oldest go where there are too many."""
-    kept: dict[tuple[str, str], KeptRecord] = st.session_state.setdefault(_KEPT, {})
-    kept.pop((record.title, record.model), None)
-    kept[record.title, record.model] = record
+    """Keep a record, in place of an older one of its key; the oldest go where there are too many."""
+    kept: dict[Hashable, KeptRecord] = st.session_state.setdefault(_KEPT, {})
+    kept.pop(record.key, None)
+    kept[record.key] = record
     while len(kept) > MAX_RECORDS or (len(kept) > 1 and sum(map(record_size, kept.values())) > MAX_BYTES):
         kept.pop(next(iter(kept)))
 

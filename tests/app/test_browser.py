@@ -117,7 +117,7 @@ def test_a_pasted_address_brings_the_view_back_and_its_numbers_can_be_taken_away
 
         watched.page.get_by_text("Take it away").click()
         name = download(watched, watched.page.get_by_role("button", name="CSV"), tmp_path / "cells.csv")
-        assert name == "attention-block-2.csv"
+        assert re.fullmatch(r"attention-block-2-\d+-[0-9a-f]{8}.csv", name)
         lines = csv.DictReader((tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines())
         visible = difference[np.tril_indices(TOKENS.shape[1])]
         assert [float(line["difference"]) for line in lines] == pytest.approx(visible.tolist())

@@ -7,9 +7,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.pages_.session.file import read_session, write_session
+from app.pages_.session.report import told_apart, write_report
 from app.shell import downloads
+from app.shell.downloads import file_part
 from app.shell.wording import of_prompt
-from tests.app.conftest import IDS, OpenApp, complaint, drawn, figures, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, drawn, figures, texts
 
 
 def session_of(app: AppTest) -> bytes:
@@ -47,6 +49,29 @@ def test_the_list_names_each_figures_prompt_by_its_beginning_and_its_end(open_ap
     assert said.endswith("Question: Where is John? Answer:”")
     assert of_prompt(()) == ""
     assert of_prompt(("a", " b\n", "c")) == ", of “a b c”"
+
+
+def test_figures_of_two_prompts_are_both_kept_and_told_apart(open_app: OpenApp) -> None:
+    one, other = (" ".join([*[IDS] * 4, middle, *[IDS] * 5]) for middle in ("30", "31"))
+    app = open_app("lens", ids=one)
+    app.text_area(key="ids").set_value(other).run()
+    app.text_area(key="ids").set_value(one).run()
+    app.switch_page("pages_/session/session.py").run()
+    kept = list(app.session_state["kept_records"].values())
+    assert [record.strings for record in kept] == [tuple(other.split()), tuple(one.split())]
+    names = told_apart(kept)
+    ends = [f", with “{middle}” at position 44" for middle in (31, 30)]
+    assert all(name.endswith(end) for name, end in zip(names, ends, strict=True))
+    assert names[0].removesuffix(ends[0]) == names[1].removesuffix(ends[1])
+    assert [text for text in texts(app.text) if "lens" in text] == [f"{MODEL}: {name}" for name in names]
+    report = write_report({}, kept).decode()
+    assert all(f"{number}. {name}</h2>" in report for number, name in enumerate(names, start=1))
+    records = read_session(session_of(app)).records
+    assert [record.strings for record in records] == [record.strings for record in kept]
+    parts = [file_part(record.strings) for record in kept]
+    assert parts[0] != parts[1]
+    assert file_part(("He: ", "where", " is", " Mary", "? A", "nswer", ":")).startswith("-where-is-mary-answer-")
+    assert file_part(()) == ""
 
 
 def test_a_file_is_drawn_where_its_model_is_not(open_app: OpenApp, written: bytes, tmp_path: Path) -> None:
@@ -97,7 +122,7 @@ def test_only_the_last_figures_are_kept(open_app: OpenApp, monkeypatch: pytest.M
     app = open_app("attention", ids=IDS)
     for block in range(4):
         app.slider(key="block").set_value(block).run()
-    titles = [title for title, _ in app.session_state["kept_records"]]
+    titles = [title for title, *_ in app.session_state["kept_records"]]
     assert titles == [f"attention, block {block}, hidden, positions" for block in (1, 2, 3)]
 
 

@@ -269,7 +269,7 @@ def draw_rest(
         steps += beside.steps
         files += attention_files(beside.record, beside.figure, "second.")
     code = as_python(steps)
-    draw_downloads(files, code, name=f"attention-block-{record.block}")
+    draw_downloads(files, code, name=f"attention-block-{record.block}", of=prompt.strings)
 
 
 page()

@@ -85,7 +85,7 @@ def draw_graph(chosen: ChosenModel, prompt: Prompt, request: GraphRequest, graph
     )
     chosen.keep(prompt, f"graph of {of}", graph, spans=prompt.spans)
     steps = [*model_steps(chosen.key), *graph_steps(chosen.key, prompt, request), *figure_steps(prompt, least)]
-    draw_downloads(graph_files(graph, figure, prompt, least), as_python(steps), name="graph")
+    draw_downloads(graph_files(graph, figure, prompt, least), as_python(steps), name="graph", of=prompt.strings)
 
 
 def has_nodes(trace: go.Scatter) -> bool:

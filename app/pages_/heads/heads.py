@@ -69,7 +69,7 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     rows = [ranked_row(head, request.measure) for head in drawn["largest"]]
     st.dataframe(rows, hide_index=True, width="stretch", height=table_height(len(rows)))
     code = as_python([*model_steps(chosen.key), *score_steps(chosen.key, prompt, request), *figure_steps(request)])
-    draw_downloads(head_files(scores, figure), code, name=f"heads-{request.measure}")
+    draw_downloads(head_files(scores, figure), code, name=f"heads-{request.measure}", of=prompt.strings)
 
 
 def what_it_means(request: HeadsRequest, scores: HeadScores) -> str:

@@ -7,8 +7,7 @@ from typing import cast
 
 import streamlit as st
 
-from app.pages_.interventions.request import Answer, Changes, differential_blocks
-from app.pages_.interventions.tracing import NOTHING, POINTS
+from app.pages_.interventions.request import POINTS, SWEPT, Answer, Changes, differential_blocks
 from app.shell import address, loading, state
 from app.shell.answers import label_token, label_tokens, ready_answer
 from app.shell.choices import MARKS
@@ -22,7 +21,6 @@ from diffmamba_interp.spans import SPAN_CLASSES
 
 LEVEL_NAMES = {"write": "what the state takes in", "input": "everything that the convolution makes of it"}
 BOTH = "every scan"
-SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
 CHANGES = re.compile(
     r"lambda_(factor|\d+(_set)?)$|heads_off_\d|branches_off$|swapped$|knock_(spans|positions|blocks|branch)$"
 )

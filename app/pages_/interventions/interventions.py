@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.interventions.choices import SWEPT, choose_changes, draw_set_aside, read_answer
+from app.pages_.interventions.choices import choose_changes, draw_set_aside, read_answer
 from app.pages_.interventions.pictures import (
     AFTER,
     BEFORE,
@@ -25,6 +25,8 @@ from app.pages_.interventions.pictures import (
     zoomed,
 )
 from app.pages_.interventions.request import (
+    NOTHING,
+    SWEPT,
     Answer,
     Changes,
     DoseRequest,
@@ -35,13 +37,7 @@ from app.pages_.interventions.request import (
     sweep_steps,
     swept_record,
 )
-from app.pages_.interventions.tracing import (
-    NOTHING,
-    choose_faithfulness,
-    choose_patching,
-    draw_faithfulness,
-    draw_patching,
-)
+from app.pages_.interventions.tracing import choose_faithfulness, choose_patching, draw_faithfulness, draw_patching
 from app.shell import state
 from app.shell.answers import draw_likely
 from app.shell.change_headlines import intervention_headline, sweep_headline, under
@@ -137,7 +133,7 @@ def page() -> None:
                 drawn |= draw_maps(record, figures)
                 draw_top(request, read if record.interventions else {BEFORE: read[BEFORE]}, text)
                 code = as_python(printed_steps(chosen.key, prompt, answer, request, changes, steps))
-                draw_downloads(intervention_files(drawn, record, read), code, name="intervention")
+                draw_downloads(intervention_files(drawn, record, read), code, name="intervention", of=prompt.strings)
                 chosen.keep(prompt, f"intervention: {changed or 'nothing is changed'}"[:MAX_TITLE], record)
                 for when, through_lens in read.items():
                     chosen.keep(prompt, f"lens, {when} the change", through_lens, token_ids(through_lens))
@@ -286,7 +282,7 @@ def draw_swept(chosen: ChosenModel, prompt: Prompt, answer: Answer, swept: Swept
     )
     steps = [*sweep_steps(chosen.key, prompt, answer, swept.changes, request), *dose_steps(record.clean, log=log)]
     code = as_python([*model_steps(chosen.key), *steps])
-    draw_downloads(dose_files(figures, record), code, name="dose")
+    draw_downloads(dose_files(figures, record), code, name="dose", of=prompt.strings)
 
 
 def choose_sweep(chosen: ChosenModel, changes: Changes) -> DoseRequest | None:

@@ -37,6 +37,15 @@ from diffmamba_interp.lens import LensTrajectory
 Swept = Literal["lambda", "noise"]
 FACTORS = tuple(step / 4 for step in range(9))
 SNRS_DB = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0)
+NOTHING = "nothing"
+SWEPT = {NOTHING: "nothing", "lambda": "λ, times 0 to 2", "noise": "noise in the residual stream"}
+POINTS = {
+    NOTHING: "nothing",
+    "resid_pre": "what enters each block",
+    "mixer_out": "what each block writes",
+    "branch_out": "what each branch writes",
+    "gated": "what each head writes",
+}
 DOSE_NAMES: dict[Swept, str] = {
     "lambda": "λ of the chosen blocks, times",
     "noise": "power of the residual stream over that of the noise, dB",

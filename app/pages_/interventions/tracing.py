@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.pages_.interventions.request import Answer, differential_blocks
+from app.pages_.interventions.request import NOTHING, POINTS, Answer, differential_blocks
 from app.shell import loading, state
 from app.shell.carriers import places_of, swap_rows, swap_steps, swapped
 from app.shell.change_headlines import faithfulness_headline, patched_quantity, patching_headline
@@ -47,14 +47,7 @@ from diffmamba_interp.interventions import (
 )
 from diffmamba_interp.interventions.faithfulness import FRACTIONS
 
-NOTHING, PATCH_CELL = "nothing", "patch_cell"
-POINTS = {
-    NOTHING: "nothing",
-    "resid_pre": "what enters each block",
-    "mixer_out": "what each block writes",
-    "branch_out": "what each branch writes",
-    "gated": "what each head writes",
-}
+PATCH_CELL = "patch_cell"
 COLUMNS = {"tokens": "each token", "spans": "needle, distractors, question and the rest"}
 EXACT, ESTIMATE = "exact", "estimate, one backward pass"
 PICTURE_HEIGHT, AROUND_ROWS, ROW_HEIGHT = 450, 250, 8
@@ -124,7 +117,8 @@ def draw_patching(
         st.caption(in_numbers(made["exact"], made["estimate"], chosen, answer) + paled(figure))
         files = [html_file(figure, "patching.html"), html_file(pair_figure, "prompts.html")]
         files += [csv_file(lambda: grids_csv(made, list(places)), "patching.csv")]
-        draw_downloads(files, as_python([*model_steps(chosen.key), *steps, *pair]), name="patching")
+        code = as_python([*model_steps(chosen.key), *steps, *pair])
+        draw_downloads(files, code, name="patching", of=prompt.strings)
 
 
 def grids_height(n_rows: int) -> int:
@@ -195,7 +189,8 @@ def draw_faithfulness(chosen: ChosenModel, prompt: Prompt, answer: Answer) -> No
             "decides nothing; grey: orders that know nothing of the model."
         )
         files = [html_file(figure, "faithfulness.html"), csv_file(lambda: curves_csv(made["faithful"]), "curves.csv")]
-        draw_downloads(files, as_python([*model_steps(chosen.key), *steps]), name="faithfulness")
+        code = as_python([*model_steps(chosen.key), *steps])
+        draw_downloads(files, code, name="faithfulness", of=prompt.strings)
 
 
 def pair_steps(key: ModelKey, prompt: Prompt, lens: LensRequest) -> Steps:

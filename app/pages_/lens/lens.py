@@ -126,7 +126,7 @@ def draw(choices: LensChoices, prompt: Prompt, reads: list[Read]) -> None:
         read.chosen.keep(prompt, title, read.trajectory, token_ids(read.trajectory))
     code = as_python(lens_steps(reads, prompt, choices))
     by_model = {read.chosen.name: read.trajectory for read in reads}
-    draw_downloads(lens_files(by_model, figures, text), code, name="lens")
+    draw_downloads(lens_files(by_model, figures, text), code, name="lens", of=prompt.strings)
 
 
 def take_cell(key: str) -> None:

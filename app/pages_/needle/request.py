@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from zlib import crc32
 
 from transformers import PreTrainedTokenizerFast
 
@@ -111,7 +112,8 @@ class SampleRequest:
     def in_words(self) -> str:
         """Which prompts, for titles."""
         if self.stories:
-            return f"{len(self.stories)} pasted prompts"
+            # Others may be as many.
+            return f"{len(self.stories)} pasted prompts, {crc32(repr(self.stories).encode()):08x}"
         return f"{self.task} at {self.length} tokens, {self.n} prompts of seed {self.seed}"
 
     @property

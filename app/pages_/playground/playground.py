@@ -84,7 +84,7 @@ def draw_continued(chosen: ChosenModel, prompt: Prompt, request: PlaygroundReque
     ids = {int(token) for ids in (record.tokens, record.top_tokens, record.followed_tokens) for token in ids.flat}
     chosen.keep(prompt, f"continuations, {', '.join(record.names)}", record, ids)
     code = as_python([*model_steps(chosen.key), *printed_steps(chosen.key, prompt, request)])
-    draw_downloads(continued_files(record, figure, text), code, name="continuations")
+    draw_downloads(continued_files(record, figure, text), code, name="continuations", of=prompt.strings)
 
 
 def draw_texts(record: Continuations, text: TokenText) -> None:

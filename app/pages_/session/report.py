@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from app.pages_.session.kinds import KINDS, kind_of
 from app.shell.downloads import KeptRecord
 from app.shell.headlines import headline_html
+from app.shell.wording import of_prompt, quoted
 from diffmamba_interp.drawing.svg import to_svg
 
 STYLE = (
@@ -32,11 +34,24 @@ def write_report(state: Mapping[str, str], records: Sequence[KeptRecord]) -> byt
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>',
         "<h1>What was looked at</h1>",
         f"<p>{len(records)} record{'' if len(records) == 1 else 's'}. A difference is model minus baseline.</p>",
-        *(section(number, kept) for number, kept in enumerate(records, start=1)),
+        *map(section, range(1, len(records) + 1), records, told_apart(records)),
         f"<h2>State of the pages</h2><pre>{html.escape(said or 'nothing but defaults')}</pre>",
         "</body></html>",
     ]
     return "\n".join(parts).encode()
+
+
+def told_apart(records: Sequence[KeptRecord]) -> list[str]:
+    """Title and prompt of each; of prompts that are shortened alike also where they differ first."""
+    told = [f"{kept.title}{of_prompt(kept.strings)}" for kept in records]
+    names = [(name, kept.model) for name, kept in zip(told, records, strict=True)]
+    for shared in {name for name in names if names.count(name) > 1}:
+        alike = [at for at, name in enumerate(names) if name == shared]
+        columns = enumerate(zip_longest(*(records[at].strings for at in alike), fillvalue="nothing"))
+        place, texts = next(((place, texts) for place, texts in columns if len({*texts}) > 1), (0, ()))
+        for at, text in zip(alike, texts, strict=False):
+            told[at] += f", with {quoted(text)} at position {place}"
+    return told
 
 
 def framed(svg: str) -> str:
@@ -45,15 +60,15 @@ def framed(svg: str) -> str:
     return f'<figure style="max-width:{WIDER * width:.0f}px">{svg}</figure>'
 
 
-def section(number: int, kept: KeptRecord) -> str:
-    """One record: what it is, what it says, its figures, its prompt."""
+def section(number: int, kept: KeptRecord, name: str) -> str:
+    """One record, called so: what it is, what it says, its figures, its prompt."""
     kind = KINDS[kind_of(kept.record)]
-    escaped = {name: html.escape(getattr(kept, name)) for name in ("title", "model", "dtype", "device")}
+    escaped = {part: html.escape(getattr(kept, part)) for part in ("model", "dtype", "device")}
     lines = html.escape("\n".join(kind.lines(kept.record)))
     prompt = html.escape("".join(kept.strings))
     return "\n".join(
         [
-            f"<section><h2>{number}. {escaped['title']}</h2>",
+            f"<section><h2>{number}. {html.escape(name)}</h2>",
             f"<p>{escaped['model']}, {escaped['dtype']} on {escaped['device']}.</p>",
             headline_html(kind.tell(kept)),
             f"<pre>{lines}</pre>" if lines else "",

@@ -11,13 +11,12 @@ import streamlit as st
 
 from app.pages_.session.file import MAX_PACKED_BYTES, Session, read_session, write_session
 from app.pages_.session.kinds import KINDS, figures_of, kind_of
-from app.pages_.session.report import write_report
+from app.pages_.session.report import told_apart, write_report
 from app.shell import state
 from app.shell.downloads import KeptRecord, forget_all, keep_record, kept_records
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure, paled
 from app.shell.headlines import draw_headline
-from app.shell.wording import of_prompt
 
 PAGES = Path(__file__).resolve().parents[1]
 JOINED = "session_joined"
@@ -40,8 +39,8 @@ def draw_writing() -> None:
     records = kept_records()
     st.header("Take it away")
     st.caption("The state of all widgets, and the figures that were looked at last, as numbers:")
-    for kept in records:
-        st.text(f"{kept.model}: {kept.title}{of_prompt(kept.strings)}")
+    for kept, name in zip(records, told_apart(records), strict=True):
+        st.text(f"{kept.model}: {name}")
     if not records:
         st.text("none were drawn in this visit: open a page that draws figures first")
     # The file is made in another thread, which knows no session.
@@ -83,9 +82,9 @@ def join(opened: Session) -> None:
     def content(kept: KeptRecord) -> bytes:
         return KINDS[kind_of(kept.record)].write(kept.record)
 
-    mine = {(kept.title, kept.model): kept for kept in kept_records()}
+    mine = {kept.key: kept for kept in kept_records()}
     for kept in opened.records:
-        own = mine.get((kept.title, kept.model))
+        own = mine.get(kept.key)
         if own is None:
             keep_record(kept)
         elif content(own) != content(kept):
@@ -103,15 +102,15 @@ def draw_opened(session: Session) -> None:
         state.replace_all(session.state)
         st.switch_page(f"pages_/{page}/{page}.py")
     draw_report(session.state, session.records, key="report_of_file")
-    for number, kept in enumerate(session.records):
+    for number, (kept, name) in enumerate(zip(session.records, told_apart(session.records), strict=True)):
         with shown_errors(f"Drawing record {number + 1}"):
-            draw_record(number, kept)
+            draw_record(number, kept, name)
 
 
-def draw_record(number: int, kept: KeptRecord) -> None:
+def draw_record(number: int, kept: KeptRecord, name: str) -> None:
     st.markdown(f"**Record {number + 1}**")
     length = f"; {len(kept.strings)} tokens" if kept.strings else ""
-    st.text(f"{kept.title}. Model {kept.model}, {kept.dtype} on {kept.device}{length}.")
+    st.text(f"{name}. Model {kept.model}, {kept.dtype} on {kept.device}{length}.")
     kind = KINDS[kind_of(kept.record)]
     draw_headline(kind.tell(kept))
     lines = kind.lines(kept.record)
