@@ -70,6 +70,11 @@ class MixerSizes:
         return self.d_inner // self.d_head
 
     @property
+    def d_in_proj(self) -> int:
+        """Rows of in_proj: x | z."""
+        return 2 * self.d_inner
+
+    @property
     def convolved(self) -> slice:
         """The columns of in_proj's output that pass through the convolution."""
         return slice(0, self.d_inner)

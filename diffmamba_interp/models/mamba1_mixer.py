@@ -53,7 +53,7 @@ class Mamba1Mixer(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.scan_norm_eps = cfg.scan_norm_eps
-        self.in_proj = nn.Linear(sizes.d_model, 2 * sizes.d_inner, bias=cfg.proj_bias)
+        self.in_proj = nn.Linear(sizes.d_model, sizes.d_in_proj, bias=cfg.proj_bias)
         self.conv1d = nn.Conv1d(sizes.d_inner, sizes.d_inner, sizes.d_conv, groups=sizes.d_inner, bias=cfg.conv_bias)
         self.x_proj = nn.Linear(sizes.d_inner, sizes.dt_rank + 2 * sizes.d_state, bias=False)
         self.dt_proj = nn.Linear(sizes.dt_rank, sizes.d_inner, bias=True)
