@@ -69,7 +69,8 @@ const roomOf = ({ margin, height, ...layout }, data) => {
 const draw = async (plot) => {
     const wanted = plot.wanted;
     const Plotly = await loaded(wanted.plotly);
-    if (plot.wanted !== wanted || !plot.parentElement?.clientWidth) return;
+    if (plot.wanted !== wanted || plot.drawn === wanted || !plot.parentElement?.clientWidth) return;
+    plot.drawn = wanted;
     const { data, layout } = JSON.parse(wanted.figure);
     plot.ownHeight = layout.height;
     plot.configuration ??= configuration(Plotly);
@@ -91,8 +92,9 @@ const draw = async (plot) => {
 
 const fit = (plot) => {
     const now = plot._fullLayout, fitting = size(plot, plot.ownHeight);
-    if (!now) draw(plot);
-    else if (fitting.width && (fitting.width !== now.width || fitting.height !== now.height))
+    // What came while there was no room, in a tab or a fold that was closed, waits for it.
+    if (plot.drawn !== plot.wanted) draw(plot);
+    else if (now && fitting.width && (fitting.width !== now.width || fitting.height !== now.height))
         window.Plotly.relayout(plot, fitting);
 };
 
@@ -114,5 +116,6 @@ export default ({ data, parentElement, setTriggerValue }) => {
     return () => {
         parentElement.observer.disconnect();
         if (plot._fullLayout) window.Plotly.purge(plot);
+        plot.drawn = undefined;
     };
 };

@@ -62,17 +62,22 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
         watched.settle("In memory")
         watched.require_accessible("Overview")
 
-        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Attention").click()
+        watched.go_to("Attention")
         for block in range(3):
             (figure,) = watched.figures(1, title=f"Block {block}")
             if block < 2:
-                page.get_by_role("slider", name="Block").press("ArrowRight")
+                # What comes while a figure has no room is drawn when it has some again.
+                around = page.locator(".js-plotly-plot").locator("..")
+                around.evaluate("element => { element.style.display = 'none' }")
+                watched.slide("Block", "ArrowRight")
+                watched.settle()
+                around.evaluate("element => { element.style.display = '' }")
         arrays = extract_attention(model, TOKENS, block=2, kind="hidden", reduce="mean").to_numpy()
         taken_away = arrays["minuend"] - arrays["difference"]
         for drawn, picture in zip(figure["z"], (arrays["minuend"], taken_away, arrays["difference"]), strict=True):
             assert np.allclose(drawn, picture[0], atol=1e-6)
 
-        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
+        watched.go_to("Lens")
         (figure,) = watched.figures(1, "Each cell: the token")
         assert np.shape(figure["z"][0]) == (5, TOKENS.shape[1])
         watched.require_accessible("Lens")
@@ -82,7 +87,7 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
         page.set_viewport_size({"width": 1280, "height": 800})
         watched.figures(1, "Each cell: the token", holds="figures => figures[0].z[0][0].length > 8")
 
-        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Attention").click()
+        watched.go_to("Attention")
         watched.figures(1, title="Block 2")
         watched.require_clean()
 
@@ -94,7 +99,7 @@ def test_no_page_keeps_anybody_out_and_questions_are_answered_on_the_first_scree
     with opened(browser, f"{address}/heads?{start}&{asked}", color_scheme="dark") as watched:
         for place, name in enumerate(pages):
             if place:
-                watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=name).click()
+                watched.go_to(name)
             watched.page.locator("h1", has_text=name).wait_for()
             watched.settle()
             if name == "Heads":
@@ -122,7 +127,7 @@ def test_a_pasted_address_brings_the_view_back_and_its_numbers_can_be_taken_away
         visible = difference[np.tril_indices(TOKENS.shape[1])]
         assert [float(line["difference"]) for line in lines] == pytest.approx(visible.tolist())
 
-        watched.page.get_by_role("slider", name="Block").press("ArrowLeft")
+        watched.slide("Block", "ArrowLeft")
         watched.figures(1, title="Block 1")
         watched.page.wait_for_url(re.compile("block=1"))
         watched.require_clean()
@@ -174,7 +179,7 @@ def test_another_block_or_head_of_512_tokens_draws_other_pictures(browser, addre
     with opened(browser, f"{address}/attention?{query}") as watched:
         _, before = watched.figures(2, title="Block 5:")
         start_clock(watched, "keydown")
-        watched.page.get_by_role("slider", name="Block").press("ArrowRight")
+        watched.slide("Block", "ArrowRight")
         assert drawn_after_s(watched, "Block 6:") > 0
         _, block = watched.figures(2, title="Block 6:")
         option = open_choice(watched, "Heads", "head 3")
