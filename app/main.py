@@ -18,7 +18,7 @@ from app.shell import address, prompt_line, sharing, starting, state, turns, vie
 from app.shell.errors import shown_errors  # noqa: E402
 
 
-def page(name: str, title: str, icon: str) -> st.Page:  # type: ignore[valid-type]
+def page(name: str, title: str, icon: str) -> st.Page:
     """The page in the folder `name`, which is its address too."""
     return st.Page(f"pages_/{name}/{name}.py", title=title, icon=f":material/{icon}:", default=name == "overview")
 

@@ -134,10 +134,10 @@ def patching_headline(grid: PatchGrid, places: Sequence[str], of: str = "") -> H
     recovered, of = grid.recovered[0], of or patched_quantity(grid.against)
     if not np.isfinite(recovered).any():
         return Headline(says=(f"The two prompts have the same value of {of}: there is nothing to bring back.",))
-    row, column = np.unravel_index(int(np.nanargmax(recovered)), recovered.shape)
+    row, column = divmod(int(np.nanargmax(recovered)), recovered.shape[1])
     name = f"block {grid.blocks[row]}"
-    if grid.branches and grid.branches[row]:
-        name += f", {short_name(grid.branches[row])}"
+    if grid.branches and (branch := grid.branches[row]):
+        name += f", {short_name(branch)}"
     if grid.heads:
         name += f", head {grid.heads[row]}"
     how = "By the one-pass estimate one" if grid.estimated else "One"
@@ -160,7 +160,7 @@ def sweep_headline(record: SweepRecord) -> Headline:
     clean = float(record.clean[PROBABILITY].mean())
     if len(record.groups) > 1 and 0.0 in record.doses:
         return _most_carried(record, values[:, record.doses.index(0.0)], clean, n)
-    places = [np.unravel_index(int(at), values.shape) for at in (values.argmin(), values.argmax())]
+    places = [divmod(int(at), values.shape[1]) for at in (values.argmin(), values.argmax())]
     low, high = (float(values[place]) for place in places)
     if not differ(low, high):
         return Headline(says=(f"No dose moves the answer's probability from {said(clean)} ({prompts(n)}).",))

@@ -85,7 +85,7 @@ class KeptRecord:
     dtype: str
     device: str
     strings: tuple[str, ...]
-    record: object
+    record: Any
     words: dict[int, str] = field(default_factory=dict)
     view: str = "positions"
     spans: Spans = field(default_factory=Spans)

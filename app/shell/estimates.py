@@ -55,11 +55,11 @@ def block_seconds(key: ModelKey) -> float:
 def read_out_seconds(key: ModelKey) -> float:
     """Seconds for the probabilities of the whole vocabulary at one position."""
     cfg = loading.config(key)
-    settings = {"device": key.device, "dtype": DTYPES[key.dtype]}
+    device, dtype = key.device, DTYPES[key.dtype]
 
     def measured() -> float:
-        weight = torch.ones(cfg.d_vocab, cfg.d_model, **settings)
-        resid = torch.ones(MEASURED_READ_OUTS, cfg.d_model, **settings)
+        weight = torch.ones(cfg.d_vocab, cfg.d_model, device=device, dtype=dtype)
+        resid = torch.ones(MEASURED_READ_OUTS, cfg.d_model, device=device, dtype=dtype)
         return _seconds(lambda: torch.log_softmax((resid @ weight.T).float(), dim=-1)) / MEASURED_READ_OUTS
 
     return _once(("read-out seconds", cfg.d_model, cfg.d_vocab, key.dtype, key.device), measured)

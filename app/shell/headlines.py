@@ -86,7 +86,8 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
         return Headline(says=(), against=(f"{name} and {other} have other numbers of blocks: no stage is compared.",))
     if not set(model.lenses) & set(baseline.lenses):
         return Headline(says=(), against=(f"{name} and {other} are read by other lenses, and not compared.",))
-    says, against = [], []
+    says: list[str] = []
+    against: list[str] = []
     difference = compare_formation(baseline, model, criteria=("7 dB",), by=())[0]
     n = difference.n
     # The median, as in the table below the figures: one number for what is one quantity.

@@ -46,10 +46,10 @@ def at_top(page: str) -> Iterator[None]:
     _place.set(place)
     yield
     if page in OWN_PROMPTS:
-        last = st.session_state.get(_LAST) or ("", state.values().get("prompt", DEFAULT_TEXT))
+        known, text = st.session_state.get(_LAST) or ("", state.values().get("prompt", DEFAULT_TEXT))
         with place:
-            _draw(*last, "of the other pages; it is not read on this one")
-            _draw_change(last[1])
+            _draw(known, text, "of the other pages; it is not read on this one")
+            _draw_change(text)
 
 
 def draw_prompt(prompt: Prompt, between: str) -> None:

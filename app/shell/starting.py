@@ -120,8 +120,10 @@ def start(*, untouched: bool = False) -> None:
 
 def serve_plotly() -> None:
     """Let the server hand out the script that comes with the library, at `PLOTLY_SCRIPT`."""
-    (folder,) = importlib.util.find_spec("plotly").submodule_search_locations
-    declare_component("plotly", path=Path(folder) / "package_data")
+    found = importlib.util.find_spec("plotly")
+    assert found is not None
+    assert found.origin is not None
+    declare_component("plotly", path=Path(found.origin).parent / "package_data")
 
 
 @cache

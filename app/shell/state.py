@@ -7,18 +7,20 @@ first run of a session takes its values from the URL; after that the URL follows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
 MAX_URL_TEXT = 1500
 """Longer texts stay out of the URL: browsers and mail programs cut long addresses."""
 
+Choice = TypeVar("Choice", bound=str)
+
 _VALUES, _SHOWN, _DRAWN = "view_values", "view_shown", "view_drawn"
 _DEFAULTS, _PAGE, _GIVEN = "view_defaults", "view_page", "view_given"
 
 
-def selectbox(label: str, key: str, options: Sequence[str], default: str, **settings: Any) -> str:
+def selectbox(label: str, key: str, options: Sequence[Choice], default: Choice, **settings: Any) -> Choice:
     """A select box over texts whose choice is kept; `settings` as for st.selectbox."""
     free = bool(settings.get("accept_new_options"))
     prepare(key, default, str, lambda value: free or value in options)

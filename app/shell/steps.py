@@ -196,11 +196,13 @@ def _home(value: Any, imports: set[str]) -> str:
     """How Python calls a function or a class, imported from the highest package that gives it out."""
     if value.__module__ == "builtins":
         return value.__qualname__
+    called = value.__name__
     for name, (module, line) in IMPORTED_WHOLE.items():
-        if getattr(module, value.__name__, None) is value:
+        if getattr(module, called, None) is value:
             imports.add(line)
-            return f"{name}.{value.__name__}"
-    top = value.__self__ if isinstance(getattr(value, "__self__", None), type) else value
+            return f"{name}.{called}"
+    bound_to = getattr(value, "__self__", None)
+    top = bound_to if isinstance(bound_to, type) else value
     # A figure may bear another's name: the one by which its module gives it out counts.
     given_out = vars(importlib.import_module(top.__module__)).items()
     name = next(name for name, other in given_out if other is top)
@@ -208,7 +210,7 @@ def _home(value: Any, imports: set[str]) -> str:
     packages = [".".join(parts[: n + 1]) for n in range(len(parts))]
     home = next(package for package in packages if getattr(importlib.import_module(package), name, None) is top)
     imports.add(f"from {home} import {name}")
-    return name if top is value else f"{name}.{value.__name__}"
+    return name if top is value else f"{name}.{called}"
 
 
 def _place(path: Path, imports: set[str]) -> str:

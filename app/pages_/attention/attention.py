@@ -255,8 +255,10 @@ def draw_rest(
         row = choose_row(prompt, record)
         # By span the picture shows sums, on a scale of their own.
         draw_row(prompt, record, row, figure.layout.coloraxis.cmax if request.view == "positions" else None)
-        places = {"block": record.block, "position": row, "last": len(prompt.tokens) - 1}
-        draw_links(*places_links(**places, but="attention"), lead="Go on at this block and position:")
+        draw_links(
+            *places_links(block=record.block, position=row, last=len(prompt.tokens) - 1, but="attention"),
+            lead="Go on at this block and position:",
+        )
     title = f"attention, block {record.block}, {request.kind}, {request.view}"
     chosen.keep(prompt, title, record, view=request.view, spans=prompt.spans)
     key = chosen.key

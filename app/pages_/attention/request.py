@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -47,7 +48,11 @@ MAX_RUN_BYTES, MAX_RUN_S = 2**27, 1.0
 """Of a whole run that is kept for the next picture of the same prompt."""
 
 VIEWS = {"positions": "by position", "spans": "collapsed by span", "heads": "every head"}
-FIGURES = {"positions": attention_figure, "spans": attention_span_figure, "heads": attention_heads_figure}
+FIGURES: dict[str, Callable[..., Any]] = {
+    "positions": attention_figure,
+    "spans": attention_span_figure,
+    "heads": attention_heads_figure,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,8 @@ def draw_steps(n_layers: int, block: int, n_heads: int, heads: str | None) -> No
         (columns[2], "Head before", "head_before", -1, HEAD_BEFORE),
         (columns[3], "Next head", "head_next", 1, NEXT_HEAD),
     ):
-        to = None if at is None or not 0 <= at + by < len(choices) else choices[at + by]
+        other = None if at is None or not 0 <= at + by < len(choices) else choices[at + by]
         column.button(
-            label, key=key, shortcut=shortcut, width="stretch", disabled=to is None,
-            on_click=state.put, args=("heads", to),
+            label, key=key, shortcut=shortcut, width="stretch", disabled=other is None,
+            on_click=state.put, args=("heads", other),
         )  # fmt: skip

@@ -16,7 +16,7 @@ from app.shell.prompts import Prompt, markdown, token_text
 from app.shell.state import float_slider
 from app.shell.wording import quoted
 from diffmamba_interp.hook_names import BRANCHES, Branch
-from diffmamba_interp.interventions.knock_out import LEVELS, Level
+from diffmamba_interp.interventions.knock_out import LEVELS
 from diffmamba_interp.spans import SPAN_CLASSES
 
 LEVEL_NAMES = {"write": "what the state takes in", "input": "everything that the convolution makes of it"}
@@ -48,9 +48,7 @@ def choose_changes(chosen: ChosenModel, prompt: Prompt) -> Changes:
         given["knocked"] = choose_tokens(prompt)
         left, middle, right = st.columns(3)
         with left:
-            given["level"] = cast(
-                Level, state.selectbox("Taken out", "level", list(LEVELS), "write", format_func=LEVEL_NAMES.get)
-            )
+            given["level"] = state.selectbox("Taken out", "level", list(LEVELS), "write", format_func=LEVEL_NAMES.get)
         with middle:
             given["knock_blocks"] = state.range_slider("Of blocks", "knock_blocks", 0, n_layers - 1)
         with right:

@@ -191,7 +191,7 @@ def draw_numbers(record: InterventionRecord) -> None:
 
 def draw_stages(record: InterventionRecord, figures: Mapping[str, Any]) -> dict[str, go.Figure]:
     """Curves by stage; returns the figures by the name of their file."""
-    shown = {name: figures[f"{name}_figure"] for name in BY_STAGE if f"{name}_figure" in figures}
+    shown: dict[str, go.Figure] = {name: figures[f"{name}_figure"] for name in BY_STAGE if f"{name}_figure" in figures}
     for column, (name, figure) in zip(st.columns(len(shown)), shown.items(), strict=True):
         name_stages_shortly(figure, figure.data[-1].x)
         figure.update_layout(height=STAGE_HEIGHT, margin={"t": 66, "b": 10}, legend=LEGEND_ABOVE)

@@ -168,8 +168,11 @@ def draw_cell(prompt: Prompt, reads: list[Read]) -> None:
                 table = top_tokens(read.trajectory, read.text, stage, place - request.first)
                 draw_likely(table)
     word = reads[0].text(int(reads[0].trajectory.top_tokens[0, stage, place - request.first, 0]))
-    places = {"block": stage - 1 if stage else None, "position": place, "last": len(prompt.tokens) - 1}
-    draw_links(*places_links(**places, word=word, but="lens"), lead="Go on at this block and position:")
+    block, last = stage - 1 if stage else None, len(prompt.tokens) - 1
+    draw_links(
+        *places_links(block=block, position=place, last=last, word=word, but="lens"),
+        lead="Go on at this block and position:",
+    )
 
 
 def cell(said: str, n_stages: int, request: LensRequest) -> tuple[int, int]:

@@ -59,7 +59,7 @@ from app.shell.steps import as_python
 from app.shell.turns import give_way
 from app.shell.wording import counted
 from diffmamba_interp.drawing.colours import short_name
-from diffmamba_interp.needle import MEASURED, MEASURES, Measure
+from diffmamba_interp.needle import MEASURED, MEASURES
 from diffmamba_interp.needle.probes import MIN_STORIES
 from diffmamba_interp.statistics import Statistic
 
@@ -306,7 +306,7 @@ def choose_reading(models: list[ChosenModel]) -> tuple[list[NeedleRead], CurveSe
         NeedleRead(name=model.name, key=model.key, lens=request, with_logit=with_logit, attention=attention)
         for model, request in zip(models, requests, strict=True)
     ]
-    return reads, CurveSettings(measure=cast(Measure, measure), statistic=cast(Statistic, statistic), log=log)
+    return reads, CurveSettings(measure=measure, statistic=cast(Statistic, statistic), log=log)
 
 
 page()

@@ -103,7 +103,7 @@ def printed_grid(models: Mapping[str, ModelKey], request: GridRequest) -> list[S
 def run_grid(
     models: Mapping[str, ModelKey],
     request: GridRequest,
-    on_share: Callable[[float, str], None],
+    on_share: Callable[[float, str], object],
     on_cell: Callable[[list[PromptRow]], None],
 ) -> None:
     """Ask the models, which must share a tokenizer, in steps of a few seconds between which others can use them.
