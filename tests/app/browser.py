@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,17 @@ FIGURES = """([n, words, title, arg]) => {
 }"""
 SETTLED = """words => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
     && document.querySelector('.stMain')?.textContent.includes(words)"""
+# What stands there instead of what was waited for.
+SEEN = """() => ({
+    script: document.querySelector('[data-testid=stApp]')?.dataset.testScriptState,
+    focus: document.activeElement?.outerHTML.slice(0, 200),
+    sliders: Array.from(document.querySelectorAll('[role=slider]'), one => [one.ariaLabel, one.ariaValueNow]),
+    figures: Array.from(document.querySelectorAll('.js-plotly-plot'), plot => [
+        plot._fullLayout?.title?.text, plot._fullData?.length, plot.querySelectorAll('.heatmaplayer image').length,
+        plot.querySelectorAll('.xtick text').length,
+    ]),
+    text: document.querySelector('.stMain')?.innerText.slice(0, 2000),
+})"""
 # What speaks against a page for those who cannot see it, or see little: axe-core's serious rules, as far as they are
 # about what the pages draw themselves. Names of buttons, inputs and links; of pictures; headings; contrast of texts.
 OBSTACLES = """() => {
@@ -189,7 +200,11 @@ class Watched:
 
     def state(self, expression: str, arg: Any = None) -> Any:
         """What a JavaScript function gives once that is true: it is waited for and read in the same evaluation."""
-        return self.page.wait_for_function(expression, arg=arg).json_value()
+        try:
+            return self.page.wait_for_function(expression, arg=arg).json_value()
+        except PlaywrightTimeout as problem:
+            where = f"{self.page.url}: {self.complaints}; {self.page.evaluate(SEEN)}"
+            raise AssertionError(f"waited in vain for {arg!r} at {where}") from problem
 
     def figures(
         self, n: int, words: str = "", *, title: str = "", holds: str = "() => true", arg: Any = None
@@ -205,6 +220,27 @@ class Watched:
     def settle(self, words: str = "") -> None:
         """Wait until nothing is computed any more, and `words` stand on the page."""
         self.state(SETTLED, words)
+
+    def go_to(self, title: str) -> None:
+        """Open a page by its link in the side bar."""
+        link = self.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=title)
+        self._until(link.click, lambda: expect(link).to_have_attribute("aria-current", "page", timeout=20_000))
+
+    def slide(self, label: str, key: str) -> None:
+        """Press a key on a slider."""
+        slider = self.page.get_by_role("slider", name=label)
+        before = slider.input_value()
+        self._until(lambda: slider.press(key), lambda: expect(slider).not_to_have_value(before, timeout=20_000))
+
+    def _until(self, act: Callable[[], None], seen: Callable[[], None]) -> None:
+        """Act until that is seen: what is drawn anew at the moment of a click or a key hears nothing of it."""
+        for _ in range(2):
+            act()
+            with suppress(AssertionError):
+                seen()
+                return
+        act()
+        seen()
 
     def shows(self, words: str | re.Pattern[str]) -> None:
         """Wait until the page shows a text."""
@@ -281,7 +317,7 @@ def download(watched: Watched, button: Locator, path: Path) -> str:
 def save_session(watched: Watched, path: Path) -> None:
     """Go to the Session page, once this one has kept its figures, and download its file."""
     watched.settle()
-    watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Session").click()
+    watched.go_to("Session")
     watched.settle("The state of all widgets")
     download(watched, watched.page.get_by_role("button", name="Download the session"), path)
 

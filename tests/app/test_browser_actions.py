@@ -82,7 +82,7 @@ def test_another_block_is_drawn_over_the_one_before_it_once(browser, address: st
     with opened(browser, f"{address}/attention?{IDS_AND_MODEL}&block=1") as watched:
         watched.figures(1, title="Block 1:")
         watched.page.evaluate(count)
-        watched.page.get_by_role("slider", name="Block").press("ArrowRight")
+        watched.slide("Block", "ArrowRight")
         watched.figures(1, title="Block 2:")
         assert watched.page.evaluate("[document.contains(window.plot), window.n]") == [True, 1]
         # Its buttons stand above it, so that they cover no legend, and none sends it away.
@@ -113,7 +113,7 @@ def test_a_figure_is_saved_as_svg_and_as_png_without_a_network(browser, address:
     beginnings = {"SVG": b"<svg", "PNG": b"\x89PNG\r\n\x1a\n"}
     with opened(browser, f"{address}/?{BUNDLED}") as watched:
         for page, n in {"Overview": 1, "Interventions": 3}.items():
-            watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=page).click()
+            watched.go_to(page)
             watched.figures(n, "What comes next")
             figure = watched.page.locator(".js-plotly-plot").last
             expect(figure.locator("[data-format]")).to_have_count(2)
@@ -128,7 +128,7 @@ def test_a_figure_is_saved_as_svg_and_as_png_without_a_network(browser, address:
 def test_two_bundled_models_are_compared_on_the_ready_prompt(browser, address: str) -> None:
     with opened(browser, f"{address}/?{BUNDLED}") as watched:
         watched.shows("What comes next")
-        watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
+        watched.go_to("Lens")
         watched.figures(1, "Click a cell for its list")
         open_choice(watched, "Models", "model minus baseline").click()
         (figure,) = watched.figures(1, "Red: more in", holds="figures => Math.min(...figures[0].z[0].flat()) < 0")
@@ -143,7 +143,7 @@ def test_a_grid_can_be_cancelled_and_another_session_is_served_meanwhile(browser
         watched.page.get_by_role("button", name="Run", exact=True).click()
         # The second cell is begun, or a later one.
         watched.shows(re.compile("qa1 at 1024 tokens|qa[25] at [0-9]+ tokens"))
-        other.page.get_by_role("slider", name="Block").press("ArrowRight")
+        other.slide("Block", "ArrowRight")
         other.figures(2, title="Block 4")
         cancel = watched.page.get_by_role("button", name="Cancel")
         cancel.click()
@@ -189,7 +189,7 @@ def test_a_session_file_goes_out_and_comes_back(browser, address: str, tmp_path:
         watched.figures(1, "What is read at position", title="Block 2")
         watched.page.wait_for_url("**/attention?**block=2**")
         (tmp_path / "bad.zip").write_bytes((tmp_path / "session.zip").read_bytes()[:99])
-        watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Session").click()
+        watched.go_to("Session")
         watched.settle("Open one")
         file.set_input_files(tmp_path / "bad.zip")
         watched.shows("Opening the session file failed")
@@ -210,7 +210,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             "Retrieval": (2, "Wilson intervals"),
             "Session": (0, "The state of all widgets"),
         }.items():
-            watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=page).click()
+            watched.go_to(page)
             if page == "Needle":
                 watched.page.get_by_role("button", name="Run", exact=True).click()
             watched.figures(n, words)

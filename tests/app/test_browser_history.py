@@ -29,11 +29,11 @@ def test_every_change_is_one_entry_of_the_history_and_back_restores_it(browser, 
         # What there is not leaves the address, without an entry of its own.
         page.wait_for_url(lambda url: "block" not in url)
         n = n_entries()
-        page.get_by_role("slider", name="Block").press("ArrowRight")
+        watched.slide("Block", "ArrowRight")
         watched.figures(1, title="Block 1")
         page.wait_for_url("**block=1**")
         assert n_entries() == n + 1
-        page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
+        watched.go_to("Lens")
         watched.settle("Click a cell for its list")
         page.wait_for_url("**/lens?**ids=**")
         assert n_entries() == n + 2

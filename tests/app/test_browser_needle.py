@@ -71,9 +71,9 @@ def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancel
         (before,) = other.figures(3)[0]["lines"]
         watched.page.get_by_role("button", name="Run", exact=True).click()
         watched.state(SHARE_ABOVE, 0)
-        other.page.get_by_role("slider", name=LAMBDA).press("Home")
+        other.slide(LAMBDA, "Home")
         other.figures(3, "λ times 0", holds=ANSWER_MOVED, arg=before[-1])
-        other.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Lens").click()
+        other.go_to("Lens")
         other.figures(1, "Click a cell for its list")
         assert watched.page.evaluate(GOES_ON)
         cancel = watched.page.get_by_role("button", name="Cancel")
@@ -87,7 +87,7 @@ def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancel
 def test_a_change_of_lambda_moves_the_answer_at_once(browser, address: str) -> None:
     with opened(browser, f"{address}/interventions?model={MODEL}&ids={IDS}&answer=8&wrong=5;60") as watched:
         (before,) = watched.figures(3)[0]["lines"]
-        watched.page.get_by_role("slider", name=LAMBDA).press("Home")
+        watched.slide(LAMBDA, "Home")
         changed = watched.figures(3, "λ times 0", holds=ANSWER_MOVED, arg=before[-1])
         assert changed[0]["lines"][0] == before
         watched.page.wait_for_url(re.compile("lambda_factor=0"))
