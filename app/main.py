@@ -44,7 +44,7 @@ st.html(APP / "style.css")
 with st.container(key="browser_loads"):
     st.html(starting.load_in_browser(), unsafe_allow_javascript=True)
 # Whatever goes wrong is said in words of ours: Streamlit's own box hides what it was.
-with shown_errors("Drawing this page"), turns.page():
+with shown_errors("Drawing this page"), turns.page(leads=starting.is_complete()):
     state.begin()
     shown = st.navigation(PAGES)
     st.set_page_config(page_title=f"{shown.title} – {NAME}")

@@ -19,7 +19,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -30,6 +32,7 @@ sys.path.insert(0, str(PROJECT / "tests" / "app"))
 from browser import (  # noqa: E402
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
+    WAIT_S,
     Watched,
     drawn_after_s,
     open_choice,
@@ -93,16 +96,44 @@ def needle_runs(browser: Browser, address: str) -> Iterator[float]:
             yield time.perf_counter() - start
 
 
-def second_sessions(browser: Browser, address: str) -> Iterator[float]:
-    for seed in range(100):
-        with opened(browser, f"{address}/{LONG_RUN}&needle_seed={seed}") as busy:
-            run(busy)
-            busy.state(IS_READING)
+def needle_clicks(browser: Browser, address: str) -> Iterator[float]:
+    """In a new server each time: its default prompts are the same whenever the page is opened so."""
+    while True:
+        with served(PROJECT, PROJECT) as anew, opened(browser, anew) as watched:
+            watched.settle("In memory")
+            # What is left to import comes a second after the page.
+            watched.page.wait_for_timeout(8000)
             start = time.perf_counter()
-            with opened(browser, f"{address}/attention?{MODEL}&source=needle&length=256&seed={seed}") as watched:
-                watched.figures(2)
-                yield time.perf_counter() - start
-            cancel(busy)
+            watched.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Needle").click()
+            watched.figures(5, "What the last position reads")
+            yield time.perf_counter() - start
+
+
+def second_sessions(browser: Browser, address: str, *, run_beside: bool, is_tab: bool) -> Iterator[float]:
+    """run_beside: while another session reads needles. is_tab: beside an open page in the same browser."""
+    for seed in range(100):
+        # A prompt of its own for every row: none is read twice.
+        number = 2 * run_beside + is_tab
+        place = f"attention?{MODEL}&source=needle&length=256&seed={seed}&number={number}"
+        with ExitStack() as during:
+            if is_tab:
+                earlier = during.enter_context(opened(browser, f"{address}/attention?{MODEL}"))
+                earlier.figures(2)
+            if run_beside:
+                busy = during.enter_context(opened(browser, f"{address}/{LONG_RUN}&needle_seed={seed}"))
+                run(busy)
+                busy.state(IS_READING)
+            start = time.perf_counter()
+            if is_tab:
+                watched = Watched(earlier.page.context.new_page())
+                watched.page.set_default_timeout(1000 * WAIT_S)
+                watched.page.goto(f"{address}/{place}")
+            else:
+                watched = during.enter_context(opened(browser, f"{address}/{place}"))
+            watched.figures(2)
+            yield time.perf_counter() - start
+            if run_beside:
+                cancel(busy)
 
 
 def cancels(browser: Browser, address: str) -> Iterator[float]:
@@ -152,12 +183,20 @@ class Row:
     most: int = N_BLOCKS - 1
 
 
+def second(**how: bool) -> Row:
+    return Row(goal=3.0, measure=partial(second_sessions, **how), most=3)
+
+
 FIRST = {"first page": 7.0, "first page, complete": 9.0}
 ROWS = {
     "another block": Row(goal=0.5, measure=other_blocks),
     "another head": Row(goal=0.5, measure=other_heads),
     "needle": Row(goal=6.0, measure=needle_runs, most=3),
-    "second session": Row(goal=3.0, measure=second_sessions, most=3),
+    "needle, from open page": Row(goal=6.0, measure=needle_clicks, most=3),
+    "second session": second(run_beside=True, is_tab=False),
+    "second session, tab": second(run_beside=True, is_tab=True),
+    "page, nothing beside": second(run_beside=False, is_tab=False),
+    "tab, nothing beside": second(run_beside=False, is_tab=True),
     "cancel": Row(goal=1.0, measure=cancels, most=5),
 }
 ESTIMATES = {

@@ -43,7 +43,7 @@ def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int, labels: Sequen
 
 
 def without_subtraction(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int] = ()) -> SweepRecord:
-    return cast(SweepRecord, _kept(key, subtraction_steps(key, prompt, answer, labels), "record"))
+    return cast(SweepRecord, _kept(key, subtraction_steps(key, prompt, answer, labels), "record", "swept"))
 
 
 def reading_steps(key: ModelKey, prompt: Prompt) -> list[Step]:
@@ -83,7 +83,7 @@ def swapped(read: tuple[int, int | None], point: str, places: Mapping[str, tuple
 
 
 def swap_grid(key: ModelKey, steps: list[Step]) -> PatchGrid:
-    return cast(PatchGrid, _kept(key, steps, "exact"))
+    return cast(PatchGrid, _kept(key, steps, "exact", "exact"))
 
 
 def swap_rows(chosen: ChosenModel, point: str) -> list[int]:
@@ -110,11 +110,13 @@ def places_of(prompt: Prompt, columns: str) -> dict[str, tuple[int, ...]]:
     return {name: places for name, places in spans.items() if places}
 
 
-def _kept(key: ModelKey, steps: list[Step], name: str) -> object:
-    """The result of this name, from the cache if it was made before."""
+def _kept(key: ModelKey, steps: list[Step], name: str, longest: str = "") -> object:
+    """The result of this name, from the cache if it was made before. longest: the step between whose parts others can
+    use the model."""
+    between = {longest: {"on_progress": loading.giving_way(key)}} if longest else {}
     return loading.result(
         key,
         as_python(steps),
-        lambda model: run_steps(steps, {"model": model})[name],
+        lambda model: run_steps(steps, {"model": model}, between)[name],
         lambda made: getattr(made, "nbytes", 20_000),
     )

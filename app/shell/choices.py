@@ -8,6 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.shell import loading, state
+from app.shell.downloads import draw_text
 from app.shell.errors import shown_errors
 from app.shell.folders import HUB, ModelKey, is_hub_id
 from app.shell.links import ANSWER
@@ -206,8 +207,7 @@ def _sample(chosen: ChosenModel, bos: Bos) -> Prompt:
         hint = "Which of the seed's prompts, counted from 0, as on the needle page"
         number = state.number_input("Number", "number", 0, MAX_SAMPLES - 1, 0, help=hint, **FORGETS)
     sample = needle_sample(chosen.key, task, int(length), seed, number, bos)
-    with st.expander("Its text"):
-        st.code(sample.prompt, language=None, wrap_lines=True, height=200)
+    draw_text(sample.prompt, "Its text")
     return prompt_of_sample(sample, chosen.tokenizer, chosen.cfg.d_vocab)
 
 

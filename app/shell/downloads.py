@@ -26,6 +26,10 @@ MAX_RECORDS, MAX_BYTES = 24, 128 * 2**20
 MOST_LETTERS = 35
 """Of a prompt's words in the name of a file."""
 
+OPEN = False
+"""Whether what is taken away, and a long text, lie open at first. Closed they are not sent: a browser that is to show
+code loads 1.6 MB of script for it, before the figures."""
+
 _KEPT = "kept_records"
 
 
@@ -38,10 +42,16 @@ class Download:
     make: Callable[[], bytes]
 
 
+@st.fragment
 def draw_downloads(files: list[Download], code: str, *, name: str, of: Sequence[str] = ()) -> None:
-    """Buttons for the files, named `name` and by the prompt whose tokens' texts are `of`, and the Python to copy."""
+    """Buttons for the files, named `name` and by the prompt whose tokens' texts are `of`, and the Python to copy, once
+    they are asked for."""
+    label, key = "Take it away: HTML, PNG, SVG, CSV, NPZ, Python", f"take_away_{files[0].ending}"
+    place = st.expander(label, OPEN, key=key, icon=":material/download:", on_change="rerun")
+    if not place.open:
+        return
     name += file_part(of)
-    with st.expander("Take it away: HTML, PNG, SVG, CSV, NPZ, Python", icon=":material/download:"):
+    with place:
         for column, file in zip(st.columns(len(files)), files, strict=True):
             column.download_button(
                 file.ending.upper(), file.make, f"{name}.{file.ending}", file.mime,
@@ -49,6 +59,15 @@ def draw_downloads(files: list[Download], code: str, *, name: str, of: Sequence[
             )  # fmt: skip
         st.caption("The cameras above a figure save it as SVG and as PNG. This Python gives the same numbers:")
         st.code(code, language="python", wrap_lines=True)
+
+
+@st.fragment
+def draw_text(text: str, label: str) -> None:
+    """A long text to read and copy, once it is asked for."""
+    place = st.expander(label, OPEN, key=f"text_{label}", on_change="rerun")
+    if place.open:
+        with place:
+            st.code(text, language=None, wrap_lines=True, height=200)
 
 
 def file_part(strings: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ import streamlit as st
 import torch
 from tokenizers import Tokenizer
 
+from app.shell import turns
 from app.shell.downloads import KeptRecord, keep_record
 from app.shell.folders import (
     ModelKey,
@@ -161,6 +162,24 @@ def use(key: ModelKey, make: Callable[[HookedMamba], Any]) -> Any:
         return make(loaded)
 
 
+def giving_way(key: ModelKey, on_progress: Callable[[int], None] | None = None) -> Callable[[int], None]:
+    """`on_progress` of a computation in `use` that may be long: after each of its steps, when no hook of its own is
+    attached, other pages can be made, and use the model."""
+
+    def tell(n: int) -> None:
+        if on_progress is not None:
+            on_progress(n)
+        if turns.is_long():
+            running = cache().lock_of(("running", key))
+            running.release()
+            try:
+                turns.give_way()
+            finally:
+                running.acquire()
+
+    return tell
+
+
 @st.cache_resource(show_spinner=False)
 def _process() -> tuple[AppOptions, BudgetedCache]:
     """One for all sessions."""
@@ -188,7 +207,11 @@ class BudgetedCache:
 
     def get(self, key: Hashable, make: Callable[[], Any], size_bytes: Callable[[Any], int]) -> Any:
         """The value of `key`, made by `make` if it is not held; nothing is kept of a `make` that raises."""
-        with self.lock_of(key):
+        making = self.lock_of(key)
+        if not making.acquire(blocking=False):
+            with turns.not_waited_for():
+                making.acquire()
+        try:
             with self._lock:
                 if key in self._entries:
                     self._entries.move_to_end(key)
@@ -199,6 +222,8 @@ class BudgetedCache:
                 while self.used_bytes > self.budget_bytes and len(self._entries) > 1:
                     self._entries.popitem(last=False)
             return value
+        finally:
+            making.release()
 
     def held(self) -> list[tuple[Hashable, int]]:
         """Keys and sizes in bytes, the most recently used last."""

@@ -118,6 +118,11 @@ def start(*, untouched: bool = False) -> None:
         _started.set()
 
 
+def is_complete() -> bool:
+    """Whether nothing is left to import."""
+    return _complete.is_set()
+
+
 def serve_plotly() -> None:
     """Let the server hand out the script that comes with the library, at `PLOTLY_SCRIPT`."""
     found = importlib.util.find_spec("plotly")

@@ -21,6 +21,7 @@ All of it is in logits and signed. What a gate or a norm would become without a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,6 +136,7 @@ def contribution_graph(
     versus: int | Int[Tensor, " batch"] | None = None,
     lengths: Lengths | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ContributionGraph:
     """What the logit of `answer` at `position` owes to every token at every depth, by one pass forth, one back, and the
     contributions of every block.
@@ -143,6 +145,7 @@ def contribution_graph(
         answer: token id, one for all samples or one per sample. versus: a second one, whose logit is subtracted.
         position: destination; -1 is each sample's last token. lengths: tokens per sample, if padded on the right.
         max_bytes: limit on the estimate of what the edges take: blocks times positions squared.
+        on_progress: called with 1 after the contributions of each block.
 
     Hooks in force take part. Raises ValueError for a token or position that does not exist, and for a model whose
     in_proj has a bias, which no stream carries; MemoryLimitError for too long a prompt.
@@ -178,6 +181,8 @@ def contribution_graph(
             straight.append((g * upcast(streams[block])).sum(dim=-1))
             parts.append((first, second))
             bias.append(made.bias)
+            if on_progress is not None:
+                on_progress(1)
         nodes = [(g * upcast(resid)).sum(dim=-1) for g, resid in zip(gradients, streams, strict=True)]
     return ContributionGraph(
         position=at[:, 0],

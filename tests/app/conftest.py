@@ -69,6 +69,7 @@ def open_app(root: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     # How fast the machine is decides what a page runs at once; measuring it for every test takes longer than the page.
     monkeypatch.setattr("app.shell.estimates._seconds", lambda run: 1e-3)
+    monkeypatch.setattr("app.shell.downloads.OPEN", True)
     # For every app that is opened Streamlit would read the metadata of all installed packages.
     monkeypatch.setattr(manifest_scanner, "scan_component_manifests", list)
     st.cache_resource.clear()

@@ -100,3 +100,18 @@ def test_positions_are_those_of_the_prompt_and_both_models_are_named(model) -> N
 def test_every_figure_page_offers_the_files(open_app: OpenApp, page: str) -> None:
     app = open_app(page, ids=IDS)
     assert [button.label for button in app.get("download_button")] == ["HTML", "CSV", "NPZ"]
+
+
+def test_code_and_a_samples_text_are_sent_when_they_are_opened(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.shell.downloads.OPEN", False)
+    app = open_app("attention", model="bundled:diff-mamba2", source="needle", length="0")
+    assert not app.code
+    assert not app.get("download_button")
+    app.session_state["take_away_html"] = app.session_state["text_Its text"] = True
+    app.run()
+    texts = {element.language: element.value for element in app.code}
+    assert "Question:" in texts["plaintext"]
+    assert "extract_attention" in texts["python"]
+    assert len(app.get("download_button")) == 3

@@ -3,12 +3,14 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event, Thread, get_ident
 
 import pytest
 
+from app.shell import loading, turns
 from app.shell.loading import BudgetedCache
-from tests.app.conftest import MODEL, OpenApp, block_tables, complaint
+from tests.app.conftest import IDS, MODEL, OpenApp, block_tables, complaint
+from tests.app.test_interventions import ANSWER
 
 
 def size(value: object) -> int:
@@ -67,3 +69,73 @@ def test_a_replaced_checkpoint_is_read_again(open_app: OpenApp, root: Path, tmp_
     shutil.copytree(root / "models" / "all", tmp_path / MODEL, dirs_exist_ok=True)
     app.run()
     assert set(block_tables(app)[0]["kind"]) == {"differential"}
+
+
+def test_others_use_a_model_between_two_steps_of_a_long_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, used, told = BudgetedCache(100), Event(), []
+    monkeypatch.setattr(loading, "cache", lambda: cache)
+    monkeypatch.setattr(loading, "model", lambda key: key)
+    monkeypatch.setattr(turns, "is_long", lambda: True)
+    others: list[Thread] = []
+
+    def give_way() -> None:
+        others.append(Thread(target=loading.use, args=("key", lambda _: used.set())))
+        others[0].start()
+        told.append(used.wait(20))
+
+    monkeypatch.setattr(turns, "give_way", give_way)
+
+    def sweep(_: object) -> None:
+        loading.giving_way("key", told.append)(3)
+
+    loading.use("key", sweep)
+    others[0].join()
+    assert told == [3, True]
+
+
+@pytest.mark.parametrize(
+    ("page", "asked"),
+    [
+        ("overview", {}),
+        ("evidence", {"model": "bundled:diff-mamba2"}),
+        ("graph", {"ids": IDS, "token": "8"}),
+        ("interventions", {**ANSWER, "swept": "lambda"}),
+        ("interventions", {**ANSWER, "patched": "mixer_out"}),
+        ("interventions", {**ANSWER, "faithful": "True"}),
+    ],
+)
+def test_what_may_take_long_gives_way_on_every_page(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch, page: str, asked: dict[str, str]
+) -> None:
+    gave_way: list[None] = []
+    monkeypatch.setattr(turns, "is_long", lambda: True)
+    monkeypatch.setattr(turns, "give_way", lambda: gave_way.append(None))
+    assert not open_app(page, **asked).error
+    assert len(gave_way) > 1
+
+
+def test_a_page_that_waits_for_what_another_makes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, begun, seen = BudgetedCache(100), Event(), []
+    waiting: dict[int, float] = {}
+    monkeypatch.setattr(turns, "_waited_for", waiting)
+
+    def ask() -> None:
+        waiting[get_ident()] = float("inf")
+        begun.set()
+        assert cache.get("key", lambda: 0, size) == 1
+        seen.append(waiting[get_ident()])
+
+    other = Thread(target=ask)
+
+    def make() -> int:
+        other.start()
+        assert begun.wait(60)
+        for _ in range(2000):
+            if not waiting:
+                return 1
+            turns.time.sleep(0.01)
+        raise AssertionError("the run would wait for who waits for it")
+
+    assert cache.get("key", make, size) == 1
+    other.join()
+    assert seen == [float("inf")]

@@ -110,3 +110,27 @@ def test_a_run_that_was_cancelled_while_it_waits_ends_at_once(
     monkeypatch.setattr(turns.st, "session_state", Cancelled())
     with pytest.raises(KeyboardInterrupt):
         turns.give_way()
+
+
+def test_a_new_sessions_browser_begins_before_its_page_is_made(
+    known_session: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(turns.time, "sleep", lambda seconds: slept.append(seconds) if turns._waited_for else None)
+    for is_new, leads in ((True, False), (True, True), (False, True)):
+        if is_new:
+            known_session.clear()
+        with turns.page(leads=leads):
+            pass
+    assert slept == [turns.LEAD_S]
+
+
+def test_a_page_is_long_once_it_has_been_made_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(turns.time, "monotonic", lambda: now[0])
+    assert not turns.is_long()
+    with turns.page():
+        assert not turns.is_long()
+        now[0] += turns.LONG_S
+        assert turns.is_long()
+    assert not turns.is_long()

@@ -43,11 +43,11 @@ def figure_steps(prompt: Prompt, least: float) -> list[Step]:
 
 def graph_of(key: ModelKey, prompt: Prompt, request: GraphRequest) -> ContributionGraph:
     """The graph, from the cache if it was made before."""
-    steps = graph_steps(key, prompt, request)
+    steps, between = graph_steps(key, prompt, request), {"graph": {"on_progress": loading.giving_way(key)}}
     return loading.result(
         key,
         as_python(steps),
-        lambda model: run_steps(steps, {"model": model})["graph"],
+        lambda model: run_steps(steps, {"model": model}, between)["graph"],
         lambda graph: sum(getattr(graph, name).nbytes for name in ARRAYS),
     )
 

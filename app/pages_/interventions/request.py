@@ -205,7 +205,8 @@ def swept_record(
 ) -> SweepRecord:  # fmt: skip
     """What is swept, from the cache if it was read before; a curve of lambda passes through what the other widgets
     give."""
-    steps, saving = sweep_steps(key, prompt, answer, changes, request), {"swept": {"on_progress": on_progress}}
+    steps = sweep_steps(key, prompt, answer, changes, request)
+    saving = {"swept": {"on_progress": loading.giving_way(key, on_progress)}}
     return loading.result(
         key,
         ("sweep", as_python(steps)),

@@ -286,9 +286,10 @@ def kept(
 ) -> dict[str, Any]:
     """The results of these names, the first of which tells how far it is; from the cache if they were made before."""
     needed = [step for step in steps if not step.name.endswith("_figure")]
+    tell = loading.giving_way(key, on_progress)
 
     def make(model: HookedMamba) -> dict[str, Any]:
-        results = run_steps(needed, {"model": model}, {names[0]: {"on_progress": on_progress}})
+        results = run_steps(needed, {"model": model}, {names[0]: {"on_progress": tell}})
         return {name: results[name] for name in names}
 
     def size(made: Mapping[str, Any]) -> int:
