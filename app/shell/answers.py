@@ -81,6 +81,12 @@ def label_token(text: str, chosen: ChosenModel) -> int:
     return ids[0]
 
 
+def compared_tokens(ready: ReadyAnswer, chosen: ChosenModel) -> tuple[int, ...]:
+    """First tokens of the answer and the wrong ones; empty where it is compared with none. Raises as `label_token`."""
+    tokens = dict.fromkeys([ready.token, *(label_token(text, chosen) for text in ready.wrong)])
+    return tuple(tokens) if len(tokens) > 1 else ()
+
+
 def label_tokens(text: str, chosen: ChosenModel) -> list[int]:
     """All tokens of a label, with the space before it."""
     assert chosen.tokenizer is not None

@@ -26,9 +26,10 @@ from diffmamba_interp.interventions.records import with_probability
 from diffmamba_interp.spans import SPAN_CLASSES
 
 
-def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int] = ()) -> list[Step]:
+def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int]) -> list[Step]:
     """The answer without the subtraction: in all differential blocks, then in each of them on its own. labels: of its
-    ratio to the wrong ones, the answer's among them; empty where that is not asked for."""
+    ratio to the wrong ones, the answer's among them; empty where there are none. The same on every page, which then
+    share the sweep."""
     cfg = loading.config(key)
     blocks = [block for block in range(cfg.n_layers) if cfg.block_kind(block) == "differential"]
     groups = [tuple(blocks), *((block,) for block in blocks)]
@@ -42,7 +43,7 @@ def subtraction_steps(key: ModelKey, prompt: Prompt, answer: int, labels: Sequen
     ]
 
 
-def without_subtraction(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int] = ()) -> SweepRecord:
+def without_subtraction(key: ModelKey, prompt: Prompt, answer: int, labels: Sequence[int]) -> SweepRecord:
     return cast(SweepRecord, _kept(key, subtraction_steps(key, prompt, answer, labels), "record", "swept"))
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.pages_.evidence import accounts
 from app.pages_.evidence.accounts import Account, of_subtraction, of_swapping, verdict
 from app.pages_.evidence.against import of_branches
 from app.pages_.evidence.shipped import accuracy_of_many, carriers_of_many, gaps_of_many
-from app.shell import estimates
+from app.shell import estimates, loading
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.interventions import PatchGrid, SweepRecord
 from diffmamba_interp.interventions.records import PROBABILITY
@@ -23,7 +24,12 @@ def words(app) -> str:
     return re.sub(r"<[^>]*>", "", " ".join(e.proto.body for e in app.get("html")))
 
 
-def test_each_meaning_names_its_block_and_opens_the_page_where_it_is_seen(open_app: OpenApp) -> None:
+def test_each_meaning_names_its_block_and_opens_the_page_where_it_is_seen(
+    open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twelve blocks, and 24 heads in each, in four places of 44 tokens.
+    seconds = {44 * (12 * 4 + 4): 9.6, 44 * (288 * 4 + 4): 151.2}
+    monkeypatch.setattr(accounts, "forward_seconds", lambda key, n_tokens: seconds[n_tokens])
     app = open_app("evidence", **BUNDLED)
     told = headline(app)
     assert "depends on what “carries” means" in told
@@ -35,7 +41,9 @@ def test_each_meaning_names_its_block_and_opens_the_page_where_it_is_seen(open_a
         page, query = followed(app, label)
         opened = open_app(page, **BUNDLED | query)
         assert {w.key: w.value for w in (*opened.slider, *opened.selectbox, *opened.toggle)}[key] == value
-    query = followed(app, "Every head (not computed yet)")[1]
+    # What a link will compute is said, with what it takes and whether it waits for a press.
+    assert followed(app, "Every block: computed as it opens, about 10 s")[1]["patched"] == "mixer_out"
+    query = followed(app, "Every head: computed when you press Run there, about 151 s")[1]
     assert (query["patched"], query["asked_patching"]) == ("gated", "yes")
 
 
@@ -64,6 +72,16 @@ def test_the_card_of_what_speaks_against_it_leads_to_a_list_with_a_link_each(ope
                  "read more of the", "the baseline is ahead", "It is behind in",
                  "ratio to the wrong labels from"):  # fmt: skip
         assert told in words(app)
+
+
+def test_the_sweep_of_the_start_page_is_not_made_again(open_app: OpenApp) -> None:
+    app = open_app(**BUNDLED)
+    told = re.search("ratio to the wrong labels from [0-9.]+ dB to [0-9.]+ dB", words(app))
+    assert told
+    app.switch_page("pages_/evidence/evidence.py").run()
+    app.selectbox(key="question").set_value("against").run()
+    assert told[0] in words(app)
+    assert len([key for key, _ in loading.cache().held() if "swept = sweep(" in str(key)]) == 1
 
 
 def test_the_meanings_agree_or_not() -> None:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.shell.carriers import named
+from app.shell.carriers import named, swap_rows
 from app.shell.change_headlines import differ
+from app.shell.estimates import LONG_S, forward_seconds
 from app.shell.headlines import Headline
 from app.shell.links import Link, asked
+from app.shell.loading import ChosenModel
+from app.shell.prompts import Prompt
 from app.shell.wording import placed, said
 from diffmamba_interp.figures.heads import ranked_heads
 from diffmamba_interp.implicit_attention import HeadScores
@@ -76,16 +79,21 @@ def of_reading(scores: HeadScores) -> Account:
     return Account(asks=READING, says=says, block=first.block, links=links)
 
 
-def of_swapping(grid: PatchGrid, places: Sequence[str], pair: str) -> Account:
+def swapping_links(chosen: ChosenModel, prompt: Prompt, n_places: int) -> tuple[Link, ...]:
+    """To the grids of all blocks and of all heads, each with what it takes."""
+    links = []
+    for what, point in (("Every block", "mixer_out"), ("Every head", "gated")):
+        n_passes = len(swap_rows(chosen, point)) * n_places + 4
+        seconds = forward_seconds(chosen.key, n_passes * len(prompt.tokens))
+        when = "as it opens" if seconds <= LONG_S else "when you press Run there"
+        label = f"{what}: computed {when}, about {max(seconds, 1.0):.0f} s"
+        changes = {"patched": point, "patch_columns": "spans"} | asked("interventions") | asked("patching")
+        links.append(Link(label=label, page="interventions", changes=changes))
+    return tuple(links)
+
+
+def of_swapping(grid: PatchGrid, places: Sequence[str], pair: str, links: tuple[Link, ...] = ()) -> Account:
     """grid: of what each block writes, a column a place. pair: which words changed places in the other prompt."""
-    links = tuple(
-        Link(
-            label=label,
-            page="interventions",
-            changes={"patched": point, "patch_columns": "spans"} | asked("interventions") | asked("patching"),
-        )
-        for label, point in (("Every block", "mixer_out"), ("Every head (not computed yet)", "gated"))
-    )
     recovered = np.nan_to_num(grid.recovered[0], nan=-np.inf)
     if not np.isfinite(recovered).any():
         return Account(

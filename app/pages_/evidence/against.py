@@ -8,7 +8,7 @@ import numpy as np
 
 from app.pages_.evidence.shipped import accuracy_of_many, gaps_of_many
 from app.shell import loading
-from app.shell.answers import label_token, next_tokens, ready_answer
+from app.shell.answers import compared_tokens, next_tokens, ready_answer
 from app.shell.carriers import needle_reading, without_subtraction
 from app.shell.change_headlines import subtraction_headline
 from app.shell.headlines import models_headline
@@ -27,8 +27,7 @@ def items(models: Sequence[ChosenModel], prompt: Prompt) -> list[tuple[str, Link
     told: list[tuple[str, Link]] = []
     if not first.is_plain:
         answer = ready_answer(first, prompt)
-        labels = dict.fromkeys([answer.token, *(label_token(text, first) for text in answer.wrong)])
-        record = without_subtraction(first.key, prompt, answer.token, tuple(labels) if len(labels) > 1 else ())
+        record = without_subtraction(first.key, prompt, answer.token, compared_tokens(answer, first))
         of_it = subtraction_headline(record, first.name, f"“{answer.text}”, {answer.source}")
         off = Link(
             label="Interventions", page="interventions", changes={"lambda_factor": "0.0"} | asked("interventions")

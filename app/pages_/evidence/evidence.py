@@ -12,12 +12,13 @@ from app.pages_.evidence.accounts import (
     of_reading,
     of_subtraction,
     of_swapping,
+    swapping_links,
     verdict,
 )
 from app.pages_.evidence.against import items
 from app.pages_.evidence.shipped import carriers_of_many
 from app.shell import state
-from app.shell.answers import label_token, ready_answer
+from app.shell.answers import compared_tokens, label_token, ready_answer
 from app.shell.carriers import needle_reading, places_of, swap_grid, swap_rows, swap_steps, without_subtraction
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.errors import shown_errors
@@ -77,7 +78,8 @@ def by_subtraction(chosen: ChosenModel, prompt: Prompt) -> Account | None:
     if not at_hand(chosen, prompt, chosen.cfg.n_layers + 2, "subtraction"):
         return None
     answer = ready_answer(chosen, prompt)
-    return of_subtraction(without_subtraction(chosen.key, prompt, answer.token), answer.text)
+    record = without_subtraction(chosen.key, prompt, answer.token, compared_tokens(answer, chosen))
+    return of_subtraction(record, answer.text)
 
 
 def by_reading(chosen: ChosenModel, prompt: Prompt) -> Account | None:
@@ -99,7 +101,8 @@ def by_swapping(chosen: ChosenModel, prompt: Prompt) -> Account | None:
     if not at_hand(chosen, prompt, len(swap_rows(chosen, POINT)) * len(places) + 4, "swapping"):
         return None
     steps = swap_steps(chosen.key, prompt, other, (answer.token, wrong), POINT, places)
-    return of_swapping(swap_grid(chosen.key, steps), list(places), f"“{answer.text}” and “{answer.wrong[0]}”")
+    links = swapping_links(chosen, prompt, len(places))
+    return of_swapping(swap_grid(chosen.key, steps), list(places), f"“{answer.text}” and “{answer.wrong[0]}”", links)
 
 
 def at_hand(chosen: ChosenModel, prompt: Prompt, n_passes: int, slot: str) -> bool:

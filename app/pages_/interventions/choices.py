@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.pages_.interventions.request import POINTS, SWEPT, Answer, Changes, differential_blocks
 from app.shell import address, loading, state
-from app.shell.answers import label_token, label_tokens, ready_answer
+from app.shell.answers import compared_tokens, label_tokens, ready_answer
 from app.shell.choices import MARKS
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, markdown, token_text
@@ -202,11 +202,11 @@ def read_answer(chosen: ChosenModel, prompt: Prompt) -> Answer:
     """The answer and the wrong labels of the side bar, in words too. Raises ValueError for an answer that is none."""
     ready = ready_answer(chosen, prompt)
     token = ready.token
-    labels = dict.fromkeys([token, *(label_token(text, chosen) for text in ready.wrong)])
+    labels = compared_tokens(ready, chosen)
     told = f"Asked for: {markdown(quoted(ready.text))}, {ready.source} ({MARKS}, at the side, takes another)."
     if chosen.tokenizer and prompt.is_marked and len(label_tokens(ready.text, chosen)) > 1:
         told += f" It is read by its first token, {markdown(quoted(token_text(token, chosen.tokenizer)))}."
-    if len(labels) <= len(ready.wrong):
+    if max(len(labels), 1) <= len(ready.wrong):
         told += " Wrong answers that begin with the first token of another label are left out."
     st.caption(told)
-    return Answer(token=token, labels=tuple(labels) if len(labels) > 1 else ())
+    return Answer(token=token, labels=labels)

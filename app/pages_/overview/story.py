@@ -8,7 +8,7 @@ from dataclasses import replace
 import streamlit as st
 
 from app.shell import estimates
-from app.shell.answers import ready_answer
+from app.shell.answers import compared_tokens, ready_answer
 from app.shell.carriers import subtraction_steps, without_subtraction
 from app.shell.change_headlines import subtraction_headline
 from app.shell.choices import fits, request_for
@@ -76,7 +76,9 @@ def story_steps(models: Sequence[ChosenModel], prompt: Prompt | None) -> Steps:
         steps += [*model_steps(model.key), *trajectory_steps(model.key, prompt, request, name)]
     first = models[0]
     if steps and not first.is_plain:
-        steps += [*model_steps(first.key), *subtraction_steps(first.key, prompt, ready_answer(first, prompt).token)]
+        answer = ready_answer(first, prompt)
+        swept = subtraction_steps(first.key, prompt, answer.token, compared_tokens(answer, first))
+        steps += [*model_steps(first.key), *swept]
     return steps
 
 
@@ -124,6 +126,6 @@ def of_the_subtraction(model: ChosenModel, prompt: Prompt) -> Headline:
     if model.is_plain:
         return Headline(says=())
     answer = ready_answer(model, prompt)
-    record = without_subtraction(model.key, prompt, answer.token)
+    record = without_subtraction(model.key, prompt, answer.token, compared_tokens(answer, model))
     is_known = prompt.answer and not prompt.is_marked
     return subtraction_headline(record, model.name, "" if is_known else f"“{answer.text}”, {answer.source}")
