@@ -7,6 +7,7 @@ are those of a light ground; `on_dark` gives each its place on a dark one.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -157,6 +158,11 @@ def series_styles(names: Iterable[str]) -> dict[str, Style]:
             style = replace(style, colour=colour_at(DEPTH, number / (len(others) - 1)))
         styles[name] = style
     return styles
+
+
+def signed_root(value: float) -> float:
+    """Where a value stands on a scale that spreads the small ones: the root of its size, with its sign."""
+    return math.copysign(abs(value) ** 0.5, value)
 
 
 def colour_at(scale: Scale, share: float) -> str:

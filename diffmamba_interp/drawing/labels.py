@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.drawing.colours import SIGNED, Scale, colour_at, text_on
+from diffmamba_interp.drawing.colours import SIGNED, Scale, colour_at, signed_root, text_on
 
 MAX_LABEL_LENGTH = 24
 
@@ -67,18 +67,21 @@ def coloured_text(
     first: int = 0,
     scale: Scale = SIGNED,
     outlined: Collection[int] = (),
+    rooted: bool = False,
 ) -> str:
     """One HTML element per token, coloured by its value on a signed scale from -limit to limit.
 
     Pointing at a token shows its position, counted from `first`, and its value. scale: the colours; those of
-    `SIGNED_ON_DARK` where the page is dark. outlined: positions with a frame. Token text is escaped and its white space
-    made visible. Raises ValueError if there are not as many values as tokens, or for a limit that is not positive.
+    `SIGNED_ON_DARK` where the page is dark. outlined: positions with a frame. rooted: as of a `ColourScale`. Token text
+    is escaped and its white space made visible. Raises ValueError if there are not as many values as tokens, or for a
+    limit that is not positive.
     """
     if len(strings) != len(values):
         raise ValueError(f"there are {len(strings)} tokens and {len(values)} values: give one value per token.")
     if not limit > 0:
         raise ValueError(f"limit is {limit}: the end of the scale must be positive.")
-    grounds = [colour_at(scale, 0.5 + 0.5 * float(value) / limit) for value in values]
+    shares = [float(value) / limit for value in values]
+    grounds = [colour_at(scale, 0.5 + 0.5 * (signed_root(share) if rooted else share)) for share in shares]
     tokens = [
         f'<span title="{position}: {value:.4g}" style="background:{ground};'
         f"color:{text_on(ground)};padding:1px 3px;border-radius:3px;"

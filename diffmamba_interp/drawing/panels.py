@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from diffmamba_interp.drawing.colours import SIGNED, Scale, Style
+from diffmamba_interp.drawing.colours import SIGNED, Scale, Style, signed_root
 
 Number = float | int
 
@@ -166,7 +166,8 @@ class Axis:
 class ColourScale:
     """Of all heat maps of a drawing. title: what the colour is, with its unit. low, high: where it begins and ends.
 
-    ticks: label by value; None lets the renderer choose.
+    ticks: label by value; None lets the renderer choose. rooted: whether colours follow the root of a value's size, by
+    which small ones are seen and large ones told apart: a quarter of the end has half of its colour.
     """
 
     title: str
@@ -174,10 +175,20 @@ class ColourScale:
     high: Number
     colours: Scale = SIGNED
     ticks: Mapping[Number, str] | None = None
+    rooted: bool = False
 
     def share(self, value: Number) -> float:
-        """How far along the scale a value lies, 0 to 1 between its ends."""
-        return (value - self.low) / (self.high - self.low)
+        """How far along the scale's colours a value lies, 0 to 1 between its ends."""
+        low, value, high = map(signed_root if self.rooted else float, (self.low, value, self.high))
+        return (value - low) / (high - low)
+
+    def value_at(self, share: float) -> float:
+        """The inverse of `share`."""
+        if not self.rooted:
+            return self.low + share * (self.high - self.low)
+        low, high = signed_root(self.low), signed_root(self.high)
+        root = low + share * (high - low)
+        return root * abs(root)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,9 +173,11 @@ def _colour_axis(scale: ColourScale) -> dict[str, Any]:
     bar: dict[str, Any] = {"title": {"text": plain(scale.title)}}
     if scale.ticks is not None:
         bar |= {"tickvals": list(scale.ticks), "ticktext": [plain(label) for label in scale.ticks.values()]}
-    n = len(scale.colours)
+    shares = [number / (len(scale.colours) - 1) for number in range(len(scale.colours))]
+    if scale.rooted:
+        shares = [round((scale.value_at(share) - scale.low) / (scale.high - scale.low), 6) for share in shares]
     return {
-        "colorscale": [[number / (n - 1), colour] for number, colour in enumerate(scale.colours)],
+        "colorscale": [[share, colour] for share, colour in zip(shares, scale.colours, strict=True)],
         "cmin": scale.low,
         "cmax": scale.high,
         "colorbar": bar,

@@ -41,7 +41,7 @@ def attention_drawing(
     head: int | None = None,
     spans: Spans | None = None,
     window: TokenRange | None = None,
-    clip_quantile: float = 0.99,
+    clip_quantile: float = 1.0,
     max_cells: int = MAX_CELLS,
     title: str | None = None,
 ) -> Drawing:
@@ -53,8 +53,8 @@ def attention_drawing(
         spans: intervals to frame, by class.
         window: positions to show, half-open, both as destinations and as sources; None for all. The scale is
             that of the values shown.
-        clip_quantile: the scale ends at this quantile of the non-zero magnitudes, so that a strong diagonal
-            does not wash out the rest; 1 for the maximum.
+        clip_quantile: the scale ends at this quantile of the non-zero magnitudes; 1 for the maximum. Colours
+            follow the root of a value's size, so that a strong diagonal does not wash out the rest.
         max_cells: beyond so many rows or columns, squares are pooled to their value of largest magnitude,
             sign kept, and the title says so.
         title: in place of one that says block, kind and what the difference is.

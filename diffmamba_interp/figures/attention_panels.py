@@ -22,7 +22,8 @@ UNITS = {"hidden": "weight", "contribution": "contribution", "contribution_norm"
 NAMES = {"hidden": "hidden attention", "contribution_norm": "contribution norm", "softmax": "differential attention"}
 
 SHARE_SHOWN = 0.99
-"""A scale ends at this quantile of the non-zero magnitudes, so that a strong diagonal does not wash out the rest."""
+"""CircuitsVis' scale, which is even, ends at this quantile of the non-zero magnitudes, so that a strong diagonal does
+not wash out the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +99,17 @@ def record_title(record: AttentionRecord, said: str) -> tuple[str, str]:
     return title, f"difference: {record.difference_means.partition(';')[0]}"
 
 
-def record_scale(record: AttentionRecord, values: Sequence[np.ndarray], quantile: float = SHARE_SHOWN) -> ColourScale:
+def record_scale(record: AttentionRecord, values: Sequence[np.ndarray], quantile: float = 1.0) -> ColourScale:
     """One colour scale for all values: from -end to end, or from 0 for values that are never negative.
 
-    Where values lie beyond its end, the end's label says so.
+    Colours follow the root of a value's size: beside a strong diagonal or first token the rest is seen, and the strong
+    ones are told apart. Where values lie beyond its end, the end's label says so.
     """
     if record.kind != "contribution_norm":
-        scale = symmetric(UNITS[record.kind], values, quantile)
+        scale = symmetric(UNITS[record.kind], values, quantile, rooted=True)
     else:
-        scale = ColourScale(title=UNITS[record.kind], low=0.0, high=scale_end(values, quantile), colours=MAGNITUDE)
+        end = scale_end(values, quantile)
+        scale = ColourScale(title=UNITS[record.kind], low=0.0, high=end, colours=MAGNITUDE, rooted=True)
     if scale_end(values) <= scale.high * (1 + 1e-6):
         return scale
     below = {scale.low: f"≤ −{scale.high:.3g}"} if scale.low else {}

@@ -21,6 +21,9 @@ def test_positive_is_red_negative_is_blue_and_nothing_is_near_white() -> None:
 
 
 def test_values_beyond_the_limit_get_the_colour_of_the_limit() -> None:
+    assert grounds(coloured_text(["a"], np.array([0.25]), limit=1.0, rooted=True)) == grounds(
+        coloured_text(["a"], np.array([0.5]), limit=1.0)
+    )
     beyond, at = grounds(coloured_text(["a", "b"], np.array([9.0, 1.0]), limit=1.0))
     assert beyond == at
 

@@ -59,6 +59,10 @@ def test_a_scale_ends_at_a_quantile_of_what_is_not_zero_and_a_signed_one_is_symm
     assert symmetric("x", [np.array([0.001, -0.002])], least=LEAST_END).high == LEAST_END
     assert symmetric("x", [np.array([0.001, -2.0])], least=LEAST_END).high == 2.0
     assert (scale.share(-3.0), scale.share(0.0), scale.share(3.0)) == (0.0, 0.5, 1.0)
+    rooted = symmetric("x", values, rooted=True)
+    assert [rooted.share(value) for value in (-3.0, -0.75, 0.0, 3.0)] == pytest.approx([0.0, 0.25, 0.5, 1.0])
+    for one in (scale, rooted):
+        assert [one.share(one.value_at(share)) for share in (0.0, 0.3, 1.0)] == pytest.approx([0.0, 0.3, 1.0])
 
 
 @pytest.mark.parametrize(("n", "step"), [(5, 1), (17, 2), (80, 5), (512, 50)])

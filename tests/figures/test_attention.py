@@ -15,6 +15,7 @@ from diffmamba_interp.figures.attention import (
     row_bars,
     segment_label,
 )
+from diffmamba_interp.figures.attention_panels import record_scale
 from diffmamba_interp.implicit_attention import Spans, extract_attention
 from diffmamba_interp.implicit_attention.pictures import Segment, collapse_by_span
 from tests.models.tiny import random_tokens, tiny_model
@@ -71,6 +72,19 @@ def test_a_scale_that_does_not_hold_every_value_says_so_at_its_ends(record, mode
     norms = extract_attention(model, random_tokens(), 0, "contribution_norm")
     scale = attention_drawing(norms, clip_quantile=0.5).scale
     assert list(scale.ticks) == [0.0, scale.high]
+
+
+def test_beside_a_first_token_that_all_read_strong_cells_are_told_apart_and_weak_ones_seen(record) -> None:
+    sink, strong, less, weak = 1.0, 0.68, 0.28, 0.02
+    values = np.zeros((50, 50))
+    values[:, 0], values[9, 4], values[9, 5], values[9, 6] = sink, strong, less, -weak
+    scale = record_scale(record, [values])
+    assert (scale.low, scale.high, scale.ticks) == (-sink, sink, None)
+    shares = [scale.share(value) for value in (strong, less, 0.0, -weak)]
+    assert min(np.abs(np.diff(shares))) > 0.07
+    # As far apart in the interactive figure, whose stops lie where the values do.
+    stops = attention_figure(record).layout.coloraxis.colorscale
+    assert [stop for stop, _ in stops] == pytest.approx([0, 0.18, 0.32, 0.42, 0.48, 0.5, 0.52, 0.58, 0.68, 0.82, 1])
 
 
 def test_a_plain_block_has_one_panel(model) -> None:

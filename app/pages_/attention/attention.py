@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -52,6 +51,10 @@ PLAIN_MEANS = {
 WORDS = ("Computing the attention", "Zoom in, or choose fewer heads, to need less.")
 """Of an error: what was done, and what to do."""
 
+ROOTED = (
+    " Colours follow the root of a value's size, so that small ones are seen and large ones told apart: a quarter of "
+    "the scale's end has half of its colour."
+)
 FIGURE_HEIGHT = 440
 LINE_HEIGHT, SEGMENT_HEIGHT = 85, 15
 
@@ -219,16 +222,6 @@ def what_is_drawn(request: AttentionRequest) -> str:
     )
 
 
-def beyond_the_scale(figure: go.Figure) -> str:
-    """How far the values go that have the colour of the scale's end; nothing where it holds them all."""
-    end = figure.layout.coloraxis.cmax
-    maps = [np.abs(np.asarray(trace.z, dtype=float)) for trace in figure.data if trace.type == "heatmap"]
-    largest = max((float(np.nanmax(values)) for values in maps), default=0.0)
-    if end is None or largest <= 1.001 * end:
-        return ""
-    return f" The colours end at ±{end:.3g}, so that small values are seen; the largest is {largest:.3g}."
-
-
 def take_head() -> None:
     """Show the head that was clicked."""
     with shown_errors("Reading the click"):
@@ -250,7 +243,7 @@ def draw_rest(
         means = f"Block {record.block} is differential. Difference: {record.difference_means}."
     else:
         means = f"Block {record.block} is plain: nothing is subtracted. {PLAIN_MEANS[record.kind]}."
-    draw_note(means + what_is_drawn(request) + beyond_the_scale(figure))
+    draw_note(means + what_is_drawn(request) + ROOTED)
     if request.view != "heads":
         row = choose_row(prompt, record)
         # By span the picture shows sums, on a scale of their own.

@@ -61,6 +61,7 @@ def draw_row(prompt: Prompt, record: AttentionRecord, row: int, end: float | Non
                 first=start,
                 scale=signed_scale(),
                 outlined=outlined,
+                rooted=True,
             )
             for start, end in stretches
         )
