@@ -36,6 +36,9 @@ FORMED: tuple[Criterion, ...] = ("7 dB", "on top")
 FIGURE_HEIGHT, ALLOCATION_HEIGHT = 380, 440
 TITLE_SIZE = 14
 MAX_TICKS, NARROW_TICKS = 16, 7
+N_GROUP = 5
+"""Columns of the table that say of which prompts, lens and criterion a line is; the model's follows."""
+
 _HYPHEN = re.compile(r"(?<=[ \[])-(?=\d)")
 
 
@@ -81,6 +84,19 @@ def formation_lines(run: NeedleRun, by: Sequence[GroupKey] = ()) -> list[str]:
     read = [reading.trajectory for reading in run.readings]
     table = run_steps(formation_steps(run, by), dict(zip(TRAJECTORIES, read, strict=False)))["table"]
     return [_HYPHEN.sub("−", line) for line in table]
+
+
+def as_list(table: Sequence[str]) -> list[str]:
+    """A table in Markdown whose first five columns say of which prompts it is, as a list for a narrow page."""
+    heads, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in table)
+    lines: list[str] = []
+    for row in rows:
+        of = ", ".join(f"{head} {value}" for head, value in zip(heads[:N_GROUP], row, strict=False))
+        if of not in lines:
+            lines += ["", of, ""]
+        values = (f"{head} {value}" for head, value in zip(heads[N_GROUP + 1 :], row[N_GROUP + 1 :], strict=False))
+        lines.append(f"- **{row[N_GROUP]}**: {'; '.join(values)}")
+    return lines
 
 
 def are_comparable(read: Sequence[NeedleTrajectory]) -> bool:

@@ -17,7 +17,7 @@ from app.pages_.needle import request
 from app.pages_.needle.files import allocation_curves_csv, attention_npz, curves_csv, trajectories_npz
 from app.pages_.needle.request import EXAMPLE, SampleRequest, default_n, parse_stories, run_needle, too_few_to_mark
 from app.pages_.session.kinds import needle_told
-from app.shell import links, loading
+from app.shell import links, loading, viewport
 from app.shell.loading import open_model
 from app.shell.needle_pictures import MAX_TICKS, name_stages_shortly
 from app.shell.needle_runs import OF_ALLOCATION, NeedleReading
@@ -186,6 +186,16 @@ def test_pasted_samples_are_read_and_their_python_gives_the_same_numbers(open_ap
     (made,) = codes(app)
     assert [sample.answer for sample in made["samples"]] == ["hallway", "office"]
     assert np.allclose(probability["data"][1]["y"], made["figures"]["probability"].data[1].y, rtol=1e-3)
+
+
+def test_on_a_telephone_the_table_is_a_list(open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = next(text for text in texts(open_app("needle", **TINY).markdown) if text.startswith("| task"))
+    monkeypatch.setattr(viewport, "content_width", lambda: 358)
+    app = open_app("needle", **TINY)
+    said = next(text for text in texts(app.markdown) if "criterion 7 dB" in text)
+    assert "|" not in said
+    assert said.count("- **diff-mamba2**: comes in (median) ") == 2
+    assert said.count("; never forms ") == said.count("; SNR there, dB ") == len(table.splitlines()) - 2
 
 
 def test_of_pasted_prompts_nothing_is_told_that_was_measured_of_a_task(open_app: OpenApp) -> None:

@@ -32,7 +32,7 @@ from app.pages_.needle.request import (
     run_probes,
     too_few_to_mark,
 )
-from app.shell import address, state
+from app.shell import address, state, viewport
 from app.shell.choices import (
     LENGTHS,
     MAX_SEED,
@@ -52,7 +52,7 @@ from app.shell.headlines import draw_headline, needle_headline
 from app.shell.kept_runs import ProbesRun
 from app.shell.links import RAN, is_asked
 from app.shell.loading import ChosenModel, baseline_last
-from app.shell.needle_pictures import attention_picture, curve_figures, formation_lines, probe_pictures
+from app.shell.needle_pictures import as_list, attention_picture, curve_figures, formation_lines, probe_pictures
 from app.shell.needle_runs import CurveSettings, NeedleReading, NeedleRun, shipped_results
 from app.shell.reading_headlines import last_reads_headline
 from app.shell.steps import as_python
@@ -201,7 +201,8 @@ def draw_curves(reads: Sequence[NeedleRead], request: SampleRequest, run: Needle
     )
     if words := too_few_to_mark(curves, run.n_prompts):
         st.info(words)
-    st.markdown("\n".join(formation_lines(run, request.said)))
+    table = formation_lines(run, request.said)
+    st.markdown("\n".join(as_list(table) if viewport.is_narrow() else table))
     draw_note(
         "Comes in: the first place from which the SNR stays above 7 dB, or the answer on top of the labels, to the "
         "output; nowhere where it never does. A difference counts from place to place, which is a block each. "
