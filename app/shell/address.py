@@ -30,9 +30,6 @@ SETTLE_S = 1.5
 N_UNDONE = 50
 _ADDRESS = "view_address"
 
-Changed = Mapping[str, str | None]
-"""What each key said before; None for its default."""
-
 Changed = dict[str, str | None]
 """By key what it said before; None for the default."""
 
@@ -51,8 +48,8 @@ class Address:
     widgets that each page showed. changed, changed_at: the keys that were changed last, and when that run began;
     began_at: when this one did, in seconds. is_fresh: whether the page was opened, or its state read from the address,
     in this run. n_replaced: counts. chosen: all that was chosen when a page was drawn last. past: on which page which
-    keys were changed, and what `undo` gives each again. set_aside: what was chosen on the page before a link opened it,
-    which does not say it.
+    keys were changed, and what `undo` gives each again. was_undone: since the address was written. set_aside: what was
+    chosen on the page before a link opened it, which does not say it.
     """
 
     page: str | None = None
@@ -65,6 +62,7 @@ class Address:
     n_replaced: int = 0
     chosen: dict[str, str] = field(default_factory=dict)
     past: list[tuple[str, Changed]] = field(default_factory=list)
+    was_undone: bool = False
     set_aside: dict[str, str] = field(default_factory=dict)
 
 
