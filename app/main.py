@@ -43,6 +43,8 @@ st.set_page_config(page_title=NAME, page_icon=str(APP / "icon.svg"), layout="wid
 st.html(APP / "style.css")
 with st.container(key="browser_loads"):
     st.html(starting.load_in_browser(), unsafe_allow_javascript=True)
+    # Before the page: the browser shows the first element of a kind half a second late, and figures are of this kind.
+    viewport.measure()
 # Whatever goes wrong is said in words of ours: Streamlit's own box hides what it was.
 with shown_errors("Drawing this page"), turns.page(leads=starting.is_complete()):
     state.begin()
@@ -56,5 +58,4 @@ with shown_errors("Drawing this page"), turns.page(leads=starting.is_complete())
         shown.run()
     address.write()
     sharing.draw_sharing()
-    viewport.measure()
     starting.finish()

@@ -9,6 +9,7 @@ import pytest
 
 from app.shell import viewport
 from app.shell.figures import LEGEND_ROW, fitted, for_dark, in_words, legend_by_panel, paled
+from app.shell.plotly_element import NAME
 from diffmamba_interp.drawing.colours import (
     DARK_GROUND,
     LIGHT_GROUND,
@@ -34,7 +35,7 @@ from diffmamba_interp.drawing.panels import (
     symmetric,
 )
 from diffmamba_interp.drawing.plotly_figure import WORDS, to_plotly
-from tests.app.conftest import OpenApp, figures
+from tests.app.conftest import IDS, OpenApp, figures
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +214,9 @@ def test_buttons_and_bars_of_pages_do_not_wear_a_models_colour(project_root: Pat
     models = {style.colour for style in (*MODELS.values(), *OTHER_MODELS)}
     for ground in ("light", "dark"):
         assert theme[ground]["primaryColor"] not in models | {on_dark(colour) for colour in models}
+
+
+def test_an_element_of_the_figures_kind_comes_before_the_page(open_app: OpenApp) -> None:
+    kinds = [element.proto.component_name for element in open_app("attention", ids=IDS).get("bidi_component")]
+    assert kinds[0] == "diffmamba_page_width"
+    assert set(kinds[1:]) == {NAME}
