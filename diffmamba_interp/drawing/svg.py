@@ -306,9 +306,9 @@ def _markers(points: Sequence[tuple[Number, Number]], symbol: str, colour: str, 
         return f'<path d="{path}" stroke="{colour}" stroke-width="{size}" stroke-linecap="{cap}"/>'
     outline = {
         "circle": "m-3,0a3,3 0 1 0 6,0a3,3 0 1 0-6,0",
-        "square": "m-3,-3h6v6h-6z",
-        "diamond": "m-4,0l4,-4l4,4l-4,4z",
-        "x": "m-3,-3l6,6m0,-6l-6,6",
+        "square": "m-3-3h6v6h-6z",
+        "diamond": "m-4,0l4-4 4 4-4 4z",
+        "x": "m-3-3l6 6m0-6l-6 6",
     }[symbol]
     path = "".join(f"M{_point(point)}{outline}" for point in points)
     fill = "white" if is_hollow else colour
