@@ -69,6 +69,8 @@ const roomOf = ({ margin, height, ...layout }, data) => {
 const draw = async (plot) => {
     const wanted = plot.wanted;
     const Plotly = await loaded(wanted.plotly);
+    // Plotly ends in an exception where a figure goes that it still draws.
+    await Promise.allSettled([plot.drawing]);
     if (plot.wanted !== wanted || plot.drawn === wanted || !plot.parentElement?.clientWidth) return;
     plot.drawn = wanted;
     const { data, layout } = JSON.parse(wanted.figure);
@@ -80,7 +82,7 @@ const draw = async (plot) => {
     if (plot._fullLayout && plot.room !== room) Plotly.purge(plot);
     plot.room = room;
     const isFirst = !plot._fullLayout;
-    await Plotly.react(plot, data, layout, plot.configuration);
+    await (plot.drawing = Plotly.react(plot, data, layout, plot.configuration));
     plot.setAttribute("role", "figure");
     plot.setAttribute("aria-label", layout.meta.label);
     nameButtons(plot);
@@ -95,7 +97,7 @@ const fit = (plot) => {
     // What came while there was no room, in a tab or a fold that was closed, waits for it.
     if (plot.drawn !== plot.wanted) draw(plot);
     else if (now && fitting.width && (fitting.width !== now.width || fitting.height !== now.height))
-        window.Plotly.relayout(plot, fitting);
+        plot.drawing = window.Plotly.relayout(plot, fitting);
 };
 
 const begin = (parent) => {
@@ -113,9 +115,11 @@ export default ({ data, parentElement, setTriggerValue }) => {
     plot.tell = (selection) => setTriggerValue("selection", selection);
     plot.style.minHeight = `${data.height}px`;
     draw(plot);
-    return () => {
+    return async () => {
         parentElement.observer.disconnect();
+        parentElement.plot = undefined;
+        plot.remove();
+        await Promise.allSettled([plot.drawing]);
         if (plot._fullLayout) window.Plotly.purge(plot);
-        plot.drawn = undefined;
     };
 };

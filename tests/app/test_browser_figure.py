@@ -1,0 +1,43 @@
+"""The element that draws figures, by itself in a page that has Plotly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+
+from tests.app.browser import NEEDS_CHROMIUM, opened
+
+pytestmark = NEEDS_CHROMIUM
+
+# Figures with margins of their own, each while the one before is drawn; then the element goes, at once.
+FOLLOW = """async (source) => {
+    const { default: show } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+    const parentElement = document.createElement("div");
+    parentElement.style.width = "600px";
+    document.querySelector(".stMain").prepend(parentElement);
+    const leave = (margin) => show({ parentElement, data: { height: 300, figure: JSON.stringify({
+        data: [{ type: "heatmap", z: [[1, 2], [3, 4]] }],
+        layout: { margin: { t: margin }, title: { text: `${margin}` }, meta: {}, xaxis: { automargin: true } },
+    }) } });
+    const tick = () => Promise.resolve();
+    for (const wait of [() => {}, () => tick().then(tick).then(tick), () => new Promise(requestAnimationFrame)]) {
+        for (const margin of [10, 90, 30]) { leave(margin); await wait(); }
+        while (parentElement.querySelector(".gtitle")?.textContent !== "30") await new Promise(requestAnimationFrame);
+        const last = leave(50);
+        await wait();
+        await last();
+    }
+    await new Promise((done) => setTimeout(done, 300));
+    return parentElement.childElementCount;
+}"""
+
+
+def test_figures_that_follow_fast_or_go_while_they_are_drawn(browser, address: str, project_root: Path) -> None:
+    source = (project_root / "app" / "shell" / "figure.js").read_text(encoding="utf-8")
+    with opened(browser, f"{address}/?model=bundled:mamba2") as watched:
+        watched.state("() => window.Plotly !== undefined")
+        assert watched.page.evaluate(FOLLOW, source) == 0
+        watched.require_clean()
