@@ -60,11 +60,12 @@ class Estimate:
         return 0 if n_samples < MIN_SAMPLES or not self.excludes_zero else 1 if self.value > 0 else -1
 
     def text(self, decimals: int = 3, *, signed: bool = False) -> str:
-        """`0.123 [0.100, 0.150]`, or a dash where there was nothing to estimate."""
+        """`0.123 [0.100, 0.150]`, with a dash for what could not be estimated, the interval or all of it."""
         if not np.isfinite(self.value):
             return "–"
         style = f"{'+' if signed else ''}.{decimals}f"
-        return f"{self.value:{style}} [{self.low:{style}}, {self.high:{style}}]"
+        bounds = f"{self.low:{style}}, {self.high:{style}}" if np.isfinite([self.low, self.high]).all() else "–"
+        return f"{self.value:{style}} [{bounds}]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -254,6 +254,7 @@ def test_a_side_is_taken_only_beyond_the_interval_and_with_enough_samples() -> N
 def test_an_estimate_reads_as_text() -> None:
     assert Estimate(0.5, -0.25, 1.0).text(2, signed=True) == "+0.50 [-0.25, +1.00]"
     assert Estimate(math.nan, math.nan, math.nan).text() == "–"
+    assert Estimate(22.2, math.nan, math.nan).text(1) == "22.2 [–]"
 
 
 def test_no_samples_are_refused() -> None:

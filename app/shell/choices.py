@@ -16,8 +16,6 @@ from app.shell.loading import ChosenModel
 from app.shell.needle_runs import MAX_SAMPLES
 from app.shell.prompt_line import draw_prompt
 from app.shell.prompts import (
-    DEFAULT_NEEDLE,
-    DEFAULT_OTHER_FACTS,
     DEFAULT_TEXT,
     SEPARATOR,
     Prompt,
@@ -28,6 +26,7 @@ from app.shell.prompts import (
     occurring_marks,
     parse_prompt,
     prompt_of_sample,
+    ready_marks,
     token_text,
 )
 
@@ -173,10 +172,9 @@ def _text_or_sample(chosen: ChosenModel) -> tuple[Prompt, DeltaGenerator]:
     marks = st.expander(MARKS)
     with marks:
         hint = "Texts of the prompt, between semicolons"
-        # Of the ready prompt's facts those stay marked that an edited text still has.
-        ready = (occurring_marks(typed, marks)[0] for marks in (DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS))
-        needle = state.text_input("Needle", "needle", next(ready), help=hint)
-        distractors = state.text_input("Distractors", "distractors", next(ready))
+        ready_needle, ready_distractors = ready_marks(typed)
+        needle = state.text_input("Needle", "needle", ready_needle, help=hint)
+        distractors = state.text_input("Distractors", "distractors", ready_distractors)
     needle, no_needle = occurring_marks(typed, needle)
     distractors, no_distractors = occurring_marks(typed, distractors)
     for mark in [*no_needle, *no_distractors]:

@@ -95,7 +95,7 @@ def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> He
     told = f"{estimated(difference.median, 1)} blocks (median)"
     if sign:
         where = says if sign < 0 else against
-        where.append(f"That is {'earlier' if sign < 0 else 'later'} than in {other}: {told}, {prompts(n)}.")
+        where.append(f"By 7 dB it comes in {'earlier' if sign < 0 else 'later'} than in {other}: {told}, {prompts(n)}.")
     else:
         against.append(f"When it comes in is not told apart from {other}: {told}, {prompts(n)}{too_few(n)}.")
     if difference.n_both >= MIN_SAMPLES and difference.snr_db.sign(difference.n_both) < 0:

@@ -179,6 +179,15 @@ def occurring_marks(text: str, marks: str) -> tuple[str, list[str]]:
     return f"{SEPARATOR} ".join(part for part in parts if part in text), [p for p in parts if p not in text]
 
 
+def ready_marks(text: str) -> tuple[str, str]:
+    """The ready prompt's needle and distractors that an edited text still has; none in a text of its own."""
+    (needle, no_needle), (others, no_others) = (
+        occurring_marks(text, marks) for marks in (DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS)
+    )
+    n_facts = 2 + DEFAULT_OTHER_FACTS.count(SEPARATOR)
+    return (needle, others) if 2 * len(no_needle + no_others) <= n_facts else ("", "")
+
+
 def marked_answer(prompt: Prompt, answer: str, wrong: str) -> Prompt:
     """The prompt with the answer and, between semicolons, the wrong answers that were typed; empty: none is known."""
     said = answer.strip()

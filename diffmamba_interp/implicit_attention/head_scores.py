@@ -150,7 +150,7 @@ def state_sink(
             "sink_share": _sink_share(branch, at_boundary, seeing),
         }
 
-    seen = at_boundary.cumsum(dim=1) / torch.arange(1, n_pos + 1, device=tokens.device)
+    seen = at_boundary.cumsum(dim=1).double() / torch.arange(1, n_pos + 1, device=tokens.device)
     uniform = _mean_where(seen, seeing, dim=1)
     return _scores(_blocks(model, tokens, valid), measure, {"sink_share": uniform})
 
@@ -289,8 +289,10 @@ class _FactReading:
     def uniform(self) -> dict[str, Tensor]:
         n_visible = self.visible.sum(dim=-1)
         return {
-            "gather": _mean_where(self.own.sum(dim=-1) / n_visible, self.is_fact, dim=-1),
-            "aggregate": (self.needle.sum(dim=-1) / n_visible[:, -1]).masked_fill(~self.needle.any(dim=-1), torch.nan),
+            "gather": _mean_where(self.own.sum(dim=-1).double() / n_visible, self.is_fact, dim=-1),
+            "aggregate": (self.needle.sum(dim=-1).double() / n_visible[:, -1]).masked_fill(
+                ~self.needle.any(dim=-1), torch.nan
+            ),
         }
 
 

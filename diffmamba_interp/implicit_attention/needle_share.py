@@ -65,5 +65,5 @@ def needle_share(
         for name, branch in zip(names, activations.branches, strict=True):
             rows.append((index, name))
             measured.append({"needle_share": share(branch).cpu().double().numpy()})
-    uniform = (needle.sum(dim=-1) / in_use).masked_fill(absent[:, 0], torch.nan)
+    uniform = (needle.sum(dim=-1).double() / in_use).masked_fill(absent[:, 0], torch.nan)
     return head_scores(rows, measured, {"needle_share": uniform.cpu().double().numpy()})

@@ -7,7 +7,7 @@ import torch
 
 from app.shell import answers, loading
 from app.shell.answers import ReadyAnswer, label_token, next_tokens, one_token, ready_answer
-from app.shell.prompts import DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS, DEFAULT_TEXT, parse_prompt
+from app.shell.prompts import DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS, DEFAULT_TEXT, parse_prompt, ready_marks
 from diffmamba_interp import HookedMamba
 from tests.app.conftest import IDS, MODEL, OpenApp, figures, texts
 
@@ -57,6 +57,12 @@ def test_the_ready_prompt_and_its_labels_are_known_until_its_fact_is_changed(bun
     assert best.text == "kitchen"
     assert DEFAULT_NEEDLE in DEFAULT_TEXT
     assert DEFAULT_OTHER_FACTS.split("; ")[0] in DEFAULT_TEXT
+
+
+def test_of_an_edited_ready_prompt_what_is_left_stays_marked_and_in_a_text_of_ones_own_nothing_is() -> None:
+    assert ready_marks(DEFAULT_TEXT) == (DEFAULT_NEEDLE, DEFAULT_OTHER_FACTS)
+    assert ready_marks(DEFAULT_TEXT.replace(DEFAULT_NEEDLE, "John went home.")) == ("", DEFAULT_OTHER_FACTS)
+    assert ready_marks("Mary went to the kitchen. John moved to the garden. Where is Mary?") == ("", "")
 
 
 def test_a_sentence_is_asked_for_what_the_model_says_and_not_for_its_last_word(bundled: loading.ChosenModel) -> None:
