@@ -107,8 +107,9 @@ def stacked(figure: go.Figure) -> go.Figure:
         layout[y].showticklabels = True
         layout[y].automargin = False
         layout[y].title.text = None
-        if is_map and is_alone:
-            # Drawn again for another width, Plotly would put it over the cells; the labels and the caption say it.
+        if place + 1 < n or (is_map and is_alone):
+            # Drawn again for another width, Plotly would put it over the cells; the labels and the caption say it, or
+            # the last panel's.
             layout[x].title.text = None
         if len(titles) == n:
             titles[place].update(x=0.5, y=top)
@@ -121,6 +122,7 @@ def stacked(figure: go.Figure) -> go.Figure:
     above = TWO_LINES if is_map and "<br>" in (layout.title.text or "") else 0
     narrow.update_layout(
         height=whole + ROOM + FOOT + above + labels + legend,
+        title_font_size=13,
         margin={"l": left, "r": 10, "t": 80 + above, "b": 40 + FOOT + labels + legend},
     )  # fmt: skip
     if len(lines) <= 1:

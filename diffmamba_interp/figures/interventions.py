@@ -219,7 +219,8 @@ def patch_grid_drawing(
     places = [_place_name(place) for place in first.positions] if place_names is None else labels
     mean = f"mean of {n} pairs of prompts" if n > 1 else "one pair of prompts"
     which = mean if sample is None else f"pair of prompts {sample}"
-    step = -(-len(labels) // MAX_TICKS)
+    # Side by side two panels have half the room each.
+    step = -(-len(labels) // (MAX_TICKS if len(grids) == 1 else MAX_TICKS // 2))
     row_height = 22.0 if first.heads is None else 12.0
     return Drawing(
         title=title or ("Attribution patching (estimate)" if first.estimated else "Activation patching"),

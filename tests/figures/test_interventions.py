@@ -216,6 +216,7 @@ def test_long_prompts_have_at_most_forty_ticks() -> None:
     axis = patch_grid_figure(wide).layout.xaxis
     assert len(axis.tickvals) == len(axis.ticktext) <= 40
     assert axis.ticktext[1] == str(axis.tickvals[1])
+    assert len(patch_grid_figure({"exact": wide, "estimate": wide}).layout.xaxis.tickvals) <= 20
 
 
 def test_neighbouring_blocks_are_named_as_a_range() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.pages_.attention.request import REDUCTIONS, WayIn, strip_steps
-from app.shell import state
+from app.shell import state, viewport
 from app.shell.errors import shown_errors
 from app.shell.figures import draw_figure
 from app.shell.steps import run_steps
@@ -32,6 +32,8 @@ def draw_way_in(way_in: WayIn | None, block: int, head: str) -> None:
         legend={"orientation": "h", "x": 0.7, "xanchor": "right", "y": 0.98, "yanchor": "top"},
     )  # fmt: skip
     figure.update_traces(selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}})
+    if viewport.is_narrow():
+        figure.update_xaxes(tickmode="linear", dtick=2)
     draw_figure(figure, "strip_figure", on_select=take_bar)
 
 
