@@ -15,21 +15,16 @@ from tests.app.conftest import IDS, MODEL
 pytestmark = NEEDS_CHROMIUM
 
 MODEL_AND_IDS = f"model={quote(MODEL)}&ids={quote(IDS)}"
-NEEDLE = "needle_lens=logit lens&needle_length=0&needle_n=2"
-BUNDLED = f"model=bundled:diff-mamba2&{NEEDLE}"
+BUNDLED = "model=bundled:diff-mamba2&needle_lens=logit lens&needle_length=0&needle_n=2"
 PAGES = {
     f"?{BUNDLED}": 1,
     f"attention?{BUNDLED}&block=3": 2,
     f"attention?{BUNDLED}&block=3&view=spans": 2,
     f"attention?{BUNDLED}&block=3&view=heads": 2,
-    f"attention?{MODEL_AND_IDS}&compared_with=prompt": 2,
     f"heads?{BUNDLED}": 1,
     f"graph?{BUNDLED}": 1,
-    f"lens?{BUNDLED}": 1,
     f"lens?{BUNDLED}&compare=difference": 1,
-    f"playground?{BUNDLED}&play_tokens=4": 1,
     f"needle?{BUNDLED}": 5,
-    f"interventions?{BUNDLED}&lambda_factor=0.5": 3,
     f"interventions?{MODEL_AND_IDS}&answer=8&wrong=5; 60&swept=lambda&patched=mixer_out&faithful=True": 8,
     "retrieval?": 1,
 }
