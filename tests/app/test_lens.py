@@ -10,7 +10,7 @@ import torch
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.lens import LogitLens, TunedLens, fit_jacobian_lens, lens_trajectory, load_lens, save_lens
-from tests.app.conftest import IDS, MODEL, OpenApp, captions, complaint, drawn, figures, run_code, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, captions, charts, complaint, drawn, figures, run_code, texts
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 
@@ -197,7 +197,7 @@ def test_the_first_of_the_list_stand_above_the_map(open_app: OpenApp) -> None:
     (told,) = [text for text in texts(app.markdown) if text.startswith("In the frame: after block 1, position 7, “8”")]
     assert told.partition("\n")[2].startswith(f"**“{token}”** {probability_text(float(probability))} · **")
     parts = list(app.main)
-    drawn_at = next(at for at, part in enumerate(parts) if part.type == "bidi_component")
+    drawn_at = next(at for at, part in enumerate(parts) if part.proto is charts(app)[0].proto)
     assert next(at for at, part in enumerate(parts) if getattr(part, "value", "") == told) < drawn_at
 
 
