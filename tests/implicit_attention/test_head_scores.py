@@ -99,7 +99,7 @@ def test_heads_that_take_longer_steps_at_stops_have_that_ratio_and_that_share(mo
         for sample, shares in enumerate((long, short)):
             np.testing.assert_allclose(scores.values["sink_share"][sample, row, :2], np.mean(shares), rtol=1e-5)
             np.testing.assert_allclose(scores.values["sink_share"][sample, row, 2:n], np.mean(even[sample]), rtol=1e-5)
-    np.testing.assert_allclose(scores.uniform["sink_share"], [np.mean(row) for row in even], rtol=1e-6)
+    np.testing.assert_allclose(scores.uniform["sink_share"], [np.mean(row) for row in even], rtol=1e-15)
     # What is found is what is knocked out, beside heads of the same scans.
     chosen = largest_heads(scores.by_head("dt_ratio"), 0.5)
     assert set(chosen) == {Head(block, part, head) for block, part in ROWS for head in (0, 1)}
@@ -152,8 +152,8 @@ def test_gather_and_aggregate_are_those_of_weights_set_by_hand(model: HookedMamb
         for sample, expected in enumerate((first, second)):
             np.testing.assert_allclose(scores.values["gather"][sample, row, :n], expected, rtol=1e-5)
             np.testing.assert_allclose(scores.values["aggregate"][sample, row, :n], needles[sample], rtol=1e-5)
-    np.testing.assert_allclose(scores.uniform["gather"], [np.mean([2 / 4, 3 / 9]), np.mean([2 / 3, 2 / 6])], rtol=1e-6)
-    np.testing.assert_allclose(scores.uniform["aggregate"], [2 / 12, 4 / 8], rtol=1e-6)
+    np.testing.assert_allclose(scores.uniform["gather"], [np.mean([2 / 4, 3 / 9]), np.mean([2 / 3, 2 / 6])], rtol=1e-15)
+    np.testing.assert_allclose(scores.uniform["aggregate"], [2 / 12, 4 / 8], rtol=1e-15)
 
 
 def test_the_needle_share_is_that_of_weights_set_by_hand(model: HookedMamba) -> None:
@@ -168,7 +168,8 @@ def test_the_needle_share_is_that_of_weights_set_by_hand(model: HookedMamba) -> 
         n = scores.n_heads[row]
         for sample, expected in enumerate(((5 + 1) / 13, (1 + 3 + 1) / 8)):
             np.testing.assert_allclose(scores.values["needle_share"][sample, row, :n], expected, rtol=1e-5)
-    np.testing.assert_allclose(scores.uniform["needle_share"], [2 / 9, 3 / 6])
+    # As exactly as Python divides: a page must not round the same share to 17% here and 18% there.
+    assert scores.uniform["needle_share"].tolist() == [2 / 9, 3 / 6]
 
 
 def test_the_needle_share_is_that_of_the_extracted_row_and_nan_without_a_needle(model: HookedMamba) -> None:
