@@ -111,11 +111,13 @@ const begin = (parent) => {
 
 export default ({ data, parentElement, setTriggerValue }) => {
     const plot = parentElement.plot ??= begin(parentElement);
-    plot.wanted = data;
-    plot.tell = (selection) => setTriggerValue("selection", selection);
+    const tell = (selection) => setTriggerValue("selection", selection);
+    Object.assign(plot, { wanted: data, tell });
     plot.style.minHeight = `${data.height}px`;
     draw(plot);
     return async () => {
+        // Streamlit also ends a call that was not yet answered when the next one came, whose figure stays.
+        if (plot.tell !== tell) return;
         parentElement.observer.disconnect();
         parentElement.plot = undefined;
         plot.remove();

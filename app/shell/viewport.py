@@ -16,7 +16,7 @@ STEP = 100
 
 _KEY = "page_width"
 _SCRIPT = f"""
-export default ({{ data, setStateValue }}) => {{
+export default ({{ data, setStateValue, parentElement }}) => {{
     const page = document.querySelector(".stMainBlockContainer");
     let told = data.told, waiting;
     const tell = () => {{
@@ -27,7 +27,9 @@ export default ({{ data, setStateValue }}) => {{
     }};
     const observer = new ResizeObserver(() => {{ clearTimeout(waiting); waiting = setTimeout(tell, 300); }});
     observer.observe(page);
-    return () => {{ clearTimeout(waiting); observer.disconnect(); }};
+    // Streamlit ends the last call alone.
+    parentElement.end?.();
+    return parentElement.end = () => {{ clearTimeout(waiting); observer.disconnect(); }};
 }};
 """
 _measured = component("diffmamba_page_width", js=_SCRIPT)

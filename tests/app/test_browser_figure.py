@@ -12,7 +12,8 @@ from tests.app.browser import NEEDS_CHROMIUM, opened
 
 pytestmark = NEEDS_CHROMIUM
 
-# Figures with margins of their own, each while the one before is drawn; then the element goes, at once.
+# Figures with margins of their own, each while the one before is drawn; then the element goes, at once. A call that the
+# next one overtook is ended after it.
 FOLLOW = """async (source) => {
     const { default: show } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
     const parentElement = document.createElement("div");
@@ -31,7 +32,12 @@ FOLLOW = """async (source) => {
         await last();
     }
     await new Promise((done) => setTimeout(done, 300));
-    return parentElement.childElementCount;
+    const left = parentElement.childElementCount;
+    const overtaken = leave(10), last = leave(30);
+    await overtaken();
+    const kept = parentElement.childElementCount;
+    await last();
+    return [left, kept, parentElement.childElementCount];
 }"""
 
 
@@ -39,5 +45,5 @@ def test_figures_that_follow_fast_or_go_while_they_are_drawn(browser, address: s
     source = (project_root / "app" / "shell" / "figure.js").read_text(encoding="utf-8")
     with opened(browser, f"{address}/?model=bundled:mamba2") as watched:
         watched.state("() => window.Plotly !== undefined")
-        assert watched.page.evaluate(FOLLOW, source) == 0
+        assert watched.page.evaluate(FOLLOW, source) == [0, 1, 0]
         watched.require_clean()
