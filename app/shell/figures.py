@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +29,12 @@ MOST_GROWTH = 1.5
 PANEL_HEIGHT, PANEL_GAP, UPRIGHT, LEGEND_ROW, ROOM = 220, 95, 50, 29, 130
 """Pixels of a panel on a telephone, between two, for upright labels, of a line of the legend, and around all."""
 
-FOOT, TWO_LINES, LAST_LINE, UNDER_TITLE = 22, 30, 46, 24
-"""More of them: for the title of the lowest axis, for a map's title of two lines, from the top to the last of these,
-and over a panel's title."""
+FOOT, TWO_LINES, LAST_LINE, FURTHER_LINE, UNDER_TITLE = 22, 40, 52, 17, 24
+"""More of them: for the title of the lowest axis, for a title of two lines, from the top to the last of these,
+for each line after it, and over a panel's title."""
+
+TITLE_LETTERS, SUBTITLE_LETTERS = 56, 80
+"""Of a line on a telephone."""
 
 MOST_STACKED = 12
 """Panels: of more each stays small beside the others."""
@@ -119,10 +123,12 @@ def stacked(figure: go.Figure) -> go.Figure:
     widest = max((len(label) for y in y_axes for label in layout[y].ticktext or ()), default=LEAST_LABEL)
     left = 15 + LETTER_WIDTH * min(max(widest, LEAST_LABEL), MOST_LABEL)
     # Two lines of a title and a colour bar with its own, one below the other.
-    above = TWO_LINES if is_map and "<br>" in (layout.title.text or "") else 0
+    title = _broken(layout.title.text or "")
+    further = FURTHER_LINE * max(title.count("<br>") - 1, 0)
+    above = TWO_LINES + further if "<br>" in title and (is_map or (measured and titles)) else 0
     narrow.update_layout(
         height=whole + ROOM + FOOT + above + labels + legend,
-        title_font_size=13,
+        title={"font_size": 13, "text": title},
         margin={"l": left, "r": 10, "t": 80 + above, "b": 40 + FOOT + labels + legend},
     )  # fmt: skip
     if len(lines) <= 1:
@@ -140,6 +146,18 @@ def stacked(figure: go.Figure) -> go.Figure:
         layout.coloraxis.colorbar.update({**bar, "y": 1 + 30 / whole, "yanchor": "bottom"})
         layout.coloraxis.colorbar.title.side = "top"
     return narrow
+
+
+def _broken(title: str) -> str:
+    """A figure's title and subtitle in lines that a telephone has room for."""
+    lines = []
+    for line in title.split("<br>"):
+        is_small = line.startswith("<sub>")
+        letters = SUBTITLE_LETTERS if is_small else TITLE_LETTERS
+        words = line.removeprefix("<sub>").removesuffix("</sub>")
+        parts = textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False)
+        lines += [f"<sub>{part}</sub>" if is_small else part for part in parts]
+    return "<br>".join(lines)
 
 
 def paled(figure: go.Figure) -> str:

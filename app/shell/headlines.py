@@ -64,7 +64,7 @@ def needle_headline(trajectories: Sequence[NeedleTrajectory], shipped: Mapping[s
         f"The answer comes in {comes_in(of_model[0])} in {short_name(of_model[0].model)}"
         + "".join(f" ({short_name(one.model)}: {comes_in(one)})" for one in of_model[1:])
         + f": from there on it stands 7 dB or more above the wrong labels (median over prompts and its interval; "
-        f"{lens} lens; {prompts(n)}).",
+        f"{lens} lens; {prompts(n)} of {_tokens(trajectories[0])}).",
         f"On top of the labels, by however little, it is {comes_in(on_top)}; Overview and Lens tell from where on it "
         "is on top of all tokens, in one prompt.",
     ]
@@ -78,6 +78,11 @@ def needle_headline(trajectories: Sequence[NeedleTrajectory], shipped: Mapping[s
         says += with_baseline.says
         against += with_baseline.against
     return Headline(says=tuple(says), against=(*against, *_calibrated(trajectories[0], shipped)))
+
+
+def _tokens(read: NeedleTrajectory) -> str:
+    fewest, most = (of(sample.n_tokens for sample in read.samples) for of in (min, max))
+    return f"{fewest:,} to {most:,} tokens" if fewest < most else f"{most:,} tokens"
 
 
 def _against_baseline(model: NeedleTrajectory, baseline: NeedleTrajectory) -> Headline:

@@ -51,7 +51,7 @@ def trajectory(model: str, first: int, n: int = 20, *, output_db: float = 20.0, 
     answer = np.log(0.1) + np.zeros_like(db)
     samples = tuple(
         ReadSample(
-            id=str(k), task="qa1", length=0, depth=0.5, needle_depth=0.5, seed=0, n_tokens=9,
+            id=str(k), task="qa1", length=0, depth=0.5, needle_depth=0.5, seed=0, n_tokens=1028 if k == 3 else 9,
             labels=("hall", "garden"), answer="hall", n_label_tokens=(1, 1),
         )
         for k in range(n)
@@ -76,7 +76,7 @@ def test_an_earlier_answer_is_told_with_its_block_its_n_and_that_it_is_no_cleane
     early, late = trajectory("bundled:diff-mamba2", 2), trajectory("bundled:mamba2", 5, output_db=30.0)
     told = needle_headline([early, late])
     assert told.says[0].startswith("The answer comes in after block 1 in diff-mamba2 (mamba2: after block 4)")
-    assert "n = 20 prompts" in told.says[0]
+    assert told.says[0].endswith("tuned lens; n = 20 prompts of 9 to 1,028 tokens).")
     assert told.says[1].startswith("On top of the labels, by however little, it is after block 1; Overview and Lens")
     assert "earlier than in mamba2: −3.0 [−3.0, −3.0] blocks (median)" in words(told)
     assert "mamba2 is ahead there" in objections(told)

@@ -76,6 +76,19 @@ def test_at_first_nothing_is_changed(open_app: OpenApp, model: HookedMamba) -> N
     assert "Reset" in [button.label for button in app.button]
 
 
+def test_a_page_opens_on_the_tab_of_what_is_changed_and_stays_there(open_app: OpenApp) -> None:
+    def tab(app: AppTest) -> str:
+        (holder,) = (part for part in app.main if getattr(part, "type", "") == "tab_container")
+        return app.tabs[holder.proto.tab_container.default_tab_index].label
+
+    app = open_app("interventions", **ANSWER, heads_off_1="3")
+    assert tab(app) == "Heads"
+    app.slider(key="lambda_factor").set_value(0.5).run()
+    assert tab(app) == "Heads"
+    assert tab(open_app("interventions", **ANSWER, knock_positions="1-2")) == "Tokens"
+    assert tab(open_app("interventions", **ANSWER)) == "λ"
+
+
 @pytest.mark.parametrize(
     ("address", "change"),
     [

@@ -26,6 +26,10 @@ CHANGES = re.compile(
 )
 """Keys of the widgets that change something."""
 
+TABS = {"lambda": "λ", "branches": "Branches", "swapped": "Branches", "heads": "Heads", "knock": "Tokens"}
+"""By how those keys begin."""
+
+OPEN_TAB = "open_tab"
 MAX_LAMBDA = 2.0
 EACH_TOKEN = "Every token has a λ of its own here; switched on, one number takes the place of all of them"
 
@@ -35,7 +39,10 @@ def choose_changes(chosen: ChosenModel, prompt: Prompt) -> Changes:
     n_layers, blocks = chosen.cfg.n_layers, differential_blocks(chosen.cfg)
     top = st.container()
     names = ["λ", "Branches", "Heads", "Tokens"] if blocks else ["Heads", "Tokens"]
-    tabs = dict(zip(names, st.tabs(names), strict=True))
+    if address.is_opened() or st.session_state.get(OPEN_TAB) not in names:
+        changed = {TABS[key.partition("_")[0]] for key in state.values() if CHANGES.match(key)}
+        st.session_state[OPEN_TAB] = next((name for name in names if name in changed), names[0])
+    tabs = dict(zip(names, st.tabs(names, default=st.session_state[OPEN_TAB]), strict=True))
     given: dict = {}
     if blocks:
         with tabs["λ"]:
