@@ -7,16 +7,21 @@ more, in a new server and a new browser session each time. The other rows are of
 Another block, another head: on the Attention page, 512 tokens by position, from the key press or click until all three
 heat maps are new on the screen. Needle: from opening the page, as it is by default but with a seed of its own, until
 its five figures are drawn. Second session: while another one reads needles, from opening the Attention page, with a
-prompt of its own, until its figures are drawn. Cancel: from the click until the page says how far the run came and
-stands still. Estimates: seconds that a run took over those that the page had said.
+prompt of its own, until its figures are drawn. Both in a new profile, and looked at from outside, since Playwright's
+listening costs a page half a second. Streamlit alone: a page with a title and two heat maps, nothing computed.
+Cancel: from the click until the page says how far the run came and stands still. Estimates: seconds that a run took
+over those that the page had said.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,6 +37,7 @@ sys.path.insert(0, str(PROJECT / "tests" / "app"))
 from browser import (  # noqa: E402
     CHROMIUM,
     CHROMIUM_ARGUMENTS,
+    FIGURES,
     WAIT_S,
     Watched,
     drawn_after_s,
@@ -39,6 +45,7 @@ from browser import (  # noqa: E402
     opened,
     served,
     start_clock,
+    start_server,
     wait_for_title,
 )
 
@@ -50,6 +57,11 @@ NEEDLE = f"needle?{MODEL}&needle_length=1024&needle_n=20"
 GRID = f"retrieval?{MODEL}&results=run here&lengths=0 1024&tasks=qa1 qa2&n=16"
 NORMS = f"attention?{MODEL}&source=needle&length=4096&view=positions&kind=contribution_norm"
 IS_READING = "() => /[1-9][0-9]*% of the prompts/.test(document.querySelector('.stMain')?.innerText ?? '')"
+PLAIN = """import numpy, plotly.graph_objects as go, streamlit as st
+st.title("Plain")
+for k, z in enumerate(numpy.random.default_rng(0).normal(size=(2, 44, 44))):
+    st.plotly_chart(go.Figure(go.Heatmap(z=z)), key=str(k))
+"""
 HAS_STOPPED = """() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'
     && /Stopped after [0-9]+ prompts/.test(document.querySelector('.stMain').innerText)
     && window.started && performance.now() - window.started"""
@@ -90,10 +102,7 @@ def other_heads(browser: Browser, address: str) -> Iterator[float]:
 
 def needle_runs(browser: Browser, address: str) -> Iterator[float]:
     for seed in range(1, 100):
-        start = time.perf_counter()
-        with opened(browser, f"{address}/needle?needle_seed={seed}") as watched:
-            watched.figures(5, "What the last position reads")
-            yield time.perf_counter() - start
+        yield opened_s(browser, f"{address}/needle?needle_seed={seed}", 5)
 
 
 def needle_clicks(browser: Browser, address: str) -> Iterator[float]:
@@ -109,31 +118,61 @@ def needle_clicks(browser: Browser, address: str) -> Iterator[float]:
             yield time.perf_counter() - start
 
 
-def second_sessions(browser: Browser, address: str, *, run_beside: bool, is_tab: bool) -> Iterator[float]:
-    """run_beside: while another session reads needles. is_tab: beside an open page in the same browser."""
+def second_sessions(browser: Browser, address: str, *, run_beside: bool) -> Iterator[float]:
+    """run_beside: while another session reads needles."""
     for seed in range(100):
         # A prompt of its own for every row: none is read twice.
-        number = 2 * run_beside + is_tab
-        place = f"attention?{MODEL}&source=needle&length=256&seed={seed}&number={number}"
+        place = f"attention?{MODEL}&source=needle&length=256&seed={seed}&number={run_beside:d}"
         with ExitStack() as during:
-            if is_tab:
-                earlier = during.enter_context(opened(browser, f"{address}/attention?{MODEL}"))
-                earlier.figures(2)
             if run_beside:
                 busy = during.enter_context(opened(browser, f"{address}/{LONG_RUN}&needle_seed={seed}"))
                 run(busy)
                 busy.state(IS_READING)
-            start = time.perf_counter()
-            if is_tab:
-                watched = Watched(earlier.page.context.new_page())
-                watched.page.set_default_timeout(1000 * WAIT_S)
-                watched.page.goto(f"{address}/{place}")
-            else:
-                watched = during.enter_context(opened(browser, f"{address}/{place}"))
-            watched.figures(2)
-            yield time.perf_counter() - start
+            yield opened_s(browser, f"{address}/{place}", 2)
             if run_beside:
                 cancel(busy)
+
+
+def plain_pages(browser: Browser, address: str) -> Iterator[float]:
+    """What Streamlit takes by itself: nothing is computed."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "plain.py").write_text(PLAIN)
+        command = [sys.executable, "-m", "streamlit", "run", f"{folder}/plain.py", "--server.headless=true"]
+        command += ["--browser.gatherUsageStats=false"]
+        process, plain = start_server(Path(folder), command, os.environ, port_option="--server.port")
+        try:
+            while True:
+                yield opened_s(browser, plain, 2)
+        finally:
+            process.kill()
+
+
+def opened_s(browser: Browser, address: str, n_figures: int) -> float:
+    """Seconds from asking for a page in a new profile until so many figures are drawn. Nothing listens to the page: it
+    is asked, again and again."""
+    looks = json.dumps(FIGURES.replace("HOLDS", "() => true"))
+    asked = {"expression": f"eval({looks})([{n_figures}, '', '', null]) && Date.now()", "returnByValue": True}
+    with opened(browser, "about:blank") as clock:
+        outside, answers = browser.new_browser_cdp_session(), []
+        outside.on("Target.receivedMessageFromTarget", lambda event: answers.append(json.loads(event["message"])))
+        profile = outside.send("Target.createBrowserContext")
+        start = time.time()
+        size = {"width": 1280, "height": 800}
+        target = outside.send("Target.createTarget", {"url": address, **size, **profile})
+        session = outside.send("Target.attachToTarget", {**target, "flatten": False})
+        drawn, number = None, 0
+        while not drawn and time.time() < start + WAIT_S:
+            number += 1
+            message = json.dumps({"id": number, "method": "Runtime.evaluate", "params": asked})
+            outside.send("Target.sendMessageToTarget", {**session, "message": message})
+            # What was asked of the empty page before is never answered.
+            until = time.time() + 5
+            while time.time() < until and not any(answer.get("id") == number for answer in answers):
+                clock.page.wait_for_timeout(10)
+            clock.page.wait_for_timeout(40)
+            drawn = next((one["result"]["result"].get("value") for one in answers if one.get("id") == number), None)
+        outside.send("Target.disposeBrowserContext", profile)
+        return drawn / 1000 - start
 
 
 def cancels(browser: Browser, address: str) -> Iterator[float]:
@@ -183,20 +222,15 @@ class Row:
     most: int = N_BLOCKS - 1
 
 
-def second(**how: bool) -> Row:
-    return Row(goal=3.0, measure=partial(second_sessions, **how), most=3)
-
-
 FIRST = {"first page": 7.0, "first page, complete": 9.0}
 ROWS = {
     "another block": Row(goal=0.5, measure=other_blocks),
     "another head": Row(goal=0.5, measure=other_heads),
     "needle": Row(goal=6.0, measure=needle_runs, most=3),
     "needle, from open page": Row(goal=6.0, measure=needle_clicks, most=3),
-    "second session": second(run_beside=True, is_tab=False),
-    "second session, tab": second(run_beside=True, is_tab=True),
-    "page, nothing beside": second(run_beside=False, is_tab=False),
-    "tab, nothing beside": second(run_beside=False, is_tab=True),
+    "second session": Row(goal=3.0, measure=partial(second_sessions, run_beside=True), most=3),
+    "page, nothing beside": Row(goal=3.0, measure=partial(second_sessions, run_beside=False), most=3),
+    "Streamlit alone": Row(goal=3.0, measure=plain_pages, most=3),
     "cancel": Row(goal=1.0, measure=cancels, most=5),
 }
 ESTIMATES = {

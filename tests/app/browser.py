@@ -164,14 +164,14 @@ def served(
 
 
 def start_server(
-    folder: Path, program: Sequence[str], environment: Mapping[str, str], attempts: int = 3
+    folder: Path, program: Sequence[str], environment: Mapping[str, str], attempts: int = 3, port_option: str = "--port"
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A server that answers. Another one may take the free port first: then it ends, and is started on another."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [*program, "--port", str(port)],
+        [*program, port_option, str(port)],
         cwd=folder,
         env={**environment, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -186,7 +186,7 @@ def start_server(
         except OSError:
             time.sleep(0.05)
     if process.poll() is not None and attempts > 1:
-        return start_server(folder, program, environment, attempts - 1)
+        return start_server(folder, program, environment, attempts - 1, port_option)
     process.kill()
     raise RuntimeError(f"the explorer did not answer within {START_S} s (exit status {process.poll()})")
 
