@@ -118,17 +118,17 @@ def needle_clicks(browser: Browser, address: str) -> Iterator[float]:
             yield time.perf_counter() - start
 
 
-def second_sessions(browser: Browser, address: str, *, run_beside: bool) -> Iterator[float]:
-    """run_beside: while another session reads needles."""
+def second_sessions(browser: Browser, address: str, *, run_beside: bool, is_first: bool = False) -> Iterator[float]:
+    """run_beside: while another session reads needles. is_first: of the page that the explorer opens with."""
     for seed in range(100):
         # A prompt of its own for every row: none is read twice.
-        place = f"attention?{MODEL}&source=needle&length=256&seed={seed}&number={run_beside:d}"
+        place = "" if is_first else f"attention?{MODEL}&source=needle&length=256&seed={seed}&number={run_beside:d}"
         with ExitStack() as during:
             if run_beside:
                 busy = during.enter_context(opened(browser, f"{address}/{LONG_RUN}&needle_seed={seed}"))
                 run(busy)
                 busy.state(IS_READING)
-            yield opened_s(browser, f"{address}/{place}", 2)
+            yield opened_s(browser, f"{address}/{place}", 1 if is_first else 2)
             if run_beside:
                 cancel(busy)
 
@@ -229,6 +229,7 @@ ROWS = {
     "needle": Row(goal=6.0, measure=needle_runs, most=3),
     "needle, from open page": Row(goal=6.0, measure=needle_clicks, most=3),
     "second session": Row(goal=3.0, measure=partial(second_sessions, run_beside=True), most=3),
+    "second, first page": Row(goal=3.0, measure=partial(second_sessions, run_beside=True, is_first=True), most=3),
     "page, nothing beside": Row(goal=3.0, measure=partial(second_sessions, run_beside=False), most=3),
     "Streamlit alone": Row(goal=3.0, measure=plain_pages, most=3),
     "cancel": Row(goal=1.0, measure=cancels, most=5),

@@ -45,7 +45,11 @@ def test_parameters_device_and_scan_are_shown(open_app: OpenApp, root: Path) -> 
     facts = " ".join(texts(app.markdown))
     for words in ("**0.131 M**", "**4**", "**2**", "**cpu, float32**"):
         assert words in facts
-    assert inspect_checkpoint(root / MODEL, device="cpu").scan in app.text[0].value
+    shown = texts(app.text)
+    assert shown[0] == MODEL
+    assert inspect_checkpoint(root / MODEL, device="cpu").scan in shown[1]
+    # A browser loads 1.6 MB of script for code, which is there for whoever opens what is taken away.
+    assert [element.language for element in app.code] == ["python"]
 
 
 def test_lambda_is_drawn_by_depth(open_app: OpenApp, root: Path) -> None:

@@ -59,7 +59,7 @@ def page() -> None:
 
 
 def draw_facts(chosen: ChosenModel, report: CheckpointReport) -> None:
-    st.code(chosen.name, language=None)
+    st.text(chosen.name)
     n_differential = sum(block.kind == "differential" for block in report.blocks)
     facts = {
         "Parameters": f"{report.n_parameters / 1e6:.3f} M",
