@@ -172,6 +172,8 @@ def opened_s(browser: Browser, address: str, n_figures: int) -> float:
             clock.page.wait_for_timeout(40)
             drawn = next((one["result"]["result"].get("value") for one in answers if one.get("id") == number), None)
         outside.send("Target.disposeBrowserContext", profile)
+        if not drawn:
+            raise RuntimeError(f"{address} was not drawn within {WAIT_S:g} s")
         return drawn / 1000 - start
 
 
