@@ -8,7 +8,6 @@ from its last cell. Needs nothing but the bundled models; about a minute on two 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from nbclient import NotebookClient
 from diffmamba_interp.analysis.page import write_page
 from diffmamba_interp.analysis.question import run_command
 from diffmamba_interp.files.atomic import write_text
+from diffmamba_interp.files.json_files import results_json
 from diffmamba_interp.files.locks import folder_lock
 
 HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ def main(out: Path = HERE, timeout_s: int = 600) -> None:
     last = notebook.cells[-1].outputs[-1].data
     with folder_lock(out):
         write_text(out / "notebook.ipynb", content)
-        write_text(out / "results.json", json.dumps(last["application/json"], indent=1) + "\n")
+        write_text(out / "results.json", results_json(last["application/json"], digits=17) + "\n")
         write_page(HERE, out, {"findings": last["text/markdown"].strip().split("\n")})
 
 

@@ -33,6 +33,8 @@ CHROMIUM_ARGUMENTS = [
 START_S = 120.0
 WAIT_S = 240.0
 """How long a page may take to come into a state: no test waits for it where all is well, however slow the machine."""
+HOLD_MS = 400
+"""Longer than the browser waits before it tells another width, for which the page is then drawn anew."""
 
 expect.set_options(timeout=1000 * WAIT_S)
 
@@ -206,6 +208,19 @@ class Watched:
             where = f"{self.page.url}: {self.complaints}; {self.page.evaluate(SEEN)}"
             raise AssertionError(f"waited in vain for {arg!r} at {where}") from problem
 
+    def comes_to(self, expression: str, expected: Any, arg: Any = None, *, wait_s: float = WAIT_S) -> None:
+        """Wait until a JavaScript function gives `expected`, and gives it still a moment later: a page is drawn in
+        steps, so that a single look may meet it between two of them."""
+        deadline = time.monotonic() + wait_s
+        n_seen = 0
+        while n_seen < 2:
+            self.settle()
+            seen = self.page.evaluate(expression, arg)
+            n_seen = n_seen + 1 if seen == expected else 0
+            if not n_seen and time.monotonic() > deadline:
+                raise AssertionError(f"{seen!r} and not {expected!r} at {self.page.url}: {self.complaints}")
+            self.page.wait_for_timeout(HOLD_MS)
+
     def figures(
         self, n: int, words: str = "", *, title: str = "", holds: str = "() => true", arg: Any = None
     ) -> list[dict[str, Any]]:
@@ -248,7 +263,7 @@ class Watched:
 
     def require_accessible(self, title: str) -> None:
         """That nothing drawn here keeps anybody out, and the window has the page's title."""
-        assert self.page.evaluate(OBSTACLES) == []
+        self.comes_to(OBSTACLES, [])
         assert self.page.title() == f"{title} – Diff-Mamba explorer"
 
     def require_clean(self) -> None:

@@ -83,7 +83,7 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
         watched.require_accessible("Lens")
         page.set_viewport_size({"width": 390, "height": 844})
         (figure,) = watched.figures(1, "Each cell: the token", holds="figures => figures[0].z[0][0].length < 8")
-        assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 390
+        watched.comes_to("document.querySelector('.stMain').scrollWidth <= 390", True)
         page.set_viewport_size({"width": 1280, "height": 800})
         watched.figures(1, "Each cell: the token", holds="figures => figures[0].z[0][0].length > 8")
 

@@ -214,11 +214,11 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
             if page == "Needle":
                 watched.page.get_by_role("button", name="Run", exact=True).click()
             watched.figures(n, words)
-            wide = watched.page.locator(".stMain").evaluate("e => e.scrollWidth - e.clientWidth")
-            assert wide <= 0, page
+            watched.comes_to(NOT_SIDEWAYS, True)
         watched.require_clean()
 
 
+NOT_SIDEWAYS = "() => { const main = document.querySelector('.stMain'); return main.scrollWidth <= main.clientWidth; }"
 # What is wider than the window, drawn beyond its right edge, or hardly any of a figure's height.
 CUT = """() => {
     const main = document.querySelector('.stMain'), width = main.clientWidth, found = [];
@@ -240,6 +240,5 @@ def test_nothing_is_cut_or_squeezed_on_a_telephone(browser, address: str) -> Non
             watched.page.set_viewport_size({"width": 390, "height": 844})
             stand_below = "figures => document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 390"
             watched.figures(n, holds=stand_below)
-            watched.state(f"() => ({CUT})().length === 0")
-            assert watched.page.evaluate(CUT) == [], page
+            watched.comes_to(CUT, [])
             watched.require_clean()

@@ -7,7 +7,6 @@ from urllib.parse import quote
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.app.browser import NEEDS_CHROMIUM, WAIT_S, opened
 from tests.app.conftest import IDS, MODEL
@@ -71,8 +70,7 @@ def test_no_word_of_a_figure_is_cut_or_lies_on_another_and_no_page_is_scrolled_s
             for width in (1280, 1920, 390):
                 watched.page.set_viewport_size({"width": width, "height": 900})
                 try:
-                    # The browser tells its width when the page was drawn, which is then drawn again.
-                    watched.page.wait_for_function(f"n => !({CUT})(n).length", arg=n, timeout=1000 * WAIT_S / 2)
-                except PlaywrightTimeout:
-                    faults[page, width] = watched.page.evaluate(CUT, n)
+                    watched.comes_to(CUT, [], n, wait_s=WAIT_S / 2)
+                except AssertionError as problem:
+                    faults[page, width] = str(problem)
     assert not faults, faults
