@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
-import streamlit as st
 import torch
 
-from app.shell import loading, viewport
+from app.shell import loading
 from app.shell.estimates import LONG_S, forward_seconds
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, parse_token, token_text
+from app.shell.tables import Cell, draw_table
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import probability_text, token_label
 
 N_SHOWN = 5
-ROW_HEIGHT, MOST_ROWS = 35, 16
-"""Pixels of a table's line, and lines that it shows without scrolling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,24 +92,14 @@ def label_tokens(text: str, chosen: ChosenModel) -> list[int]:
     return chosen.tokenizer.encode(f" {plain}", add_special_tokens=False).ids
 
 
-def draw_likely(rows: Sequence[Mapping[str, object]]) -> None:
+def draw_likely(rows: Sequence[Mapping[str, Cell]]) -> None:
     """Lines with a `probability`, drawn as a bar, and its number in words: rows of zeros would say nothing."""
-    width: Literal["small"] | None = "small" if viewport.is_narrow() else None
-    bar = st.column_config.ProgressColumn(min_value=0, max_value=1, format=" ", width=width)
     lines = [
         {**{name: value for name, value in row.items() if name != "probability"},
          "is": probability_text(cast(float, row["probability"])), "probability": row["probability"]}
         for row in rows
     ]  # fmt: skip
-    columns = {"probability": bar}
-    st.dataframe(
-        lines, hide_index=True, width="stretch", column_config=columns, height=table_height(len(lines))
-    )  # fmt: skip
-
-
-def table_height(n: int) -> int:
-    """So high that no line is cut."""
-    return ROW_HEIGHT * (min(n, MOST_ROWS) + 1) + 2
+    draw_table(lines, bar="probability")
 
 
 def next_tokens(chosen: ChosenModel, prompt: Prompt) -> list[tuple[int, float]]:

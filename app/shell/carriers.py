@@ -7,7 +7,8 @@ swapping        values of the prompt put into another prompt, which has another 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, as_python, run_steps, tokens_step
+from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.heads import RankedHead
 from diffmamba_interp.implicit_attention import HeadScores, needle_share
@@ -55,8 +57,17 @@ def reading_steps(key: ModelKey, prompt: Prompt) -> list[Step]:
     ]
 
 
-def needle_reading(key: ModelKey, prompt: Prompt) -> HeadScores:
-    return cast(HeadScores, _kept(key, reading_steps(key, prompt), "needle_reading"))
+def needle_reading(
+    key: ModelKey, prompt: Prompt, around: Callable[[HookedMamba], AbstractContextManager[None]] | None = None
+) -> HeadScores:
+    """around: what is open while the blocks are run; not entered where the scores were made before."""
+    steps = reading_steps(key, prompt)
+
+    def make(model: HookedMamba) -> HeadScores:
+        with around(model) if around else nullcontext():
+            return cast(HeadScores, run_steps(steps, {"model": model})["needle_reading"])
+
+    return cast(HeadScores, loading.result(key, as_python(steps), make, lambda made: made.nbytes))
 
 
 def named(head: RankedHead) -> str:

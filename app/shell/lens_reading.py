@@ -15,6 +15,7 @@ from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey, bundled_name, fingerprint, resolve_below
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, as_python, run_steps, tokens_step
+from app.shell.tables import Cell
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.drawing.labels import short_stage, token_label
 from diffmamba_interp.figures.lens import lens_comparison_csv
@@ -191,7 +192,7 @@ def marked(figure: go.Figure, stage: int, position: int) -> go.Figure:
 
 def top_tokens(
     trajectory: LensTrajectory, text: Callable[[int], str], stage: int, column: int
-) -> list[dict[str, object]]:
+) -> list[dict[str, Cell]]:
     """One line per likely token of a cell, best first."""
     pairs = zip(trajectory.top_tokens[0, stage, column], trajectory.top_probabilities[0, stage, column], strict=True)
     return [

@@ -152,7 +152,12 @@ def model(key: ModelKey) -> HookedMamba:
 def result(key: ModelKey, what: Hashable, make: Callable[[HookedMamba], Any], size_bytes: Callable[[Any], int]) -> Any:
     """What `make` computes with the model; `what` tells it from other results of the same model."""
 
-    return cache().get(("result", key, what), lambda: use(key, make), size_bytes)
+    return cache().get(result_key(key, what), lambda: use(key, make), size_bytes)
+
+
+def result_key(key: ModelKey, what: Hashable) -> Hashable:
+    """Where the cache has what `result` made."""
+    return ("result", key, what)
 
 
 def use(key: ModelKey, make: Callable[[HookedMamba], Any]) -> Any:
@@ -217,8 +222,9 @@ class BudgetedCache:
                     self._entries.move_to_end(key)
                     return self._entries[key][0]
             value = make()
+            size = size_bytes(value)
             with self._lock:
-                self._entries[key] = (value, size_bytes(value))
+                self._entries[key] = (value, size)
                 while self.used_bytes > self.budget_bytes and len(self._entries) > 1:
                     self._entries.popitem(last=False)
             return value

@@ -31,15 +31,13 @@ APP = Path(__file__).resolve().parents[1]
 MAIN = APP / "main.py"
 
 ON_FIRST_USE = (
+    "numpy.random",
     "plotly.io",
     "plotly.offline",
     "torch.backends.opt_einsum",
     "torch.utils.serialization.config",
 )
 """What libraries, and the package, import when they are first used; no file of the explorer names it."""
-
-FOR_TABLES = ("pandas", "pyarrow.pandas_compat")
-"""Imported by the first table, too; the start page's figure is sent before."""
 
 AFTER_THE_FIRST_PAGE = ("scipy.stats",)
 """Imported when they are first used, too, and by no page before it is asked for numbers of many prompts."""
@@ -50,8 +48,8 @@ PLOTLY_SCRIPT = "../../component/app.shell.starting.plotly/plotly.min.js"
 REST_S = 1.0
 """What no page needed so far is imported so long after the first one."""
 
-LOADED = ("BidiComponent", "DataFrame")
-"""What Streamlit's scripts for our elements and for tables are called before their version."""
+LOADED = "BidiComponent"
+"""What Streamlit's script for our elements is called before its version."""
 
 START_PAGE = (MAIN, APP / "pages_" / "overview" / "overview.py")
 """The files whose heads name what the start page needs, as it is before anything is asked of it."""
@@ -133,23 +131,21 @@ def serve_plotly() -> None:
 
 @cache
 def load_in_browser() -> str:
-    """HTML that lets the browser load Plotly, and what Streamlit draws our elements and tables with.
+    """HTML that lets the browser load Plotly, and what Streamlit draws our elements with.
 
     It would when the first comes: that is a second's work, for which a new session has time while its page is made.
     Of a release that calls its files otherwise nothing is loaded.
     """
     folder = Path(st.__file__).parent / "static" / "static" / "js"
-    elements, tables = ([file.name for file in sorted(folder.glob(f"{part}.*.js"))] for part in LOADED)
+    elements = [file.name for file in sorted(folder.glob(f"{LOADED}.*.js"))]
     return f"""<script>
 (() => {{
     const first = document.querySelector('script[type="module"][src*="static/js/"]');
     if (!first || document.getElementById("plotly-script")) return;
-    const load = (names) => names.forEach((name) => import(new URL(name, first.src)).catch(() => {{}}));
     const script = document.createElement("script");
     Object.assign(script, {{ id: "plotly-script", src: new URL({json.dumps(PLOTLY_SCRIPT)}, first.src).href }});
-    script.addEventListener("load", () => load({json.dumps(tables)}));
     document.head.append(script);
-    load({json.dumps(elements)});
+    for (const name of {json.dumps(elements)}) import(new URL(name, first.src)).catch(() => {{}});
 }})();
 </script>"""
 
@@ -182,13 +178,6 @@ def import_start_page() -> None:
     gc.freeze()
 
 
-def import_for_tables() -> None:
-    """Before the start page's first table."""
-    if not _complete.is_set():
-        with _importing:
-            import_all((module, "") for module in FOR_TABLES)
-
-
 def import_everything() -> None:
     """Import what the files of the explorer name, at their head or in a function, and what libraries put off.
 
@@ -196,7 +185,7 @@ def import_everything() -> None:
     too, which takes longer than the page, unless it is told that this stays.
     """
     import_all(named_imports(APP.rglob("*.py")))
-    import_all((module, "") for module in (*ON_FIRST_USE, *FOR_TABLES))
+    import_all((module, "") for module in ON_FIRST_USE)
     gc.freeze()
 
 

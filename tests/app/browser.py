@@ -93,11 +93,8 @@ OBSTACLES = """() => {
     const ranks = Array.from(main.querySelectorAll('h1, h2, h3, h4'), heading => Number(heading.tagName[1]));
     if (ranks.filter(rank => rank === 1).length !== 1) found.push('headings of the first rank: ' + ranks);
     ranks.forEach((rank, at) => { if (at && rank > ranks[at - 1] + 1) found.push('a rank is skipped: ' + ranks); });
-    for (const table of main.querySelectorAll('[data-testid=stDataFrame] [aria-rowcount]')) {
-        const n = Number(table.getAttribute('aria-rowcount'));
-        const height = table.closest('[data-testid=stDataFrame]').getBoundingClientRect().height;
-        if (n < 18 && height < 34 * n) found.push('the last of ' + n + ' lines are cut');
-    }
+    for (const table of main.querySelectorAll('.lines'))
+        if (table.scrollHeight > table.clientHeight && table.tabIndex < 0) found.push('lines that no key reaches');
     if (!document.documentElement.lang) found.push('no language');
     const numbers = colour => colour.match(/[0-9.]+/g).map(Number);
     const luminance = channels => channels.slice(0, 3).map(part => part / 255)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -161,9 +162,23 @@ def links(app: AppTest) -> list[Any]:
     return [element.proto for element in app.get("page_link")]
 
 
-def block_tables(app: AppTest) -> list[Any]:
+def tables(app: AppTest, column: str = "") -> list[dict[str, list[str]]]:
+    """The page's tables, each cell as it is read, by columns. column: that they have."""
+    return [table for element in app.get("html") if (table := columns(element.proto.body)) and column in ["", *table]]
+
+
+def columns(body: str) -> dict[str, list[str]]:
+    """A table's columns; nothing where there is no table."""
+    if "<table>" not in body:
+        return {}
+    head, *lines = ElementTree.fromstring(body).iter("tr")
+    cells = [["".join(cell.itertext()) for cell in line] for line in lines]
+    return {"".join(name.itertext()): list(column) for name, column in zip(head, zip(*cells, strict=True), strict=True)}
+
+
+def block_tables(app: AppTest) -> list[dict[str, list[str]]]:
     """The tables of blocks, one per model."""
-    return [table.value for table in app.dataframe if "kind" in table.value]
+    return tables(app, "kind")
 
 
 def run_code(app: AppTest) -> dict[str, Any]:

@@ -225,7 +225,7 @@ CUT = """() => {
     if (main.scrollWidth > width) found.push('the page');
     for (const element of main.querySelectorAll('.js-plotly-plot text, .js-plotly-plot .subplot'))
         if (element.getBoundingClientRect().right > width + 1) found.push(element.textContent.slice(0, 40));
-    for (const table of main.querySelectorAll('[data-testid=stDataFrame] .dvn-scroller'))
+    for (const table of main.querySelectorAll('.lines'))
         if (table.scrollWidth > table.clientWidth + 1) found.push('a table');
     for (const { _fullLayout: drawn } of main.querySelectorAll('.js-plotly-plot'))
         if (drawn._size.h < drawn.height / 3) found.push(`${drawn._size.h} of ${drawn.height} pixels`);

@@ -10,7 +10,7 @@ from diffmamba_interp.figures.heads import head_scores_csv
 from diffmamba_interp.files.archives import arrays_from_bytes
 from diffmamba_interp.implicit_attention import DEFINITIONS, Spans, gather_and_aggregate, head_rivals, state_sink
 from diffmamba_interp.text import boundary_tokens
-from tests.app.conftest import IDS, OpenApp, captions, drawn, run_code, texts
+from tests.app.conftest import IDS, OpenApp, captions, drawn, run_code, tables, texts
 
 BUNDLED = "bundled:diff-mamba2"
 TOKENS = [int(part) for part in IDS.split()]
@@ -32,15 +32,16 @@ def test_the_state_sink_of_a_prompt_is_drawn_beside_what_it_means(open_app: Open
     np.testing.assert_allclose(results["scores"].mean("dt_ratio"), expected.mean("dt_ratio"), rtol=1e-5)
     caption = next(text for text in captions(app) if DEFINITIONS["sink_share"] in text)
     assert f"{expected.uniform['sink_share'][0]:.3f}" in caption
-    (table,) = app.dataframe
-    assert table.value.iloc[0]["sink share"] == pytest.approx(np.nanmax(expected.mean("sink_share")), rel=1e-5)
+    (table,) = tables(app)
+    assert float(table["sink share"][0]) == pytest.approx(np.nanmax(expected.mean("sink_share")), rel=1e-3)
 
 
 def test_the_page_opens_with_the_needle_share_where_a_needle_is_marked(open_app: OpenApp) -> None:
     app = open_app("heads", **NEEDLE)
     assert app.selectbox(key="measure").value == "needle_share"
-    (table,) = app.dataframe
-    assert table.value["needle share"].is_monotonic_decreasing
+    (table,) = tables(app)
+    shares = [float(share) for share in table["needle share"]]
+    assert shares == sorted(shares, reverse=True)
     app.selectbox(key="source").select("text").run()
     app.text_area(key="prompt").set_value("Mary is here. John is not.").run()
     assert app.selectbox(key="measure").value == "sink_share"

@@ -28,7 +28,7 @@ from diffmamba_interp.interventions import (
     intervene,
 )
 from diffmamba_interp.lens import LogitLens, lens_trajectory
-from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, run_code, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, complaint, figures, run_code, tables, texts
 from tests.models.tiny import random_tokens, tiny_model
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
@@ -70,7 +70,7 @@ def test_at_first_nothing_is_changed(open_app: OpenApp, model: HookedMamba) -> N
     assert is_unchanged(app)
     assert figures(app)[2]["data"][0]["z"].min() >= 0
     assert any("Change something above" in text for text in texts(app.caption))
-    assert len(app.dataframe) == 1
+    assert len(tables(app)) == 1
     assert any("nothing is changed" in text for text in texts(app.caption))
     assert not any(metric.delta for metric in app.metric)
     assert "Reset" in [button.label for button in app.button]
@@ -172,7 +172,7 @@ def test_the_lens_reads_the_changed_stream(open_app: OpenApp, model: HookedMamba
     with intervene(model, SwapBranches(blocks=0)):
         found = lens_trajectory(model, LogitLens.from_model(model), TOKENS, positions=slice(5, 11))
     assert np.allclose(figures(app)[3]["data"][0]["z"], found.top_probabilities[0, ..., 0], rtol=1e-4)
-    table = app.dataframe[1].value
+    table = tables(app)[1]
     assert list(table["token"]) == [str(token) for token in found.top_tokens[0, -1, -1, :5]]
 
 

@@ -10,7 +10,7 @@ import torch
 from diffmamba_interp import HookedMamba
 from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.lens import LogitLens, TunedLens, fit_jacobian_lens, lens_trajectory, load_lens, save_lens
-from tests.app.conftest import IDS, MODEL, OpenApp, captions, charts, complaint, drawn, figures, run_code, texts
+from tests.app.conftest import IDS, MODEL, OpenApp, captions, charts, complaint, drawn, figures, run_code, tables, texts
 
 TOKENS = torch.tensor([[int(part) for part in IDS.split()]])
 
@@ -142,9 +142,9 @@ def test_copy_as_python_gives_the_same_numbers(open_app: OpenApp, lens_name: str
 def test_a_cell_of_the_address_shows_its_list(open_app: OpenApp, model: HookedMamba) -> None:
     app = open_app("lens", ids=IDS, cell="2-5")
     found = lens_trajectory(model, LogitLens.from_model(model), TOKENS)
-    table = app.dataframe[0].value
+    table = tables(app)[0]
     assert list(table["token"]) == [str(token) for token in found.top_tokens[0, 2, 5]]
-    assert list(table["probability"]) == pytest.approx(found.top_probabilities[0, 2, 5].tolist())
+    assert table["is"] == [probability_text(value) for value in found.top_probabilities[0, 2, 5].tolist()]
     assert any(element.value == "after block 1, position 5, “17”" for element in app.header)
 
 
@@ -161,7 +161,7 @@ def test_two_models_stand_side_by_side_with_their_lists(open_app: OpenApp) -> No
     assert np.allclose(first["data"][0]["z"], made["figure"].data[0].z)
     assert np.allclose(second["data"][0]["z"], made["second_figure"].data[0].z)
     assert not np.allclose(first["data"][0]["z"], second["data"][0]["z"])
-    assert len(app.dataframe) == 2
+    assert len(tables(app)) == 2
 
 
 def test_the_difference_of_two_models_is_model_minus_baseline(open_app: OpenApp) -> None:

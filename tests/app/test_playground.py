@@ -1,12 +1,12 @@
 """Playground: what the model writes with and without the subtraction, and what was likely at each step."""
 
 import numpy as np
-import pytest
 import torch
 
 from diffmamba_interp import load_demo
+from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.interventions import ScaleLambda, intervene
-from tests.app.conftest import IDS, OpenApp, drawn, figures, run_code, texts
+from tests.app.conftest import IDS, OpenApp, drawn, figures, run_code, tables, texts
 
 BUNDLED = "bundled:diff-mamba2"
 
@@ -29,12 +29,12 @@ def test_both_texts_are_those_of_generate_and_the_code_gives_the_figure(open_app
     for trace, printed, values in zip(drawn(app)["data"], made["figure"].data, record.probability, strict=True):
         np.testing.assert_allclose(trace["y"], values, rtol=1e-5)
         np.testing.assert_allclose(trace["y"], printed.y, rtol=1e-5)
-    before, after = (table.value for table in app.dataframe)
+    before, after = tables(app)
     step = app.slider(key="step").value
     assert step == record.parting[1]
-    assert before["probability"][0] == pytest.approx(float(record.followed_probabilities[0, step, 0]), rel=1e-5)
+    assert before["is"][0] == probability_text(float(record.followed_probabilities[0, step, 0]))
     app.toggle(key="own_text").set_value(True).run()
-    after = app.dataframe[1].value
+    after = tables(app)[1]
     assert after["token"][0].strip("␣") == tokenizer.decode([int(record.tokens[1, step])]).strip()
 
 
@@ -53,7 +53,7 @@ def test_a_plain_model_writes_alone(open_app: OpenApp) -> None:
     app = open_app("playground", model="bundled:mamba2", play_tokens="2")
     assert any("subtracts nothing" in text for text in texts(app.info))
     assert len(figures(app)[0]["data"]) == 1
-    assert len(app.dataframe) == 1
+    assert len(tables(app)) == 1
 
 
 def test_tokens_are_drawn_with_a_seed(open_app: OpenApp) -> None:

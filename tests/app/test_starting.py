@@ -45,17 +45,11 @@ def start(**how):
     known.update(sys.modules)
 
 
-def for_tables():
-    print("before", *sorted({"pandas"} & set(sys.modules)))
-    import_for_tables()
-    known.update(sys.modules)
-
-
-finish, begin, import_for_tables, known = starting.finish, starting.start, starting.import_for_tables, set()
-starting.finish, starting.start, starting.import_for_tables = lambda: None, start, for_tables
+finish, begin, known = starting.finish, starting.start, set()
+starting.finish, starting.start = lambda: None, start
 named(AppTest.from_file(sys.argv[1] + "/app/main.py", default_timeout=200).run(), "start")
-print("without", *sorted({"transformers", "app.pages_.needle.request", "scipy.stats"} - set(sys.modules)))
-starting.finish, starting.start, starting.import_for_tables = finish, begin, import_for_tables
+print("without", *sorted({"pandas", "transformers", "app.pages_.needle.request", "scipy.stats"} - set(sys.modules)))
+starting.finish, starting.start = finish, begin
 starting.import_rest()
 assert gc.get_freeze_count() > 100_000
 known.update(sys.modules)
@@ -213,18 +207,17 @@ def test_a_run_that_ends_takes_nothing_from_the_path_before_what_another_thread_
     assert sys.path.count(folder) == 1
 
 
-def test_the_browser_loads_the_files_that_draw_figures_and_tables_and_none_of_a_release_without_them(
+def test_the_browser_loads_the_file_that_draws_figures_and_none_of_a_release_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts = tmp_path / "static" / "static" / "js"
     scripts.mkdir(parents=True)
     monkeypatch.setattr(starting.st, "__file__", str(tmp_path / "__init__.py"))
-    assert "load([])" in starting.load_in_browser.__wrapped__()
-    for name in ("DataFrame.3-f_.js", "DataFrame.3-f_.css", "BidiComponent.D9.js", "index.A.js"):
+    assert "of [])" in starting.load_in_browser.__wrapped__()
+    for name in ("BidiComponent.D9.css", "BidiComponent.D9.js", "index.A.js"):
         (scripts / name).touch()
     script = starting.load_in_browser.__wrapped__()
-    assert 'load(["BidiComponent.D9.js"])' in script
-    assert 'load(["DataFrame.3-f_.js"])' in script
+    assert 'of ["BidiComponent.D9.js"])' in script
 
 
 def test_what_a_file_imports_anywhere_in_it_is_among_the_imports() -> None:
@@ -244,8 +237,7 @@ def test_no_page_imports_anything_after_the_start(project_root: Path) -> None:
     done = subprocess.run(command, cwd=project_root, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = {page: set(names) for page, *names in map(str.split, done.stdout.splitlines())}
-    assert lines.pop("before") == set(), "the start page's figure waits for tables"
-    assert lines.pop("without") == {"transformers", "app.pages_.needle.request", "scipy.stats"}
+    assert lines.pop("without") == {"pandas", "transformers", "app.pages_.needle.request", "scipy.stats"}
     assert {"start", "needle"} < lines.keys()
     for page, names in lines.items():
         late = {name for name in names if name.partition(".")[0] not in DRAWN_MEANWHILE}

@@ -45,7 +45,7 @@ INTERVENTIONS = [
 def test_the_kernels_and_the_reference_agree_under_an_intervention(
     intervention: Intervention, dtype: torch.dtype, normalisation: str
 ) -> None:
-    model, tokens = make_model(1, dtype, normalisation=normalisation), tokens_of(40)
+    model, tokens = make_model("mamba2", dtype, normalisation=normalisation), tokens_of(40)
     model.impl = "reference"
     clean = model(tokens)
     with intervene(model, intervention):
@@ -58,7 +58,7 @@ def test_the_kernels_and_the_reference_agree_under_an_intervention(
 
 @torch.no_grad()
 def test_means_and_patches_from_the_gpu_are_put_back_there() -> None:
-    model, tokens = make_model(2), tokens_of(40)
+    model, tokens = make_model("mamba2 of two groups"), tokens_of(40)
     model.impl = "fused"
     means = collect_means(model, [tokens.cpu()])
     name = block_point(1, "resid_pre")
@@ -75,7 +75,7 @@ def test_means_and_patches_from_the_gpu_are_put_back_there() -> None:
 
 @torch.no_grad()
 def test_answers_and_grids_are_read_on_the_gpu_from_prompts_on_the_cpu() -> None:
-    model, tokens = make_model(1), tokens_of(12)
+    model, tokens = make_model("mamba2"), tokens_of(12)
     found = {}
     for impl in ("reference", "fused"):
         model.impl = impl

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
 
+from app.pages_.attention.streams import keep_stream, kept_stream, noted, stream_bytes
 from app.shell import loading
 from app.shell.carriers import named, needle_reading
 from app.shell.downloads import Download, csv_file, html_file, npz_file, record_bytes
@@ -17,16 +19,13 @@ from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, as_python, run_steps
-from diffmamba_interp import ActivationCache, HookedMamba
 from diffmamba_interp.figures.attention import attention_figure, attention_heads_figure, attention_span_figure
 from diffmamba_interp.figures.attention_panels import attention_csv, pooling_step
 from diffmamba_interp.figures.heads import RankedHead, head_ranking_figure, ranked_heads
-from diffmamba_interp.hook_names import FINAL_SCALE, block_point
 from diffmamba_interp.implicit_attention import HeadScores
 from diffmamba_interp.implicit_attention.extract import extract_attention
 from diffmamba_interp.implicit_attention.pictures import collapse_by_span
 from diffmamba_interp.implicit_attention.record import AttentionRecord, Kind
-from diffmamba_interp.models.read_out import final_scale
 from diffmamba_interp.spans import Spans
 
 KINDS = {
@@ -45,7 +44,7 @@ More cells show little more, and a browser takes longer to draw them."""
 
 MAX_BYTES = 2**29
 MAX_RUN_BYTES, MAX_RUN_S = 2**27, 1.0
-"""Of a whole run that is kept for the next picture of the same prompt."""
+"""Of a whole run whose stream is kept for the next picture of the same prompt."""
 
 VIEWS = {"positions": "by position", "spans": "collapsed by span", "heads": "every head"}
 FIGURES: dict[str, Callable[..., Any]] = {
@@ -149,30 +148,18 @@ def strip_steps(shown: tuple[int, int] | None) -> list[Step]:
 
 def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> AttentionRecord:
     """The record, from the cache if it was made before."""
-    steps, saving = record_steps(key, prompt, request), {"record": {"cache": earlier_run(key, prompt)}}
+    steps, saving = (
+        record_steps(key, prompt, request),
+        {"record": {"cache": kept_stream(key, prompt) if is_short(key, prompt) else None}},
+    )
     return loading.result(
         key, as_python(steps), lambda model: run_steps(steps, {"model": model}, saving)["record"], _record_bytes
     )
 
 
-def earlier_run(key: ModelKey, prompt: Prompt) -> ActivationCache | None:
-    """The residual stream at every block, so that another block or head need not run the blocks before it again.
-
-    None where all blocks take too long or too much for a first picture.
-    """
-    cfg = loading.config(key)
-    n_bytes = 4 * len(prompt.tokens) * cfg.d_model * (cfg.n_layers + 1)
-    if n_bytes > MAX_RUN_BYTES or forward_seconds(key, len(prompt.tokens)) > MAX_RUN_S:
-        return None
-
-    def make(model: HookedMamba) -> ActivationCache:
-        tokens = torch.tensor([prompt.tokens], device=key.device)
-        names = [block_point(block, "resid_pre") for block in range(cfg.n_layers)]
-        with torch.no_grad():
-            resid, cache = model.run_with_cache(tokens, names, stop_at_block=cfg.n_layers)
-            return ActivationCache({**cache, FINAL_SCALE: final_scale(model, resid)})
-
-    return cast(ActivationCache, loading.result(key, ("residual stream", prompt), make, lambda _: n_bytes))
+def is_short(key: ModelKey, prompt: Prompt) -> bool:
+    """Whether all blocks take so little time and room that the stream is kept for the next picture."""
+    return stream_bytes(key, prompt) <= MAX_RUN_BYTES and forward_seconds(key, len(prompt.tokens)) <= MAX_RUN_S
 
 
 def _record_bytes(record: AttentionRecord) -> int:
@@ -222,8 +209,11 @@ class WayIn:
 
 
 def find_way_in(chosen: ChosenModel, prompt: Prompt) -> WayIn | None:
-    """None for a prompt in which no needle is marked."""
+    """None for a prompt in which no needle is marked. The stream is kept, for all blocks are run: one is shown next."""
     if not prompt.spans.needle:
         return None
-    scores = needle_reading(chosen.key, prompt)
+    passing: dict[str, torch.Tensor] = {}
+    around = partial(noted, passing=passing) if is_short(chosen.key, prompt) else None
+    scores = needle_reading(chosen.key, prompt, around)
+    keep_stream(chosen.key, prompt, passing)
     return WayIn(scores=scores, ranked=ranked_heads(scores, MEASURE, sum(scores.n_heads)))

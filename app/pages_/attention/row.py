@@ -8,6 +8,7 @@ import streamlit as st
 from app.shell import state
 from app.shell.figures import signed_scale
 from app.shell.prompts import Prompt, markdown
+from app.shell.tables import draw_table
 from app.shell.wording import quoted, signed_text
 from diffmamba_interp.drawing.colours import short_name
 from diffmamba_interp.drawing.labels import coloured_text
@@ -87,10 +88,7 @@ def draw_spans(spans: Spans, record: AttentionRecord, row: int) -> None:
         for which in ("needle", "question", "distractors", *(["filler"] if spans.filler else [])):
             line[f"{which}, %"] = 100 * mean(summary.of_class(share, which))
         lines.append(line | {"needle over rest, dB": mean(summary.snr_db[name])})
-    st.dataframe(
-        lines, hide_index=True, width="stretch",
-        column_config={key: st.column_config.NumberColumn(format="%.1f") for key in lines[0] if key != "picture"},
-    )  # fmt: skip
+    draw_table(lines, decimals=1)
     st.caption(
         "Share of the row's magnitude by span (what belongs to none is left out), and mean magnitude on the needle "
         "over that on all other visible tokens."

@@ -16,7 +16,6 @@ from app.pages_.heads.request import (
     score_steps,
 )
 from app.shell import state
-from app.shell.answers import table_height
 from app.shell.choices import choose_model, choose_prompt
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -28,6 +27,7 @@ from app.shell.kept_runs import HeadsRun
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, model_steps, run_steps
+from app.shell.tables import draw_table
 from diffmamba_interp.figures.heads import NAMES
 from diffmamba_interp.implicit_attention import DEFINITIONS, HeadScores
 
@@ -66,8 +66,7 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     draw_figure(figure, "heads_figure")
     draw_note(what_it_means(request, scores))
     st.header(f"The {min(N_RANKED, len(drawn['largest']))} largest")
-    rows = [ranked_row(head, request.measure) for head in drawn["largest"]]
-    st.dataframe(rows, hide_index=True, width="stretch", height=table_height(len(rows)))
+    draw_table([ranked_row(head, request.measure) for head in drawn["largest"]])
     code = as_python([*model_steps(chosen.key), *score_steps(chosen.key, prompt, request), *figure_steps(request)])
     draw_downloads(head_files(scores, figure), code, name=f"heads-{request.measure}", of=prompt.strings)
 

@@ -7,8 +7,8 @@ import streamlit as st
 
 from app.pages_.overview.request import FIGURE, block_files, block_rows, next_token_rows, report_steps, subtracts
 from app.pages_.overview.story import draw_introduction, quickly_read, story, story_steps
-from app.shell import loading, starting
-from app.shell.answers import draw_likely, table_height
+from app.shell import loading
+from app.shell.answers import draw_likely
 from app.shell.choices import choose_model, choose_prompt, choose_second_model
 from app.shell.downloads import draw_downloads
 from app.shell.errors import shown_errors
@@ -19,6 +19,7 @@ from app.shell.headlines import draw_headline
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt
 from app.shell.steps import as_python, run_steps
+from app.shell.tables import draw_table
 from diffmamba_interp.models.inspection import CheckpointReport
 
 FIGURE_HEIGHT = 300
@@ -40,7 +41,6 @@ def page() -> None:
             with column:
                 draw_facts(model, reports[model.name])
         figure = draw_lambdas(reports)
-    starting.import_for_tables()
     if prompt is not None:
         with shown_errors("Running the models"):
             draw_next_tokens(models, prompt)
@@ -97,8 +97,7 @@ def has_gates(reports: dict[str, CheckpointReport]) -> bool:
 
 
 def draw_blocks(report: CheckpointReport) -> None:
-    rows = block_rows(report)
-    st.dataframe(rows, hide_index=True, width="stretch", height=table_height(len(rows)))
+    draw_table(block_rows(report), decimals=4)
 
 
 def draw_loaded() -> None:

@@ -13,6 +13,7 @@ from app.shell.folders import ModelKey
 from app.shell.loading import ChosenModel
 from app.shell.prompts import Prompt, token_text
 from app.shell.steps import Ref, Step
+from app.shell.tables import Cell
 from diffmamba_interp.figures.curves import lambda_figure
 from diffmamba_interp.files.archives import arrays_to_bytes
 from diffmamba_interp.files.table_text import csv_text
@@ -47,13 +48,13 @@ def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
         "block": block.index,
         "kind": block.kind,
         "parameters": block.n_parameters,
-        "λ": None if block.lambda_ is None else round(block.lambda_, 4),
-        "λ_init": None if block.lambda_init is None else round(block.lambda_init, 4),
+        "λ": block.lambda_,
+        "λ_init": block.lambda_init,
         "sigmoid": SIGMOID[block.saturated],
     }
 
 
-def next_token_rows(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, object]]:
+def next_token_rows(chosen: ChosenModel, prompt: Prompt) -> list[dict[str, Cell]]:
     """The likeliest tokens after the prompt, best first."""
     return [
         {"next token": repr(token_text(token, chosen.tokenizer)), "probability": probability}

@@ -13,6 +13,7 @@ from app.shell.downloads import Download, csv_file, html_file, npz_file
 from app.shell.folders import ModelKey
 from app.shell.prompts import Prompt
 from app.shell.steps import Ref, Step, Steps, as_python, run_steps, token_text_lines, tokens_step
+from app.shell.tables import Cell
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.figures.continuations import continuations_csv, continuations_figure
 from diffmamba_interp.files.archives import arrays_to_bytes
@@ -77,7 +78,7 @@ def continued(key: ModelKey, prompt: Prompt, request: PlaygroundRequest) -> Cont
 
 def likely_table(
     record: Continuations, text: Callable[[int], str], variant: int, step: int, *, followed: bool
-) -> list[dict[str, object]]:
+) -> list[dict[str, Cell]]:
     """The likeliest tokens of a step, of the variant's own text or while it reads the first one's."""
     tokens, probabilities = (
         (record.followed_tokens, record.followed_probabilities)
