@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from diffmamba_interp.files.atomic import write_text
 from diffmamba_interp.files.checksums import file_sha256
-from diffmamba_interp.files.json_files import read_json_object
+from diffmamba_interp.files.json_files import read_json_object, results_json
 from diffmamba_interp.files.table_text import aligned_table
 from diffmamba_interp.lens.evaluation import LensMeasurement
 from diffmamba_interp.lens.jacobian_layout import JacobianLensConfig
@@ -67,7 +66,7 @@ def write_metrics(folder: str | Path, measurement: LensMeasurement, provenance: 
         "recipe": {name: value for name, value in asdict(recipe).items() if value is not None and name not in left_out},
         "measurement": measurement.to_dict(),
     }
-    write_text(Path(folder) / METRICS_FILE, json.dumps(content, indent=1) + "\n")
+    write_text(Path(folder) / METRICS_FILE, results_json(content, digits=17) + "\n")
 
 
 def read_metrics(folder: str | Path) -> tuple[LensMeasurement, Provenance, Mapping[str, Any]]:
