@@ -76,17 +76,17 @@ def subtraction_headline(record: SweepRecord, model: str, token: str = "") -> He
     at = record.doses.index(0.0)
     without = record.intervened[PROBABILITY][:, at].mean(axis=-1)
     whole, alone = float(without[0]), without[1:]
-    raised = raised_alone(record)
+    raised = raised_alone(record, "its" if token else "the answer's")
     if not differ(clean, whole):
         return Headline(
             says=(f"λ 0 in every block leaves {what} in {short_name(model)} at {said(clean)} ({prompts(n)}).",),
-            against=("So this answer does not hang on the subtraction.", *raised),
+            against=("So it does not hang on the subtraction.", *raised),
         )
     says = f"λ 0 in every block takes {what} in {short_name(model)} from {said(clean)} to {said(whole)}"
     logs = record.intervened[LOG_PROBABILITY][:, at].mean(axis=-1) - float(record.clean[LOG_PROBABILITY].mean())
     against = [NO_CANCELLING]
     if whole > clean:
-        against.insert(0, "Without the subtraction the answer is likelier.")
+        against.insert(0, "Without the subtraction it is likelier.")
     if len(alone) > 1:
         share = logs[1:] / logs[0]
         largest = int(share.argmax())
@@ -102,13 +102,16 @@ def subtraction_headline(record: SweepRecord, model: str, token: str = "") -> He
     return Headline(says=(f"{says} ({prompts(n)}).",), against=(*against, *raised))
 
 
-def raised_alone(record: SweepRecord) -> tuple[str, ...]:
-    """What λ 0 in one block alone raises most, of a sweep of λ: the subtraction there works against the answer."""
+def raised_alone(record: SweepRecord, whose: str = "the answer's") -> tuple[str, ...]:
+    """What λ 0 in one block alone raises most, of a sweep of λ: the subtraction there works against the answer.
+
+    whose: "its" where the sentence before names what was asked for.
+    """
     at, told = record.doses.index(0.0), []
     alone = [place for place, group in enumerate(record.groups) if group and len(group) == 1]
     for measure, what, text in (
-        (PROBABILITY, "the answer's probability", said),
-        ("snr_db", "the answer's ratio to the wrong labels", decibels),
+        (PROBABILITY, f"{whose} probability", said),
+        ("snr_db", f"{whose} ratio to the wrong labels", decibels),
     ):
         if measure not in record.clean or not alone:
             continue
@@ -121,7 +124,7 @@ def raised_alone(record: SweepRecord) -> tuple[str, ...]:
             told.append(f"in block {block} alone raises {what} from {text(clean)} to {text(value)}")
     if not told:
         return ()
-    return (f"λ 0 {', and '.join(told)}: the subtraction there works against this answer.",)
+    return (f"λ 0 {', and '.join(told)}: the subtraction there works against it.",)
 
 
 def patched_quantity(against: object) -> str:

@@ -8,14 +8,21 @@ from app.shell.headlines import NOTHING, Headline
 from app.shell.wording import quoted, said
 from diffmamba_interp.drawing.labels import token_label
 from diffmamba_interp.interventions import Continuations
+from diffmamba_interp.text.tokenizer import END_OF_TEXT
 
 TokenText = Callable[[int], str]
 
 
 def written(record: Continuations, text: TokenText, variant: int) -> str:
-    """A variant's own continuation, white space made visible where it is not a space."""
-    joined = "".join(text(int(token)) for token in record.tokens[variant])
+    """A variant's own continuation, white space made visible where it is not a space; up to the end of its text."""
+    end = end_of_text(record, text, variant)
+    joined = "".join(text(int(token)) for token in record.tokens[variant][:end])
     return token_label(joined.strip(), at_most=400).replace("␣", " ")
+
+
+def end_of_text(record: Continuations, text: TokenText, variant: int) -> int | None:
+    """The step at which a variant ends its text; None where it goes on."""
+    return next((step for step, token in enumerate(record.tokens[variant]) if text(int(token)) == END_OF_TEXT), None)
 
 
 def continued_headline(record: Continuations, text: TokenText) -> Headline:
@@ -36,6 +43,9 @@ def continued_headline(record: Continuations, text: TokenText) -> Headline:
             if after < before
             else f"“{name}” writes “{written(record, text, variant)}”: they part at step {step}."
         )
+    for variant, name in enumerate(record.names):
+        if (end := end_of_text(record, text, variant)) is not None:
+            says.append(f"At step {end} “{name}” ends its text: what it writes after that begins another one.")
     return Headline(
         says=tuple(says),
         against=(

@@ -167,11 +167,16 @@ def _gaps(shipped: Mapping[str, Any] | None, lens: str, task: Mapping[str, str])
 
 
 def lens_headline(
-    trajectories: Mapping[str, LensTrajectory], text: Callable[[int], str], column: int = -1, lens: str = ""
+    trajectories: Mapping[str, LensTrajectory],
+    text: Callable[[int], str],
+    column: int = -1,
+    lens: str = "",
+    answer: int | None = None,
 ) -> Headline:
     """What each model says at the end of one position, and from which block on the lens shows that.
 
-    text: of a token id. column: of the positions that the trajectories hold. lens: its name.
+    text: of a token id. column: of the positions that the trajectories hold. lens: its name. answer: the token that
+    should be said, where it is known or marked.
     """
     told, tokens = [], []
     for name, read in trajectories.items():
@@ -179,8 +184,9 @@ def lens_headline(
         since = int(np.flatnonzero(top != top[-1]).max(initial=-1)) + 1
         probability, there = (float(read.top_probabilities[0, stage, column, 0]) for stage in (-1, since))
         tokens.append(text(int(top[-1])))
+        right = "" if answer in (None, int(top[-1])) else f"; the answer is {quoted(text(answer))}"
         told.append(
-            f"{short_name(name)} says {quoted(tokens[-1])} (p {said(probability)}), which is on top "
+            f"{short_name(name)} says {quoted(tokens[-1])} (p {said(probability)}{right}), which is on top "
             f"{stage_words(since, len(read.stages))} (p {said(there)} then) and stays there"
         )
     if not told:

@@ -37,9 +37,12 @@ def test_what_a_block_alone_raises_speaks_against_it() -> None:
     )
     raised = (
         "λ 0 in block 1 alone raises the answer's probability from 0.50 to 0.80, and in block 0 alone raises the "
-        "answer's ratio to the wrong labels from 30.0 dB to 31.0 dB: the subtraction there works against this answer."
+        "answer's ratio to the wrong labels from 30.0 dB to 31.0 dB: the subtraction there works against it."
     )
     assert raised in objections(subtraction_headline(with_ratio, "one"))
+    assert "in block 1 alone raises its probability from 0.50" in objections(
+        subtraction_headline(with_ratio, "one", "“to”, the most likely next token")
+    )
     each = replace(with_ratio, groups=((2,), (0,), (1,)))
     assert raised in objections(sweep_headline(each))
     assert "works against" not in objections(sweep_headline(replace(each, dose="noise")))

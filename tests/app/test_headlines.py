@@ -168,6 +168,13 @@ def test_the_lens_is_told_from_where_the_last_token_stays(top: list[int], since:
     assert "Needle asks of many prompts from where on it is 7 dB above" in against
 
 
+def test_a_token_that_is_not_the_known_answer_is_told_with_the_answer() -> None:
+    reads = {"one": lens_read([1, 1]), "two": lens_read([1, 2])}
+    told = lens_headline(reads, lambda token: f" w{token}", answer=2)
+    assert words(told).startswith("one says “w1” (p 0.50; the answer is “w2”), which")
+    assert "; two says “w2” (p 0.50), which" in words(told)
+
+
 def test_models_that_say_other_tokens_are_not_taken_for_one() -> None:
     told = lens_headline({"one": lens_read([1, 1]), "two": lens_read([1, 2])}, str)
     assert "different tokens" in objections(told)

@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 
+from app.shell.continued import continued_headline
 from diffmamba_interp import load_demo
 from diffmamba_interp.drawing.labels import probability_text
 from diffmamba_interp.interventions import ScaleLambda, intervene
+from diffmamba_interp.text.tokenizer import END_OF_TEXT
 from tests.app.conftest import IDS, OpenApp, drawn, figures, run_code, tables, texts
 
 BUNDLED = "bundled:diff-mamba2"
@@ -29,6 +31,12 @@ def test_both_texts_are_those_of_generate_and_the_code_gives_the_figure(open_app
     for trace, printed, values in zip(drawn(app)["data"], made["figure"].data, record.probability, strict=True):
         np.testing.assert_allclose(trace["y"], values, rtol=1e-5)
         np.testing.assert_allclose(trace["y"], printed.y, rtol=1e-5)
+    last = int(record.tokens[0, 2])
+    assert not np.isin(last, record.tokens[0, :2])
+    told = continued_headline(record, lambda token: END_OF_TEXT if token == last else f" w{token}")
+    first, second = record.tokens[0, :2]
+    assert told.says[0] == f"“as it is” goes on with “w{first} w{second}”."
+    assert "At step 2 “as it is” ends its text: what it writes after that begins another one." in told.says
     before, after = tables(app)
     step = app.slider(key="step").value
     assert step == record.parting[1]

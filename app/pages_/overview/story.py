@@ -111,7 +111,8 @@ def through_lens(models: Sequence[ChosenModel], prompt: Prompt) -> Headline:
     pairs = zip(models, requests, strict=True)
     read = {model.name: trajectory(model.key, prompt, request) for model, request in pairs}
     tokenizer = models[0].tokenizer
-    return lens_headline(read, lambda token: token_text(token, tokenizer), lens=requests[0].name)
+    answer = ready_answer(models[0], prompt).token if prompt.answer else None
+    return lens_headline(read, lambda token: token_text(token, tokenizer), lens=requests[0].name, answer=answer)
 
 
 def lens_of(model: ChosenModel) -> LensRequest:
