@@ -27,7 +27,7 @@ def table_html(rows: Sequence[Mapping[str, Cell]], *, decimals: int | None = Non
     that are drawn as bars.
     """
     columns = list(rows[0]) if rows else []
-    numeric = {name for name in columns if all(_is_number(row[name]) for row in rows)}
+    numeric = {name for name in columns if name != bar and all(_is_number(row[name]) for row in rows)}
     head = "".join(f'<th scope="col"{_class(name in numeric)}>{explained(name)}</th>' for name in columns)
     lines = (
         "".join(

@@ -156,13 +156,15 @@ def test_a_grid_can_be_cancelled_and_another_session_is_served_meanwhile(browser
 def test_results_do_not_move_what_there_is_to_choose_and_patching_can_be_cancelled(browser, address: str) -> None:
     with opened(browser, f"{address}/interventions?{BUNDLED}") as watched:
         watched.figures(3, "nothing is changed")
-        # The slider's whole widget: its thumb moves within it.
-        slider = watched.page.locator(".st-key-lambda_factor")
-        before = slider.bounding_box()
-        slider.get_by_role("slider").press("ArrowLeft")
+        # The slider's whole widget, for its thumb moves within it, and the first headline.
+        places = """['.st-key-lambda_factor', '.headline']
+            .map(name => document.querySelector(name).getBoundingClientRect().y)"""
+        watched.comes_to("document.querySelectorAll('.js-plotly-plot').length", 3)
+        slider, says = watched.page.evaluate(places)
+        assert slider < says
+        watched.page.locator(".st-key-lambda_factor").get_by_role("slider").press("ArrowLeft")
         watched.figures(3, "What comes next, after")
-        assert slider.bounding_box()["y"] == before["y"]
-        assert before["y"] < watched.page.locator(".headline").first.bounding_box()["y"]
+        watched.comes_to(places, [slider, says])
     long = "source=needle&length=0&patched=branch_out&patch_columns=tokens"
     with opened(browser, f"{address}/interventions?{BUNDLED}&{long}") as watched:
         # How fast the machine is decides whether it runs at once.

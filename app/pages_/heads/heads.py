@@ -66,7 +66,7 @@ def draw_scores(chosen: ChosenModel, prompt: Prompt, request: HeadsRequest, scor
     draw_figure(figure, "heads_figure")
     draw_note(what_it_means(request, scores))
     st.header(f"The {min(N_RANKED, len(drawn['largest']))} largest")
-    draw_table([ranked_row(head, request.measure) for head in drawn["largest"]])
+    draw_table([ranked_row(head, request.measure) for head in drawn["largest"]], decimals=3)
     code = as_python([*model_steps(chosen.key), *score_steps(chosen.key, prompt, request), *figure_steps(request)])
     draw_downloads(head_files(scores, figure), code, name=f"heads-{request.measure}", of=prompt.strings)
 
