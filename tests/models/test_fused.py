@@ -55,7 +55,12 @@ def make_model(kind: str, dtype: torch.dtype = torch.float32, **changes: Any) ->
     differential = DifferentialConfig(placement="alternate", **(DIFFERENTIAL.get(kind, {}) | changes))
     cfg = HookedMambaConfig(**{**sizes, **heads, **KINDS[kind]}, differential=differential)
     torch.manual_seed(0)
-    model = HookedMamba(cfg).to("cuda", dtype)
+    model = HookedMamba(cfg)
+    for name, parameter in model.named_parameters():
+        # 1 in both scans it would cancel where they are subtracted, and leave at length 1 little more than rounding.
+        if name.endswith(".D"):
+            parameter.data.uniform_(0.5, 1.5)
+    model.to("cuda", dtype)
     for name, parameter in model.named_parameters():
         if "lambda" in name or name.endswith(("A_log", "D", "dt_bias")):
             parameter.data = parameter.data.float()
