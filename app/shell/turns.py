@@ -15,8 +15,9 @@ MOST_S = 3.0
 DRAWN_S = 1.5
 """So long after its first page was made a new session's browser has yet to draw it, on this machine if it is here."""
 
-LEAD_S = 0.15
-"""So long a new session's browser has the server to itself: it asks for Plotly's script, which takes it longest."""
+LEAD_S, LEAD_BESIDE_S = 0.15, 0.4
+"""So long a new session's browser has the server to itself: it asks for Plotly's script, which takes it longest. Beside
+a long run it asks later, and the run has yet to come to the end of its step."""
 
 LONG_S = 1.5
 """A page that is younger is not taken for a long run by what most pages wait for."""
@@ -33,12 +34,13 @@ _begun: dict[int, float] = {}
 
 @contextmanager
 def page(*, leads: bool = False) -> Iterator[None]:
-    """While a session's page is made. leads: whether the browser of a new one gets `LEAD_S`."""
+    """While a session's page is made. leads: whether the browser of a new one gets a lead."""
     is_new = _KNOWN not in st.session_state
     st.session_state[_KNOWN] = True
     _waited_for[get_ident()] = float("inf")
     if is_new and leads:
-        time.sleep(LEAD_S)
+        now = time.monotonic()
+        time.sleep(LEAD_BESIDE_S if any(now - since >= LONG_S for since in list(_begun.values())) else LEAD_S)
     _begun[get_ident()] = time.monotonic()
     try:
         yield

@@ -112,17 +112,23 @@ def test_a_run_that_was_cancelled_while_it_waits_ends_at_once(
         turns.give_way()
 
 
-def test_a_new_sessions_browser_begins_before_its_page_is_made(
-    known_session: dict[str, object], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("age", "lead"),
+    [(None, turns.LEAD_S), (0.9 * turns.LONG_S, turns.LEAD_S), (1.1 * turns.LONG_S, turns.LEAD_BESIDE_S)],
+)
+def test_a_new_sessions_browser_begins_before_its_page_is_made_and_longer_beside_a_long_run(
+    known_session: dict[str, object], monkeypatch: pytest.MonkeyPatch, age: float | None, lead: float
 ) -> None:
     slept: list[float] = []
+    monkeypatch.setattr(turns.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(turns, "_begun", {} if age is None else {0: 100.0 - age})
     monkeypatch.setattr(turns.time, "sleep", lambda seconds: slept.append(seconds) if turns._waited_for else None)
     for is_new, leads in ((True, False), (True, True), (False, True)):
         if is_new:
             known_session.clear()
         with turns.page(leads=leads):
             pass
-    assert slept == [turns.LEAD_S]
+    assert slept == [lead]
 
 
 def test_a_page_is_long_once_it_has_been_made_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
