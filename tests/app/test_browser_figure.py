@@ -1,4 +1,4 @@
-"""The element that draws figures, by itself in a page that has Plotly."""
+"""The elements that draw figures and tell the page's width, by themselves in a page of the explorer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
+from app.shell import viewport
 from tests.app.browser import NEEDS_CHROMIUM, opened
 
 pytestmark = NEEDS_CHROMIUM
@@ -40,10 +41,33 @@ FOLLOW = """async (source) => {
     return [left, kept, parentElement.childElementCount];
 }"""
 
+# How many look at the page's width after three calls of which Streamlit ends the last, and then.
+WATCH = """async (source) => {
+    const { default: show } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+    const parentElement = document.createElement("div"), Plain = window.ResizeObserver;
+    let n = 0;
+    window.ResizeObserver = class extends Plain {
+        observe(element) { n += 1; super.observe(element); }
+        disconnect() { n -= 1; super.disconnect(); }
+    };
+    const ends = [900, 1000, 900].map((told) => show({ parentElement, data: { told }, setStateValue() {} }));
+    const watching = n;
+    ends.at(-1)();
+    window.ResizeObserver = Plain;
+    return [watching, n];
+}"""
+
 
 def test_figures_that_follow_fast_or_go_while_they_are_drawn(browser, address: str, project_root: Path) -> None:
     source = (project_root / "app" / "shell" / "figure.js").read_text(encoding="utf-8")
     with opened(browser, f"{address}/?model=bundled:mamba2") as watched:
         watched.state("() => window.Plotly !== undefined")
         assert watched.page.evaluate(FOLLOW, source) == [0, 1, 0]
+        watched.require_clean()
+
+
+def test_one_at_a_time_looks_at_the_pages_width(browser, address: str) -> None:
+    with opened(browser, f"{address}/?model=bundled:mamba2") as watched:
+        watched.settle("In memory")
+        assert watched.page.evaluate(WATCH, viewport._SCRIPT) == [1, 0]
         watched.require_clean()

@@ -148,10 +148,8 @@ def strip_steps(shown: tuple[int, int] | None) -> list[Step]:
 
 def attention_record(key: ModelKey, prompt: Prompt, request: AttentionRequest) -> AttentionRecord:
     """The record, from the cache if it was made before."""
-    steps, saving = (
-        record_steps(key, prompt, request),
-        {"record": {"cache": kept_stream(key, prompt) if is_short(key, prompt) else None}},
-    )
+    cache = kept_stream(key, prompt) if is_short(key, prompt) else None
+    steps, saving = record_steps(key, prompt, request), {"record": {"cache": cache}}
     return loading.result(
         key, as_python(steps), lambda model: run_steps(steps, {"model": model}, saving)["record"], _record_bytes
     )

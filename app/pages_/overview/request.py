@@ -35,7 +35,7 @@ def subtracts(report: CheckpointReport) -> bool:
     return any(block.kind == "differential" for block in report.blocks)
 
 
-def block_rows(report: CheckpointReport) -> list[dict[str, int | str | float | None]]:
+def block_rows(report: CheckpointReport) -> list[dict[str, Cell]]:
     """A line for each block, about lambda only where there is one."""
     shown = [block_row(block) for block in report.blocks]
     if subtracts(report):
@@ -43,7 +43,7 @@ def block_rows(report: CheckpointReport) -> list[dict[str, int | str | float | N
     return [{name: row[name] for name in ("block", "kind", "parameters")} for row in shown]
 
 
-def block_row(block: BlockReport) -> dict[str, int | str | float | None]:
+def block_row(block: BlockReport) -> dict[str, Cell]:
     return {
         "block": block.index,
         "kind": block.kind,
