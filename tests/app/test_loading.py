@@ -139,3 +139,10 @@ def test_a_page_that_waits_for_what_another_makes_is_not_waited_for(monkeypatch:
     assert cache.get("key", make, size) == 1
     other.join()
     assert seen == [float("inf")]
+
+
+@pytest.mark.timeout(20)
+def test_what_says_how_large_a_value_is_may_ask_the_cache() -> None:
+    cache = BudgetedCache(100)
+    assert cache.get("a", lambda: 1, lambda _: cache.get("b", lambda: 2, lambda _: 5)) == 1
+    assert cache.used_bytes == 7
