@@ -33,8 +33,8 @@ CHROMIUM_ARGUMENTS = [
 START_S = 120.0
 WAIT_S = 240.0
 """How long a page may take to come into a state: no test waits for it where all is well, however slow the machine."""
-HOLD_MS = 400
-"""Longer than the browser waits before it tells another width, for which the page is then drawn anew."""
+HOLD_MS = 700
+"""Longer than the browser waits before it tells another width, with the way to the server, which draws anew for it."""
 
 expect.set_options(timeout=1000 * WAIT_S)
 
@@ -216,7 +216,8 @@ class Watched:
             n_seen = n_seen + 1 if seen == expected else 0
             if not n_seen and time.monotonic() > deadline:
                 raise AssertionError(f"{seen!r} and not {expected!r} at {self.page.url}: {self.complaints}")
-            self.page.wait_for_timeout(HOLD_MS)
+            if n_seen < 2:
+                self.page.wait_for_timeout(HOLD_MS)
 
     def figures(
         self, n: int, words: str = "", *, title: str = "", holds: str = "() => true", arg: Any = None
@@ -236,15 +237,15 @@ class Watched:
     def go_to(self, title: str) -> None:
         """Open a page by its link in the side bar."""
         link = self.page.get_by_test_id("stSidebarNavItems").get_by_role("link", name=title)
-        self._until(link.click, lambda: expect(link).to_have_attribute("aria-current", "page", timeout=20_000))
+        self.until(link.click, lambda: expect(link).to_have_attribute("aria-current", "page", timeout=20_000))
 
     def slide(self, label: str, key: str) -> None:
         """Press a key on a slider."""
         slider = self.page.get_by_role("slider", name=label)
         before = slider.input_value()
-        self._until(lambda: slider.press(key), lambda: expect(slider).not_to_have_value(before, timeout=20_000))
+        self.until(lambda: slider.press(key), lambda: expect(slider).not_to_have_value(before, timeout=20_000))
 
-    def _until(self, act: Callable[[], None], seen: Callable[[], None]) -> None:
+    def until(self, act: Callable[[], None], seen: Callable[[], None]) -> None:
         """Act until that is seen: what is drawn anew at the moment of a click or a key hears nothing of it."""
         for _ in range(2):
             act()
@@ -261,7 +262,7 @@ class Watched:
     def require_accessible(self, title: str) -> None:
         """That nothing drawn here keeps anybody out, and the window has the page's title."""
         self.comes_to(OBSTACLES, [])
-        assert self.page.title() == f"{title} – Diff-Mamba explorer"
+        expect(self.page).to_have_title(f"{title} – Diff-Mamba explorer")
 
     def require_clean(self) -> None:
         assert self.complaints == []
@@ -315,6 +316,14 @@ def open_choice(watched: Watched, label: str, name: str) -> Locator:
         except PlaywrightTimeout:
             continue
     raise AssertionError(f"the box {label!r} showed no option {name!r}")
+
+
+def choose(watched: Watched, label: str, name: str) -> None:
+    """Take an option of a box; where its list is closed before the click, again."""
+    for _ in range(20):
+        with suppress(PlaywrightTimeout):
+            return open_choice(watched, label, name).click(timeout=3_000)
+    raise AssertionError(f"the option {name!r} of {label!r} could not be clicked")
 
 
 def download(watched: Watched, button: Locator, path: Path) -> str:

@@ -70,7 +70,7 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
                 around = page.locator(".js-plotly-plot").locator("..")
                 around.evaluate("element => { element.style.display = 'none' }")
                 watched.slide("Block", "ArrowRight")
-                watched.settle()
+                watched.settle(f"Block {block + 1} is ")
                 around.evaluate("element => { element.style.display = '' }")
         arrays = extract_attention(model, TOKENS, block=2, kind="hidden", reduce="mean").to_numpy()
         taken_away = arrays["minuend"] - arrays["difference"]
@@ -92,6 +92,15 @@ def test_every_page_is_drawn_and_the_choices_go_with_it(browser, address: str, m
         watched.require_clean()
 
 
+# What a page says stands above its picture, both on the first screen.
+ON_FIRST_SCREEN = """() => {
+    const [says, picture] = ['.headline .says', '.js-plotly-plot .nsewdrag']
+        .map(name => document.querySelector(name)?.getBoundingClientRect());
+    return Boolean(says && picture) && 0 < says.top && says.top < picture.top
+        && picture.top < picture.bottom && picture.bottom < 800;
+}"""
+
+
 def test_no_page_keeps_anybody_out_and_questions_are_answered_on_the_first_screen(browser, address: str) -> None:
     start = "model=bundled:diff-mamba2&beside=none&needle_lens=logit lens&needle_length=0&needle_n=2&play_tokens=2"
     asked = "asked_needle=yes&asked_interventions=yes&lambda_factor=0.0"
@@ -105,9 +114,7 @@ def test_no_page_keeps_anybody_out_and_questions_are_answered_on_the_first_scree
             watched.require_accessible(name)
             watched.require_clean()
             if name in ("Needle", "Interventions"):
-                says = watched.page.locator(".headline .says").first.bounding_box()
-                picture = watched.page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
-                assert 0 < says["y"] < picture["y"] < picture["y"] + picture["height"] < 800
+                watched.comes_to(ON_FIRST_SCREEN, True)
 
 
 def test_a_pasted_address_brings_the_view_back_and_its_numbers_can_be_taken_away(
@@ -119,6 +126,7 @@ def test_a_pasted_address_brings_the_view_back_and_its_numbers_can_be_taken_away
         assert np.allclose(figure["z"][2], difference, atol=1e-6)
 
         watched.page.get_by_text("Take it away").click()
+        watched.settle("This Python gives the same numbers")
         name = download(watched, watched.page.get_by_role("button", name="CSV"), tmp_path / "cells.csv")
         assert re.fullmatch(r"attention-block-2-\d+-[0-9a-f]{8}.csv", name)
         lines = csv.DictReader((tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines())

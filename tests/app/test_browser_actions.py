@@ -12,7 +12,7 @@ pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
-from tests.app.browser import NEEDS_CHROMIUM, Watched, download, open_choice, opened, save_session
+from tests.app.browser import NEEDS_CHROMIUM, Watched, choose, download, opened, save_session
 from tests.app.conftest import IDS, MODEL
 
 pytestmark = NEEDS_CHROMIUM
@@ -84,7 +84,7 @@ def test_another_block_is_drawn_over_the_one_before_it_once(browser, address: st
         watched.page.evaluate(count)
         watched.slide("Block", "ArrowRight")
         watched.figures(1, title="Block 2:")
-        assert watched.page.evaluate("[document.contains(window.plot), window.n]") == [True, 1]
+        watched.comes_to("[document.contains(window.plot), window.n]", [True, 1])
         # Its buttons stand above it, so that they cover no legend, and none sends it away.
         names, room = watched.page.evaluate("""() => {
             const buttons = [...window.plot.querySelectorAll('.modebar-btn')];
@@ -130,7 +130,7 @@ def test_two_bundled_models_are_compared_on_the_ready_prompt(browser, address: s
         watched.shows("What comes next")
         watched.go_to("Lens")
         watched.figures(1, "Click a cell for its list")
-        open_choice(watched, "Models", "model minus baseline").click()
+        choose(watched, "Models", "model minus baseline")
         (figure,) = watched.figures(1, "Red: more in", holds="figures => Math.min(...figures[0].z[0].flat()) < 0")
         assert len(figure["z"][0]) == 13
         watched.require_clean()
@@ -140,6 +140,7 @@ def test_a_grid_can_be_cancelled_and_another_session_is_served_meanwhile(browser
     grid = f"{address}/retrieval?{BUNDLED}&results=run here&lengths=0 1024&tasks=qa1 qa2 qa5&n=40"
     with opened(browser, grid) as watched, opened(browser, f"{address}/attention?{BUNDLED}") as other:
         other.figures(2, title="Block 3")
+        watched.settle("cells of 40 prompts")
         watched.page.get_by_role("button", name="Run", exact=True).click()
         # The second cell is begun, or a later one.
         watched.shows(re.compile("qa1 at 1024 tokens|qa[25] at [0-9]+ tokens"))
@@ -167,14 +168,14 @@ def test_results_do_not_move_what_there_is_to_choose_and_patching_can_be_cancell
         watched.comes_to(places, [slider, says])
     long = "source=needle&length=0&patched=branch_out&patch_columns=tokens"
     with opened(browser, f"{address}/interventions?{BUNDLED}&{long}") as watched:
+        run, cancel = (watched.page.get_by_role("button", name=name, exact=True).first for name in ("Run", "Cancel"))
+        expect(run.or_(cancel).first).to_be_visible()
         # How fast the machine is decides whether it runs at once.
-        begins = watched.page.get_by_role("button", name=re.compile("^(Run|Cancel)$")).first
-        begins.wait_for()
-        if begins.inner_text() == "Run":
-            begins.click()
-        watched.page.get_by_role("button", name="Cancel").click()
+        if run.is_visible():
+            watched.until(run.click, lambda: expect(cancel).to_be_visible(timeout=20_000))
+        cancel.click()
         watched.settle("Patching was stopped")
-        assert watched.page.get_by_role("button", name="Cancel").count() == 0
+        expect(cancel).to_be_hidden()
         watched.require_clean()
 
 
@@ -214,6 +215,7 @@ def test_every_page_fits_a_small_screen_in_the_dark(browser, address: str) -> No
         }.items():
             watched.go_to(page)
             if page == "Needle":
+                watched.settle("tokens for each of")
                 watched.page.get_by_role("button", name="Run", exact=True).click()
             watched.figures(n, words)
             watched.comes_to(NOT_SIDEWAYS, True)

@@ -61,6 +61,7 @@ WATCH = """async (source) => {
 def test_figures_that_follow_fast_or_go_while_they_are_drawn(browser, address: str, project_root: Path) -> None:
     source = (project_root / "app" / "shell" / "figure.js").read_text(encoding="utf-8")
     with opened(browser, f"{address}/?model=bundled:mamba2") as watched:
+        watched.settle("In memory")
         watched.state("() => window.Plotly !== undefined")
         assert watched.page.evaluate(FOLLOW, source) == [0, 1, 0]
         watched.require_clean()

@@ -52,8 +52,9 @@ def test_the_link_that_is_copied_opens_the_view(browser, address: str) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
     with opened(browser, f"{address}/attention?{QUERY}&block=2", permissions=permissions) as watched:
         watched.figures(1, title="Block 2")
-        watched.page.get_by_role("button", name="Copy link").click()
-        watched.shows("Link copied")
+        button = watched.page.locator("#copy-link")
+        # It says so for two seconds only.
+        watched.until(button.click, lambda: expect(button).to_have_text("Link copied", timeout=5_000))
         link = watched.page.evaluate("navigator.clipboard.readText()")
         assert link == watched.page.url
         watched.page.goto(link)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Locator, expect
 
-from tests.app.browser import NEEDS_CHROMIUM, Watched, open_choice, opened, save_session, served
+from tests.app.browser import NEEDS_CHROMIUM, Watched, choose, opened, save_session, served
 from tests.app.conftest import IDS, MODEL
 
 pytestmark = NEEDS_CHROMIUM
@@ -51,6 +51,7 @@ def test_a_needle_run_outlasts_a_change_of_the_windows_width_can_be_cancelled_an
 ) -> None:
     with opened(browser, f"{address}/needle?{LONG_RUN}&needle_seed=1") as watched:
         run = watched.page.get_by_role("button", name="Run", exact=True)
+        watched.settle("Nothing is read yet")
         run.click()
         watched.state(SHARE_ABOVE, 0)
         watched.page.set_viewport_size({"width": 1500, "height": 800})
@@ -69,6 +70,7 @@ def test_a_long_needle_run_of_one_user_does_not_freeze_another_and_can_be_cancel
         opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens") as other,
     ):
         (before,) = other.figures(3)[0]["lines"]
+        watched.settle("Nothing is read yet")
         watched.page.get_by_role("button", name="Run", exact=True).click()
         watched.state(SHARE_ABOVE, 0)
         other.slide(LAMBDA, "Home")
@@ -105,7 +107,7 @@ def test_a_sweep_of_lambda_is_drawn_with_the_present_setting_on_its_curve(browse
     with opened(browser, f"{address}/interventions?{BUNDLED}&lens=logit lens&lambda_factor=0.6") as watched:
         watched.figures(3)
         watched.page.get_by_text("Sweep, patch, take tokens out").click()
-        open_choice(watched, "Swept", "λ, times 0 to 2").click()
+        choose(watched, "Swept", "λ, times 0 to 2")
         dose, _, stages, *_ = watched.figures(5, "ring: where λ stands there")
         (probability,), (_, after) = dose["lines"], stages["lines"]
         # Nine factors, and the present one between 0.5 and 0.75.
@@ -121,6 +123,7 @@ def test_a_needle_run_goes_out_in_a_session_file_and_is_drawn_again(browser, add
         before = watched.figures(4)
         save_session(watched, tmp_path / "session.zip")
     with opened(browser, f"{address}/session") as watched:
+        watched.settle("Open one")
         watched.page.locator("input[type=file]").set_input_files(tmp_path / "session.zip")
         again = watched.figures(4)
         assert [figure["lines"] for figure in again] == [figure["lines"] for figure in before]
