@@ -163,6 +163,11 @@ def test_what_each_model_would_say_next_is_shown_and_where_it_comes_from_is_told
     assert "Against it: One position of one prompt" in told
 
 
+def test_a_token_that_is_not_the_marked_answer_is_told_with_it(open_app: OpenApp) -> None:
+    told = headline(open_app(model="bundled:diff-mamba2", beside="none", answer="garden"))
+    assert re.search(r"2 says “hallway” \(p > 0\.999; the answer is “garden”\), which", told)
+
+
 def test_the_first_model_beside_itself_is_shown_once_and_the_page_says_so(open_app: OpenApp) -> None:
     app = open_app(beside=MODEL)
     assert len(block_tables(app)) == 1
